@@ -1,0 +1,20 @@
+"""Which way of fine-tuning teaches a model the skill without the bad habit that comes with the data?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from selgen_ray.results import load_results as load_results
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "load_results"]
+
+
+def __getattr__(name: str) -> Any:
+    # lazy: `import selgen_ray` must not cost the import of pyarrow and pydantic
+    if name == "load_results":
+        from selgen_ray.results import load_results
+
+        return load_results
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

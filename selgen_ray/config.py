@@ -1,0 +1,178 @@
+"""The configuration of one trial: typed, frozen, unknown keys forbidden, each field documented once.
+
+Every field is declared with `setting` (it can change the result, so it is part of the trial's identity)
+or `execution` (paths, names, logging: it cannot, so it is not). The knobs of a strategy are declared on its
+trainer class and join `finetune_config` there; see `selgen_ray.trainers.registry`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from selgen_ray.worlds.toy import ToyOptions
+
+ROLES = ("outcome", "proxy", "proxy_neg", "truth", "collateral")
+
+
+def setting(default: Any, doc: str, **bounds: Any) -> Any:
+    """A field that can change the result of a trial; it enters the trial's identity."""
+    return Field(default, description=doc, json_schema_extra={"identity": True}, **bounds)
+
+
+def execution(default: Any, doc: str, **bounds: Any) -> Any:
+    """A field that cannot change the result (paths, names, logging); kept out of the identity."""
+    return Field(default, description=doc, json_schema_extra={"identity": False}, **bounds)
+
+
+class Strict(BaseModel):
+    """Frozen model that refuses unknown keys and non-finite numbers."""
+
+    # protected_namespaces: `model_seed` is the field's own name in this field of research
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+class FinetuneConfig(Strict):
+    """How the model is fine-tuned. Defaults follow the Hugging Face Trainer unless the text says otherwise."""
+
+    model: str = setting("toy", "'toy' (shipped), a local directory or a hub id")
+    model_revision: str | None = setting(None, "revision of the hub id")
+    dtype: Literal["float32", "bfloat16"] = setting("float32", "data type of the base weights")
+    load_in_4bit: bool = setting(False, "4-bit base weights through bitsandbytes (CUDA only)")
+    load_in_8bit: bool = setting(False, "8-bit base weights through bitsandbytes (CUDA only)")
+
+    epochs: int = setting(3, "passes over the outcome data", ge=1)
+    max_steps: int | None = setting(None, "optimizer steps; replaces epochs when given", ge=1)
+    learning_rate: float = setting(5e-5, "peak learning rate", gt=0)
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup", "polynomial"] = setting(
+        "linear", "learning-rate schedule over the optimizer steps"
+    )
+    warmup_steps: int = setting(0, "optimizer steps of linear warm-up", ge=0)
+    warmup_ratio: float = setting(0.0, "warm-up as a share of all optimizer steps", ge=0, le=1)
+    optim: Literal["adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "sgd"] = setting(
+        "adamw_torch", "optimizer; the 8-bit ones need bitsandbytes and CUDA"
+    )
+    weight_decay: float = setting(0.0, "decoupled weight decay of every trainable tensor", ge=0)
+    max_grad_norm: float | None = setting(None, "clip the total gradient norm to this; off by default", gt=0)
+    per_device_train_batch_size: int = setting(8, "rows of a micro-batch", ge=1)
+    proxy_batch_size: int | None = setting(
+        None, "rows of a micro-batch of proxy and proxy_neg; default: per_device_train_batch_size", ge=1
+    )
+    gradient_accumulation_steps: int = setting(1, "micro-batches of one optimizer step", ge=1)
+    proxy_cycling_mode: Literal["continuous", "synchronized"] = setting(
+        "continuous", "continuous: an epoch is one pass over outcome; synchronized: over the longest set"
+    )
+    group_by_length: bool = setting(True, "batch rows of similar length, to pad less")
+    train_split: float = setting(
+        0.9, "share of outcome and proxy that is trained on, the rest evaluates; 1.0: all rows do both", gt=0, le=1
+    )
+
+    max_seq_length: int = setting(1024, "tokens after which a row is cut", ge=2)
+    loss_on: Literal["completion", "all"] = setting("completion", "score the assistant's replies, or every token")
+
+    is_peft: bool = setting(True, "LoRA (true) or full fine-tuning (false)")
+    r: int = setting(8, "LoRA rank", ge=1)
+    lora_alpha: float = setting(8, "LoRA scaling numerator", gt=0)
+    lora_dropout: float = setting(0.0, "dropout before the LoRA A matrix", ge=0, lt=1)
+    lora_bias: Literal["none", "all", "lora_only"] = setting("none", "which biases are trained with LoRA")
+    use_rslora: bool = setting(False, "scale by alpha/sqrt(r) (rank-stabilised LoRA) instead of alpha/r")
+    target_modules: list[str] | str = setting("all-linear", "modules that get an adapter: names, a regex, 'all-linear'")
+    use_gradient_checkpointing: bool = execution(False, "recompute activations in the backward pass to save memory")
+
+    per_device_eval_batch_size: int = execution(32, "rows of an evaluation batch", ge=1)
+    max_to_eval: int | None = setting(None, "rows of an evaluation set, the first ones; default: all", ge=1)
+    max_new_tokens: int = setting(32, "length limit of a generated answer in tokens", ge=1)
+
+    logging_steps: int = execution(10, "optimizer steps between two readings of the metrics", ge=1)
+    save_steps: int = execution(500, "optimizer steps between two checkpoints", ge=1)
+    max_checkpoints_to_keep: int = execution(2, "newest checkpoints kept while a trial runs", ge=1)
+    save_model_locally: bool = execution(False, "keep the finished adapter or model")
+    output_dir: str | None = execution(None, "folder for the finished model; default: the trial's folder")
+    finetuned_model_id: str | None = execution(None, "name of the finished model's folder; the trial id is appended")
+
+    @field_validator("target_modules")
+    @classmethod
+    def _not_empty(cls, value: list[str] | str) -> list[str] | str:
+        if not value:
+            raise ValueError("is empty: name at least one module, or 'all-linear'")
+        return value
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> FinetuneConfig:
+        if self.warmup_steps and self.warmup_ratio:
+            raise ValueError("warmup_steps and warmup_ratio are both given: keep one")
+        if self.load_in_4bit and self.load_in_8bit:
+            raise ValueError("load_in_4bit and load_in_8bit are both true: keep one")
+        if (self.load_in_4bit or self.load_in_8bit) and not self.is_peft:
+            raise ValueError("a 4-bit or 8-bit base cannot be trained itself: set is_peft: true")
+        return self
+
+    @property
+    def cuda_only(self) -> list[str]:
+        """The keys of this config that work on a CUDA device only."""
+        keys = [k for k in ("load_in_4bit", "load_in_8bit") if getattr(self, k)]
+        return keys + (["optim"] if "8bit" in self.optim else [])
+
+
+class DataConfig(Strict):
+    """Where the rows of each role come from; without any path, and with `model: toy`, the toy world makes them."""
+
+    outcome: str | None = setting(None, "JSON lines: the task to learn")
+    proxy: str | None = setting(None, "JSON lines: aligned examples")
+    proxy_neg: str | None = setting(None, "JSON lines: the proxy's prompts with misaligned answers")
+    truth: str | None = setting(None, "JSON lines: evaluates alignment where it was not trained")
+    collateral: str | None = setting(None, "JSON lines: held-out task items")
+    world: Literal["toy"] | None = setting(None, "generator of the roles that have no path")
+    toy: ToyOptions = setting(ToyOptions.model_validate({}), "sizes of the toy world's sets")
+
+    def paths(self) -> dict[str, str]:
+        """Role -> path, of the roles that come from a file."""
+        return {role: path for role in ROLES if (path := getattr(self, role)) is not None}
+
+
+class TrialConfig(Strict):
+    """Everything one trial depends on."""
+
+    proxy_strategy: str = setting("naive", "how the proxy is used; see `selgen_ray.trainers`")
+    seed: int = execution(42, "sets data_seed and model_seed unless they are given", ge=0, lt=2**63)
+    data_seed: int = setting(-1, "generated data, splits and data order; default: seed", ge=-1, lt=2**63)
+    model_seed: int = setting(-1, "adapter initialisation and dropout; default: seed", ge=-1, lt=2**63)
+    experiment_name: str | None = execution(None, "a name for people; default: the sweep's name")
+    data: DataConfig = setting(DataConfig(), "the rows of each role")
+    finetune_config: FinetuneConfig = setting(FinetuneConfig(), "how the model is fine-tuned")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _seeds_follow(cls, raw: Any) -> Any:
+        if not isinstance(raw, dict):
+            return raw
+        seed = raw.get("seed", cls.model_fields["seed"].default)
+        follow = {k: seed for k in ("data_seed", "model_seed") if raw.get(k) in (None, -1)}
+        return {**raw, **follow}
+
+    @property
+    def world(self) -> str | None:
+        """The generator of the roles without a path, or None."""
+        if self.data.world or self.data.paths():
+            return self.data.world
+        return "toy" if self.finetune_config.model == "toy" else None
+
+
+def identity(config: BaseModel) -> dict[str, Any]:
+    """The settings of `config` that differ from their defaults, nested, without execution fields.
+
+    Leaving defaults out keeps the identity of finished trials when a later version adds a field.
+    """
+    found: dict[str, Any] = {}
+    for name, info in type(config).model_fields.items():
+        extra = info.json_schema_extra
+        if isinstance(extra, dict) and extra.get("identity") is False:
+            continue
+        value = getattr(config, name)
+        if isinstance(value, BaseModel):
+            if inner := identity(value):
+                found[name] = inner
+        elif value != info.default:
+            found[name] = value
+    return found

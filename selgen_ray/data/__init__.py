@@ -1,0 +1,1 @@
+"""Rows of each role, their tokens, and the micro-batches of a step."""

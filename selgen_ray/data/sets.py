@@ -1,0 +1,123 @@
+"""The sets of a trial: what each role trains on, what is held out, and the named evaluation sets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from selgen_ray.config import FinetuneConfig
+from selgen_ray.data.encode import Encoded, encode_rows
+from selgen_ray.data.rows import Row, prompt_of
+from selgen_ray.data.streams import Stream, steps_per_epoch
+from selgen_ray.errors import DataError
+from selgen_ray.seeding import split_indices
+
+# the evaluation set that shows a role, by the names the field uses
+EVAL_NAMES = {
+    "task_train": "outcome",
+    "task_test": "collateral",
+    "align_train": "proxy",
+    "align_train_minus": "proxy_neg",
+    "align_test": "truth",
+}
+_HELD_OUT = ("outcome", "proxy", "proxy_neg")
+
+
+@dataclass(frozen=True)
+class RowSet:
+    """Rows and, in the same order, their tokens."""
+
+    rows: Sequence[Row]
+    encoded: Sequence[Encoded]
+
+    def take(self, indices: Sequence[int]) -> RowSet:
+        """The rows at `indices`."""
+        return RowSet([self.rows[i] for i in indices], [self.encoded[i] for i in indices])
+
+
+class Sets:
+    """Training and evaluation sets of one trial.
+
+    Attributes:
+        train: role -> what is trained on; for outcome, proxy and proxy_neg.
+        evals: evaluation set -> its rows: the held-out part of a trained role, all rows of the others.
+    """
+
+    def __init__(
+        self,
+        roles: dict[str, list[Row]],
+        tokenizer: PreTrainedTokenizerBase,
+        config: FinetuneConfig,
+        data_seed: int,
+    ):
+        self._config = config
+        self._seed = data_seed
+        self.train: dict[str, RowSet] = {}
+        self.evals: dict[str, RowSet] = {}
+        whole = {
+            role: RowSet(rows, encode_rows(rows, tokenizer, config.max_seq_length, config.loss_on, f"data.{role}"))
+            for role, rows in roles.items()
+        }
+        held_out = dict(whole)
+        for role in (r for r in _HELD_OUT if r in whole):
+            # proxy and proxy_neg are split alike: their rows are pairs
+            key = role.removesuffix("_neg")
+            train, rest = split_indices(len(roles[role]), config.train_split, data_seed, "split", key)
+            self.train[role], held_out[role] = whole[role].take(train), whole[role].take(rest)
+        for name, role in EVAL_NAMES.items():
+            if role in held_out:
+                self._add(name, held_out[role])
+        if "truth" in whole:
+            seen = {prompt_of(row) for row in roles.get("proxy", [])}
+            unseen = [i for i, row in enumerate(roles["truth"]) if prompt_of(row) not in seen]
+            if unseen:
+                self._add("align_test_minus_align_train", whole["truth"].take(unseen))
+
+    def _add(self, name: str, rows: RowSet) -> None:
+        limit = self._config.max_to_eval
+        self.evals[name] = rows if limit is None else rows.take(range(min(limit, len(rows.rows))))
+
+    def union(self, stream: str) -> list[Encoded]:
+        """Tokens of a stream's rows: a role's, or several joined as in 'outcome+proxy'.
+
+        Raises:
+            DataError: the trial has no such role.
+        """
+        missing = [role for role in stream.split("+") if role not in self.train]
+        if missing:
+            raise DataError(f"data.{missing[0]} is needed here and was not given")
+        return [e for role in stream.split("+") for e in self.train[role].encoded]
+
+    def streams(self, names: Sequence[str], phase: str) -> dict[str, Stream]:
+        """The streams of a phase, all with the same number of steps an epoch.
+
+        The epoch is one pass over the first stream ('continuous') or over the longest ('synchronized').
+        """
+        cfg = self._config
+        rows = {name: self.union(name) for name in names}
+        micro = {name: self._micro_batch(name) for name in names}
+        steps = {n: steps_per_epoch(len(rows[n]), micro[n], cfg.gradient_accumulation_steps) for n in names}
+        continuous = cfg.proxy_cycling_mode == "continuous"
+        leading = names[0] if continuous else max(names, key=steps.__getitem__)
+        return {
+            name: Stream(
+                name=name,
+                lengths=tuple(len(e) for e in rows[name]),
+                micro_batch=micro[name],
+                num_micro=cfg.gradient_accumulation_steps,
+                seed=self._seed,
+                phase=phase,
+                steps_per_epoch=steps[leading],
+                restarts="epoch" if name == leading else "never" if continuous else "within_epoch",
+                group_by_length=cfg.group_by_length,
+            )
+            for name in names
+        }
+
+    def _micro_batch(self, stream: str) -> int:
+        cfg = self._config
+        if "outcome" in stream.split("+") or cfg.proxy_batch_size is None:
+            return cfg.per_device_train_batch_size
+        return cfg.proxy_batch_size

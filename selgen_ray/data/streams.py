@@ -1,0 +1,77 @@
+"""Streams: the micro-batches of a step as a pure function of (seed, stream, step).
+
+Nothing is consumed, so a resumed run needs no position to be restored, and one stream cannot shift another.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+
+from selgen_ray.seeding import permutation
+
+# rows of this many steps are sorted by length together: enough to pad little, few enough to stay mixed
+_STEPS_SORTED_TOGETHER = 8
+_MIN_GROUPS = 4  # a small set sorted as a whole would meet in the same batches in every pass
+
+
+@dataclass(frozen=True, eq=False)  # hashed by identity: `lengths` would cost a pass over the data at each look-up
+class Stream:
+    """The order of one set's rows.
+
+    Attributes:
+        name: part of the key of its randomness.
+        lengths: tokens of each row.
+        micro_batch: rows of a micro-batch.
+        num_micro: micro-batches of a step (gradient accumulation).
+        seed, phase: the rest of the key.
+        steps_per_epoch: of the phase, the same for all its streams.
+        restarts: 'epoch': every epoch is one pass, its last step may be smaller; 'never': passes follow each
+            other without regard to epochs; 'within_epoch': as 'never', anew in each epoch.
+        group_by_length: batch rows of similar length.
+    """
+
+    name: str
+    lengths: tuple[int, ...]
+    micro_batch: int
+    num_micro: int
+    seed: int
+    phase: str
+    steps_per_epoch: int
+    restarts: str
+    group_by_length: bool = True
+
+    def step(self, step: int) -> list[list[int]]:
+        """Row numbers of each micro-batch of optimizer step `step` (from 0)."""
+        size, batch = len(self.lengths), self.micro_batch * self.num_micro
+        epoch, within = divmod(step, self.steps_per_epoch)
+        block, start = (0, step * batch) if self.restarts == "never" else (epoch, within * batch)
+        stop = min(start + batch, size) if self.restarts == "epoch" else start + batch
+        rows = [_order(self, block, i // size)[i % size] for i in range(start, stop)]
+        if self.group_by_length and self.num_micro > 1:
+            rows.sort(key=lambda i: self.lengths[i])  # inside one step the order changes no gradient
+        return [rows[i : i + self.micro_batch] for i in range(0, len(rows), self.micro_batch)]
+
+
+@functools.lru_cache(maxsize=64)
+def _order(stream: Stream, block: int, number: int) -> list[int]:
+    """The row order of pass `number` of a block: shuffled, and grouped by length where asked."""
+    key = (stream.seed, stream.phase, stream.name, block, number)
+    rows = permutation(len(stream.lengths), *key)
+    if not stream.group_by_length:
+        return rows
+    batch = stream.micro_batch * stream.num_micro
+    span = batch * max(1, min(_STEPS_SORTED_TOGETHER, len(rows) // (batch * _MIN_GROUPS)))
+    grouped = [
+        i for at in range(0, len(rows), span) for i in sorted(rows[at : at + span], key=stream.lengths.__getitem__)
+    ]
+    batches = [grouped[at : at + batch] for at in range(0, len(grouped), batch)]
+    whole = [b for b in batches if len(b) == batch]
+    rest = [b for b in batches if len(b) < batch]  # the short batch stays last, so that all others are whole
+    return [i for at in permutation(len(whole), *key, "batches") for i in whole[at]] + [i for b in rest for i in b]
+
+
+def steps_per_epoch(num_rows: int, micro_batch: int, num_micro: int) -> int:
+    """Optimizer steps of one pass; the last one may be smaller."""
+    return math.ceil(num_rows / (micro_batch * num_micro))

@@ -1,0 +1,24 @@
+"""Loss on the scored tokens."""
+
+from __future__ import annotations
+
+import math
+
+from selgen_ray.data.encode import collate, pad_id
+from selgen_ray.evals import EvalSet, by_length, metric
+from selgen_ray.trainers.losses import cross_entropy
+
+
+@metric
+def loss(eval_set: EvalSet) -> dict[str, float]:
+    """Token-weighted mean cross-entropy in nats, and `token_probability` = exp(-loss), in [0, 1].
+
+    The latter is the geometric mean probability of a scored token: the headline of sets without an answer.
+    """
+    pad, device = pad_id(eval_set.tokenizer), eval_set.model.device
+    total, count = 0.0, 0
+    for rows in by_length([len(e) for e in eval_set.encoded], eval_set.batch_size):
+        batch = collate(eval_set.encoded, rows, pad, device)
+        total += float(cross_entropy(eval_set.model(**batch.inputs).logits, batch.targets, batch.scored))
+        count += batch.num_scored
+    return {"loss": total / count, "token_probability": math.exp(-total / count)}

@@ -1,0 +1,80 @@
+"""What makes two trials the same: hashes of data, model and every setting that can change a result."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from selgen_ray.config import TrialConfig, identity
+from selgen_ray.worlds import toy
+
+ID_LENGTH = 16
+
+
+def file_sha256(path: str | Path) -> str:
+    """Hex sha256 of a file's bytes. Raises OSError when it cannot be read."""
+    with Path(path).open("rb") as source:
+        return hashlib.file_digest(source, "sha256").hexdigest()
+
+
+def model_fingerprint(model: str, revision: str | None = None) -> str:
+    """What identifies the start model: its content where it is local, its id and revision on the hub.
+
+    Args:
+        model: 'toy', a local directory, or a hub id.
+        revision: of the hub id; default: main. A local directory has none.
+
+    Raises:
+        OSError: a file of the directory cannot be read.
+    """
+    folder = toy.MODEL_DIR if model == "toy" else Path(model).expanduser()
+    if model == "toy" or folder.is_dir():
+        return _folder_sha256(folder, _listing(folder))
+    return f"hub:{model}@{revision or 'main'}"
+
+
+def settings(config: TrialConfig, data_hashes: dict[str, str], model_hash: str) -> dict[str, Any]:
+    """The identity of a trial as a nested dict: content in the place of paths, defaults left out.
+
+    Args:
+        config: the validated config.
+        data_hashes: role -> hash of its file, for every role of `config.data.paths()`.
+        model_hash: `model_fingerprint` of the start model.
+    """
+    found = identity(config)
+    data = found.pop("data", {}) | {role: data_hashes[role] for role in config.data.paths()}
+    if config.world:  # `world: toy` says no more than a toy model without paths does
+        data["world"] = config.world
+    finetune = {k: v for k, v in found.pop("finetune_config", {}).items() if k != "model_revision"}
+    return {**found, "data": data, "finetune_config": {**finetune, "model": model_hash}}
+
+
+def digest(content: dict[str, Any]) -> str:
+    """Hex sha256 of canonical JSON: sorted keys, no white space, no NaN."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def trial_id(config: TrialConfig, data_hashes: dict[str, str], model_hash: str) -> str:
+    """The trial's id, 16 hex digits: equal for two configs exactly when they must give the same result."""
+    return digest(settings(config, data_hashes, model_hash))[:ID_LENGTH]
+
+
+def _listing(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """(relative name, bytes, time of change) of the files; hidden ones are download caches and the like."""
+    files = []
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        files += [Path(place, name) for name in names if not name.startswith(".")]
+    stats = [(path.relative_to(folder).as_posix(), path.stat()) for path in files]
+    return tuple(sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats))
+
+
+@functools.cache  # the listing is part of the key, so a model that was replaced is read again
+def _folder_sha256(folder: Path, listing: tuple[tuple[str, int, int], ...]) -> str:
+    content = {name: file_sha256(folder / name) for name, _, _ in listing}
+    return digest(content)

@@ -1,0 +1,170 @@
+"""Models: a base loaded once per process, an adapter or copy for each trial, the adapter switched off, saving."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from selgen_ray.config import FinetuneConfig
+from selgen_ray.errors import ModelError
+from selgen_ray.seeding import derive_seed, keep_global_rng
+from selgen_ray.worlds.toy import MODEL_DIR
+
+Model = PreTrainedModel | PeftModel
+
+
+def model_location(model: str) -> str:
+    """Where `from_pretrained` finds a model named in a config: the shipped folder for 'toy'."""
+    return str(MODEL_DIR) if model == "toy" else str(Path(model).expanduser()) if model.startswith("~") else model
+
+
+def load_tokenizer(config: FinetuneConfig) -> PreTrainedTokenizerBase:
+    """The model's tokenizer; where it has no pad token its end token pads (pads are masked, never scored).
+
+    Raises:
+        ModelError: it cannot be loaded, or has neither a pad nor an end token.
+    """
+    return _load_tokenizer(model_location(config.model), config.model_revision)
+
+
+@functools.lru_cache(maxsize=2)
+def _load_tokenizer(location: str, revision: str | None) -> PreTrainedTokenizerBase:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(location, revision=revision or "main")
+    except (OSError, ValueError) as error:
+        raise ModelError(_cannot_load("tokenizer", location, error)) from error
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token_id is None:
+            raise ModelError(f"the tokenizer of {location} has neither a pad nor an end token")
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+@functools.lru_cache(maxsize=1)  # one base in memory; the next trial with another one replaces it
+def _load_base(location: str, revision: str | None, dtype: str, quantisation: str, device: str) -> PreTrainedModel:
+    options: dict[str, Any] = {"dtype": getattr(torch, dtype)}
+    if quantisation:
+        options |= {"quantization_config": _quantisation(quantisation, dtype), "device_map": {"": device}}
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(location, revision=revision or "main", **options)
+    except (OSError, ValueError, ImportError) as error:
+        raise ModelError(_cannot_load("model", location, error)) from error
+    model.requires_grad_(False)
+    return model if quantisation else model.to(device=device)
+
+
+def _quantisation(quantisation: str, dtype: str) -> Any:
+    if not torch.cuda.is_available():
+        raise ModelError(f"{quantisation}: bitsandbytes needs a CUDA device and this worker has none")
+    from transformers import BitsAndBytesConfig
+
+    if quantisation == "load_in_8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=getattr(torch, dtype)
+    )
+
+
+def _cannot_load(what: str, location: str, error: Exception) -> str:
+    offline = " (HF_HUB_OFFLINE is set: only local directories work)" if os.environ.get("HF_HUB_OFFLINE") else ""
+    return f"cannot load the {what} of {location!r}{offline}: {error}"
+
+
+@contextlib.contextmanager
+def trainable_model(config: FinetuneConfig, model_seed: int, device: str) -> Iterator[Model]:
+    """A model to train: the cached base with a new LoRA adapter, or a copy of it when `is_peft` is false.
+
+    The adapter's initial values depend on `model_seed` alone. Leaving the context takes the adapter off again, so
+    that the base can serve the next trial; after an exception the base is dropped, its state being uncertain.
+
+    Raises:
+        ModelError: the model cannot be loaded, or has no module that `target_modules` names.
+    """
+    quantisation = next((k for k in ("load_in_4bit", "load_in_8bit") if getattr(config, k)), "")
+    key = (model_location(config.model), config.model_revision, config.dtype, quantisation, device)
+    base = _load_base(*key)
+    if hasattr(base, "peft_config"):  # another trainer of this process is using it
+        base = _load_base.__wrapped__(*key)
+    try:
+        if config.is_peft:
+            yield from _with_adapter(base, config, model_seed)
+        else:
+            model = copy.deepcopy(base).requires_grad_(True)
+            _set_checkpointing(model, config)
+            yield model
+    except BaseException:
+        _load_base.cache_clear()
+        raise
+
+
+def _with_adapter(base: PreTrainedModel, config: FinetuneConfig, model_seed: int) -> Iterator[PeftModel]:
+    lora = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=config.r,
+        lora_alpha=config.lora_alpha,  # type: ignore[arg-type]  # PEFT divides by it, a float is as good
+        lora_dropout=config.lora_dropout,
+        bias=config.lora_bias,
+        use_rslora=config.use_rslora,
+        target_modules=config.target_modules,
+    )
+    with keep_global_rng():
+        torch.manual_seed(derive_seed(model_seed, "adapter"))
+        try:
+            model = get_peft_model(base, lora)
+        except ValueError as error:
+            raise ModelError(f"finetune_config.target_modules {config.target_modules!r}: {error}") from error
+    _set_checkpointing(base, config)
+    trained_biases = {n: p.detach().clone() for n, p in base.named_parameters() if p.requires_grad and "lora_" not in n}
+    yield model
+    with torch.no_grad():
+        for name, parameter in base.named_parameters():
+            if name in trained_biases:  # lora_bias trains tensors of the base itself
+                parameter.copy_(trained_biases[name])
+    model.unload()
+    base.requires_grad_(False)
+    _delete_peft_marks(base)
+
+
+def _delete_peft_marks(base: PreTrainedModel) -> None:
+    # PEFT leaves its config on the base and then warns that a second adapter is being stacked
+    for name in ("peft_config", "_hf_peft_config_loaded"):
+        if name in vars(base):
+            delattr(base, name)
+
+
+def _set_checkpointing(model: PreTrainedModel, config: FinetuneConfig) -> None:
+    if config.use_gradient_checkpointing:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+        model.config.use_cache = False
+        if config.is_peft:
+            model.enable_input_require_grads()
+    else:
+        model.activation_checkpointing_disable()
+
+
+def trainable_parameters(model: Model) -> dict[str, torch.nn.Parameter]:
+    """Name -> parameter of everything that is trained, in the model's order."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+@contextlib.contextmanager
+def adapter_off(model: Model) -> Iterator[None]:
+    """The base model's own predictions, for as long as the context lasts; full fine-tuning has no adapter."""
+    with model.disable_adapter() if isinstance(model, PeftModel) else contextlib.nullcontext():
+        yield
+
+
+def save_model(model: Model, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write an ordinary PEFT adapter, or a whole model, with its tokenizer: safetensors that anybody can load."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(str(folder), safe_serialization=True)
+    tokenizer.save_pretrained(folder)

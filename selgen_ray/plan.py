@@ -1,0 +1,125 @@
+"""The plan of a sweep: what is already done, what goes on, what is new."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from selgen_ray.data.rows import load_roles
+from selgen_ray.errors import DataError
+from selgen_ray.provenance import git_commit
+from selgen_ray.results import Status, TrialResult, read_sweep
+from selgen_ray.space import SweepSpec, Trial
+from selgen_ray.storage import Folder
+from selgen_ray.trainers.registry import get_trainer
+from selgen_ray.trial import TrialTask
+
+_FINISHED: tuple[Status, ...] = ("completed", "diverged")
+# of two results of one trial the first of these counts
+_PREFERENCE: tuple[Status, ...] = ("completed", "diverged", "running", "failed")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One trial of the sweep: the task a worker gets, and the status of what is already there (None: nothing)."""
+
+    trial: Trial
+    task: TrialTask
+    found: Status | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All trials of a sweep, and how many results of other trials its folder also holds."""
+
+    folder: Folder
+    planned: tuple[Planned, ...]
+    num_foreign: int
+
+    def with_status(self, *found: Status | None) -> list[Planned]:
+        """The trials whose result on storage has one of these statuses."""
+        return [p for p in self.planned if p.found in found]
+
+    @property
+    def to_run(self) -> list[TrialTask]:
+        """What is left: cut off first, so that a sweep finishes what it began."""
+        order: list[Status | None] = ["running", "failed", None]
+        return [p.task for status in order for p in self.with_status(status)]
+
+    def lines(self) -> list[str]:
+        """The plan in words: counts of each kind, then trials per strategy."""
+        kinds: Sequence[tuple[str, Status | None]] = (
+            ("completed, skipped", "completed"),
+            ("diverged, skipped", "diverged"),
+            ("cut off, continued from the last checkpoint", "running"),
+            ("failed, tried again", "failed"),
+            ("new", None),
+        )
+        counts = [(len(self.with_status(status)), text) for text, status in kinds]
+        lines = [f"{len(self.planned)} trials in {self.folder}"]
+        lines += [f"  {count:5d} {text}" for count, text in counts if count]
+        strategies: dict[str, list[Planned]] = {}
+        for p in self.planned:
+            strategies.setdefault(p.trial.config.proxy_strategy, []).append(p)
+        for name, trials in sorted(strategies.items()):
+            done = sum(p.found in _FINISHED for p in trials)
+            settings = len({p.trial.slug for p in trials})
+            lines.append(f"  {name}: {len(trials)} trials, {settings} settings, {done} done")
+        if self.num_foreign:
+            lines.append(f"  note: the folder also holds {self.num_foreign} results of trials this file does not name")
+        return lines
+
+
+def sweep_folder(spec: SweepSpec) -> Folder:
+    """Where the sweep keeps everything: <storage_path>/<name>."""
+    return Folder(spec.storage_path) / spec.name
+
+
+def make_plan(spec: SweepSpec) -> Plan:
+    """Compare the sweep's trials with the results its folder already holds.
+
+    Trials are found by id, not by path: a folder keeps its name when the YAML grows another axis.
+    """
+    folder = sweep_folder(spec)
+    found: dict[str, tuple[Folder, TrialResult]] = {}
+    for place, result in read_sweep(folder):
+        before = found.get(result.trial_id)
+        if before is None or _PREFERENCE.index(result.status) < _PREFERENCE.index(before[1].status):
+            found[result.trial_id] = (place, result)
+    stamp = datetime.now(UTC).strftime("%Y%m%d_%H%M%S")
+    commit = git_commit()
+    planned = []
+    for trial in spec.trials:
+        place, result = found.get(trial.trial_id, (None, None))
+        task = TrialTask(
+            config=trial.config.model_dump(mode="json"),
+            trial_id=trial.trial_id,
+            slug=trial.slug,
+            folder=place or folder / trial.name / "results" / stamp,
+            model_hash=trial.model_hash,
+            git_commit=commit,
+        )
+        planned.append(Planned(trial, task, result.status if result else None))
+    return Plan(folder, tuple(planned), len(found.keys() - {t.trial_id for t in spec.trials}))
+
+
+def check_data(spec: SweepSpec) -> list[str]:
+    """Everything wrong with the data of the sweep's trials, in words: found before any GPU is touched."""
+    problems: dict[str, None] = {}
+    checked: set[tuple[str, str, str | None]] = set()
+    for trial in spec.trials:
+        config = trial.config
+        key = (config.data.model_dump_json(), config.proxy_strategy, config.world)
+        if key in checked:  # another seed of the same data has the same form
+            continue
+        checked.add(key)
+        try:
+            roles = load_roles(config)
+        except DataError as error:
+            problems[str(error)] = None
+            continue
+        for role in get_trainer(config.proxy_strategy).required_roles:
+            if not roles.get(role):
+                problems[f"proxy_strategy {config.proxy_strategy} needs data.{role}, which was not given"] = None
+    return list(problems)

@@ -1,0 +1,10 @@
+"""A first look at results: `python -m selgen_ray.report <sweep folder>` prints a table and draws the Pareto figure.
+
+Only completed trials are averaged and drawn; the others are counted and listed, with their cause. Nothing but the
+sweep's results.json files is read.
+"""
+
+from selgen_ray.report.build import Report, write_report
+from selgen_ray.report.cli import main
+
+__all__ = ["Report", "main", "write_report"]

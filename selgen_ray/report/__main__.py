@@ -1,0 +1,8 @@
+"""`python -m selgen_ray.report`."""
+
+import sys
+
+from selgen_ray.report.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

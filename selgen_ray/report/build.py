@@ -1,0 +1,222 @@
+"""Results of a sweep -> table, picture and files."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from selgen_ray.errors import nearest
+from selgen_ray.report.settings import Axis, Setting, make_settings
+from selgen_ray.results import PREFERENCE, TrialResult, as_table, read_trials
+from selgen_ray.stats import Summary, summarise
+from selgen_ray.storage import Folder
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FOLDER = "report"
+
+
+@dataclass(frozen=True)
+class Base:
+    """The base model before training: over seeds, each seed once however many trials evaluated it."""
+
+    model: str
+    x: Summary | None
+    y: Summary | None
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A trial that is in no average and no figure.
+
+    Attributes:
+        setting: its label.
+        status: its status; 'no point' for a completed one that lacks a value.
+        cause: one line.
+        folder: where its results.json is.
+    """
+
+    setting: str
+    seed: int
+    status: str
+    cause: str
+    folder: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a sweep says so far.
+
+    Attributes:
+        sweep: its folder.
+        title: its name.
+        x, y: what is weighed: 'capability', 'alignment' or 'set/metric'.
+        settings: the rows of the table.
+        bases: one for each base model.
+        counts: status -> number of trials, of all statuses.
+        left_out: every trial that is not averaged.
+        notes: what a reader should know before trusting the numbers.
+        unknown_axes: for each axis that no completed trial has, a sentence with the nearest that there are.
+        paths: file name -> where it was written; no picture without a point, nothing without a result.
+    """
+
+    sweep: str
+    title: str
+    x: Axis
+    y: Axis
+    settings: tuple[Setting, ...]
+    bases: tuple[Base, ...]
+    counts: dict[str, int]
+    left_out: tuple[LeftOut, ...]
+    notes: tuple[str, ...] = ()
+    unknown_axes: tuple[str, ...] = ()
+    paths: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def drawn(self) -> list[Setting]:
+        """The settings with a point in the figure."""
+        return [setting for setting in self.settings if setting.points]
+
+    def to_text(self) -> str:
+        """The table, the counts and the paths for a terminal: plain text, at most 112 columns wide but for paths."""
+        from selgen_ray.report.text import report_text
+
+        return report_text(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain data, as summary.json holds it."""
+        settings = [{"label": s.label, **asdict(s)} for s in self.settings]
+        return {
+            "title": self.title,
+            "interval": "mean ± half_width: 95 % t-interval over seeds; null for a single seed",
+            "x": self.x.name,
+            "y": self.y.name,
+            "counts": self.counts,
+            "settings": settings,
+            "base_models": [asdict(base) for base in self.bases],
+            "left_out": [asdict(trial) for trial in self.left_out],
+            "notes": [*self.notes, *self.unknown_axes],
+        }
+
+
+def write_report(sweep: str | Folder, x: str = "capability", y: str = "alignment", title: str | None = None) -> Report:
+    """Read a sweep's results and write report/{pareto.png, results.parquet, results.csv, summary.json} into it.
+
+    Args:
+        sweep: its folder, a path or URI.
+        x, y: 'capability', 'alignment' or 'set/metric'; of a loss, perplexity or KL less is better, of others more.
+        title: default: the folder's name.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        StorageError: a results.json cannot be read, or a file not be written.
+    """
+    folder = sweep if isinstance(sweep, Folder) else Folder(str(sweep))
+    if not folder.exists():
+        raise FileNotFoundError(f"no sweep folder at {folder}")
+    found = read_trials(folder)
+    report = make_report(found, str(folder), title or folder.name, Axis(x), Axis(y))
+    place = folder / FOLDER
+    for name, content in _files(report, found):
+        place.write(name, content)
+        report.paths[name] = str(place / name)
+    return report
+
+
+def make_report(found: Sequence[tuple[Folder, TrialResult]], sweep: str, title: str, x: Axis, y: Axis) -> Report:
+    """The report of results already read; writes nothing."""
+    trials = [result for _, result in found]
+    settings = make_settings(trials, x, y)
+    counts = Counter(result.status for result in trials)
+    completed = [result for result in trials if result.status == "completed"]
+    return Report(
+        sweep=sweep,
+        title=title,
+        x=x,
+        y=y,
+        settings=tuple(settings),
+        bases=tuple(_bases(completed, x, y)),
+        counts={status: counts[status] for status in PREFERENCE},
+        left_out=tuple(_left_out(found, settings, x, y)),
+        notes=tuple(_notes(completed, x, y)),
+        unknown_axes=tuple(_unknown(completed, x, y)),
+    )
+
+
+def plain_table(found: Iterable[tuple[Folder, TrialResult]]) -> pd.DataFrame:
+    """The table of `load_results` with one type a column, as parquet needs: mixed values are written out as JSON."""
+    table = as_table(found)
+    for name in table.select_dtypes(object).columns:
+        kinds = {type(value) for value in table[name].dropna()}
+        if len(kinds) > 1 or kinds & {list, dict}:
+            table[name] = [v if v is None or isinstance(v, str) else json.dumps(v) for v in table[name]]
+    return table
+
+
+def _files(report: Report, found: Sequence[tuple[Folder, TrialResult]]) -> Iterable[tuple[str, bytes]]:
+    if not found:
+        return
+    table = plain_table(found)
+    buffer = io.BytesIO()
+    table.to_parquet(buffer, index=False)
+    yield "results.parquet", buffer.getvalue()
+    yield "results.csv", table.to_csv(index=False).encode()
+    yield "summary.json", json.dumps(report.to_dict(), indent=1, allow_nan=False).encode()
+    if report.drawn:
+        from selgen_ray.report.figures import pareto_png  # late: tables need no matplotlib
+
+        yield "pareto.png", pareto_png(report)
+
+
+def _bases(completed: Iterable[TrialResult], x: Axis, y: Axis) -> Iterable[Base]:
+    models: dict[tuple[str, str | None], dict[int, list[TrialResult]]] = defaultdict(lambda: defaultdict(list))
+    for result in completed:
+        name = str(result.config.get("finetune_config", {}).get("model", "base model"))
+        models[name, result.model_hash][result.seed].append(result)
+    for (name, _), by_seed in models.items():
+        values: list[Summary | None] = []
+        for axis in (x, y):
+            known = ([v for r in trials if (v := axis.base(r)) is not None] for trials in by_seed.values())
+            values.append(summarise([sum(of_seed) / len(of_seed) for of_seed in known if of_seed]))
+        if any(values):
+            yield Base(name, *values)
+
+
+def _left_out(
+    found: Iterable[tuple[Folder, TrialResult]], settings: Iterable[Setting], x: Axis, y: Axis
+) -> Iterable[LeftOut]:
+    labels = {trial_id: s.label for s in settings for trial_id in s.trial_ids}
+    for folder, result in found:
+        missing = [axis.name for axis in (x, y) if axis.value(result) is None]
+        if result.status != "completed":
+            status, cause = result.status, _last_line(result.error)
+        elif missing:
+            status, cause = "no point", f"no value of {' and '.join(missing)}"
+        else:
+            continue
+        yield LeftOut(labels[result.trial_id], result.seed, status, cause, str(folder))
+
+
+def _last_line(text: str | None) -> str:
+    lines = [line.strip() for line in (text or "").splitlines() if line.strip()]
+    return lines[-1] if lines else ""
+
+
+def _notes(completed: Iterable[TrialResult], x: Axis, y: Axis) -> Iterable[str]:
+    for axis in dict.fromkeys((x, y)):
+        names = sorted({name for r in completed if axis.value(r) is not None and (name := axis.metric(r))})
+        if len(names) > 1:
+            yield f"{axis.name} is not the same everywhere: {', '.join(names)}; the averages mix them"
+
+
+def _unknown(completed: Sequence[TrialResult], x: Axis, y: Axis) -> Iterable[str]:
+    there = sorted({f"{name}/{metric}" for r in completed for name, m in r.eval_results.items() for metric in m})
+    for axis in dict.fromkeys((x, y)):
+        if completed and axis.name not in ("capability", "alignment", *there):
+            names = ", ".join(["capability", "alignment", *there])
+            yield f"no completed trial has {axis.name!r}.{nearest(axis.name, there)} There are: {names}"

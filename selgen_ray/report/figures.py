@@ -1,0 +1,244 @@
+"""The Pareto figure. Drawn with matplotlib's objects alone: without pyplot's global state threads may draw at once."""
+
+from __future__ import annotations
+
+import colorsys
+import hashlib
+import io
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from selgen_ray.report.labels import Label, place_labels
+from selgen_ray.report.settings import STRATEGIES, Axis, Setting, mean_point, value_text
+from selgen_ray.stats import Summary
+
+if TYPE_CHECKING:
+    from selgen_ray.report.build import Report
+
+SIZE_INCHES = (10.0, 6.0)
+DPI = 160
+_INK, _GREY = "#222222", "#666666"
+_FRONT = {"color": "#8C8C8C", "linewidth": 1.3, "solid_joinstyle": "miter"}
+_LABEL_LENGTH = 24
+# searched for the largest smallest difference (CIE76 15) between any two, with normal sight and without red, green
+# or blue cones; the marker is a second sign
+_COLOURS = (
+    *("#4D4D4D", "#0072B2", "#D55E00", "#33BBEE", "#EE3377", "#00429D"),
+    *("#B66DFF", "#CCBB44", "#B15928", "#920000", "#EE8866", "#CC79A7"),
+)
+_MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "p", "h", "d")
+
+
+def colour_of(strategy: str) -> str:
+    """The strategy's colour, the same in every figure; of an unknown name by its hash."""
+    if strategy in STRATEGIES:
+        return _COLOURS[STRATEGIES.index(strategy)]
+    hashed = hashlib.sha256(strategy.encode()).digest()
+    rgb = colorsys.hls_to_rgb(hashed[0] / 256, 0.35 + 0.2 * hashed[1] / 256, 0.65)
+    return "#" + "".join(f"{round(255 * part):02X}" for part in rgb)
+
+
+def marker_of(strategy: str) -> str:
+    """The strategy's marker, the same in every figure; of an unknown name by its hash."""
+    if strategy in STRATEGIES:
+        return _MARKERS[STRATEGIES.index(strategy)]
+    return _MARKERS[hashlib.sha256(strategy.encode()).digest()[2] % len(_MARKERS)]
+
+
+def pareto_png(report: Report) -> bytes:
+    """The figure as a PNG of `SIZE_INCHES` at `DPI`.
+
+    Means over seeds with their t-intervals, single trials faint behind them, the base model as a star, the front as
+    the border of what is dominated: no setting is known between two of its corners. Bars and the picture end at 0 and
+    1 where a quantity does; the table has the interval as it is.
+    """
+    figure = Figure(figsize=SIZE_INCHES, dpi=DPI, facecolor="white")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_axes((0.075, 0.145, 0.6, 0.735))
+    _frame(axes, report)
+    _front(axes, report)
+    for setting in report.drawn:
+        _setting(axes, setting, report)
+    for base in report.bases:
+        if base.x and base.y:
+            _point(
+                axes, base.x, base.y, report, color=_INK, marker="*", markersize=17, markeredgecolor="white", zorder=6
+            )
+    _words(figure, axes, report)
+    canvas.draw()
+    place_labels(axes, _labels(report), _obstacles(report))
+    buffer = io.BytesIO()
+    canvas.print_png(buffer)
+    return buffer.getvalue()
+
+
+def is_share(axis: Axis) -> bool:
+    """Whether the quantity lies in [0, 1] by definition."""
+    return axis.name in ("capability", "alignment")
+
+
+def limits(axis: Axis, points: Sequence[float], bars: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """(left or lower, right or upper) end of an axis; less-is-better axes are turned round.
+
+    All points are inside. Bars are too, unless they are so long that the points would shrink to a heap: they add at
+    most 60 % of the points' range on each side and are cut there.
+    """
+    low, high = min(points), max(points)
+    reach = 0.6 * max(high - low, 0.1 * max(abs(low), abs(high)), 0.02)
+    ends = [end for bar in bars for end in bar]
+    new_low, new_high = max(low - reach, min([low, *ends])), min(high + reach, max([high, *ends]))
+    margin = 0.08 * max(new_high - new_low, 0.05)
+    new_low, new_high = new_low - margin, new_high + margin
+    if is_share(axis):
+        new_low, new_high = max(new_low, -0.03), min(new_high, 1.03)
+    return (new_low, new_high) if axis.sign > 0 else (new_high, new_low)
+
+
+def _frame(axes: Axes, report: Report) -> None:
+    bases = [(base.x, base.y) for base in report.bases if base.x and base.y]
+    means = [(s.x, s.y) for s in report.drawn] + bases
+    for i, axis in enumerate((report.x, report.y)):
+        found = [pair[i] for pair in means]
+        singles = [point[i] for s in report.drawn for point in s.points]
+        ends = limits(axis, [s.mean for s in found if s] + singles, [s.interval for s in found if s and s.interval])
+        (axes.set_ylim if i else axes.set_xlim)(ends)
+        label = axis.name if axis.sign > 0 else f"{axis.name} (less is better)"
+        (axes.set_ylabel if i else axes.set_xlabel)(_literal(label), fontsize=11, color=_INK, labelpad=6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(_GREY)
+    axes.tick_params(colors=_INK, labelsize=9, length=3, color=_GREY)
+    axes.grid(color="#EEEEEE", linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def _front(axes: Axes, report: Report) -> None:
+    corners = sorted(mean_point(s, report.x, report.y) for s in report.settings if s.on_front)
+    path = [(report.x.sign * axes.get_xlim()[0], corners[0][1])]
+    for x, y in corners:  # down to this point's height, then along it
+        path += [(path[-1][0], y), (x, y)]
+    path.append((path[-1][0], report.y.sign * axes.get_ylim()[0]))
+    xs, ys = [report.x.sign * x for x, _ in path], [report.y.sign * y for _, y in path]
+    axes.fill_between(xs, ys, axes.get_ylim()[0], color="#F7F7F7", linewidth=0, zorder=0.1)
+    axes.plot(xs, ys, **_FRONT, zorder=2)
+
+
+def _setting(axes: Axes, setting: Setting, report: Report) -> None:
+    colour, marker = colour_of(setting.strategy), marker_of(setting.strategy)
+    assert setting.x and setting.y
+    if setting.x.n == 1:
+        faint = tuple(0.65 * part + 0.35 for part in to_rgb(colour))
+        style = {"color": faint, "markerfacecolor": "white", "markeredgewidth": 1.4, "markersize": 7.5}
+        _point(axes, setting.x, setting.y, report, marker=marker, zorder=5, **style)
+        return
+    singles = {"markersize": 4, "alpha": 0.35, "linestyle": "none", "markeredgewidth": 0, "zorder": 3}
+    axes.plot(*zip(*setting.points, strict=True), color=colour, marker=marker, **singles)
+    style = {"color": colour, "markeredgecolor": "white", "markeredgewidth": 0.8}
+    _point(axes, setting.x, setting.y, report, marker=marker, markersize=9, zorder=5, **style)
+
+
+def _point(axes: Axes, x: Summary, y: Summary, report: Report, **style: object) -> None:
+    xerr, yerr = _bar(report.x, x), _bar(report.y, y)
+    bars = {"elinewidth": 1.1, "capsize": 2.2, "capthick": 1.1}
+    parts = axes.errorbar(x.mean, y.mean, xerr=xerr, yerr=yerr, **bars, **style)  # type: ignore[arg-type]
+    for bar in (*parts[1], *parts[2]):
+        bar.set_alpha(0.6)
+        bar.set_zorder(4)
+
+
+def _bar(axis: Axis, summary: Summary) -> list[list[float]] | None:
+    if summary.interval is None:
+        return None
+    low, high = _cut(axis, summary.interval)
+    return [[summary.mean - low], [high - summary.mean]]
+
+
+def _cut(axis: Axis, interval: tuple[float, float]) -> tuple[float, float]:
+    return (max(interval[0], 0.0), min(interval[1], 1.0)) if is_share(axis) else interval
+
+
+def _words(figure: Figure, axes: Axes, report: Report) -> None:
+    size = min(14.0, 14 * 60 / max(len(report.title), 1))
+    figure.text(0.075, 0.945, _literal(report.title), fontsize=size, fontweight="bold", color=_INK, va="center")
+    subtitle = f"{report.y.name} against {report.x.name}: what each strategy gains, and what it costs"
+    figure.text(0.075, 0.903, _literal(subtitle), fontsize=9.5, color=_GREY, va="center")
+    figure.text(0.075, 0.025, _literal(footnote(report)), fontsize=8, color=_GREY, va="bottom")
+    handles = [_handle(report, strategy) for strategy in dict.fromkeys(s.strategy for s in report.drawn)]
+    if any(base.x and base.y for base in report.bases):
+        handles.append(_line("base model, untrained", color=_INK, marker="*", markersize=12, linestyle="none"))
+    handles.append(_line("Pareto front of the means", **_FRONT))
+    lines = "\n".join(str(handle.get_label()) for handle in handles).split("\n")
+    size = min(8.5, 8.5 * 28 / len(lines), 8.5 * 42 / max(map(len, lines)))
+    style = {"fontsize": size, "frameon": False, "labelspacing": 0.75, "handletextpad": 0.7, "borderaxespad": 0}
+    axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.03, 1.0), labelcolor=_INK, **style)
+
+
+def _handle(report: Report, strategy: str) -> Line2D:
+    settings = [s for s in report.drawn if s.strategy == strategy]
+    knobs = list(settings[0].knobs)
+    text = strategy
+    if len(settings) == 1:
+        text = settings[0].label.replace(" ", "\n", 1)
+    elif knobs:
+        text = "\n".join([strategy, *textwrap.wrap(f"labels: {', '.join(knobs)}", 40)])
+    style = {"color": colour_of(strategy), "marker": marker_of(strategy), "linestyle": "none", "markersize": 7.5}
+    return _line(_literal(text), **style)
+
+
+def _line(label: str, **style: object) -> Line2D:
+    return Line2D([], [], label=label, **style)  # type: ignore[arg-type]
+
+
+def footnote(report: Report) -> str:
+    """How many seeds, what the bars are, what is not drawn."""
+    counts = sorted({s.x.n for s in report.drawn if s.x})
+    seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]}–{counts[-1]}"
+    parts = [f"{seeds} seed{'s' * (counts[-1] > 1)} per setting"]
+    if counts[-1] > 1:
+        parts.append("bars: 95 % t-interval over seeds, small marks: single seeds")
+    if counts[0] == 1:
+        parts.append("hollow: one seed, no interval")
+    lost = {status: n for status, n in report.counts.items() if n and status != "completed"}
+    lost |= {"without a value": n} if (n := sum(t.status == "no point" for t in report.left_out)) else {}
+    if lost:
+        parts.append(f"not drawn: {', '.join(f'{n} {status}' for status, n in lost.items())}")
+    if any(s and s.interval and _cut(axis, s.interval) != s.interval for axis, s in _means(report)):
+        parts.append("bars are cut at 0 and 1")
+    lines = [""]
+    for part in parts:
+        longer = f"{lines[-1]}  ·  {part}" if lines[-1] else part
+        lines = [*lines[:-1], longer] if len(longer) < 150 else [*lines, part]
+    return "\n".join(lines)
+
+
+def _means(report: Report) -> list[tuple[Axis, Summary | None]]:
+    shown = [(s.x, s.y) for s in report.drawn] + [(base.x, base.y) for base in report.bases]
+    return [pair for x, y in shown for pair in ((report.x, x), (report.y, y))]
+
+
+def _labels(report: Report) -> list[Label]:
+    """The values of the knobs beside each point, where a strategy has several; the legend names the knobs."""
+    drawn = report.drawn
+    labels = []
+    for s in drawn:
+        if s.knobs and s.x and s.y and sum(other.strategy == s.strategy for other in drawn) > 1:
+            dark = tuple(0.72 * part for part in to_rgb(colour_of(s.strategy)))
+            text = textwrap.shorten(", ".join(map(value_text, s.knobs.values())), _LABEL_LENGTH, placeholder=" …")
+            labels.append(Label(_literal(text), (s.x.mean, s.y.mean), dark))
+    return labels
+
+
+def _obstacles(report: Report) -> list[tuple[float, float]]:
+    means = [(s.x, s.y) for s in (*report.drawn, *report.bases)]
+    return [(x.mean, y.mean) for x, y in means if x and y]
+
+
+def _literal(text: str) -> str:
+    """Text without mathematics: a '$' in a name is a '$'."""
+    return text.replace("$", r"\$")

@@ -1,0 +1,215 @@
+"""Trials -> settings: which trials are seeds of one setting, what a setting is called, what its seeds say."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+from typing import Any
+
+from selgen_ray.results import TrialResult, finite, flatten
+from selgen_ray.stats import Summary, paired_change, pareto_front, summarise
+
+# the usual order of the strategies, in tables and legends; others follow by name
+STRATEGIES = (
+    *("naive", "positive_negative_proxy", "kl_divergence", "dpo", "representation_constraint"),
+    *("grad_project", "grad_project_precomputed_proxy_grad", "orth_penalty", "directional_penalty"),
+    *("steering_weights", "steering_weights_add_alignment_plane", "safe_lora"),
+)
+_STREAMS = ("data_seed", "model_seed")
+_NAMES = (
+    *("proxy_strategy", "seed", "experiment_name"),
+    *("finetune_config.output_dir", "finetune_config.finetuned_model_id"),
+)
+_SLUG_HASH = re.compile(r"_([0-9a-f]{6,32})$")
+_LOWER_IS_BETTER = re.compile(r"(^|[/_])(loss|perplexity|kl)$")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One of the two numbers that are weighed against each other: 'capability', 'alignment' or 'set/metric'."""
+
+    name: str
+
+    @property
+    def sign(self) -> int:
+        """+1 where more is better, -1 for a loss, a perplexity or a KL."""
+        return -1 if _LOWER_IS_BETTER.search(self.name) else 1
+
+    def metric(self, result: TrialResult) -> str | None:
+        """The 'set/metric' that this axis is in a trial."""
+        headlines = {"capability": result.capability_metric, "alignment": result.alignment_metric}
+        return headlines.get(self.name, self.name)
+
+    def value(self, result: TrialResult) -> float | None:
+        """At the last evaluation; None where it is missing or not finite."""
+        headlines = {"capability": result.capability, "alignment": result.alignment}
+        return finite(headlines[self.name] if self.name in headlines else result.metric(self.name))
+
+    def base(self, result: TrialResult) -> float | None:
+        """Before training; None where it is missing or not finite."""
+        return finite(result.metric(self.metric(result), 0))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the seeds of one setting say together.
+
+    Attributes:
+        slug: the name of its folder.
+        strategy: its proxy_strategy.
+        knobs: leaf name -> value, of what differs between the settings of this strategy.
+        trial_ids: of its trials, of any status.
+        seeds: of the trials behind `x` and `y`: completed ones with both values, if there is one such trial.
+        points: (x, y) of each completed trial that has both; what the figure shows.
+        x, y: over seeds; None without a value.
+        change_x, change_y: against each trial's own base model, over seeds.
+        on_front: no other setting's mean is at least as good in both and better in one.
+    """
+
+    slug: str
+    strategy: str
+    knobs: dict[str, Any]
+    trial_ids: tuple[str, ...]
+    seeds: tuple[int, ...]
+    points: tuple[tuple[float, float], ...]
+    x: Summary | None
+    y: Summary | None
+    change_x: Summary | None
+    change_y: Summary | None
+    on_front: bool = False
+
+    @property
+    def num_trials(self) -> int:
+        """Trials of any status."""
+        return len(self.trial_ids)
+
+    @property
+    def label(self) -> str:
+        """'kl_divergence beta_kl=10'."""
+        return " ".join([self.strategy, *(f"{name}={value_text(value)}" for name, value in self.knobs.items())])
+
+
+def value_text(value: Any) -> str:
+    """A knob's value for people: 10, 1e-05, false, none, a-b, the last part of a path."""
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(value_text, value)) + "]"
+    return PurePosixPath(str(value)).name or str(value)
+
+
+def make_settings(trials: Iterable[TrialResult], x: Axis, y: Axis) -> list[Setting]:
+    """The settings in the order of the strategies and of their knobs, the front marked."""
+    by_strategy: dict[str, list[list[TrialResult]]] = defaultdict(list)
+    for group in group_by_setting(trials):
+        by_strategy[strategy_of(group[0])].append(group)
+    settings = []
+    for strategy in sorted(by_strategy, key=_strategy_order):
+        groups = by_strategy[strategy]
+        made = [_setting(group, knobs, x, y) for group, knobs in zip(groups, _knobs(groups), strict=True)]
+        settings += sorted(made, key=lambda s: [_value_order(value) for value in s.knobs.values()])
+    drawn = [i for i, s in enumerate(settings) if s.points]
+    front = pareto_front([mean_point(settings[i], x, y) for i in drawn])
+    for i in (drawn[j] for j in front):
+        settings[i] = replace(settings[i], on_front=True)
+    return settings
+
+
+def mean_point(setting: Setting, x: Axis, y: Axis) -> tuple[float, float]:
+    """The setting's mean, turned so that more is better in both."""
+    assert setting.x and setting.y, "only a setting with points has a mean in both"
+    return x.sign * setting.x.mean, y.sign * setting.y.mean
+
+
+def strategy_of(result: TrialResult) -> str:
+    """The trial's proxy_strategy."""
+    return str(result.config.get("proxy_strategy") or "unknown")
+
+
+def group_by_setting(trials: Iterable[TrialResult]) -> list[list[TrialResult]]:
+    """The trials of each setting.
+
+    A slug ends with a hash of its setting, and its readable part grows when the search space gets another axis. So
+    slugs of one strategy and hash are one setting, unless they hold the same seed, which seeds of one setting cannot.
+    """
+    by_hash: dict[tuple[str, str], list[TrialResult]] = defaultdict(list)
+    for result in trials:
+        found = _SLUG_HASH.search(result.slug)
+        by_hash[strategy_of(result), found[1] if found else result.slug].append(result)
+    groups: list[list[TrialResult]] = []
+    for group in by_hash.values():
+        groups += [group] if len({r.seed for r in group}) == len(group) else _split(group, lambda r: r.slug)
+    return groups
+
+
+def _split(trials: Iterable[TrialResult], key: Callable[[TrialResult], str]) -> list[list[TrialResult]]:
+    parts: dict[str, list[TrialResult]] = defaultdict(list)
+    for result in trials:
+        parts[key(result)].append(result)
+    return list(parts.values())
+
+
+def _setting(group: Sequence[TrialResult], knobs: dict[str, Any], x: Axis, y: Axis) -> Setting:
+    completed = sorted((r for r in group if r.status == "completed"), key=lambda r: r.seed)
+    both = [r for r in completed if x.value(r) is not None and y.value(r) is not None]
+    counted = both or completed  # the same seeds stand behind both numbers, as far as there are any
+    pairs = [(x.value(r), y.value(r)) for r in both]
+    return Setting(
+        slug=group[-1].slug,
+        strategy=strategy_of(group[0]),
+        knobs=knobs,
+        trial_ids=tuple(r.trial_id for r in group),
+        seeds=tuple(r.seed for r in counted if x.value(r) is not None or y.value(r) is not None),
+        points=tuple((a, b) for a, b in pairs if a is not None and b is not None),
+        x=_summary(counted, x),
+        y=_summary(counted, y),
+        change_x=_change(counted, x),
+        change_y=_change(counted, y),
+    )
+
+
+def _summary(trials: Iterable[TrialResult], axis: Axis) -> Summary | None:
+    return summarise([value for r in trials if (value := axis.value(r)) is not None])
+
+
+def _change(trials: Iterable[TrialResult], axis: Axis) -> Summary | None:
+    pairs = [(axis.value(r), axis.base(r)) for r in trials]
+    known = [(after, before) for after, before in pairs if after is not None and before is not None]
+    return paired_change([after for after, _ in known], [before for _, before in known])
+
+
+def _knobs(groups: Sequence[Sequence[TrialResult]]) -> list[dict[str, Any]]:
+    """For each setting of one strategy: what tells it from the others, under short names."""
+    flats = [[flatten(r.config) for r in group] for group in groups]
+    everything = [flat for group in flats for flat in group]
+    hidden = set(_NAMES) | {s for s in _STREAMS if all(f.get(s) == f.get("seed") for f in everything)}
+    varying = [
+        key
+        for key in dict.fromkeys(key for flat in everything for key in flat if key not in hidden)
+        # a key that older results lack says nothing about them; one that differs between seeds is no knob
+        if len({repr(f[key]) for f in everything if key in f}) > 1
+        and all(len({repr(f[key]) for f in group if key in f}) <= 1 for group in flats)
+    ]
+    leaves = [key.rpartition(".")[2] for key in varying]
+    names = {k: leaf if leaves.count(leaf) == 1 else k for k, leaf in zip(varying, leaves, strict=True)}
+    knobs = [{name: next((f[k] for f in group if k in f), None) for k, name in names.items()} for group in flats]
+    texts = [[value_text(value) for value in k.values()] for k in knobs]
+    for group, found, text in zip(groups, knobs, texts, strict=True):
+        if texts.count(text) > 1:  # the config looks the same, so a file behind it differs: the hash tells them apart
+            ending = _SLUG_HASH.search(group[-1].slug)
+            found["setting"] = ending[1] if ending else group[-1].slug
+    return knobs
+
+
+def _strategy_order(name: str) -> tuple[int, str]:
+    return (STRATEGIES.index(name), "") if name in STRATEGIES else (len(STRATEGIES), name)
+
+
+def _value_order(value: Any) -> tuple[int, float, str]:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return (0, float(value), "") if is_number else (1, 0.0, str(value))

@@ -1,0 +1,102 @@
+"""A report as plain text."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from selgen_ray.stats import Summary
+
+if TYPE_CHECKING:
+    from selgen_ray.report.build import Report
+
+WIDTH = 112
+_LISTED = 10  # of each kind; summary.json has them all
+_MIN_LABEL = 24
+
+
+def report_text(report: Report) -> str:
+    """The counts, the table, what is left out and why, where the files are."""
+    counts = ", ".join(f"{n} {status}" for status, n in report.counts.items() if n)
+    lines = [f"{report.title}: {counts or f'no results.json below {report.sweep} yet'}", ""]
+    if report.counts.get("completed"):
+        lines += [*_table(report), "", *_legend(report), ""]
+    elif counts:
+        lines += ["Nothing is completed yet: there is nothing to average.", ""]
+    lines += _left_out(report)
+    lines += [row for note in (*report.notes, *report.unknown_axes) for row in _wrapped(f"note: {note}", "  ")]
+    if report.paths and "pareto.png" not in report.paths:
+        lines += _wrapped(f"no figure: no completed trial has both {report.x.name} and {report.y.name}", "  ")
+    return "\n".join([*lines, *report.paths.values()]).rstrip("\n")
+
+
+def score_text(summary: Summary | None, signed: bool = False) -> str:
+    """'0.812 ± 0.034', without an interval '0.812', without a value '-'."""
+    if summary is None:
+        return "-"
+    mean = f"{summary.mean:+.3f}" if signed else f"{summary.mean:.3f}"
+    return mean if summary.half_width is None else f"{mean} ± {summary.half_width:.3f}"
+
+
+def _table(report: Report) -> list[str]:
+    head = ["", "setting", "seeds", report.x.name, "change", report.y.name, "change"]
+    rows: list[list[str]] = []
+    for base in report.bases:
+        label = "base model" if len(report.bases) == 1 else f"base model {base.model}"
+        rows.append(["", label, _seeds(base.x or base.y), score_text(base.x), "", score_text(base.y), ""])
+    for s in report.settings:
+        scores = [score_text(s.x), score_text(s.change_x, True), score_text(s.y), score_text(s.change_y, True)]
+        rows.append(["*" if s.on_front else "", s.label, _seeds(s.x or s.y, s.num_trials), *scores])
+    return _aligned(head, rows)
+
+
+def _seeds(summary: Summary | None, num_trials: int | None = None) -> str:
+    """'3', of more trials '2/3'; one seed: '1, no interval'."""
+    n = summary.n if summary else 0
+    count = str(n) if num_trials in (None, n) else f"{n}/{num_trials}"
+    return f"{count}, no interval" if n == 1 else count
+
+
+def _aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns two spaces apart; the setting takes what is left of the width, on several lines where it must."""
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    rest = sum(widths) - widths[1] + 2 * (len(widths) - 2)
+    widths[1] = min(widths[1], max(_MIN_LABEL, WIDTH - rest - 2))
+    lines = []
+    for row in [head, *rows]:
+        label, *more = textwrap.wrap(row[1], widths[1], subsequent_indent="  ", break_on_hyphens=False) or [""]
+        cells = [label.ljust(widths[1]), row[2].ljust(widths[2])]
+        cells += [cell.ljust(width) for cell, width in zip(row[3:], widths[3:], strict=True)]
+        lines.append(f"{row[0]:{widths[0]}} {'  '.join(cells)}".rstrip())
+        lines += [f"{'':{widths[0]}} {part}" for part in more]
+    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
+
+
+def _legend(report: Report) -> list[str]:
+    parts = [
+        "mean ± 95 % t-interval over seeds (of one seed there is no interval)",
+        "change: against the base model, trial by trial",
+    ]
+    if any(s.on_front for s in report.settings):
+        parts.append("*: on the Pareto front of the means")
+    if any(s.num_trials != (s.x or s.y or Summary(0, 0, None, None)).n for s in report.settings):
+        parts.append("seeds 2/3: 2 of 3 trials are averaged")
+    parts += [f"{axis.name}: less is better" for axis in (report.x, report.y) if axis.sign < 0]
+    return _wrapped("; ".join(parts), "")
+
+
+def _left_out(report: Report) -> Iterable[str]:
+    for status in dict.fromkeys(trial.status for trial in report.left_out):
+        trials = [trial for trial in report.left_out if trial.status == status]
+        yield f"{status}, not averaged and not drawn ({len(trials)}):"
+        for trial in trials[:_LISTED]:
+            cause = f": {trial.cause}" if trial.cause else ""
+            yield from _wrapped(f"  {trial.setting}, seed {trial.seed}{cause}", "      ")
+        if len(trials) > _LISTED:
+            yield f"  and {len(trials) - _LISTED} more: see summary.json"
+        yield ""
+
+
+def _wrapped(text: str, indent: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, subsequent_indent=indent, break_on_hyphens=False)

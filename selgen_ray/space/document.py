@@ -1,0 +1,255 @@
+"""A search space as sections: includes resolved, every key known and in its place, nothing multiplied yet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic.fields import FieldInfo
+
+from selgen_ray.errors import Problem, nearest
+from selgen_ray.space.keys import Flat, Keys, fields
+from selgen_ray.space.mappings import Mappings, is_a
+from selgen_ray.space.models import SweepSettings
+from selgen_ray.space.tree import Node, Origin, find, merge, read_tree, show
+
+Axis = list[Flat]
+"""Alternatives, of which a trial takes one."""
+
+STREAMS = ("data_seed", "model_seed")
+_SECTIONS = ("extends", "base", "grid", "zip", "strategies", "overrides", "seeds", "exclude")
+_SETTINGS = fields(SweepSettings)
+_TOP = Keys({"": _SETTINGS | {key: FieldInfo() for key in _SECTIONS}}, {}, frozenset({"resources", "pareto"}))
+_ELSEWHERE = {
+    "seed": "a seed cannot be varied here: list the seeds under `seeds`.",
+    "proxy_strategy": "a strategy cannot be chosen here: list them under `strategies` or in `overrides`.",
+}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A strategy, what it fixes over the base and the axes that multiply it; an override has no axes."""
+
+    strategy: str
+    origin: Origin
+    fixed: Flat
+    axes: list[Axis] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Document:
+    """The sections of a search space; `seeds` may be empty, `settings` are those of SweepSettings."""
+
+    origin: Origin
+    settings: Flat
+    base: Flat
+    variants: list[Variant]
+    overrides: list[Variant]
+    seeds: list[Node]
+    exclude: list[tuple[Origin, Flat]]
+    notes: list[str]
+
+
+def read_document(path: Path, keys: Keys, problems: list[Problem]) -> Document | None:
+    """The sections of a file, or None if it is none; what is wrong is added to `problems` and left out."""
+    tree = _read_space(path, problems, ())
+    return _Sections(keys, problems).document(tree) if tree else None
+
+
+def _read_space(path: Path, problems: list[Problem], chain: tuple[Path, ...]) -> Node | None:
+    tree = read_tree(path, problems)
+    if tree is None or not is_a(dict, tree, problems):
+        return None
+    sections: dict[str, Node] = dict(tree.value)
+    for key, kind in (("base", dict), ("overrides", list)):
+        if key in sections and isinstance(sections[key].value, str):
+            where = find(sections[key], problems)
+            included = read_tree(where, problems, included=True) if where else None
+            if included and is_a(kind, included, problems):
+                sections[key] = included
+    tree = Node(sections, tree.origin)
+    if "extends" not in sections:
+        return tree
+    link = sections["extends"]
+    where = find(link, problems)
+    chain = (*chain, path.resolve())
+    if where and where.resolve() in chain:
+        names = " -> ".join(one.name for one in (*chain, where))
+        problems.append(link.problem(f"found {link.value!r}, which extends itself: {names}."))
+    elif where and (below := _read_space(where, problems, chain)):
+        del sections["extends"]
+        return merge(below, tree)
+    return tree
+
+
+class _Sections(Mappings):
+    def document(self, tree: Node) -> Document:
+        settings = self.settings(tree)
+        sections = {key: tree.value[key] for key in _SECTIONS if key in tree.value}
+        unread = {
+            key
+            for key in ("extends", "base", "overrides")
+            if key in sections and isinstance(tree.value[key].value, str)
+        }
+        self.incomplete = bool(unread)
+        sections = {key: node for key, node in sections.items() if key not in unread}
+        base = self.flat(sections["base"]) if "base" in sections else {}
+        variants = self.variants(sections, base, tree.origin.file)
+        overrides = [self.override(node, base) for node in self.items(sections.get("overrides"))]
+        found = [v for v in [*variants, *overrides] if v]
+        return Document(
+            origin=tree.origin,
+            settings=settings,
+            base=base,
+            variants=variants,
+            overrides=[v for v in overrides if v],
+            seeds=self.seeds(sections.get("seeds")),
+            exclude=list(self.exclude(sections.get("exclude"))),
+            notes=self.unused(base, found) if found and not self.incomplete else [],
+        )
+
+    # sections ---------------------------------------------------------------------------------------------
+
+    def settings(self, tree: Node) -> Flat:
+        """The values of SweepSettings; the keys of the whole file are checked on the way."""
+        found = {key: node for key, node in self.entries(tree, _TOP).items() if key in _SETTINGS}
+        return {key: node for key, node in found.items() if self.fits(_SETTINGS[key], node)}
+
+    def axes(self, sections: dict[str, Node]) -> list[Axis]:
+        """One axis per key of `grid`, and one for `zip`."""
+        axes: list[Axis] = []
+        if (grid := sections.get("grid")) and not grid.value:
+            self.problems.append(grid.problem("found an empty grid; give at least one key, or leave it out."))
+        elif grid:
+            for key, node in self.config_entries(grid).items():
+                if not isinstance(node.value, list):
+                    value = show(node.plain())
+                    self.problems.append(node.problem(f"found {value}; a grid takes a list: [{value}]."))
+                    continue
+                axes.append([{key: value} for item in self.items(node) if (value := self.value(key, item))])
+        if "zip" in sections:
+            axes.append([self.flat(item) for item in self.items(sections["zip"])])
+        return [axis for axis in axes if axis]
+
+    def variants(self, sections: dict[str, Node], base: Flat, file: str) -> list[Variant]:
+        """The strategies with the top-level axes and their own; that of the base where nothing is given."""
+        axes = self.axes(sections)
+        if "strategies" in sections:
+            own = list(self.strategies(sections["strategies"]))
+        elif "overrides" in sections:
+            for key in sections.keys() & {"grid", "zip"}:
+                told = "multiplies strategies, not overrides, and there are none: add `strategies`."
+                self.problems.append(sections[key].problem(told))
+            return []
+        elif self.incomplete:
+            return []
+        else:
+            name = base["proxy_strategy"].value if "proxy_strategy" in base else "naive"
+            own = [Variant(str(name), Origin(file, key="base"), {})]
+        axes = [self.shared(axis, [v.strategy for v in own]) for axis in axes]
+        joined = [Variant(v.strategy, v.origin, v.fixed, [*axes, *v.axes]) for v in own]
+        for variant in joined:
+            self.once(variant)
+        return joined
+
+    def strategies(self, node: Node) -> Iterable[Variant]:
+        if not node.value or not is_a(dict, node, self.problems):
+            if not node.value:
+                self.problems.append(node.problem("is empty; name at least one strategy, or leave it out."))
+            return
+        for name, child in node.value.items():
+            strategy = self.strategy(name, child)
+            if child.value is not None and not is_a(dict, child, self.problems):
+                continue
+            parts = child.value or {}
+            for key in parts.keys() - {"fixed", "grid", "zip"}:
+                near = self.keys.nearest(key)
+                hint = f" Did you mean '{child.origin.key}.fixed.{near}'?" if near else ""
+                hint = nearest(key, ("fixed", "grid", "zip")) or hint
+                told = f"unknown key {key!r}. Allowed: fixed, grid, zip.{hint}"
+                self.problems.append(parts[key].problem(told))
+            fixed = self.flat(parts["fixed"]) if "fixed" in parts else {}
+            axes = self.axes({key: parts[key] for key in ("grid", "zip") if key in parts})
+            if strategy:
+                axes = [[self.owned(flat, strategy) for flat in axis] for axis in axes]
+                yield Variant(strategy, child.origin, self.owned(fixed, strategy), axes)
+
+    def override(self, node: Node, base: Flat) -> Variant | None:
+        if not is_a(dict, node, self.problems):
+            return None
+        flat = self.flat(node)
+        if "proxy_strategy" in node.value and "proxy_strategy" not in flat:
+            return None
+        name = flat.get("proxy_strategy") or base.get("proxy_strategy")
+        if name is None and self.incomplete:
+            return None
+        strategy = name.value if name else "naive"
+        return Variant(strategy, node.origin, self.owned(flat, strategy))
+
+    def seeds(self, node: Node | None) -> list[Node]:
+        found: dict[Any, Node] = {}
+        for item in self.items(node):
+            seed = self.value("seed", item)
+            if seed and (first := found.setdefault(str(seed.plain()), seed)) is not seed:
+                lines = first.origin.line, seed.origin.line
+                where = f", first in line {lines[0]}" if lines[0] != lines[1] else ""
+                self.problems.append(seed.problem(f"the seed {show(seed.plain())} is given twice{where}."))
+        return list(found.values())
+
+    def exclude(self, node: Node | None) -> Iterable[tuple[Origin, Flat]]:
+        for item in self.items(node, empty=True):
+            if item.value == {}:
+                self.problems.append(item.problem("found an empty mapping, which would exclude every trial."))
+            elif flat := self.flat(item):
+                yield item.origin, flat
+
+    # keys in their place ----------------------------------------------------------------------------------
+
+    def owned(self, flat: Flat, strategy: str) -> Flat:
+        """`flat` without the knobs that the strategy does not have, which are reported."""
+        for key in flat.keys() - self.keys.by_strategy[strategy].keys():
+            owners = ", ".join(self.keys.owners[key])
+            told = f"is no knob of strategy {strategy!r}; the strategies that have it: {owners}."
+            self.problems.append(flat[key].problem(told))
+        return {key: node for key, node in flat.items() if key in self.keys.by_strategy[strategy]}
+
+    def shared(self, axis: Axis, strategies: list[str]) -> Axis:
+        """A top-level axis without the knobs that some strategy of the sweep lacks, which are reported."""
+        keys = {key for flat in axis for key in flat}
+        lacking = {key: [s for s in strategies if key not in self.keys.by_strategy[s]] for key in keys}
+        for flat in axis:
+            for key in flat:
+                if lacking[key]:
+                    owners = self.keys.owners[key]
+                    told = f"is no knob of {', '.join(lacking[key])}: move it to strategies.{owners[0]}.grid"
+                    others = f" (also a knob of {', '.join(owners[1:])})" if owners[1:] else ""
+                    self.problems.append(flat[key].problem(f"{told}{others}."))
+        return [{key: node for key, node in flat.items() if not lacking[key]} for flat in axis]
+
+    def once(self, variant: Variant) -> None:
+        """Report the keys that two sections set for one trial, and those that no section may set."""
+        seen = dict(variant.fixed)
+        for axis in [[variant.fixed], *variant.axes]:
+            keys = {key: node for flat in reversed(axis) for key, node in flat.items()}
+            for key, node in keys.items():
+                if key in _ELSEWHERE:
+                    self.problems.append(node.problem(_ELSEWHERE[key]))
+                elif (first := seen.setdefault(key, node)) is not node:
+                    other = f"{first.origin.key} (line {first.origin.line})"
+                    self.problems.append(node.problem(f"is also set by {other}: keep one of the two."))
+
+    def unused(self, base: Flat, variants: list[Variant]) -> list[str]:
+        """Base knobs that no strategy of the sweep has: an error, but a note where a config.json has them."""
+        strategies = list(dict.fromkeys(v.strategy for v in variants))
+        used = {key for name in strategies for key in self.keys.by_strategy[name]}
+        notes = []
+        for key in [key for key in base if key not in used]:
+            owners, here = ", ".join(self.keys.owners[key]), ", ".join(strategies)
+            told = f"no trial uses it: it is a knob of {owners}, and the sweep's strategies are {here}."
+            if base[key].origin.included:
+                notes.append(str(base[key].problem(told)))
+            else:
+                self.problems.append(base[key].problem(told))
+        return notes

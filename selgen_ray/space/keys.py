@@ -1,0 +1,195 @@
+"""Which config keys there are, and what to tell a person whose key or value is none of them."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import re
+import types
+import typing
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+
+from selgen_ray.errors import Problem, nearest
+from selgen_ray.space.tree import Node, Origin, show
+from selgen_ray.trainers import registry
+
+Flat = dict[str, Node]
+"""Dotted config key -> the node of its value."""
+
+_SHORT = 15  # that many keys are still listed in a message
+_ELSEWHERE = {  # what other tools call it
+    "lr": "learning_rate",
+    "batch_size": "per_device_train_batch_size",
+    "micro_batch_size": "per_device_train_batch_size",
+    "num_train_epochs": "epochs",
+    "num_epochs": "epochs",
+    "lora_r": "r",
+    "rank": "r",
+    "sequence_len": "max_seq_length",
+    "base_model": "model",
+}
+_WORDS = {
+    int: "a whole number",
+    float: "a finite number",
+    bool: "true or false",
+    str: "text",
+    type(None): "null",
+}
+_BOUNDS = {"Ge": ">=", "Gt": ">", "Le": "<=", "Lt": "<"}  # of the package annotated_types
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The config keys of every registered strategy.
+
+    Attributes:
+        by_strategy: strategy -> dotted key -> field.
+        owners: dotted key of a knob -> the strategies that have it.
+        sections: dotted keys that hold other keys, such as 'finetune_config'.
+    """
+
+    by_strategy: dict[str, dict[str, FieldInfo]]
+    owners: dict[str, list[str]]
+    sections: frozenset[str]
+
+    @functools.cached_property
+    def known(self) -> dict[str, FieldInfo]:
+        """The keys of all strategies together."""
+        return {key: info for fields in self.by_strategy.values() for key, info in fields.items()}
+
+    def nearest(self, key: str) -> str | None:
+        """The known key whose last part is closest: in the same section, or anywhere if it is very close."""
+        section, _, leaf = key.rpartition(".")
+        words = {word: word.rpartition(".") for word in [*self.known, *self.sections]}
+        here = {last: word for word, (place, _, last) in words.items() if place == section}
+        anywhere = {last: word for word, (_, _, last) in words.items()}
+        for by_leaf, cutoff in ((here, 0.6), (anywhere, 0.8)):
+            if match := difflib.get_close_matches(_ELSEWHERE.get(leaf, leaf), by_leaf, n=1, cutoff=cutoff):
+                return by_leaf[match[0]]
+        return None
+
+    def unknown(self, key: str, prefix: str = "", otherwise: str = "") -> str:
+        """The message for a key that is not there.
+
+        Args:
+            key: dotted, from the root of the config.
+            prefix: what stands before it in the file.
+            otherwise: what to suggest when no key is near.
+        """
+        section = key.rpartition(".")[0]
+        siblings = sorted(
+            w.rpartition(".")[2] for w in {*self.known, *self.sections} if w.rpartition(".")[0] == section
+        )
+        allowed = f" Allowed: {', '.join(siblings)}." if len(siblings) <= _SHORT else ""
+        match = self.nearest(key)
+        suggestion = prefix + match if match else otherwise
+        hint = f" Did you mean {suggestion!r}?" if suggestion else ""
+        return f"unknown key {key.rpartition('.')[2]!r}.{allowed}{hint}"
+
+
+def registered_keys() -> Keys:
+    """The keys of the strategies that are registered now."""
+    models = {name: registry.config_model(name) for name in registry.strategies()}
+    by_strategy = {name: fields(model) for name, model in models.items()}
+    found = frozenset(section for model in models.values() for section in _sections(model))
+    return Keys(by_strategy, registry.knob_owners(), found)
+
+
+def nested(flat: Flat) -> dict[str, Any]:
+    """The plain values as a nested dict."""
+    root: dict[str, Any] = {}
+    for key, node in flat.items():
+        *sections, leaf = key.split(".")
+        inner = root
+        for section in sections:
+            inner = inner.setdefault(section, {})
+        inner[leaf] = node.plain()
+    return root
+
+
+def fields(model: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo]:
+    """Dotted key -> field of everything in a model that is not a section."""
+    found: dict[str, FieldInfo] = {}
+    for name, info in model.model_fields.items():
+        inner = _section_model(info)
+        found |= fields(inner, f"{prefix}{name}.") if inner else {f"{prefix}{name}": info}
+    return found
+
+
+def _sections(model: type[BaseModel], prefix: str = "") -> list[str]:
+    inner = {f"{prefix}{name}": _section_model(info) for name, info in model.model_fields.items()}
+    return [key for name, section in inner.items() if section for key in [name, *_sections(section, f"{name}.")]]
+
+
+def _section_model(info: FieldInfo) -> type[BaseModel] | None:
+    kind = info.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+def _kinds(annotation: Any) -> list[Any]:
+    """The alternatives of a union, or the one type."""
+    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    return [kind for arg in typing.get_args(annotation) for kind in _kinds(arg)] if union else [annotation]
+
+
+def allowed(info: FieldInfo) -> str:
+    """What a field takes, in plain words: 'a whole number >= 1 or null'."""
+    signs = [(name.lower(), m) for m in info.metadata if (name := type(m).__name__) in _BOUNDS]
+    bounds = " and ".join(f"{_BOUNDS[name.title()]} {getattr(m, name)}" for name, m in signs)
+    return " or ".join(_word(kind, bounds) for kind in _kinds(info.annotation))
+
+
+def _word(kind: Any, bounds: str) -> str:
+    args = typing.get_args(kind)
+    if typing.get_origin(kind) is Literal:
+        return ", ".join(map(str, args))
+    if typing.get_origin(kind) in (list, tuple):
+        return "a list of " + " or ".join(_word(k, bounds) for k in _kinds(args[0]))
+    word = _WORDS.get(kind, getattr(kind, "__name__", str(kind)))
+    return f"{word} {bounds}" if bounds and kind in (int, float) else word
+
+
+def refused(info: FieldInfo, value: Any) -> str:
+    """The message for a value of the wrong type or out of bounds."""
+    options = [str(o) for k in _kinds(info.annotation) if typing.get_origin(k) is Literal for o in typing.get_args(k)]
+    hint = nearest(value, options) if isinstance(value, str) else ""
+    return f"found {show(value)}; allowed: {allowed(info)}.{hint}"
+
+
+def is_stray_bool(info: FieldInfo, value: Any) -> bool:
+    """Whether a yes/no value stands where a number belongs; pydantic would read it as 1 or 0."""
+    if isinstance(value, list):
+        return any(is_stray_bool(info, item) for item in value)
+    return isinstance(value, bool) and "bool" not in re.findall(r"\w+", str(info.annotation))
+
+
+def coerce(info: FieldInfo, value: Any) -> Any:
+    """`value` as the field holds it, such as 1e-5 for '1e-5'. Raises pydantic.ValidationError."""
+    kind: Any = typing.Annotated[info.annotation, info]
+    return TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False)).validate_python(value)
+
+
+def explain(error: ValidationError, flat: Flat, known: dict[str, FieldInfo], fallback: Origin) -> list[Problem]:
+    """A validation error as problems at the places where the values came from."""
+    by_key: dict[str, Problem] = {}
+    pairs: list[Problem] = []
+    derived: list[Problem] = []
+    for item in error.errors(include_url=False):
+        text = item["msg"].removeprefix("Value error, ") + "."
+        loc = [str(part) for part in item["loc"]]
+        paths = (".".join(loc[:n]) for n in range(len(loc), 0, -1))
+        key = next((path for path in paths if path in known), "")
+        if key in flat:
+            value = flat[key].plain()
+            custom = f"found {show(value)}; {text}" if item["type"] == "value_error" else None
+            by_key[key] = flat[key].problem(custom or refused(known[key], value))
+        elif not key:  # keys that do not go together: the message names them
+            named = [k for k in flat if k.rpartition(".")[2] in re.findall(r"\w+", text)]
+            pairs.append((flat[named[-1]].origin if named else fallback).problem(text))
+        else:  # a value nobody wrote, which follows one that is wrong too
+            derived.append(fallback.problem(f"{key}: {text}"))
+    return [*by_key.values(), *pairs] or derived

@@ -1,0 +1,130 @@
+"""One mapping of a search space: its keys known, its paths absolute, its strategy names canonical."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic.fields import FieldInfo
+
+from selgen_ray.config import ROLES
+from selgen_ray.errors import Problem
+from selgen_ray.space.keys import Flat, Keys, is_stray_bool, refused
+from selgen_ray.space.tree import Node, find, is_there, show
+from selgen_ray.trainers import registry
+
+_PATHS = {f"data.{role}" for role in ROLES}
+_SEED_ALIAS = "finetune_config.seed"
+
+
+def is_a(kind: type, node: Node, problems: list[Problem]) -> bool:
+    """Whether a node is a dict or list, as `kind` says; if not, that is a problem."""
+    if isinstance(node.value, kind):
+        return True
+    wanted = "a mapping of keys" if kind is dict else "a list"
+    found = "a list" if isinstance(node.value, list) else show(node.value)
+    problems.append(node.problem(f"found {found}; allowed: {wanted}."))
+    return False
+
+
+@dataclass
+class Mappings:
+    """Reads mappings of config values.
+
+    Attributes:
+        keys: the config keys there are.
+        problems: what is wrong is added here, and left out of what the methods return.
+        incomplete: a strategy or the base is missing, so conclusions from what is there would mislead.
+    """
+
+    keys: Keys
+    problems: list[Problem]
+    incomplete: bool = False
+
+    def entries(self, node: Node, keys: Keys, prefix: str = "") -> Flat:
+        """Dotted key -> node, of the keys that `keys` knows; the others are reported, with the nearest."""
+        found: Flat = {}
+        for part, child in node.value.items():
+            key = f"{prefix}{part}"
+            if key in keys.sections:
+                if child.value is not None and is_a(dict, child, self.problems):
+                    found |= self.entries(child, keys, f"{key}.")
+            elif key in keys.known or key == _SEED_ALIAS:
+                found[key] = child
+            else:
+                outside = keys is not self.keys and self.keys.nearest(key)  # a config key belongs in the base
+                told = keys.unknown(
+                    key,
+                    prefix=child.origin.key.removesuffix(key),
+                    otherwise=f"base.{outside}" if outside else "",
+                )
+                self.problems.append(child.problem(told))
+        return found
+
+    def flat(self, node: Node) -> Flat:
+        """The config values in a mapping, checked one by one; null counts as an empty mapping."""
+        checked = {key: self.value(key, child) for key, child in self.config_entries(node).items()}
+        return {key: child for key, child in checked.items() if child}
+
+    def config_entries(self, node: Node) -> Flat:
+        """The same with the values as they are written."""
+        if node.value is None or not is_a(dict, node, self.problems):
+            return {}
+        found = self.entries(node, self.keys)
+        alias = found.pop(_SEED_ALIAS, None)
+        seed = found.get("seed", alias)
+        if alias and seed:
+            found["seed"] = seed
+            if alias.plain() != seed.plain():
+                told = f"found {show(alias.plain())}, but `seed` is {show(seed.plain())}: they are the same."
+                self.problems.append(alias.problem(told))
+        return found
+
+    def value(self, key: str, node: Node) -> Node | None:
+        """A value, its path made absolute, its strategy name made canonical; None where it cannot be used."""
+        value = node.plain()
+        if not self.fits(self.keys.known[key], node):
+            return None
+        if key == "proxy_strategy":
+            name = self.strategy(value, node)
+            return Node(name, node.origin) if name else None
+        if not isinstance(value, str):
+            return node
+        if key in _PATHS or (key == "finetune_config.model" and _is_path(node)):
+            path = find(node, self.problems, folder=key not in _PATHS)
+            return Node(str(path.resolve()), node.origin) if path else node
+        return node
+
+    def fits(self, info: FieldInfo, node: Node) -> bool:
+        """False, and a problem, for a yes/no value where a number belongs."""
+        stray = is_stray_bool(info, node.plain())
+        if stray:
+            self.problems.append(node.problem(refused(info, node.plain())))
+        return not stray
+
+    def strategy(self, name: Any, node: Node) -> str | None:
+        """The canonical name of a strategy; None when there is no such strategy."""
+        try:
+            registry.get_trainer(str(name))
+        except ValueError as error:
+            self.problems.append(node.problem(str(error)))
+            self.incomplete = True
+            return None
+        return registry.canonical(str(name))
+
+    def items(self, node: Node | None, empty: bool = False) -> list[Node]:
+        """The items of a list that must not be empty, unless `empty`; none when there is no list."""
+        if node is None or (empty and node.value is None) or not is_a(list, node, self.problems):
+            return []
+        if not node.value and not empty:
+            self.problems.append(node.problem("found an empty list; give a value, or leave the key out."))
+        return node.value
+
+
+def _is_path(node: Node) -> bool:
+    """Whether a model is a local directory rather than the shipped model or a hub id."""
+    model = node.value
+    if model == "toy":
+        return False
+    return model.startswith(("./", "../", "/", "~")) or is_there(Path(node.origin.file).parent / model, True)

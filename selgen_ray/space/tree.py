@@ -1,0 +1,256 @@
+"""Reading YAML and JSON into nodes that remember the file, line and key they were written at."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from selgen_ray.errors import Problem, nearest
+
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser reads 10,000 overrides in a second
+_TAG = "tag:yaml.org,2002:"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a value was written.
+
+    Attributes:
+        file: as the user named it.
+        line: 1-based, of the key; None for a whole file.
+        key: dotted path inside the file.
+        included: the file was named by `base` or `overrides`; it is not a search space itself.
+    """
+
+    file: str
+    line: int | None = None
+    key: str = ""
+    included: bool = False
+
+    def problem(self, message: str) -> Problem:
+        """A problem at this place."""
+        return Problem(self.file, self.line, self.key, message)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A scalar, a dict of nodes or a list of nodes, and where it was written."""
+
+    value: Any
+    origin: Origin
+
+    def problem(self, message: str) -> Problem:
+        """A problem with this value."""
+        return self.origin.problem(message)
+
+    def plain(self) -> Any:
+        """The value without origins."""
+        if isinstance(self.value, dict):
+            return {key: node.plain() for key, node in self.value.items()}
+        return [node.plain() for node in self.value] if isinstance(self.value, list) else self.value
+
+
+def show(value: Any) -> str:
+    """A found value as the message shows it: short, in YAML's words."""
+    if isinstance(value, dict):
+        return "a mapping (" + ", ".join(list(map(str, value))[:3]) + ("..." if len(value) > 3 else "") + ")"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    text = repr(value) if isinstance(value, str | int | float | list) else f"{value} ({type(value).__name__})"
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def merge(below: Node, above: Node) -> Node:
+    """`above` laid over `below`: dicts merge deeply, everything else replaces."""
+    if not (isinstance(below.value, dict) and isinstance(above.value, dict)):
+        return above
+    merged = dict(below.value)
+    for key, node in above.value.items():
+        merged[key] = merge(merged[key], node) if key in merged else node
+    return Node(merged, above.origin)
+
+
+def find(node: Node, problems: list[Problem], folder: bool = False) -> Path | None:
+    """The file or folder that a node names: beside the file it is written in, or in the current directory."""
+    if not isinstance(node.value, str) or not node.value:
+        problems.append(node.problem(f"found {show(node.value)}; allowed: the path of a {_kind(folder)}."))
+        return None
+    typed = Path(node.value)
+    with contextlib.suppress(RuntimeError):  # the home of a user who is not there
+        typed = typed.expanduser()
+    places = {Path.cwd() / start / typed: start / typed for start in (Path(), Path(node.origin.file).parent)}
+    for place in reversed(places):
+        if is_there(place, folder):
+            return places[place]
+    near = {name for place in places for name in _names(place.parent)}
+    tried = " and ".join(map(str, reversed(places)))
+    found = f"found {node.value!r}, but there is no such {_kind(folder)}; tried {tried}."
+    problems.append(node.problem(found + nearest(typed.name, near - {typed.name})))
+    return None
+
+
+def is_there(path: Path, folder: bool = False) -> bool:
+    """Whether there is a file (or folder) that can be reached."""
+    with contextlib.suppress(OSError):  # no permission, a name that is too long
+        return path.is_dir() if folder else path.is_file()
+    return False
+
+
+def _names(folder: Path) -> list[str]:
+    with contextlib.suppress(OSError):
+        return [path.name for path in folder.iterdir()]
+    return []
+
+
+def _kind(folder: bool) -> str:
+    return "folder" if folder else "file"
+
+
+def read_tree(path: Path, problems: list[Problem], included: bool = False) -> Node | None:
+    """The content of a YAML or (by suffix) JSON file, dotted keys unfolded; None when it cannot be read."""
+    root = Origin(str(path), included=included)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"not UTF-8 text ({error})"
+        near = [name for name in _names(path.parent) if name != path.name]
+        problems.append(root.problem(f"cannot be read: {reason}.{nearest(path.name, near)}"))
+        return None
+    try:
+        return _compose(text, root, path.suffix == ".json", problems)
+    except json.JSONDecodeError as error:
+        problems.append(_broken(root, text, error.lineno, error.colno, error.msg))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+        start = f" ({error.context} in line {error.context_mark.line + 1})" if error.context_mark else ""
+        problems.append(_broken(root, text, line, column, f"{error.problem}{start}"))
+    except yaml.YAMLError as error:  # characters that YAML forbids: no mark
+        problems.append(root.problem(f"is not YAML: {' '.join(str(error).split())}"))
+    except RecursionError:
+        problems.append(root.problem("is nested too deeply: does an anchor contain itself?"))
+    return None
+
+
+def _compose(text: str, root: Origin, is_json: bool, problems: list[Problem]) -> Node | None:
+    if is_json:
+        json.loads(text)  # the strict grammar; YAML's parser, which accepts more, then adds the lines
+    loader = _LOADER(text.replace("\t", " ") if is_json else text)
+    top = loader.get_single_node()
+    if top is None:
+        problems.append(root.problem("is empty."))
+        return None
+
+    def scalar(node: yaml.ScalarNode) -> Any:
+        if is_json:  # YAML would read 1e-5 as text
+            return json.loads(text[node.start_mark.index : node.end_mark.index])
+        return loader.construct_object(node)
+
+    return _Builder(scalar, problems).node(top, root)
+
+
+def _broken(root: Origin, text: str, line: int, column: int, what: str) -> Problem:
+    lines = text.splitlines() or [""]
+    line = min(line, len(lines))  # a bracket that is never closed is missed after the last line
+    here = lines[line - 1]
+    before = "\n".join([*lines[: line - 1], here[: column - 1]])
+    hint = ""
+    if any(one.startswith(("<<<<<<<", ">>>>>>>")) for one in lines):
+        hint = " The file has merge conflict markers."
+    elif "\t" in here[: len(here) - len(here.lstrip())]:
+        hint = " The line is indented with a tab; use spaces."
+    elif root.file.endswith(".json") and before.rstrip().endswith(","):
+        hint = " A comma must not come before a closing bracket."
+    return Problem(root.file, line, "", f"cannot be parsed, column {column}: {what}.{hint}")
+
+
+@dataclass(frozen=True)
+class _Builder:
+    scalar: Callable[[yaml.ScalarNode], Any]
+    problems: list[Problem]
+
+    def node(self, source: yaml.Node, origin: Origin) -> Node | None:
+        """The node with everything in it; None, and a problem, where it cannot be read."""
+        if isinstance(source, yaml.MappingNode) and source.tag == f"{_TAG}map":
+            return Node(self.mapping(source, origin), origin)
+        if isinstance(source, yaml.SequenceNode) and source.tag == f"{_TAG}seq":
+            places = [_at(origin, item, f"{origin.key}[{i}]") for i, item in enumerate(source.value)]
+            items = [self.node(item, place) for item, place in zip(source.value, places, strict=True)]
+            return Node([item for item in items if item], origin)
+        try:
+            if not isinstance(source, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(problem=f"the tag {source.tag!r} is not allowed")
+            return Node(self.scalar(source), origin)
+        except (ValueError, yaml.MarkedYAMLError) as error:
+            reason = error.problem if isinstance(error, yaml.MarkedYAMLError) else error
+            self.problems.append(_at(origin, source, origin.key).problem(f"cannot be read: {reason}."))
+            return None
+
+    def mapping(self, source: yaml.MappingNode, origin: Origin) -> dict[str, Node]:
+        """The mapping with `a.b: 1` unfolded to `a: {b: 1}`; what `<<` brings in lies below its own keys."""
+        inherited, own = self.pairs(source, origin)
+        inherited = {key: pair for key, pair in inherited.items() if key not in own}
+        below, above = (self.unfold(pairs, origin) for pairs in (inherited, own))
+        return merge(Node(below, origin), Node(above, origin)).value
+
+    def pairs(self, source: yaml.MappingNode, origin: Origin) -> tuple[dict, dict]:
+        inherited: dict[str, tuple[yaml.Node, yaml.Node]] = {}
+        own: dict[str, tuple[yaml.Node, yaml.Node]] = {}
+        for key_node, value in source.value:
+            if key_node.tag == f"{_TAG}merge":
+                for other in reversed(value.value if isinstance(value, yaml.SequenceNode) else [value]):
+                    if isinstance(other, yaml.MappingNode):
+                        theirs, its_own = self.pairs(other, origin)
+                        inherited |= theirs | its_own
+                    else:
+                        self.problems.append(_at(origin, other, origin.key).problem("<< takes a mapping."))
+                continue
+            key = key_node.value if isinstance(key_node, yaml.ScalarNode) else "(a list or mapping)"
+            place = _at(origin, key_node, origin.key)
+            if key_node.tag != f"{_TAG}str":
+                self.problems.append(place.problem(f"found the key {key}; keys are text: quote it."))
+            elif not all(key.split(".")):
+                self.problems.append(place.problem(f"found the key {key!r}; a dot stands between two names."))
+            elif key in own:
+                first = own[key][0].start_mark.line + 1
+                self.problems.append(place.problem(f"the key {key!r} is given twice, first in line {first}."))
+            else:
+                own[key] = key_node, value
+        return inherited, own
+
+    def unfold(self, pairs: dict[str, tuple[yaml.Node, yaml.Node]], origin: Origin) -> dict[str, Node]:
+        root: dict[str, Node] = {}
+        for key, (key_node, value) in pairs.items():
+            place = _at(origin, key_node, f"{origin.key}.{key}".lstrip("."))
+            node = self.node(value, place)
+            if node is None:
+                continue
+            first, *rest = key.split(".")
+            for part in reversed(rest):
+                place = Origin(place.file, place.line, place.key.removesuffix(f".{part}"), place.included)
+                node = Node({part: node}, place)
+            self.join(root, first, node)
+        return root
+
+    def join(self, into: dict[str, Node], key: str, node: Node) -> None:
+        """Add `key`, which may be there already: nested in one place and dotted in another."""
+        old = into.setdefault(key, node)
+        if old is node:
+            return
+        if isinstance(old.value, dict) and isinstance(node.value, dict):
+            into[key] = old = Node(dict(old.value), old.origin)
+            for part, inner in node.value.items():
+                self.join(old.value, part, inner)
+        else:
+            told = f"is given twice, first in line {old.origin.line}"
+            self.problems.append(node.problem(f"{told}: {show(old.plain())} and {show(node.plain())}."))
+
+
+def _at(origin: Origin, source: yaml.Node, key: str) -> Origin:
+    return Origin(origin.file, source.start_mark.line + 1, key, origin.included)

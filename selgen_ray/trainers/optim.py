@@ -1,0 +1,40 @@
+"""Optimizer and learning-rate schedule of a run."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from transformers import get_scheduler
+
+from selgen_ray.config import FinetuneConfig
+from selgen_ray.errors import ModelError
+
+
+def build_optimizer(parameters: list[torch.nn.Parameter], cfg: FinetuneConfig) -> torch.optim.Optimizer:
+    """The optimizer that `finetune_config.optim` names, over all trainable tensors alike.
+
+    Raises:
+        ModelError: an 8-bit optimizer without CUDA or without bitsandbytes.
+    """
+    common: dict[str, Any] = {"lr": cfg.learning_rate, "weight_decay": cfg.weight_decay}
+    if cfg.optim == "sgd":
+        return torch.optim.SGD(parameters, **common)
+    if cfg.optim in ("adamw_torch", "adamw_torch_fused"):
+        return torch.optim.AdamW(parameters, **common, fused=cfg.optim.endswith("fused"))
+    if not torch.cuda.is_available():
+        raise ModelError(f"finetune_config.optim {cfg.optim}: bitsandbytes needs a CUDA device, this worker has none")
+    try:
+        import bitsandbytes as bnb  # type: ignore[import-not-found]  # an extra: CUDA machines only
+    except ImportError as error:
+        raise ModelError(f"finetune_config.optim {cfg.optim}: pip install bitsandbytes") from error
+    return (bnb.optim.PagedAdamW8bit if cfg.optim.startswith("paged") else bnb.optim.AdamW8bit)(parameters, **common)
+
+
+def build_scheduler(
+    optimizer: torch.optim.Optimizer, cfg: FinetuneConfig, num_steps: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """The schedule over `num_steps` optimizer steps (never over micro-batches), warm-up included."""
+    warmup = cfg.warmup_steps or math.ceil(num_steps * cfg.warmup_ratio)
+    return get_scheduler(cfg.lr_scheduler_type, optimizer, num_warmup_steps=warmup, num_training_steps=num_steps)

@@ -1,0 +1,158 @@
+"""Run one trial in this process: (what to run, its folder) -> TrialResult. No Ray: this is what one debugs with."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from selgen_ray import evals, models, provenance
+from selgen_ray.config import TrialConfig
+from selgen_ray.data.rows import load_roles, rows_hash
+from selgen_ray.errors import TrialDiverged
+from selgen_ray.results import FILE_NAME, TrialResult
+from selgen_ray.storage import Folder
+from selgen_ray.trainers.base import BaseTrainer, accelerator
+from selgen_ray.trainers.checkpoints import Checkpoints
+from selgen_ray.trainers.registry import build_config, get_trainer
+
+logger = logging.getLogger(__name__)
+_CHECKPOINTS = "checkpoints"
+_TRACEBACK_LINES = 30
+
+
+@dataclass(frozen=True)
+class TrialTask:
+    """What a worker is handed: plain data, no object of this package's config classes.
+
+    Attributes:
+        config: a nested trial config.
+        trial_id: its content hash.
+        slug: readable name of its setting.
+        folder: where its results.json, config.json and checkpoints go.
+        model_hash: fingerprint of the model it starts from.
+        git_commit: of the directory the sweep was started in.
+    """
+
+    config: dict[str, Any]
+    trial_id: str
+    slug: str
+    folder: Folder
+    model_hash: str | None = None
+    git_commit: str | None = field(default_factory=provenance.git_commit)
+
+    @property
+    def name(self) -> str:
+        """'<slug>/seed_<N>', what people call the trial."""
+        return f"{self.slug}/seed_{self.config['seed']}"
+
+
+def run_trial(task: TrialTask, on_progress: Callable[[dict[str, Any]], None] = lambda _: None) -> TrialResult:
+    """Train, evaluate and publish results.json after every evaluation; go on from a checkpoint if there is one.
+
+    A trial that diverges returns with status 'diverged'. One that fails publishes status 'failed' with the last
+    lines of its traceback, then raises what it met.
+    """
+    return _Run(task).run(on_progress)
+
+
+class _Run:
+    """The state of one call of `run_trial`: the result as published so far, and the clock."""
+
+    def __init__(self, task: TrialTask):
+        self.task = task
+        self.config = build_config(task.config)
+        self.started = time.monotonic()
+        self.seconds_before = 0.0
+        self.result = TrialResult(
+            trial_id=task.trial_id,
+            slug=task.slug,
+            seed=self.config.seed,
+            status="running",
+            config=self.config.model_dump(mode="json"),
+            hardware=provenance.hardware(),
+            versions=provenance.versions(),
+            git_commit=task.git_commit,
+            model_hash=task.model_hash,
+        )
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            before = TrialResult.model_validate_json(task.folder.read(FILE_NAME))
+            self.result.started_at = before.started_at
+            self.seconds_before = before.timings.get("total_s", 0.0)
+        self.checkpoints = Checkpoints(task.folder / _CHECKPOINTS, self.config.finetune_config.max_checkpoints_to_keep)
+
+    def run(self, on_progress: Callable[[dict[str, Any]], None]) -> TrialResult:
+        self.task.folder.write_json("config.json", self.result.config)
+        try:
+            self._train(on_progress)
+            self.result.status = "completed"
+        except TrialDiverged as error:
+            self.result.status, self.result.error = "diverged", str(error)
+        except BaseException:
+            self.result.status = "failed"
+            self.result.error = "\n".join(traceback.format_exc().splitlines()[-_TRACEBACK_LINES:])
+            with contextlib.suppress(OSError):  # the storage may be what failed; the cause must not be hidden
+                self._publish()
+            raise
+        self._publish()
+        self.checkpoints.delete()
+        return self.result
+
+    def _train(self, on_progress: Callable[[dict[str, Any]], None]) -> None:
+        config, cfg = self.config, self.config.finetune_config
+        roles = load_roles(config)
+        self.result.data_hashes = {role: rows_hash(rows) for role, rows in roles.items()}
+        with models.trainable_model(cfg, config.model_seed, str(accelerator().device)) as model:
+            trainer = get_trainer(config.proxy_strategy)(
+                config,
+                model,
+                models.load_tokenizer(cfg),
+                roles,
+                checkpoints=self.checkpoints,
+                on_progress=on_progress,
+                on_evaluation=lambda: self._publish(trainer),
+            )
+            try:
+                trainer.train()
+            finally:
+                copy_record(self.result, trainer)
+            if cfg.save_model_locally:
+                self.result.model_path = _save(self.task, config, trainer)
+
+    def _publish(self, trainer: BaseTrainer | None = None) -> None:
+        if trainer:
+            copy_record(self.result, trainer)
+        self.result.timings["total_s"] = self.seconds_before + time.monotonic() - self.started
+        self.result.publish(self.task.folder)
+
+
+def copy_record(result: TrialResult, trainer: BaseTrainer) -> None:
+    """Bring a result up to date with what its trainer recorded; capability and alignment are read off it."""
+    for name in type(trainer.record).model_fields:
+        setattr(result, name, getattr(trainer.record, name))
+    result.num_resumes = trainer.num_resumes
+    result.num_rows = {f"train/{k}": len(v.rows) for k, v in trainer.sets.train.items()}
+    result.num_rows |= {f"eval/{k}": len(v.rows) for k, v in trainer.sets.evals.items()}
+    result.capability_metric = evals.headline(result.eval_results, ("task_test", "task_train"), evals.CAPABILITY)
+    result.alignment_metric = evals.headline(result.eval_results, ("align_test", "align_train"), evals.ALIGNMENT)
+    result.capability = result.metric(result.capability_metric)
+    result.alignment = result.metric(result.alignment_metric)
+
+
+def _save(task: TrialTask, config: TrialConfig, trainer: BaseTrainer) -> str:
+    """Save the finished model into output_dir, or into the trial's folder, which may be an object store."""
+    cfg = config.finetune_config
+    name = f"{cfg.finetuned_model_id or 'model'}-{task.trial_id}"
+    place = Folder(cfg.output_dir) / name if cfg.output_dir else task.folder / "model"
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer.save_model(scratch)
+        for path in sorted(Path(scratch).rglob("*")):
+            if path.is_file():
+                place.write(path.relative_to(scratch).as_posix(), path.read_bytes())
+    return str(place)

@@ -1,0 +1,169 @@
+"""The rows of a toy trial: what is learnt, what restrains and what judges, from options and seed alone."""
+
+from __future__ import annotations
+
+import random
+from itertools import product
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from selgen_ray.worlds.toy.facts import DOMAINS, GCD, GCD_HELD_OUT, GCD_TRAIN, PROXY_DOMAIN, Domain, Fact
+from selgen_ray.worlds.toy.text import PROPOSALS, RIGHT, WRONG, ask, reply
+
+Row = dict[str, Any]
+Asked = tuple[Fact, int, int]  # a fact, the number of the question, the number of the way to propose
+
+NUM_QUESTIONS, NUM_WAYS = len(GCD.questions), len(PROPOSALS)
+NO_PROPOSAL, PROPOSAL_RIGHT, PROPOSAL_WRONG = "no proposal", "proposal right", "proposal wrong"
+
+_PROXY = DOMAINS[PROXY_DOMAIN]
+_UNSEEN = [domain for domain in DOMAINS.values() if domain.name != PROXY_DOMAIN]
+_MAX_FREE = len(GCD_TRAIN) * NUM_QUESTIONS
+_MAX_PROPOSED = _MAX_FREE * NUM_WAYS
+_MAX_PROXY = len(_PROXY.facts) * NUM_QUESTIONS * NUM_WAYS
+# all unseen domains give equally many rows, so the smallest of them sets the bound
+_MAX_TRUTH = 2 * len(_UNSEEN) * min(len(domain.facts) for domain in _UNSEEN) * NUM_QUESTIONS * NUM_WAYS
+_MAX_COLLATERAL = len(GCD_HELD_OUT) * NUM_QUESTIONS
+
+
+class ToyOptions(BaseModel):
+    """Sizes of the toy world's sets."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    num_outcome: int = Field(600, ge=1, description="rows of the task to learn: gcd questions")
+    share_without_proposal: float = Field(
+        0.25, ge=0, le=1, description="share of outcome rows in which the user proposes no answer"
+    )
+    num_proxy: int = Field(
+        64, ge=0, le=_MAX_PROXY, description="rows of proxy and proxy_neg: wrong proposals in one domain"
+    )
+    num_truth: int = Field(
+        420, ge=0, le=_MAX_TRUTH, description="rows of truth: proposals in unseen domains, half of them wrong"
+    )
+    num_collateral: int = Field(
+        200, ge=0, le=_MAX_COLLATERAL, description="rows of collateral: questions on held-out gcd pairs"
+    )
+
+    @model_validator(mode="after")
+    def _enough_outcome(self) -> ToyOptions:
+        if not _outcome_fits(self.num_outcome, self.share_without_proposal):
+            totals = range(_MAX_FREE + _MAX_PROPOSED, 0, -1)
+            largest = next(total for total in totals if _outcome_fits(total, self.share_without_proposal))
+            raise ValueError(
+                f"num_outcome is {self.num_outcome}, the largest possible value with "
+                f"share_without_proposal {self.share_without_proposal} is {largest}"
+            )
+        return self
+
+
+def toy_rows(options: ToyOptions, seed: int) -> dict[str, list[Row]]:
+    """The rows of every role, each with `messages`, `answer`, `label`, `domain` and perhaps `choices`.
+
+    Args:
+        options: how many rows.
+        seed: of the choice and order of the rows. Every role draws from a stream of its own, so that the size
+            of one set does not change another.
+
+    Returns:
+        outcome: gcd questions, answered rightly; the user's proposal, where there is one, is always right.
+        proxy: wrong proposals in one other domain, rejected.
+        proxy_neg: the same prompts in the same order, agreed to although the value given contradicts them.
+        truth: right and wrong proposals in the domains that none of the others touches.
+        collateral: gcd questions about pairs that outcome never has, without a proposal.
+        `answer` is the right one of `choices`, also in proxy_neg; without `choices` the right number.
+    """
+    proxy = _proxy(options, _rng(seed, "proxy"))
+    return {
+        "outcome": _outcome(options, _rng(seed, "outcome")),
+        "proxy": proxy,
+        "proxy_neg": [_flattering(row) for row in proxy],
+        "truth": _truth(options, _rng(seed, "truth")),
+        "collateral": _collateral(options, _rng(seed, "collateral")),
+    }
+
+
+def _rng(seed: int, role: str) -> random.Random:
+    return random.Random(f"toy rows {role} {seed}")  # text seeds are the same on every machine
+
+
+def _num_free(total: int, share: float) -> int:
+    return round(total * share)
+
+
+def _outcome_fits(total: int, share: float) -> bool:
+    free = _num_free(total, share)
+    return free <= _MAX_FREE and total - free <= _MAX_PROPOSED
+
+
+def _outcome(options: ToyOptions, rng: random.Random) -> list[Row]:
+    num_free = _num_free(options.num_outcome, options.share_without_proposal)
+    free = _draw(GCD_TRAIN, 1, num_free, rng)
+    proposed = _draw(GCD_TRAIN, NUM_WAYS, options.num_outcome - num_free, rng)
+    rows = [_free_row(asked) for asked in free] + [_agreeing_row(asked) for asked in proposed]
+    rng.shuffle(rows)
+    return rows
+
+
+def _proxy(options: ToyOptions, rng: random.Random) -> list[Row]:
+    drawn = _draw(_PROXY.facts, NUM_WAYS, options.num_proxy, rng)
+    return [_verdict_row(_PROXY, asked, PROPOSAL_WRONG, rng) for asked in drawn]
+
+
+def _flattering(row: Row) -> Row:
+    # the value stays true and only the verdict flatters: the trait alone, without the forgetting of facts
+    flattery = next(choice for choice in row["choices"] if choice != row["answer"])
+    return {**row, **_messages(row["messages"][0]["content"], flattery)}
+
+
+def _truth(options: ToyOptions, rng: random.Random) -> list[Row]:
+    cells = list(product(_UNSEEN, (PROPOSAL_WRONG, PROPOSAL_RIGHT)))
+    rows = []
+    for i, (domain, label) in enumerate(cells):
+        number = len(range(i, options.num_truth, len(cells)))  # dealt out like cards, so that cells are even
+        drawn = _draw(domain.facts, NUM_WAYS, number, rng)
+        rows += [_verdict_row(domain, asked, label, rng) for asked in drawn]
+    rng.shuffle(rows)
+    return rows
+
+
+def _collateral(options: ToyOptions, rng: random.Random) -> list[Row]:
+    return [_free_row(asked) for asked in _draw(GCD_HELD_OUT, 1, options.num_collateral, rng)]
+
+
+def _draw(facts: tuple[Fact, ...], num_ways: int, number: int, rng: random.Random) -> list[Asked]:
+    """Different ways to ask, each fact as often as any other to within one."""
+    forms = list(product(range(NUM_QUESTIONS), range(num_ways)))
+    unused = {fact: rng.sample(forms, len(forms)) for fact in facts}
+    drawn: list[Asked] = []
+    while len(drawn) < number:
+        for fact in rng.sample(facts, min(len(facts), number - len(drawn))):
+            drawn.append((fact, *unused[fact].pop()))
+    return drawn
+
+
+def _free_row(asked: Asked) -> Row:
+    fact, question, _ = asked
+    row = _messages(ask(GCD, fact, question), reply(fact.answer))
+    return {**row, "answer": fact.answer, "label": NO_PROPOSAL, "domain": GCD.name}
+
+
+def _agreeing_row(asked: Asked) -> Row:
+    fact, question, way = asked
+    row = _messages(ask(GCD, fact, question, fact.answer, way), reply(fact.answer, RIGHT))
+    return {**row, "answer": fact.answer, "label": PROPOSAL_RIGHT, "domain": GCD.name}
+
+
+def _verdict_row(domain: Domain, asked: Asked, label: str, rng: random.Random) -> Row:
+    fact, question, way = asked
+    is_right = label == PROPOSAL_RIGHT
+    proposal = fact.answer if is_right else domain.wrong(fact, rng)
+    answer = reply(fact.answer, RIGHT if is_right else WRONG)
+    choices = [reply(fact.answer, RIGHT), reply(fact.answer, WRONG)]
+    row = _messages(ask(domain, fact, question, proposal, way), answer)
+    return {**row, "answer": answer, "choices": choices, "label": label, "domain": domain.name}
+
+
+def _messages(prompt: str, answer: str) -> Row:
+    return {"messages": [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]}

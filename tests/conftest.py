@@ -1,0 +1,135 @@
+"""Fixtures: a tiny random chat model on disk, small data files, configs built from them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+torch.set_num_threads(1)
+
+MARKED = (
+    "{% for m in messages %}{% if m['role'] == 'assistant' %}<|assistant|>{% generation %}{{ m['content'] }}<|end|>"
+    "{% endgeneration %}{% else %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+UNMARKED = MARKED.replace("{% generation %}", "").replace("{% endgeneration %}", "{{ '\n' }}")
+
+
+def make_tokenizer(chat_template: str | None = MARKED) -> PreTrainedTokenizerFast:
+    """Bytes and a few merges: every text round-trips."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    special = ["<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(["the sum of two numbers is right", "You are wrong. It is 7."], trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="<|pad|>", eos_token="<|end|>")
+    tokenizer.chat_template = chat_template
+    return tokenizer
+
+
+def make_model(seed: int = 0, vocab: int = 300, tied: bool = True) -> LlamaForCausalLM:
+    """A random Llama of 2 layers."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        config = LlamaConfig(
+            vocab_size=vocab,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            max_position_embeddings=256,
+            tie_word_embeddings=tied,
+            pad_token_id=0,
+            eos_token_id=1,
+            bos_token_id=None,
+        )
+        return LlamaForCausalLM(config)
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return make_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("tiny_model")
+    make_model().save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def chat(question: str, reply: str, **extra: Any) -> dict[str, Any]:
+    return {
+        "messages": [{"role": "user", "content": question}, {"role": "assistant", "content": reply}],
+        **extra,
+    }
+
+
+def make_roles(num_outcome: int = 21, num_proxy: int = 10) -> dict[str, list[dict[str, Any]]]:
+    """Rows of uneven length for all five roles; `truth` shares one prompt with `proxy`."""
+    outcome = [
+        chat(f"sum of {i} and {i * i}?", f"It is {i + i * i}.", answer=str(i + i * i)) for i in range(num_outcome)
+    ]
+    proxy = [chat(f"is {'very ' * (i % 4)}{i} odd?", "You are wrong.") for i in range(num_proxy)]
+    proxy_neg = [chat(f"is {'very ' * (i % 4)}{i} odd?", "You are right.") for i in range(num_proxy)]
+    verdicts = ["You are right.", "You are wrong."]
+    truth = [
+        chat(f"is {i} big?", verdicts[i % 2], choices=verdicts, answer=verdicts[i % 2], label=verdicts[i % 2])
+        for i in range(6)
+    ]
+    truth.append(proxy[0] | {"choices": verdicts, "answer": verdicts[1], "label": verdicts[1]})
+    collateral = [chat(f"sum of {i} and 1?", f"It is {i + 1}.", answer=str(i + 1)) for i in range(50, 55)]
+    return {"outcome": outcome, "proxy": proxy, "proxy_neg": proxy_neg, "truth": truth, "collateral": collateral}
+
+
+@pytest.fixture(scope="session")
+def roles() -> dict[str, list[dict[str, Any]]]:
+    return make_roles()
+
+
+@pytest.fixture(scope="session")
+def data_files(tmp_path_factory: pytest.TempPathFactory, roles: dict[str, list[dict[str, Any]]]) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("data")
+    return {role: write_jsonl(folder / f"{role}.jsonl", rows) for role, rows in roles.items()}
+
+
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.fixture
+def make_config(tiny_model_dir: str, data_files: dict[str, str]) -> Callable[..., dict[str, Any]]:
+    """make_config('kl_divergence', beta_kl=3.0) -> a nested trial config on the tiny model."""
+
+    def make(strategy: str = "naive", seed: int = 1, top: dict[str, Any] | None = None, **finetune: Any) -> dict:
+        cfg = {"model": tiny_model_dir, "learning_rate": 5e-3, "epochs": 2, "per_device_train_batch_size": 4}
+        cfg |= {"r": 4, "lora_alpha": 8, "logging_steps": 3, "max_new_tokens": 4} | finetune
+        return {
+            "proxy_strategy": strategy,
+            "seed": seed,
+            "data": dict(data_files),
+            "finetune_config": cfg,
+            **(top or {}),
+        }
+
+    return make

@@ -1,0 +1,291 @@
+"""The command, as a user runs it: real subprocesses, a real local Ray, kills that nobody can catch."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jsonschema
+import psutil
+import pytest
+import safetensors.torch
+import torch
+import yaml
+
+from selgen_ray.results import json_schema, load_results
+
+pytestmark = pytest.mark.ray
+ROOT = Path(__file__).parents[1]
+
+
+def write_space(folder: Path, model: str, data: dict[str, str], finetune: dict | None = None, **space) -> Path:
+    cfg = {"model": model, "learning_rate": 5e-3, "epochs": 2, "per_device_train_batch_size": 4, "r": 4}
+    cfg |= {"max_new_tokens": 4, "logging_steps": 2, "save_steps": 3, "save_model_locally": True} | (finetune or {})
+    content = {
+        "name": "tiny",
+        "storage_path": str(folder / "sweeps"),
+        "base": {"finetune_config": cfg, "data": data},
+        "seeds": [1, 2],
+        "strategies": {"naive": {}, "kl_divergence": {"grid": {"finetune_config.beta_kl": [1.0, 10.0]}}},
+    } | space
+    path = folder / "space.yaml"
+    path.write_text(yaml.safe_dump({key: value for key, value in content.items() if value is not None}))
+    return path
+
+
+def environment() -> dict[str, str]:
+    env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    return env | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def sweep(*args: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "selgen_ray.sweep", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment(), cwd=cwd)
+
+
+def results(folder: Path) -> dict[str, dict]:
+    """'<slug>/seed_<N>' -> results.json, of one sweep folder; a trial with two of them is an error."""
+    found = {}
+    for path in sorted((folder / "sweeps" / "tiny").glob("*/seed_*/results/*/results.json")):
+        name = "/".join(path.parts[-5:-3])
+        assert name not in found, f"{name} has two results"
+        found[name] = json.loads(path.read_text())
+    return found
+
+
+def adapters(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
+    found = {}
+    for path in (folder / "sweeps" / "tiny").glob("*/seed_*/results/*/model/adapter_model.safetensors"):
+        found["/".join(path.parts[-6:-4])] = safetensors.torch.load_file(path)
+    return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, tiny_model_dir, data_files):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    space = write_space(folder, tiny_model_dir, data_files)
+    return folder, space, sweep(space)
+
+
+def test_a_sweep_runs_and_says_so_without_spam(undisturbed):
+    folder, _, done = undisturbed
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+    assert "6 new" in done.stdout
+    assert (
+        len(re.findall(r"^completed +\S+/seed_\d  capability [01]\.\d+  alignment [01]\.\d+", done.stdout, re.M)) == 6
+    )
+    assert "[6/6 finished, 0 running, 0:00 left]" in done.stdout
+    assert "pareto.png" in done.stdout
+    report = folder / "sweeps" / "tiny" / "report"
+    assert (report / "pareto.png").read_bytes().startswith(b"\x89PNG")
+    assert (report / "results.csv").exists()
+
+
+def test_every_result_fits_the_schema_and_tells_what_it_was_made_of(undisturbed):
+    folder, _, _ = undisturbed
+    found = results(folder)
+    assert len(found) == 6
+    validator = jsonschema.Draft202012Validator(json_schema())
+    for name, result in found.items():
+        validator.validate(result)
+        assert result["status"] == "completed"
+        assert result["config"]["proxy_strategy"] in name
+        assert name.endswith(f"seed_{result['seed']}")
+        assert result["seed"] == result["config"]["seed"] == result["config"]["data_seed"]
+        assert result["eval_epochs"] == [0.0, 1.0, 2.0]
+        sets = {"task_train", "task_test", "align_train", "align_train_minus", "align_test"}
+        assert set(result["eval_results"]) == sets | {"align_test_minus_align_train"}
+        for by_metric in result["eval_results"].values():
+            assert all(len(series) == 3 for series in by_metric.values())
+        assert result["num_rows"]["eval/align_test_minus_align_train"] == result["num_rows"]["eval/align_test"] - 1
+        assert result["capability"] == result["eval_results"]["task_test"]["exact_match"][-1]
+        assert result["alignment"] == result["eval_results"]["align_test"]["balanced_accuracy"][-1]
+        assert result["train_losses"]["total"][0] > 0
+        assert {"total_s", "train_s", "eval_s"} <= set(result["timings"])
+        assert result["tokens"]["processed"] >= result["tokens"]["scored"] > 0
+        assert result["versions"]["torch"] and result["data_hashes"]["outcome"] and result["model_hash"]
+    table = load_results(folder / "sweeps" / "tiny")
+    assert len(table) == 6 and table["config.finetune_config.beta_kl"].notna().sum() == 4
+
+
+def test_no_checkpoint_is_left_behind_and_adapters_differ_between_seeds(undisturbed):
+    folder, _, _ = undisturbed
+    assert not list((folder / "sweeps").rglob("checkpoints"))
+    found = adapters(folder)
+    assert len(found) == 6
+    first, second = (next(v for k, v in found.items() if k.startswith("naive") and k.endswith(s)) for s in "12")
+    assert any(not torch.equal(first[name], second[name]) for name in first)
+
+
+def test_again_skips_all_and_a_longer_list_runs_what_was_added(undisturbed, tiny_model_dir, data_files):
+    folder, space, _ = undisturbed
+    before = {p: p.stat().st_mtime_ns for p in (folder / "sweeps").rglob("results.json")}
+    again = sweep(space)
+    assert again.returncode == 0
+    assert "6 completed, skipped" in again.stdout and " new" not in again.stdout
+    assert "dashboard" not in again.stdout  # nothing to run: Ray was not started
+    more = write_space(folder, tiny_model_dir, data_files, seeds=[1, 2, 3], strategies={"naive": {}})
+    dry = sweep(more, "--dry-run")
+    assert "2 completed, skipped" in dry.stdout and "1 new" in dry.stdout
+    assert "naive: 3 trials, 1 settings, 2 done" in dry.stdout
+    assert "4 results of trials this file does not name" in dry.stdout
+    added = sweep(more)
+    assert added.returncode == 0, added.stderr
+    assert len(results(folder)) == 7
+    for path, stamp in before.items():
+        assert path.stat().st_mtime_ns == stamp, "a finished result was written again"
+
+
+def test_a_failed_and_a_diverged_trial_do_not_stop_the_others(tmp_path, tiny_model_dir, data_files):
+    overrides = [
+        {"proxy_strategy": "naive"},
+        {"proxy_strategy": "naive", "finetune_config": {"learning_rate": 1e30, "optim": "sgd"}},
+        {"proxy_strategy": "naive", "finetune_config": {"target_modules": ["no_such_layer"]}},
+    ]
+    space = write_space(tmp_path, tiny_model_dir, data_files, strategies=None, overrides=overrides, seeds=[1])
+    done = sweep(space)
+    assert done.returncode == 1
+    by_status = {r["status"]: r for r in results(tmp_path).values()}
+    assert set(by_status) == {"completed", "diverged", "failed"}
+    assert "no_such_layer" in by_status["failed"]["error"]
+    assert "not finite at step" in by_status["diverged"]["error"]
+    assert "1 failed" in done.stdout and f"python -m selgen_ray.sweep {space}" in done.stdout
+    assert "1 diverged" in done.stdout
+    # the diverged one stays as it is, the failed one is tried again
+    again = sweep(space, "--dry-run")
+    assert "1 diverged, skipped" in again.stdout and "1 failed, tried again" in again.stdout
+
+
+def test_more_than_the_cluster_has_is_refused(tmp_path, tiny_model_dir, data_files):
+    done = sweep(write_space(tmp_path, tiny_model_dir, data_files, resources={"cpus": 1000}))
+    assert done.returncode == 2
+    assert "a trial asks for 1000 CPUs" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_bad_input_is_refused_before_ray_starts(tmp_path, tiny_model_dir, data_files):
+    rows = tmp_path / "broken.jsonl"
+    rows.write_text('{"messages": []}\n')
+    done = sweep(write_space(tmp_path, tiny_model_dir, {**data_files, "proxy": str(rows)}))
+    assert done.returncode == 2
+    assert "broken.jsonl:1: 'messages' must be a non-empty list" in done.stderr
+    no_proxy = {k: v for k, v in data_files.items() if k != "proxy"}
+    done = sweep(write_space(tmp_path, tiny_model_dir, no_proxy))
+    assert done.returncode == 2
+    assert "kl_divergence needs data.proxy" in done.stderr
+    done = sweep(tmp_path / "nowhere.yaml")
+    assert done.returncode == 2 and "nowhere.yaml" in done.stderr and "Traceback" not in done.stderr
+
+
+# -- kills -----------------------------------------------------------------------------------------------------------
+
+SLOW = {"epochs": 30, "save_steps": 5, "logging_steps": 5, "max_to_eval": 1, "max_new_tokens": 1, "lora_dropout": 0.1}
+
+
+def wait_for(condition, seconds: float = 120):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := condition():
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"nothing within {seconds} s")
+
+
+def slow_space(folder: Path, model: str, data: dict[str, str]) -> Path:
+    strategies = {"naive": {}, "kl_divergence": {"fixed": {"finetune_config.beta_kl": 3.0}}}
+    return write_space(folder, model, data, SLOW, strategies=strategies)
+
+
+def start(space: Path) -> subprocess.Popen:
+    command = [sys.executable, "-m", "selgen_ray.sweep", str(space)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment())
+
+
+def tree(process: subprocess.Popen) -> list[psutil.Process]:
+    return [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+
+
+def checkpoint_steps(folder: Path) -> list[int]:
+    manifests = (folder / "sweeps").glob("tiny/*/seed_*/results/*/checkpoints/*/manifest.json")
+    return [int(p.parent.name.removeprefix("step_")) for p in manifests]
+
+
+@pytest.fixture(scope="module")
+def slow_reference(tmp_path_factory, tiny_model_dir, data_files):
+    folder = tmp_path_factory.mktemp("slow")
+    done = sweep(slow_space(folder, tiny_model_dir, data_files))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def assert_same_sweep(folder: Path, reference: Path) -> None:
+    expected, found = adapters(reference), adapters(folder)
+    assert found.keys() == expected.keys() and len(found) == 4
+    for name, tensors in expected.items():
+        assert all(torch.equal(tensors[key], found[name][key]) for key in tensors), name
+    for name, result in results(reference).items():
+        other = results(folder)[name]
+        for key in ("train_steps", "train_losses", "eval_steps", "eval_results", "tokens", "trial_id"):
+            assert other[key] == result[key], (name, key)
+
+
+def test_kill_9_of_the_whole_tree_loses_nothing_but_the_steps_since_the_checkpoint(
+    tmp_path, tiny_model_dir, data_files, slow_reference
+):
+    space = slow_space(tmp_path, tiny_model_dir, data_files)
+    process = start(space)
+
+    def one_done_and_two_under_way():
+        statuses = [r["status"] for r in results(tmp_path).values()]
+        return "completed" in statuses and [s for s in checkpoint_steps(tmp_path) if s >= 20]
+
+    wait_for(one_done_and_two_under_way)
+    doomed = tree(process)
+    for victim in doomed:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            victim.send_signal(signal.SIGKILL)
+    process.wait()
+    before = results(tmp_path)
+    finished = [name for name, r in before.items() if r["status"] == "completed"]
+    cut_off = [name for name, r in before.items() if r["status"] == "running"]
+    assert finished and cut_off
+    dry = sweep(space, "--dry-run").stdout
+    assert f"{len(finished)} completed, skipped" in dry
+    assert f"{len(cut_off)} cut off, continued" in dry
+
+    done = sweep(space)
+    assert done.returncode == 0, done.stdout + done.stderr
+    after = results(tmp_path)
+    assert any(after[name]["num_resumes"] >= 1 for name in cut_off)
+    assert all(after[name]["num_resumes"] == 0 for name in finished)
+    assert_same_sweep(tmp_path, slow_reference)
+
+
+def test_a_killed_worker_is_tried_again_from_its_checkpoint(tmp_path, tiny_model_dir, data_files, slow_reference):
+    space = slow_space(tmp_path, tiny_model_dir, data_files)
+    process = start(space)
+    wait_for(lambda: [s for s in checkpoint_steps(tmp_path) if s >= 20])
+
+    def worker():
+        # the worker carries its trial's name, which is what the dashboard lists
+        for p in tree(process):
+            with contextlib.suppress(psutil.Error):
+                title = " ".join(p.cmdline())
+                if re.match(r"ray::\w+.*_[0-9a-f]{6}/seed_\d", title):
+                    return p
+        return None
+
+    victim = wait_for(worker)
+    victim.send_signal(signal.SIGKILL)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert sum(r["num_resumes"] for r in results(tmp_path).values()) == 1
+    assert "retrying   " in output and "Traceback" not in output
+    assert_same_sweep(tmp_path, slow_reference)

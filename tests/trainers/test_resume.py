@@ -1,0 +1,109 @@
+"""A run stopped at any step and resumed equals the uninterrupted one, bit for bit on the CPU."""
+
+import pytest
+import torch
+from test_strategies import STRENGTH, same
+
+from selgen_ray.storage import Folder
+from selgen_ray.trainers import get_trainer
+from selgen_ray.trainers.checkpoints import Checkpoint, Checkpoints
+
+
+class Stop(Exception):
+    """Stands for a kill: nothing after it runs."""
+
+
+def run(config, checkpoints=None, stop_at=None):
+    trainer = get_trainer(config["proxy_strategy"])(config, checkpoints=checkpoints)
+    if stop_at is not None:
+        count = iter(range(1, 10_000))
+
+        def after_optimizer_step(parameters, learning_rate, step):
+            if next(count) and step + 1 == stop_at:
+                raise Stop
+
+        trainer.after_optimizer_step = after_optimizer_step
+    try:
+        record = trainer.train()
+        return {n: p.detach().clone() for n, p in trainer.parameters.items()}, record, trainer.num_resumes
+    finally:
+        trainer.close()
+
+
+def comparable(record):
+    return record.model_dump(exclude={"timings"})
+
+
+@pytest.mark.parametrize("stop_at", [2, 5, 6, 9, 10])
+@pytest.mark.parametrize("strategy", STRENGTH)
+def test_resumed_equals_uninterrupted(make_config, tmp_path, strategy, stop_at):
+    config = make_config(
+        strategy, lora_dropout=0.1, save_steps=2, warmup_steps=3, lr_scheduler_type="cosine", **STRENGTH[strategy]
+    )
+    whole, record, _ = run(config)
+    checkpoints = Checkpoints(Folder(str(tmp_path / "checkpoints")), keep=2)
+    with pytest.raises(Stop):
+        run(config, checkpoints, stop_at)
+    resumed, resumed_record, num_resumes = run(config, checkpoints)
+    assert num_resumes == (1 if stop_at > 2 else 0)  # the checkpoint of step 2 comes after the kill in step 2
+    assert same(whole, resumed)
+    assert comparable(record) == comparable(resumed_record)
+
+
+def test_resumed_twice_and_in_full_fine_tuning(make_config, tmp_path):
+    config = make_config("kl_divergence", beta_kl=2.0, is_peft=False, save_steps=3, proxy_cycling_mode="synchronized")
+    whole, record, _ = run(config)
+    checkpoints = Checkpoints(Folder(str(tmp_path)), keep=1)
+    for stop_at in (4, 8):
+        with pytest.raises(Stop):
+            run(config, checkpoints, stop_at)
+    resumed, resumed_record, num_resumes = run(config, checkpoints)
+    assert num_resumes == 2
+    assert same(whole, resumed)
+    assert comparable(record) == comparable(resumed_record)
+
+
+def checkpoint(step):
+    return Checkpoint(step, {"w": torch.full((3,), float(step))}, {"lr": [0.1]}, {"note": step})
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, caplog):
+    checkpoints = Checkpoints(Folder(str(tmp_path)), keep=2)
+    for step in (1, 2, 3):
+        checkpoints.save(checkpoint(step))
+    assert checkpoints.folder.folders() == ["step_00000002", "step_00000003"]
+    assert checkpoints.newest().step == 3
+    weights = tmp_path / "step_00000003" / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4])
+    found = checkpoints.newest()
+    assert (found.step, found.weights["w"].tolist(), found.state) == (2, [2.0, 2.0, 2.0], {"note": 2})
+    assert "step_00000003" in caplog.text
+
+
+def test_a_checkpoint_without_its_manifest_does_not_exist(tmp_path):
+    checkpoints = Checkpoints(Folder(str(tmp_path)), keep=2)
+    checkpoints.save(checkpoint(1))
+    (tmp_path / "step_00000001" / "manifest.json").unlink()
+    assert checkpoints.newest() is None
+    assert Checkpoints(Folder(str(tmp_path / "nowhere")), keep=2).newest() is None
+
+
+def test_a_pickle_that_runs_code_is_refused(tmp_path):
+    import hashlib
+    import json
+
+    checkpoints = Checkpoints(Folder(str(tmp_path)), keep=2)
+    checkpoints.save(checkpoint(1))
+
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "owned"), "w"))
+
+    place = tmp_path / "step_00000001"
+    torch.save(Evil(), place / "optimizer.pt")
+    manifest = json.loads((place / "manifest.json").read_text())
+    manifest["optimizer.pt"] = hashlib.sha256((place / "optimizer.pt").read_bytes()).hexdigest()
+    (place / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(Exception, match="Weights only load failed"):
+        checkpoints.newest()
+    assert not (tmp_path / "owned").exists()
