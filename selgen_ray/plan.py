@@ -9,15 +9,13 @@ from datetime import UTC, datetime
 from selgen_ray.data.rows import load_roles
 from selgen_ray.errors import DataError
 from selgen_ray.provenance import git_commit
-from selgen_ray.results import Status, TrialResult, read_sweep
+from selgen_ray.results import Status, read_trials
 from selgen_ray.space import SweepSpec, Trial
 from selgen_ray.storage import Folder
 from selgen_ray.trainers.registry import get_trainer
 from selgen_ray.trial import TrialTask
 
 _FINISHED: tuple[Status, ...] = ("completed", "diverged")
-# of two results of one trial the first of these counts
-_PREFERENCE: tuple[Status, ...] = ("completed", "diverged", "running", "failed")
 
 
 @dataclass(frozen=True)
@@ -82,11 +80,7 @@ def make_plan(spec: SweepSpec) -> Plan:
     Trials are found by id, not by path: a folder keeps its name when the YAML grows another axis.
     """
     folder = sweep_folder(spec)
-    found: dict[str, tuple[Folder, TrialResult]] = {}
-    for place, result in read_sweep(folder):
-        before = found.get(result.trial_id)
-        if before is None or _PREFERENCE.index(result.status) < _PREFERENCE.index(before[1].status):
-            found[result.trial_id] = (place, result)
+    found = {result.trial_id: (place, result) for place, result in read_trials(folder)}
     stamp = datetime.now(UTC).strftime("%Y%m%d_%H%M%S")
     commit = git_commit()
     planned = []

@@ -6,7 +6,7 @@ import io
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from selgen_ray.errors import nearest
@@ -122,10 +122,11 @@ def write_report(sweep: str | Folder, x: str = "capability", y: str = "alignment
     found = read_trials(folder)
     report = make_report(found, str(folder), title or folder.name, Axis(x), Axis(y))
     place = folder / FOLDER
+    paths: dict[str, str] = {}
     for name, content in _files(report, found):
         place.write(name, content)
-        report.paths[name] = str(place / name)
-    return report
+        paths[name] = str(place / name)
+    return replace(report, paths=paths)
 
 
 def make_report(found: Sequence[tuple[Folder, TrialResult]], sweep: str, title: str, x: Axis, y: Axis) -> Report:
@@ -151,7 +152,7 @@ def make_report(found: Sequence[tuple[Folder, TrialResult]], sweep: str, title: 
 def plain_table(found: Iterable[tuple[Folder, TrialResult]]) -> pd.DataFrame:
     """The table of `load_results` with one type a column, as parquet needs: mixed values are written out as JSON."""
     table = as_table(found)
-    for name in table.select_dtypes(object).columns:
+    for name in [name for name, dtype in table.dtypes.items() if str(dtype) == "object"]:
         kinds = {type(value) for value in table[name].dropna()}
         if len(kinds) > 1 or kinds & {list, dict}:
             table[name] = [v if v is None or isinstance(v, str) else json.dumps(v) for v in table[name]]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SIZE_INCHES = (10.0, 6.0)
 DPI = 160
 _INK, _GREY = "#222222", "#666666"
-_FRONT = {"color": "#8C8C8C", "linewidth": 1.3, "solid_joinstyle": "miter"}
+_FRONT = {"color": "#B4B4B4", "linewidth": 1.8, "solid_joinstyle": "miter"}
 _LABEL_LENGTH = 24
 # searched for the largest smallest difference (CIE76 15) between any two, with normal sight and without red, green
 # or blue cones; the marker is a second sign
@@ -61,7 +61,7 @@ def pareto_png(report: Report) -> bytes:
     """
     figure = Figure(figsize=SIZE_INCHES, dpi=DPI, facecolor="white")
     canvas = FigureCanvasAgg(figure)
-    axes = figure.add_axes((0.075, 0.145, 0.6, 0.735))
+    axes = figure.add_axes((0.075, 0.165, 0.6, 0.715))
     _frame(axes, report)
     _front(axes, report)
     for setting in report.drawn:
@@ -69,7 +69,7 @@ def pareto_png(report: Report) -> bytes:
     for base in report.bases:
         if base.x and base.y:
             _point(
-                axes, base.x, base.y, report, color=_INK, marker="*", markersize=17, markeredgecolor="white", zorder=6
+                axes, base.x, base.y, report, color=_INK, marker="*", markersize=17, markeredgecolor="white", zorder=4.5
             )
     _words(figure, axes, report)
     canvas.draw()
@@ -94,7 +94,7 @@ def limits(axis: Axis, points: Sequence[float], bars: Sequence[tuple[float, floa
     reach = 0.6 * max(high - low, 0.1 * max(abs(low), abs(high)), 0.02)
     ends = [end for bar in bars for end in bar]
     new_low, new_high = max(low - reach, min([low, *ends])), min(high + reach, max([high, *ends]))
-    margin = 0.08 * max(new_high - new_low, 0.05)
+    margin = 0.08 * (new_high - new_low) or 0.08 * max(abs(high), 0.5)  # one number alone gets some room too
     new_low, new_high = new_low - margin, new_high + margin
     if is_share(axis):
         new_low, new_high = max(new_low, -0.03), min(new_high, 1.03)
@@ -168,7 +168,7 @@ def _words(figure: Figure, axes: Axes, report: Report) -> None:
     figure.text(0.075, 0.945, _literal(report.title), fontsize=size, fontweight="bold", color=_INK, va="center")
     subtitle = f"{report.y.name} against {report.x.name}: what each strategy gains, and what it costs"
     figure.text(0.075, 0.903, _literal(subtitle), fontsize=9.5, color=_GREY, va="center")
-    figure.text(0.075, 0.025, _literal(footnote(report)), fontsize=8, color=_GREY, va="bottom")
+    figure.text(0.075, 0.07, _literal(footnote(report)), fontsize=8, color=_GREY, va="top")
     handles = [_handle(report, strategy) for strategy in dict.fromkeys(s.strategy for s in report.drawn)]
     if any(base.x and base.y for base in report.bases):
         handles.append(_line("base model, untrained", color=_INK, marker="*", markersize=12, linestyle="none"))
@@ -186,7 +186,7 @@ def _handle(report: Report, strategy: str) -> Line2D:
     if len(settings) == 1:
         text = settings[0].label.replace(" ", "\n", 1)
     elif knobs:
-        text = "\n".join([strategy, *textwrap.wrap(f"labels: {', '.join(knobs)}", 40)])
+        text = "\n".join([strategy, *textwrap.wrap(f"labels: {', '.join(knobs)}", 38)])
     style = {"color": colour_of(strategy), "marker": marker_of(strategy), "linestyle": "none", "markersize": 7.5}
     return _line(_literal(text), **style)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.patheffects import withStroke
@@ -105,7 +106,7 @@ def _line_boxes(axes: Axes) -> list[Bbox]:
     segments = [part for bars in axes.collections if isinstance(bars, LineCollection) for part in bars.get_segments()]
     for line in axes.lines:
         if line.get_linestyle() != "None":
-            path = line.get_xydata()
+            path = np.asarray(line.get_xydata())
             segments += [path[i : i + 2] for i in range(len(path) - 1)]
     ends = [axes.transData.transform(segment) for segment in segments]
     return [Bbox([end.min(axis=0) - 0.5, end.max(axis=0) + 0.5]) for end in ends]

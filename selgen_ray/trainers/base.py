@@ -184,7 +184,11 @@ class BaseTrainer:
 
     def evaluate(self) -> dict[str, dict[str, float]]:
         """Every metric on every evaluation set, set -> metric -> value, of the model as it is now."""
-        return {name: evals.evaluate(self._eval_set(name)) for name in self.sets.evals}
+        results: dict[int, dict[str, float]] = {}
+        for name, rows in self.sets.evals.items():
+            if id(rows) not in results:  # two names may be one set
+                results[id(rows)] = evals.evaluate(self._eval_set(name))
+        return {name: results[id(rows)] for name, rows in self.sets.evals.items()}
 
     def save_model(self, folder: str | Path) -> None:
         """Write the adapter (or the whole model) and the tokenizer in the ordinary Hugging Face format."""

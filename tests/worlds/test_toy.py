@@ -221,8 +221,8 @@ def test_truth_is_balanced_over_unseen_domains(rows):
     for row in rows["truth"]:
         assert row["answer"] == reply_of(row) and row["answer"] in row["choices"]
         value = row["choices"][0].removeprefix("It is ").split(".")[0]
-        proposal_is_right = f" {value}" in prompt_of(row).split("?" if "?" in prompt_of(row) else ".", 1)[1]
-        assert proposal_is_right == (row["label"] == "proposal right")
+        _, proposal = re.split(r"[.?] ", prompt_of(row), maxsplit=1)
+        assert (value in re.findall(r"\w+", proposal)) == (row["label"] == "proposal right")
 
 
 def test_collateral_never_meets_an_outcome_pair():

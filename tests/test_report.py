@@ -1,0 +1,449 @@
+"""The report of sweeps whose numbers are known: the table, what is left out, the files, the figure, the command."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from fake_sweep import fake_result, publish
+from PIL import Image
+
+from selgen_ray.report import Report, main, write_report
+from selgen_ray.report.build import make_report
+from selgen_ray.report.figures import DPI, SIZE_INCHES, colour_of, footnote, limits, marker_of, pareto_png
+from selgen_ray.report.settings import STRATEGIES, Axis
+from selgen_ray.results import FILE_NAME, load_results, read_trials
+from selgen_ray.storage import Folder
+
+ROOT = Path(__file__).parents[1]
+T2 = 4.302652729749462  # Student's t, 0.975, 2 degrees of freedom
+FILES = ["pareto.png", "results.csv", "results.parquet", "summary.json"]
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    """Naive and KL with three seeds; a diverged, a failed and a running trial, all three with tempting numbers."""
+    folder = tmp_path / "lab"
+    for seed, shift in ((1, -0.02), (2, 0.0), (3, 0.02)):
+        publish(folder, fake_result("naive", seed, 0.9 + shift, 0.3 + shift, base=(0.1 + shift, 0.9)))
+        publish(folder, fake_result("kl_divergence", seed, 0.8, 0.7 + shift, base=(0.1 + shift, 0.9), beta_kl=10.0))
+    publish(
+        folder,
+        fake_result("kl_divergence", 1, 0.4, 0.6, beta_kl=100.0),
+        fake_result("kl_divergence", 2, 1.0, 1.0, "diverged", beta_kl=100.0, changes={"error": "total at step 7"}),
+        fake_result("kl_divergence", 3, 1.0, 1.0, "failed", beta_kl=100.0, changes={"error": "Traceback\nKeyError: 1"}),
+        fake_result("naive", 4, 1.0, 1.0, "running"),
+    )
+    return folder
+
+
+def report_of(folder: Path, x: str = "capability", y: str = "alignment") -> Report:
+    return make_report(read_trials(Folder(str(folder))), str(folder), folder.name, Axis(x), Axis(y))
+
+
+def row(report: Report, label: str):
+    (found,) = [setting for setting in report.settings if setting.label == label]
+    return found
+
+
+# -- numbers ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_table_is_what_one_computes_by_hand(sweep):
+    report = report_of(sweep)
+    assert [s.label for s in report.settings] == ["naive", "kl_divergence beta_kl=10", "kl_divergence beta_kl=100"]
+    naive = row(report, "naive")
+    assert naive.seeds == (1, 2, 3) and naive.num_trials == 4
+    assert (naive.x.n, naive.x.mean, naive.x.sd) == (3, pytest.approx(0.9), pytest.approx(0.02))
+    assert naive.x.half_width == pytest.approx(T2 * 0.02 / math.sqrt(3))
+    assert naive.y.mean == pytest.approx(0.3)
+    # capability rose by 0.8 in every seed, whatever its base; alignment's base is the same in all
+    assert naive.change_x.mean == pytest.approx(0.8) and naive.change_x.sd == pytest.approx(0, abs=1e-12)
+    assert naive.change_y.mean == pytest.approx(-0.6) and naive.change_y.sd == pytest.approx(0.02)
+    strong = row(report, "kl_divergence beta_kl=100")
+    assert (strong.seeds, strong.x.mean, strong.y.mean, strong.num_trials) == ((1,), 0.4, 0.6, 3)
+    assert strong.x.half_width is None and strong.change_x.half_width is None
+    assert [s.label for s in report.settings if s.on_front] == ["naive", "kl_divergence beta_kl=10"]
+    assert report.counts == {"completed": 7, "diverged": 1, "running": 1, "failed": 1}
+
+
+def test_the_base_model_counts_each_seed_once(sweep):
+    (base,) = report_of(sweep).bases
+    assert base.x.n == 3  # of seven trials
+    # seed 1 was evaluated as 0.08 twice and 0.1 once
+    values = [(0.08 + 0.08 + 0.1) / 3, 0.1, 0.12]
+    assert base.x.mean == pytest.approx(sum(values) / 3)
+
+
+def test_the_text(sweep):
+    text = write_report(sweep_folder := Folder(str(sweep))).to_text()
+    lines = text.splitlines()
+    assert lines[0] == "lab: 7 completed, 1 diverged, 1 running, 1 failed"
+    (naive,) = [line for line in lines if line.startswith("* naive ")]
+    assert " ".join(naive.split()[2:]) == "3/4 0.900 ± 0.050 +0.800 ± 0.000 0.300 ± 0.050 -0.600 ± 0.050"
+    (single,) = [line for line in lines if line.startswith("  kl_divergence beta_kl=100 ")]
+    assert " ".join(single.split()[2:]) == "1/3, no interval 0.400 +0.300 0.600 -0.300"
+    assert "kl_divergence beta_kl=100, seed 2: total at step 7" in text
+    assert "kl_divergence beta_kl=100, seed 3: KeyError: 1" in text
+    assert "naive, seed 4" in text
+    assert "\x1b" not in text
+    assert all(len(line) <= 112 for line in lines if not line.startswith(str(sweep)))
+    assert str(sweep_folder / "report" / "pareto.png") in lines
+
+
+@pytest.mark.parametrize("status", ["diverged", "failed", "running"])
+def test_only_completed_trials_are_averaged_and_drawn(sweep, status):
+    before = report_of(sweep)
+    tempting = fake_result("kl_divergence", 9, 1.0, 1.0, status, beta_kl=10.0, base=(0.9, 0.1))
+    publish(sweep, tempting)
+    after = report_of(sweep)
+    assert [(s.x, s.y, s.change_x, s.points, s.seeds, s.on_front) for s in after.settings] == [
+        (s.x, s.y, s.change_x, s.points, s.seeds, s.on_front) for s in before.settings
+    ]
+    assert after.bases == before.bases
+    assert after.counts[status] == before.counts[status] + 1
+    # the same counts: then the picture must be the same to the last bit, whatever the lost trial scored
+    assert pareto_png(replace(after, counts=before.counts)) == pareto_png(before)
+    lost = [(t.setting, t.seed, t.status) for t in after.left_out]
+    assert ("kl_divergence beta_kl=10", 9, status) in lost
+
+
+def test_a_trial_without_alignment_is_listed_and_not_drawn(sweep):
+    before = report_of(sweep)
+    publish(sweep, fake_result("naive", 5, 0.1, None), fake_result("dpo", 1, 0.6, None, lambda_dpo=4.0))
+    after = report_of(sweep)
+    assert row(after, "naive").points == row(before, "naive").points
+    assert row(after, "naive").x == row(before, "naive").x  # the same seeds stand behind both numbers
+    lost = {(t.setting, t.seed): t.cause for t in after.left_out if t.status == "no point"}
+    assert lost == {("naive", 5): "no value of alignment", ("dpo", 1): "no value of alignment"}
+    dpo = row(after, "dpo")
+    assert dpo.points == () and dpo not in after.drawn
+    assert dpo.x.mean == 0.6 and dpo.y is None  # nothing has both: the table tells what there is
+    assert "2 without a value" in footnote(after)
+
+
+def test_nan_is_a_missing_value(sweep):
+    publish(sweep, evil := fake_result("naive", 5))
+    path = next(sweep.glob(f"{evil.slug}/seed_5/**/{FILE_NAME}"))
+    content = json.loads(path.read_text())
+    content["capability"] = content["eval_results"]["task_test"]["exact_match"][1] = math.nan
+    path.write_text(json.dumps(content))
+    for x in ("capability", "task_test/exact_match"):
+        report = report_of(sweep, x=x)
+        assert row(report, "naive").seeds == (1, 2, 3)
+        assert [(t.seed, t.cause) for t in report.left_out if t.status == "no point"] == [(5, f"no value of {x}")]
+        assert pareto_png(report)
+    assert write_report(Folder(str(sweep))).paths.keys() == set(FILES)
+
+
+def test_any_metric_can_be_an_axis_and_of_a_loss_less_is_better(tmp_path):
+    for strategy, loss in (("naive", 0.5), ("dpo", 0.9), ("kl_divergence", 0.7)):
+        for seed in (1, 2):
+            losses = {"task_train": {"loss": [2.0, loss + seed / 100]}}
+            publish(tmp_path, fake_result(strategy, seed, 0.5, 0.7 if strategy == "dpo" else 0.4, evals=losses))
+    report = write_report(str(tmp_path), x="task_train/loss", y="align_test/balanced_accuracy")
+    assert row(report, "naive").x.mean == pytest.approx(0.515)
+    assert row(report, "naive").change_x.mean == pytest.approx(-1.485)
+    assert [s.strategy for s in report.settings if s.on_front] == ["naive", "dpo"]  # kl: a higher loss for no more
+    assert "task_train/loss: less is better" in report.to_text()
+    assert report.bases[0].x.mean == 2.0
+    left, right = limits(report.x, [0.5, 2.0], [])
+    assert left > 2.0 > 0.5 > right
+
+
+# -- settings and their names ----------------------------------------------------------------------------------------
+
+
+def test_labels_name_what_varies_within_the_strategy(tmp_path):
+    for seed in (1, 2):
+        publish(tmp_path, *(fake_result("naive", seed, top={"train_on_proxy": flag}) for flag in (True, False)))
+        for beta in (10.0, 1e-05, 2.0):
+            publish(tmp_path, fake_result("kl_divergence", seed, beta_kl=beta, constant=7))
+        for r, path in ((8, "data/a.jsonl"), (16, None)):
+            publish(tmp_path, fake_result("dpo", seed, r=r, lora_alpha=2 * r, file=path))
+        publish(tmp_path, fake_result("mine", seed, anything=3))
+    assert [s.label for s in report_of(tmp_path).settings] == [
+        "naive train_on_proxy=false",
+        "naive train_on_proxy=true",
+        "kl_divergence beta_kl=1e-05",
+        "kl_divergence beta_kl=2",
+        "kl_divergence beta_kl=10",
+        "dpo r=8 lora_alpha=16 file=a.jsonl",
+        "dpo r=16 lora_alpha=32 file=none",
+        "mine",
+    ]
+
+
+def test_seeds_are_no_knobs_even_when_each_setting_has_its_own(tmp_path):
+    publish(tmp_path, fake_result("naive", 1, epochs=1), fake_result("naive", 2, epochs=2))
+    assert [s.label for s in report_of(tmp_path).settings] == ["naive epochs=1", "naive epochs=2"]
+
+
+def test_settings_that_look_the_same_are_told_apart(tmp_path):
+    slugs = ("naive_aaaaaa", "naive_bbbbbb")  # the file behind a path had another content
+    for slug, number in zip(slugs, (0.2, 0.6), strict=True):
+        changes = {"slug": slug, "trial_id": slug}
+        publish(tmp_path, fake_result("naive", 1, x=number, changes=changes))
+    report = report_of(tmp_path)
+    assert [(s.label, s.x.mean) for s in report.settings] == [
+        ("naive setting=aaaaaa", 0.2),
+        ("naive setting=bbbbbb", 0.6),
+    ]
+
+
+def test_a_setting_stays_one_when_its_folder_got_a_longer_name(tmp_path):
+    slugs = {1: "naive_abc123", 2: "naive_abc123", 3: "naive_learning_rate-1e-05_abc123"}
+    for seed, slug in slugs.items():
+        publish(tmp_path, fake_result("naive", seed, changes={"slug": slug}))
+    (setting,) = report_of(tmp_path).settings
+    assert setting.seeds == (1, 2, 3)
+    # a hash that two settings happen to share: the seeds give it away
+    publish(tmp_path, fake_result("naive", 1, epochs=9, changes={"slug": "naive_epochs-9_abc123"}))
+    assert sorted(s.num_trials for s in report_of(tmp_path).settings) == [1, 1, 2]
+
+
+def test_a_trial_found_twice_counts_once(sweep):
+    before = report_of(sweep)
+    publish(sweep, fake_result("naive", 2, 0.0, 0.0, "failed"), stamp="20250101_000000")
+    assert report_of(sweep) == before
+
+
+def test_two_metrics_under_one_name_are_pointed_out(sweep):
+    assert report_of(sweep).notes == ()
+    changes = {"capability_metric": "task_test/token_probability"}
+    publish(sweep, fake_result("naive", 6, evals={"task_test": {"token_probability": [0.1, 0.5]}}, changes=changes))
+    (note,) = report_of(sweep).notes
+    assert "task_test/exact_match, task_test/token_probability" in note
+
+
+def test_two_base_models_are_two_stars(sweep):
+    publish(sweep, fake_result("naive", 1, 0.9, 0.3, base=(0.4, 0.6), model="org/Other-1B"))
+    report = report_of(sweep)
+    assert [(b.model, b.x.n) for b in report.bases] == [("toy", 3), ("org/Other-1B", 1)]
+    assert "base model org/Other-1B" in report.to_text()
+
+
+# -- files -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_files_hold_what_load_results_says(sweep):
+    mixed = fake_result("naive", 7, target_modules="all-linear", odd={"deep": [1, {"a": None}]}, mixed=1)
+    publish(sweep, mixed, fake_result("naive", 8, mixed="one"))
+    report = write_report(str(sweep))
+    assert sorted(report.paths) == FILES
+    assert sorted(path.name for path in (sweep / "report").iterdir()) == FILES
+    table = load_results(sweep)
+    parquet = pd.read_parquet(sweep / "report" / "results.parquet")
+    csv = pd.read_csv(sweep / "report" / "results.csv")
+    assert list(parquet.columns) == list(csv.columns) == list(table.columns)
+    assert len(table) == len(parquet) == len(csv) == 12
+    for name in ("trial_id", "slug", "seed", "status", "folder"):
+        assert parquet[name].tolist() == csv[name].tolist() == table[name].tolist()
+    numbers = ["capability", "alignment", "base_capability", "config.finetune_config.beta_kl", "timings.total_s"]
+    for name in numbers:
+        pd.testing.assert_series_equal(parquet[name], table[name])
+        pd.testing.assert_series_equal(csv[name], table[name])
+
+
+def test_a_sweep_behind_a_uri(sweep, capsys):
+    report = write_report(sweep.as_uri())
+    assert report.title == "lab" and report.counts["completed"] == 7
+    assert report.paths["pareto.png"] == f"{sweep.as_uri()}/report/pareto.png"
+    assert sorted(path.name for path in (sweep / "report").iterdir()) == FILES
+    assert main([sweep.with_name("laab").as_uri()]) == 2
+    assert f"Did you mean {sweep.as_uri()!r}?" in capsys.readouterr().err
+
+
+def test_the_summary_holds_the_table(sweep):
+    write_report(str(sweep), title="A title")
+    summary = json.loads((sweep / "report" / "summary.json").read_text())
+    assert summary["title"] == "A title"
+    assert summary["counts"]["diverged"] == 1
+    naive = summary["settings"][0]
+    assert (naive["label"], naive["x"]["n"]) == ("naive", 3)
+    assert naive["x"]["half_width"] == pytest.approx(T2 * 0.02 / math.sqrt(3))
+    assert {t["status"] for t in summary["left_out"]} == {"diverged", "failed", "running"}
+
+
+def test_an_empty_sweep_gets_no_files(tmp_path):
+    report = write_report(str(tmp_path))
+    assert report.settings == () and report.paths == {} and list(tmp_path.iterdir()) == []
+    assert "no results.json below" in report.to_text()
+    with pytest.raises(FileNotFoundError):
+        write_report(str(tmp_path / "none"))
+
+
+def test_only_diverged_trials(tmp_path):
+    for seed in (1, 2):
+        publish(tmp_path, fake_result("naive", seed, 1.0, 1.0, "diverged", changes={"error": "outcome at step 3"}))
+    report = write_report(str(tmp_path))
+    assert report.drawn == [] and report.bases == ()
+    assert sorted(report.paths) == ["results.csv", "results.parquet", "summary.json"]
+    text = report.to_text()
+    assert "2 diverged" in text and "Nothing is completed yet" in text and "outcome at step 3" in text
+    assert "1.000" not in text
+
+
+# -- the figure ------------------------------------------------------------------------------------------------------
+
+
+def picture(content: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(content))
+    image.load()
+    assert image.format == "PNG"
+    return image.convert("RGB")
+
+
+def has_colour(image: Image.Image, colour: str) -> bool:
+    """Inside the axes: the legend shows every colour anyway."""
+    image = image.crop((0, 0, round(0.675 * image.width), image.height))
+    wanted = tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return any(found == wanted for _, found in image.getcolors(maxcolors=2**24) or [])
+
+
+def test_the_picture_shows_the_data(sweep):
+    before = (report := write_report(str(sweep))).paths["pareto.png"]
+    content = Path(before).read_bytes()
+    image = picture(content)
+    assert image.size == tuple(round(DPI * inches) for inches in SIZE_INCHES)
+    assert has_colour(image, colour_of("naive")) and has_colour(image, colour_of("kl_divergence"))
+    assert not has_colour(image, colour_of("dpo"))
+    assert pareto_png(report) == content  # the same data, the same picture
+    publish(sweep, fake_result("dpo", 1, 0.5, 0.5), fake_result("dpo", 2, 0.5, 0.6))
+    write_report(str(sweep))
+    changed = picture(Path(before).read_bytes())
+    assert has_colour(changed, colour_of("dpo"))
+
+
+def test_the_footnote_tells_what_the_bars_are(sweep, tmp_path):
+    text = footnote(report_of(sweep))
+    assert "1–3 seeds per setting" in text and "95 % t-interval over seeds" in text
+    assert "1 diverged" in text and "hollow: one seed, no interval" in text
+    publish(tmp_path / "one", fake_result("naive", 1), fake_result("dpo", 1))
+    text = footnote(report_of(tmp_path / "one"))
+    assert "1 seed per setting" in text and "no interval" in text and "bars" not in text and "not drawn" not in text
+
+
+def test_a_single_seed_has_no_bar_and_two_have(tmp_path):
+    from matplotlib.figure import Figure
+
+    from selgen_ray.report import figures
+
+    def num_bars(folder: Path) -> int:
+        axes = Figure().add_subplot()
+        report = report_of(folder)
+        figures._setting(axes, report.settings[0], report)
+        return len(axes.collections)
+
+    publish(tmp_path, fake_result("naive", 1, 0.4, 0.4))
+    assert num_bars(tmp_path) == 0
+    publish(tmp_path, fake_result("naive", 2, 0.5, 0.5))
+    assert num_bars(tmp_path) == 2
+
+
+def test_all_points_are_inside_the_axes_and_long_bars_do_not_squeeze_them():
+    share, loss = Axis("capability"), Axis("task_test/loss")
+    low, high = limits(share, [0.4, 0.6], [(-1.5, 2.5)])
+    assert -0.05 < low < 0.4 and 0.6 < high < 1.05 and high - low < 0.6
+    assert limits(share, [0.0, 1.0], []) == (-0.03, 1.03)
+    low, high = limits(share, [0.5], [])
+    assert low < 0.5 < high and high - low > 0.02
+    left, right = limits(loss, [2.0, 4.0], [(1.5, 2.5)])
+    assert left > 4.0 and right < 1.5
+
+
+def test_colours_and_markers_are_stable_and_distinct():
+    assert len({colour_of(name) for name in STRATEGIES}) == len({marker_of(name) for name in STRATEGIES}) == 12
+    assert colour_of("kl_divergence") == "#D55E00"
+    assert colour_of("my_own") == colour_of("my_own") != colour_of("another")
+    assert len(colour_of("my_own")) == 7
+
+
+def test_the_picture_survives_odd_names_and_many_settings(tmp_path):
+    for i, strategy in enumerate((*STRATEGIES, "$x_1", "ein_sehr_langer_name_" * 4)):
+        for knob in (1.0, 2.0, 4.0):
+            publish(tmp_path, fake_result(strategy, 1, i / 20, knob / 4, note="$" + "long " * 20, strength=knob))
+    assert picture(pareto_png(report_of(tmp_path))).size == (1600, 960)
+
+
+def test_threads_may_draw_at_once(sweep):
+    report = report_of(sweep)
+    alone = pareto_png(report)
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(pareto_png, [report] * 8)) == {alone}
+
+
+# -- the command -----------------------------------------------------------------------------------------------------
+
+
+def command(*args: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "selgen_ray.report", *map(str, args)]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(line, capture_output=True, text=True, env=env, cwd=cwd, timeout=120)
+
+
+def test_the_command(sweep):
+    done = command(sweep)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "7 completed" in done.stdout and "naive" in done.stdout
+    for name in FILES:
+        assert str(sweep / "report" / name) in done.stdout
+        assert (sweep / "report" / name).exists()
+
+
+def test_nothing_completed_is_said_and_is_1(tmp_path):
+    publish(tmp_path / "lab", fake_result("naive", 1, status="running"))
+    done = command("lab", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "Nothing is completed yet" in done.stdout and "1 running" in done.stdout
+
+
+def test_bad_input_is_2_and_helps(sweep, tmp_path, capsys):
+    done = command("labb", cwd=tmp_path)
+    assert done.returncode == 2 and done.stdout == "" and "Traceback" not in done.stderr
+    assert "labb" in done.stderr and "Did you mean 'lab'?" in done.stderr
+    assert main([str(tmp_path / "zzzzzz")]) == 2
+    assert "There are: lab" in capsys.readouterr().err
+    assert main([str(sweep), "--x", "capabilty"]) == 2
+    assert "Did you mean 'capability'?" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    assert main([str(tmp_path / "file")]) == 2
+    assert main(["nonsense://bucket/lab"]) == 2
+    assert main([str(sweep), "--y", "align_test/balanced_acuracy"]) == 2
+    assert "Did you mean 'align_test/balanced_accuracy'?" in capsys.readouterr().out.replace("\n  ", " ")
+    with pytest.raises(SystemExit) as stop:
+        main([])
+    assert stop.value.code == 2
+
+
+def test_a_broken_result_is_named(sweep, capsys):
+    path = next(sweep.rglob(FILE_NAME))
+    path.write_text("{")
+    assert main([str(sweep)]) == 2
+    assert str(path) in capsys.readouterr().err
+
+
+def test_tables_need_no_matplotlib(sweep):
+    program = (
+        "import sys\nfrom selgen_ray.report import write_report\nfrom selgen_ray.report.build import make_report\n"
+        "from selgen_ray.results import read_trials\nfrom selgen_ray.report.settings import Axis\n"
+        "from selgen_ray.storage import Folder\nfound = read_trials(Folder(sys.argv[1]))\n"
+        "print(make_report(found, '', 't', Axis('capability'), Axis('alignment')).to_text()[:10])\n"
+        "assert not {'matplotlib', 'torch', 'ray', 'selgen_ray.config'} & set(sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(sweep)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,212 @@
+"""results.json: its schema, what goes into it and comes out, and that no reader sees half of one."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jsonschema
+import pandas as pd
+import pydantic
+import pytest
+from fake_sweep import fake_result, publish
+
+from selgen_ray.errors import StorageError
+from selgen_ray.results import (
+    FILE_NAME,
+    TrainingRecord,
+    TrialResult,
+    flatten,
+    json_schema,
+    load_results,
+    read_sweep,
+    read_trials,
+)
+from selgen_ray.storage import Folder
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_schema_is_a_schema_and_tells_good_from_bad(tmp_path):
+    schema = json_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    validator = jsonschema.Draft202012Validator(schema)
+    fake_result().publish(Folder(str(tmp_path)))
+    good = json.loads((tmp_path / FILE_NAME).read_text())
+    validator.validate(good)
+    validator.validate(json.loads(fake_result(x=None, status="running", base=None).model_dump_json()))
+    for change in (
+        {"status": "done"},
+        {"capability": 1.2},
+        {"alignment": -0.1},
+        {"schema_version": 2},
+        {"seed": "one"},
+        {"eval_results": {"task_test": [0.5]}},
+        {"surprise": 1},
+    ):
+        assert not validator.is_valid(good | change), change
+        with pytest.raises(pydantic.ValidationError):
+            TrialResult.model_validate(good | change)
+    for missing in ("trial_id", "slug", "seed", "status", "config"):
+        assert not validator.is_valid({k: v for k, v in good.items() if k != missing}), missing
+
+
+def test_round_trip(tmp_path):
+    result = fake_result("kl_divergence", seed=3, beta_kl=10.0)
+    result.add_losses(10, {"outcome": 1.25, "kl": 0.5, "total": 6.25})
+    result.data_hashes, result.hardware, result.git_commit = {"outcome": "ab"}, {"num_cpus": 2}, "c0ffee"
+    result.error = "line 1\nline 2 with 'quotes', Ω and \\"
+    folder = Folder(str(tmp_path))
+    result.publish(folder)
+    assert TrialResult.model_validate_json(folder.read(FILE_NAME)) == result
+    text = folder.read(FILE_NAME).decode()
+    assert text.index('"status"') < text.index('"capability"') < text.index('"config"') < text.index('"versions"')
+
+
+def test_publish_stamps_the_time(tmp_path):
+    result = fake_result(changes={"updated_at": "2020-01-01T00:00:00+00:00"})
+    result.publish(Folder(str(tmp_path)))
+    assert json.loads((tmp_path / FILE_NAME).read_text())["updated_at"] == result.updated_at > "2026"
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_what_is_no_number_becomes_null(tmp_path, bad):
+    result = fake_result(changes={"capability": bad})
+    assert result.capability is None
+    result.alignment = bad
+    assert result.alignment is None
+    result.add_losses(1, {"outcome": bad, "total": 2.0})
+    result.add_evaluation(20, 2.0, "", {"task_test": {"exact_match": bad}})
+    result.publish(Folder(str(tmp_path)))
+
+    def refuse(constant: str) -> float:
+        raise AssertionError(f"{constant} is not JSON")
+
+    found = json.loads((tmp_path / FILE_NAME).read_text(), parse_constant=refuse)
+    assert (found["capability"], found["alignment"]) == (None, None)
+    assert found["train_losses"] == {"outcome": [None], "total": [2.0]}
+    assert found["eval_results"]["task_test"]["exact_match"][-1] is None
+
+
+def test_a_metric_keeps_its_place_when_an_evaluation_lacks_it():
+    record = TrainingRecord()
+    record.add_evaluation(0, 0.0, "", {"task_test": {"loss": 2.0}})
+    record.add_evaluation(5, 1.0, "", {"task_test": {"loss": 1.5, "exact_match": 0.4}})
+    record.add_evaluation(5, 1.0, "edited", {"align_test": {"loss": 3.0}})
+    assert record.eval_results == {
+        "task_test": {"loss": [2.0, 1.5, None], "exact_match": [None, 0.4, None]},
+        "align_test": {"loss": [None, None, 3.0]},
+    }
+    assert record.metric("task_test/exact_match", 0) is None
+    assert record.metric("task_test/exact_match", 1) == 0.4
+    assert record.metric("align_test/loss") == 3.0
+    assert record.metric("task_test/loss", 7) is None
+    for nothing in (None, "loss", "task_test/none", "none/loss"):
+        assert record.metric(nothing) is None
+
+
+def test_one_row_a_trial(tmp_path):
+    publish(tmp_path, fake_result(seed=1, x=0.7, y=0.6, base=(0.1, 0.9)))
+    publish(tmp_path, fake_result("kl_divergence", seed=2, x=None, y=0.4, status="running", beta_kl=10.0))
+    publish(tmp_path, fake_result("dpo", status="failed", base=None, changes={"eval_epochs": [], "eval_steps": []}))
+    table = load_results(tmp_path).set_index("proxy_strategy")
+    assert len(table) == 3 and len(load_results(str(tmp_path))) == 3
+    naive, kl, dpo = table.loc["naive"], table.loc["kl_divergence"], table.loc["dpo"]
+    assert (naive["capability"], naive["alignment"]) == (0.7, 0.6)
+    assert (naive["base_capability"], naive["base_alignment"]) == (0.1, 0.9)
+    assert naive["eval.task_test.exact_match"] == 0.7
+    assert naive["config.finetune_config.target_modules"] == '["q", "v"]'
+    assert naive["timings.total_s"] == 2.5 and naive["tokens.scored"] == 40
+    assert pd.isna(naive["config.finetune_config.beta_kl"]) and kl["config.finetune_config.beta_kl"] == 10.0
+    assert kl["status"] == "running" and pd.isna(kl["capability"]) and kl["alignment"] == 0.4
+    assert pd.isna(dpo["eval.task_test.exact_match"]) and pd.isna(dpo["base_capability"])
+    assert Folder(naive["folder"]).exists(FILE_NAME)
+
+
+def test_one_row_an_epoch(tmp_path):
+    record = fake_result(seed=1, x=0.7, y=0.6, base=(0.1, 0.9))
+    record.add_evaluation(
+        10, 1.0, "edited", {"task_test": {"exact_match": 0.65}, "align_test": {"balanced_accuracy": 0.8}}
+    )
+    publish(tmp_path, record, fake_result(seed=2))
+    table = load_results(tmp_path, per="epoch")
+    assert len(table) == 5
+    one = table[table["seed"] == 1]
+    assert one["epoch"].tolist() == [0.0, 1.0, 1.0]
+    assert one["step"].tolist() == [0, 10, 10]
+    assert one["version"].tolist() == ["", "", "edited"]
+    assert one["capability"].tolist() == one["eval.task_test.exact_match"].tolist() == [0.1, 0.7, 0.65]
+    assert one["alignment"].tolist() == [0.9, 0.6, 0.8]
+
+
+def test_an_empty_sweep_is_an_empty_table_with_its_columns(tmp_path):
+    table = load_results(tmp_path)
+    assert table.empty
+    publish(tmp_path, fake_result())
+    assert list(load_results(tmp_path).columns[: len(table.columns)]) == list(table.columns)
+    assert {"trial_id", "slug", "seed", "status", "proxy_strategy", "capability", "alignment"} <= set(table.columns)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        load_results(tmp_path / "nowhere")
+
+
+def test_of_two_results_of_one_trial_one_counts(tmp_path):
+    publish(tmp_path, fake_result(x=0.1, status="failed"), stamp="20260101_000000")
+    publish(tmp_path, fake_result(x=0.8), stamp="20260102_000000")
+    publish(tmp_path, fake_result(x=0.3, status="running"), stamp="20260103_000000")
+    assert len(list(read_sweep(Folder(str(tmp_path))))) == 3
+    ((_, result),) = read_trials(Folder(str(tmp_path)))
+    assert (result.status, result.capability) == ("completed", 0.8)
+    assert load_results(tmp_path)["capability"].tolist() == [0.8]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"status": "completed"}', '{"schema_version": 2}'])
+def test_a_file_that_is_no_result_is_named(tmp_path, content):
+    publish(tmp_path, fake_result())
+    place = tmp_path / "other" / "seed_1"
+    place.mkdir(parents=True)
+    (place / FILE_NAME).write_text(content)
+    with pytest.raises(StorageError, match=r"other/seed_1/results\.json"):
+        load_results(tmp_path)
+
+
+def test_flatten():
+    assert flatten({"a": 1, "b": {"c": [1, 2], "d": {"e": None}}}) == {"a": 1, "b.c": [1, 2], "b.d.e": None}
+
+
+READER = """
+import sys, time
+from selgen_ray.results import FILE_NAME, TrialResult
+from selgen_ray.storage import Folder
+folder, seen, reads = Folder(sys.argv[1]), set(), 0
+print("ready", flush=True)
+while 300 not in seen:
+    result = TrialResult.model_validate_json(folder.read(FILE_NAME))  # half a file would not be valid
+    assert len(result.train_steps) == result.num_resumes, "parts of two versions"
+    seen.add(result.num_resumes)
+    reads += 1
+print(reads, len(seen), flush=True)
+"""
+
+
+def test_a_reader_in_another_process_never_sees_half_a_file(tmp_path):
+    folder, result = Folder(str(tmp_path)), fake_result()
+    result.publish(folder)
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", READER, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) as reader:
+        assert reader.stdout and reader.stdout.readline() == "ready\n"
+        for i in range(1, 301):
+            result.add_losses(i, {"total": 1.0 / i})
+            result.num_resumes = i
+            result.publish(folder)
+            time.sleep(0.002)
+        out, errors = reader.communicate(timeout=60)
+    assert reader.returncode == 0, errors
+    reads, versions = map(int, out.split())
+    assert reads > 20 and versions > 5, "the reader was too slow to prove anything"
+    assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]
