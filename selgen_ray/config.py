@@ -7,6 +7,7 @@ trainer class and join `finetune_config` there; see `selgen_ray.trainers.registr
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -90,6 +91,12 @@ class FinetuneConfig(Strict):
     save_model_locally: bool = execution(False, "keep the finished adapter or model")
     output_dir: str | None = execution(None, "folder for the finished model; default: the trial's folder")
     finetuned_model_id: str | None = execution(None, "name of the finished model's folder; the trial id is appended")
+
+    @field_validator("output_dir")
+    @classmethod
+    def _where_it_was_named(cls, value: str | None) -> str | None:
+        # a worker has another current directory
+        return value if value is None or "://" in value else str(Path(value).expanduser().absolute())
 
     @field_validator("target_modules")
     @classmethod

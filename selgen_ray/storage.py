@@ -21,7 +21,7 @@ from selgen_ray.errors import StorageError
 
 def _resolve(location: str) -> tuple[fs.FileSystem, str]:
     if "://" not in location:
-        return fs.LocalFileSystem(), str(Path(location).expanduser().resolve())
+        return fs.LocalFileSystem(), location
     try:
         return fs.FileSystem.from_uri(location)
     except (OSError, ValueError) as error:
@@ -39,6 +39,10 @@ class Folder:
 
     location: str
     inside: str = ""
+
+    def __post_init__(self) -> None:
+        if "://" not in self.location:  # a worker has another current directory
+            object.__setattr__(self, "location", str(Path(self.location).expanduser().absolute()))
 
     @cached_property
     def _place(self) -> tuple[fs.FileSystem, str]:

@@ -18,7 +18,9 @@ DONE, UNFINISHED, BAD_INPUT = 0, 1, 2
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m selgen_ray.sweep", description="Run a sweep, or what is left of it.")
+    parser = argparse.ArgumentParser(
+        prog="python -m selgen_ray.sweep", description="Run a sweep, or what is left of it."
+    )
     parser.add_argument("space", metavar="space.yaml", help="the search space")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop; Ray is not started")
     args = parser.parse_args(argv)

@@ -115,3 +115,13 @@ def test_json_is_strict(folder):
     with pytest.raises(ValueError, match="not JSON compliant"):
         folder.write_json("x.json", float("nan"))
     assert not folder.exists("x.json")
+
+
+def test_a_relative_folder_stays_where_it_was_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = Folder("./sweeps") / "x"
+    sent = pickle.dumps(folder)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    pickle.loads(sent).write("y", b"1")
+    assert (tmp_path / "sweeps" / "x" / "y").read_bytes() == b"1"

@@ -30,7 +30,7 @@ def write_space(folder: Path, model: str, data: dict[str, str], finetune: dict |
     cfg |= {"max_new_tokens": 4, "logging_steps": 2, "save_steps": 3, "save_model_locally": True} | (finetune or {})
     content = {
         "name": "tiny",
-        "storage_path": str(folder / "sweeps"),
+        "storage_path": "./sweeps",  # as users write it; workers have another current directory
         "base": {"finetune_config": cfg, "data": data},
         "seeds": [1, 2],
         "strategies": {"naive": {}, "kl_divergence": {"grid": {"finetune_config.beta_kl": [1.0, 10.0]}}},
@@ -45,9 +45,9 @@ def environment() -> dict[str, str]:
     return env | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
-def sweep(*args: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "selgen_ray.sweep", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment(), cwd=cwd)
+def sweep(space: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "selgen_ray.sweep", str(space), *args]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment(), cwd=space.parent)
 
 
 def results(folder: Path) -> dict[str, dict]:
@@ -205,7 +205,8 @@ def slow_space(folder: Path, model: str, data: dict[str, str]) -> Path:
 
 def start(space: Path) -> subprocess.Popen:
     command = [sys.executable, "-m", "selgen_ray.sweep", str(space)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment())
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, env=environment(), cwd=space.parent, **pipe)
 
 
 def tree(process: subprocess.Popen) -> list[psutil.Process]:

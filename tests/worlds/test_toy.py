@@ -147,14 +147,12 @@ def test_template_renders_the_pretraining_format(tokenizer, rows):
 
 def test_generation_mask_covers_exactly_the_reply_and_its_end(tokenizer, rows):
     for row in all_rows(rows)[::25]:
-        encoded = tokenizer.apply_chat_template(
-            row["messages"], return_dict=True, return_assistant_tokens_mask=True
-        )
+        encoded = tokenizer.apply_chat_template(row["messages"], return_dict=True, return_assistant_tokens_mask=True)
         marked = [i for i, m in zip(encoded["input_ids"], encoded["assistant_masks"], strict=True) if m]
         assert tokenizer.decode(marked) == reply_of(row) + tokenizer.eos_token
-        before = tokenizer.apply_chat_template(
-            row["messages"][:1], add_generation_prompt=True, return_dict=True
-        )["input_ids"]
+        before = tokenizer.apply_chat_template(row["messages"][:1], add_generation_prompt=True, return_dict=True)[
+            "input_ids"
+        ]
         assert before + marked == encoded["input_ids"]
 
 

@@ -147,9 +147,7 @@ def weighted_loss(model: LlamaForCausalLM, ids: torch.Tensor, weights: torch.Ten
     return (losses * scale).sum() / scale.sum()
 
 
-def save(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, options: PretrainOptions, out: Path
-) -> None:
+def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, options: PretrainOptions, out: Path) -> None:
     """Write a folder that `from_pretrained` loads, and `pretraining.json` with the options."""
     out.mkdir(parents=True, exist_ok=True)
     model.generation_config = GenerationConfig(
