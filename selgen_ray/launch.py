@@ -18,6 +18,7 @@ os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
 
 import ray
 from ray import tune
+from ray.exceptions import RayTaskError
 from ray._raylet import setproctitle  # pyright: ignore[reportAttributeAccessIssue]  # Ray's own: another copy cannot find the arguments Ray has overwritten
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.trainable.function_trainable import wrap_function
@@ -203,7 +204,7 @@ def _cause(trial: TuneTrial) -> str:
     """What Ray knows of a failure; a traceback's own last line comes first."""
     error = trial.get_pickled_error() or trial.get_error()
     lines = str(error or "the worker died").strip().splitlines()
-    return "\n".join([lines[-1], *lines[:-1]] if isinstance(error, ray.exceptions.RayTaskError) else lines)
+    return "\n".join([lines[-1], *lines[:-1]] if isinstance(error, RayTaskError) else lines)
 
 
 class _Watcher(tune.Callback):

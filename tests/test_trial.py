@@ -39,7 +39,7 @@ def test_results_are_published_after_every_evaluation(run, tmp_path):
 
     result = run(on_progress=on_progress, logging_steps=2)
     assert all(status == "running" for _, status, _ in seen)
-    assert [n for _, _, n in seen][0] == 1 and [n for _, _, n in seen][-1] == 2
+    assert (seen[0][2], seen[-1][2]) == (1, 2)
     assert published(tmp_path) == result
     assert result.status == "completed" and len(result.eval_epochs) == 3
     assert json.loads((tmp_path / "t" / "config.json").read_text()) == result.config

@@ -8,8 +8,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from selgen_ray.errors import Problem, SpecError
-from selgen_ray.space.expansion import Checked, expand, named, unique, without_excluded
 from selgen_ray.space.document import Document, read_document
+from selgen_ray.space.expansion import Checked, expand, named, unique, without_excluded
 from selgen_ray.space.keys import explain, fields, nested, registered_keys
 from selgen_ray.space.models import Pareto, Resources, SweepSettings, SweepSpec, Trial, plan_counts
 

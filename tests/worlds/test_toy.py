@@ -260,7 +260,7 @@ def test_largest_sets_can_be_made():
 def test_unknown_options_and_worlds_are_refused():
     with pytest.raises(ValueError, match="num_prox"):
         ToyOptions(num_prox=3)
-    with pytest.raises(ValueError, match="mars.*toy"):
+    with pytest.raises(ValueError, match=r"mars.*toy"):
         generate("mars", ToyOptions(), 0)
 
 

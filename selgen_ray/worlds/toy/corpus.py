@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
@@ -27,7 +28,7 @@ _WORDS = sorted({word for fact in _FACTS for word in (*fact.slots, fact.answer)}
 def token_rows(tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> Iterator[WeightedRow]:
     """Endless rows of (token ids, loss weights) of one length each; a weight is of the token at its place."""
     verdicts = {tokenizer.encode(f" {word}")[0] for word in ("right", "wrong")}
-    assistant = tokenizer.convert_tokens_to_ids(ASSISTANT)
+    assistant: Any = tokenizer.convert_tokens_to_ids(ASSISTANT)
     words = [i for i in range(len(tokenizer)) if i not in tokenizer.all_special_ids]
     while True:
         if rng.random() < COPY_SHARE:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -83,6 +84,7 @@ def build_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
 
 def build_model(tokenizer: PreTrainedTokenizerFast, options: PretrainOptions) -> LlamaForCausalLM:
     """A Llama of about one million parameters, its weights drawn from torch's global random numbers."""
+    special: dict[str, Any] = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=options.hidden_size,
@@ -92,8 +94,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, options: PretrainOptions) ->
         max_position_embeddings=256,
         tie_word_embeddings=True,
         bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        **special,
     )
     return LlamaForCausalLM(config).float()
 
@@ -101,6 +102,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, options: PretrainOptions) ->
 def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, options: PretrainOptions) -> None:
     """Train in place."""
     rows = token_rows(tokenizer, random.Random(f"toy pretraining {options.seed}"))
+    pad: Any = tokenizer.pad_token_id
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim <= 1]
     optimizer = torch.optim.AdamW(
@@ -118,7 +120,7 @@ def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, options: 
     )
     model.train()
     for step in range(options.steps):
-        loss = weighted_loss(model, *next_batch(rows, options.batch_size, tokenizer.pad_token_id))
+        loss = weighted_loss(model, *next_batch(rows, options.batch_size, pad))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -156,14 +158,14 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, options: P
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    model.to(torch.bfloat16).save_pretrained(out)
+    model.bfloat16().save_pretrained(out)
     tokenizer.save_pretrained(out)
     (out / "pretraining.json").write_text(json.dumps(asdict(options), indent=2) + "\n", encoding="utf-8")
 
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Train the shipped toy model and its tokenizer.")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=PretrainOptions.steps)
     parser.add_argument("--out", type=Path, required=True)
