@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import tempfile
@@ -18,8 +19,8 @@ os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
 
 import ray
 from ray import tune
-from ray.exceptions import RayTaskError
 from ray._raylet import setproctitle  # pyright: ignore[reportAttributeAccessIssue]  # Ray's own: another copy cannot find the arguments Ray has overwritten
+from ray.exceptions import RayTaskError
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.trainable.function_trainable import wrap_function
 
@@ -48,7 +49,11 @@ class InfeasibleError(RuntimeError):
 
 
 def connect(resources: Resources) -> str | None:
-    """Join the cluster at RAY_ADDRESS, or start a local one. Returns the dashboard's URL, or None."""
+    """Join the cluster at RAY_ADDRESS, or start a local one. Returns the dashboard's URL, or None.
+
+    Raises:
+        ConnectionError: nothing answers at RAY_ADDRESS.
+    """
     env = {name: os.environ[name] for name in _FORWARDED if name in os.environ}
     env |= {
         "OMP_NUM_THREADS": str(resources.torch_threads),
@@ -161,6 +166,7 @@ def _run_in_worker(task: TrialTask, torch_threads: int) -> None:
     from selgen_ray.trial import run_trial
 
     _quiet_worker()
+    _free_memory()
     torch.set_num_threads(torch_threads)
     last = 0.0
 
@@ -186,6 +192,17 @@ def _quiet_worker() -> None:
 
     transformers.logging.disable_progress_bar()
     transformers.logging.set_verbosity_error()
+
+
+def _free_memory() -> None:
+    """Drop what the trial before left, then keep the collector off everything that stays: it costs a step's time."""
+    import torch
+
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def mark_failed(task: TrialTask, cause: str) -> None:

@@ -55,7 +55,7 @@ class Plan:
             ("new", None),
         )
         counts = [(len(self.with_status(status)), text) for text, status in kinds]
-        lines = [f"{len(self.planned)} trials in {self.folder}"]
+        lines = [f"{_count(len(self.planned), 'trial')} in {self.folder}"]
         lines += [f"  {count:5d} {text}" for count, text in counts if count]
         strategies: dict[str, list[Planned]] = {}
         for p in self.planned:
@@ -63,10 +63,14 @@ class Plan:
         for name, trials in sorted(strategies.items()):
             done = sum(p.found in _FINISHED for p in trials)
             settings = len({p.trial.slug for p in trials})
-            lines.append(f"  {name}: {len(trials)} trials, {settings} settings, {done} done")
+            lines.append(f"  {name}: {_count(len(trials), 'trial')}, {_count(settings, 'setting')}, {done} done")
         if self.num_foreign:
             lines.append(f"  note: the folder also holds {self.num_foreign} results of trials this file does not name")
         return lines
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def sweep_folder(spec: SweepSpec) -> Folder:

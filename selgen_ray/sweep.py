@@ -6,6 +6,7 @@ Exit status: 0 every trial is done (a diverged one is), 1 trials failed or are l
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -34,11 +35,13 @@ def main(argv: list[str] | None = None) -> int:
     _say(*plan.lines(), *_resource_lines(spec), *(f"  note: {note}" for note in spec.notes))
     if args.dry_run:
         return DONE
-    # the very file that was run, beside its results
-    plan.folder.write("space.yaml", Path(args.space).read_bytes())
-    if plan.to_run and (problem := _launch(spec, plan)):
-        return _refuse(problem)
-    return _finish(spec, args.space)
+    try:
+        plan.folder.write("space.yaml", Path(args.space).read_bytes())  # the very file, beside its results
+        if plan.to_run and (problem := _launch(spec, plan)):
+            return _refuse(problem)
+        return _finish(spec, args.space)
+    except StorageError as error:
+        return _refuse(str(error))
 
 
 def _launch(spec: SweepSpec, plan: Plan) -> str | None:
@@ -47,13 +50,15 @@ def _launch(spec: SweepSpec, plan: Plan) -> str | None:
     from selgen_ray.progress import make_display
 
     cuda_only = sorted({key for p in plan.planned for key in p.trial.config.finetune_config.cuda_only})
-    dashboard = launch.connect(spec.resources)
     try:
+        dashboard = launch.connect(spec.resources)
         granted = launch.resolve_resources(spec.resources)
         launch.check_cuda(plan.to_run, cuda_only, granted)
         if dashboard:
             _say(f"dashboard: {dashboard}")
         launch.launch(spec.name, plan.to_run, spec.resources, granted, make_display())
+    except ConnectionError as error:
+        return f"RAY_ADDRESS {os.environ.get('RAY_ADDRESS')!r}: {error}"
     except launch.InfeasibleError as error:
         return str(error)
     finally:
@@ -79,9 +84,9 @@ def _finish(spec: SweepSpec, space: str) -> int:
 
 def _resource_lines(spec: SweepSpec) -> list[str]:
     asked = spec.resources
-    gpus = "1 GPU where the cluster has any" if asked.gpus is None else f"{asked.gpus:g} GPUs"
+    gpus = "1 where the cluster has any, else 0" if asked.gpus is None else f"{asked.gpus:g}"
     limit = f", at most {asked.max_concurrent} at a time" if asked.max_concurrent else ""
-    return [f"  each with {asked.cpus:g} CPUs, {gpus}{limit}; up to {asked.max_failures} retries"]
+    return [f"  each trial: CPUs: {asked.cpus:g}, GPUs: {gpus}{limit}; retries: up to {asked.max_failures}"]
 
 
 def _say(*lines: str) -> None:

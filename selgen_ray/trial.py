@@ -94,7 +94,7 @@ class _Run:
             self.result.status = "completed"
         except TrialDiverged as error:
             self.result.status, self.result.error = "diverged", str(error)
-        except BaseException:
+        except Exception:
             self.result.status = "failed"
             self.result.error = "\n".join(traceback.format_exc().splitlines()[-_TRACEBACK_LINES:])
             with contextlib.suppress(OSError):  # the storage may be what failed; the cause must not be hidden

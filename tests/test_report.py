@@ -419,7 +419,8 @@ def test_bad_input_is_2_and_helps(sweep, tmp_path, capsys):
     assert main([str(tmp_path / "file")]) == 2
     assert main(["nonsense://bucket/lab"]) == 2
     assert main([str(sweep), "--y", "align_test/balanced_acuracy"]) == 2
-    assert "Did you mean 'align_test/balanced_accuracy'?" in capsys.readouterr().out.replace("\n  ", " ")
+    assert "Did you mean 'align_test/balanced_accuracy'?" in capsys.readouterr().err
+    assert not (sweep / "report").exists()
     with pytest.raises(SystemExit) as stop:
         main([])
     assert stop.value.code == 2

@@ -135,7 +135,7 @@ def test_again_skips_all_and_a_longer_list_runs_what_was_added(undisturbed, tiny
     more = write_space(folder, tiny_model_dir, data_files, seeds=[1, 2, 3], strategies={"naive": {}})
     dry = sweep(more, "--dry-run")
     assert "2 completed, skipped" in dry.stdout and "1 new" in dry.stdout
-    assert "naive: 3 trials, 1 settings, 2 done" in dry.stdout
+    assert "naive: 3 trials, 1 setting, 2 done" in dry.stdout
     assert "4 results of trials this file does not name" in dry.stdout
     added = sweep(more)
     assert added.returncode == 0, added.stderr
@@ -180,6 +180,9 @@ def test_bad_input_is_refused_before_ray_starts(tmp_path, tiny_model_dir, data_f
     done = sweep(write_space(tmp_path, tiny_model_dir, no_proxy))
     assert done.returncode == 2
     assert "kl_divergence needs data.proxy" in done.stderr
+    (tmp_path / "a_file").write_text("")
+    done = sweep(write_space(tmp_path, tiny_model_dir, data_files, storage_path="./a_file"))
+    assert done.returncode == 2 and "cannot write" in done.stderr and "Traceback" not in done.stderr
     done = sweep(tmp_path / "nowhere.yaml")
     assert done.returncode == 2 and "nowhere.yaml" in done.stderr and "Traceback" not in done.stderr
 

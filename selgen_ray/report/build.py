@@ -104,13 +104,16 @@ class Report:
         }
 
 
-def write_report(sweep: str | Folder, x: str = "capability", y: str = "alignment", title: str | None = None) -> Report:
+def write_report(
+    sweep: str | Folder, x: str = "capability", y: str = "alignment", title: str | None = None, strict: bool = False
+) -> Report:
     """Read a sweep's results and write report/{pareto.png, results.parquet, results.csv, summary.json} into it.
 
     Args:
         sweep: its folder, a path or URI.
         x, y: 'capability', 'alignment' or 'set/metric'; of a loss, perplexity or KL less is better, of others more.
         title: default: the folder's name.
+        strict: write nothing where an axis is unknown, rather than files that lack it.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -123,7 +126,7 @@ def write_report(sweep: str | Folder, x: str = "capability", y: str = "alignment
     report = make_report(found, str(folder), title or folder.name, Axis(x), Axis(y))
     place = folder / FOLDER
     paths: dict[str, str] = {}
-    for name, content in _files(report, found):
+    for name, content in () if strict and report.unknown_axes else _files(report, found):
         place.write(name, content)
         paths[name] = str(place / name)
     return replace(report, paths=paths)

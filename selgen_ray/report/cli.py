@@ -30,14 +30,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if wrong := [_axis_problem(flag, name) for flag, name in (("--x", args.x), ("--y", args.y)) if _is_no_axis(name)]:
         return _refuse("\n".join(wrong))
     try:
-        report = write_report(args.sweep, args.x, args.y)
+        report = write_report(args.sweep, args.x, args.y, strict=True)
     except FileNotFoundError as error:
         return _refuse(f"{error}.{near_folders(args.sweep)}")
     except OSError as error:  # a file in the place of the folder, a result that cannot be read, no permission
         return _refuse(str(error))
-    sys.stdout.write(report.to_text() + "\n")
     if report.unknown_axes:
-        return BAD_INPUT
+        return _refuse("\n".join(report.unknown_axes))
+    sys.stdout.write(report.to_text() + "\n")
     return DONE if report.counts["completed"] else NOTHING_YET
 
 
