@@ -230,6 +230,9 @@ class _Watcher(tune.Callback):
     def __init__(self, board: Board, display: Display, tasks: Mapping[str, TrialTask]):
         self._board, self._display, self._tasks = board, display, tasks
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its callbacks for a restore that is never made; a terminal cannot be pickled
+
     def on_trial_start(self, iteration: int, trials: list, trial: TuneTrial, **info: Any) -> None:
         self._board.running.setdefault(str(trial), {})
         self._display.update(self._board)

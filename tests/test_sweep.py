@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -185,6 +186,24 @@ def test_bad_input_is_refused_before_ray_starts(tmp_path, tiny_model_dir, data_f
     assert done.returncode == 2 and "cannot write" in done.stderr and "Traceback" not in done.stderr
     done = sweep(tmp_path / "nowhere.yaml")
     assert done.returncode == 2 and "nowhere.yaml" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_in_a_terminal_running_trials_have_a_live_line(tmp_path, tiny_model_dir, data_files):
+    finetune = {"epochs": 40, "max_to_eval": 1, "max_new_tokens": 1}
+    space = write_space(tmp_path, tiny_model_dir, data_files, finetune, strategies={"naive": {}}, seeds=[1])
+    terminal, end = pty.openpty()
+    command = [sys.executable, "-m", "selgen_ray.sweep", str(space)]
+    env = environment() | {"TERM": "xterm", "COLUMNS": "120"}
+    process = subprocess.Popen(command, stdin=end, stdout=end, stderr=end, env=env, cwd=tmp_path)
+    os.close(end)
+    output = b""
+    with contextlib.suppress(OSError):  # what a terminal says when its last writer is gone
+        while chunk := os.read(terminal, 65536):
+            output += chunk
+    text = output.decode()
+    assert process.wait(60) == 0, text
+    assert re.search(r"naive_[0-9a-f]{6}/seed_1  step \d+/\d+  loss \d\.\d+  \d+ tokens/s", text)
+    assert "0/1 finished, 1 running" in text and "Traceback" not in text
 
 
 # -- kills -----------------------------------------------------------------------------------------------------------
