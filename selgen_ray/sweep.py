@@ -12,6 +12,7 @@ from pathlib import Path
 
 from selgen_ray.errors import SpecError, StorageError
 from selgen_ray.plan import Plan, check_data, make_plan
+from selgen_ray.results import FILE_NAME
 from selgen_ray.space import SweepSpec, load_space
 
 DONE, UNFINISHED, BAD_INPUT = 0, 1, 2
@@ -76,7 +77,8 @@ def _finish(spec: SweepSpec, space: str) -> int:
         _say("", report.to_text())
     failed, left = plan.with_status("failed"), plan.with_status("running", None)
     for p in failed:
-        _say(f"failed: {p.trial.name}: see {p.task.folder}/results.json")
+        error = p.task.folder.read_json(FILE_NAME).get("error") or "no cause is known"
+        _say(f"failed: {p.trial.name}: {error.strip().splitlines()[-1]}", f"  see {p.task.folder}/{FILE_NAME}")
     if failed or left:
         _say(f"{len(failed)} failed, {len(left)} left to run; to go on: python -m selgen_ray.sweep {space}")
     return UNFINISHED if failed or left else DONE

@@ -158,6 +158,7 @@ def test_a_failed_and_a_diverged_trial_do_not_stop_the_others(tmp_path, tiny_mod
     assert set(by_status) == {"completed", "diverged", "failed"}
     assert "no_such_layer" in by_status["failed"]["error"]
     assert "not finite at step" in by_status["diverged"]["error"]
+    assert re.search(r"^failed: naive_\S+/seed_1: .*no_such_layer", done.stdout, re.M)
     assert "1 failed" in done.stdout and f"python -m selgen_ray.sweep {space}" in done.stdout
     assert "1 diverged" in done.stdout
     # the diverged one stays as it is, the failed one is tried again
