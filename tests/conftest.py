@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import boto3
 import pytest
 import torch
+from moto.server import ThreadedMotoServer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -44,12 +46,12 @@ def make_tokenizer(chat_template: str | None = MARKED) -> PreTrainedTokenizerFas
     return tokenizer
 
 
-def make_model(seed: int = 0, vocab: int = 300, tied: bool = True) -> LlamaForCausalLM:
+def make_model(seed: int = 0, tied: bool = True, **options: Any) -> LlamaForCausalLM:
     """A random Llama of 2 layers."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         config = LlamaConfig(
-            vocab_size=vocab,
+            vocab_size=300,
             hidden_size=32,
             intermediate_size=64,
             num_hidden_layers=2,
@@ -60,8 +62,29 @@ def make_model(seed: int = 0, vocab: int = 300, tied: bool = True) -> LlamaForCa
             pad_token_id=0,
             eos_token_id=1,
             bos_token_id=None,
+            **options,
         )
         return LlamaForCausalLM(config)
+
+
+@pytest.fixture(scope="session")
+def s3_uri() -> Iterator[str]:
+    """A bucket on a real S3 server; the credentials are in the environment."""
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    saved = dict(os.environ)
+    os.environ |= {
+        "AWS_ACCESS_KEY_ID": "tester",
+        "AWS_SECRET_ACCESS_KEY": "a-secret-of-the-tests",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    address = f"{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
+    boto3.client("s3", endpoint_url=f"http://{address}").create_bucket(Bucket="lab")
+    yield f"s3://lab/sweeps?endpoint_override={address}&scheme=http"
+    server.stop()
+    os.environ.clear()
+    os.environ.update(saved)
 
 
 @pytest.fixture(scope="session")

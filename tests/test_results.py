@@ -16,6 +16,7 @@ import pydantic
 import pytest
 from fake_sweep import fake_result, publish
 
+import selgen_ray
 from selgen_ray.errors import StorageError
 from selgen_ray.results import (
     FILE_NAME,
@@ -210,3 +211,9 @@ def test_a_reader_in_another_process_never_sees_half_a_file(tmp_path):
     reads, versions = map(int, out.split())
     assert reads > 20 and versions > 5, "the reader was too slow to prove anything"
     assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]
+
+
+def test_the_shipped_schema_file_is_the_schema():
+    # made anew by writing json.dumps(json_schema(), indent=1) into it
+    shipped = json.loads((Path(selgen_ray.__file__).parent / "results.schema.json").read_text())
+    assert shipped == json_schema()

@@ -1,32 +1,14 @@
 """The sweep folder: on a local disk and on a real S3 server (moto), where a reader must never see half a file."""
 
-import os
 import pickle
 import subprocess
 import sys
 import threading
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from selgen_ray.errors import StorageError
 from selgen_ray.storage import Folder
-
-
-@pytest.fixture(scope="module")
-def s3_uri():
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    saved = dict(os.environ)
-    os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
-    address = f"{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
-    boto3.client("s3", endpoint_url=f"http://{address}").create_bucket(Bucket="lab")
-    yield f"s3://lab/sweeps?endpoint_override={address}&scheme=http"
-    server.stop()
-    os.environ.clear()
-    os.environ.update(saved)
 
 
 @pytest.fixture(params=["local", "file_uri", "s3"])

@@ -21,6 +21,7 @@ import torch
 import yaml
 
 from selgen_ray.results import json_schema, load_results
+from selgen_ray.storage import Folder
 
 pytestmark = pytest.mark.ray
 ROOT = Path(__file__).parents[1]
@@ -313,3 +314,21 @@ def test_a_killed_worker_is_tried_again_from_its_checkpoint(tmp_path, tiny_model
     assert sum(r["num_resumes"] for r in results(tmp_path).values()) == 1
     assert "retrying   " in output and "Traceback" not in output
     assert_same_sweep(tmp_path, slow_reference)
+
+
+# -- object storage --------------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_on_s3_runs_resumes_and_reports(tmp_path, tiny_model_dir, data_files, s3_uri):
+    space = write_space(tmp_path, tiny_model_dir, data_files, storage_path=s3_uri, strategies={"naive": {}}, seeds=[1])
+    done = sweep(space)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = load_results(Folder(s3_uri) / "tiny")
+    assert list(found["status"]) == ["completed"]
+    files = (Folder(s3_uri) / "tiny").files(recursive=True)
+    assert any(name.endswith("model/adapter_model.safetensors") for name in files)
+    assert "report/pareto.png" in files and not any("checkpoints" in name for name in files)
+    again = sweep(space, "--dry-run")
+    assert "1 completed, skipped" in again.stdout
+    secret = os.environ["AWS_SECRET_ACCESS_KEY"]
+    assert all(secret.encode() not in (Folder(s3_uri) / "tiny").read(name) for name in files)
