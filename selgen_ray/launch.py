@@ -220,7 +220,7 @@ def mark_failed(task: TrialTask, cause: str) -> None:
 def _cause(trial: TuneTrial) -> str:
     """What Ray knows of a failure; a traceback's own last line comes first."""
     error = trial.get_pickled_error() or trial.get_error()
-    lines = str(error or "the worker died").strip().splitlines()
+    lines = str(error or "the worker died; Ray gives no cause, its log is in the dashboard").strip().splitlines()
     return "\n".join([lines[-1], *lines[:-1]] if isinstance(error, RayTaskError) else lines)
 
 

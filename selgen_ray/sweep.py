@@ -59,7 +59,8 @@ def _launch(spec: SweepSpec, plan: Plan) -> str | None:
             _say(f"dashboard: {dashboard}")
         launch.launch(spec.name, plan.to_run, spec.resources, granted, make_display())
     except ConnectionError as error:
-        return f"RAY_ADDRESS {os.environ.get('RAY_ADDRESS')!r}: {error}"
+        hint = "Is it running? One with token authentication needs RAY_AUTH_MODE=token."
+        return f"RAY_ADDRESS {os.environ.get('RAY_ADDRESS')!r}: {error}. {hint}"
     except launch.InfeasibleError as error:
         return str(error)
     finally:

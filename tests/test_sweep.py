@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -171,6 +172,41 @@ def test_more_than_the_cluster_has_is_refused(tmp_path, tiny_model_dir, data_fil
     done = sweep(write_space(tmp_path, tiny_model_dir, data_files, resources={"cpus": 1000}))
     assert done.returncode == 2
     assert "a trial asks for 1000 CPUs" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_running_cluster_is_joined_and_left_running(tmp_path, tiny_model_dir, data_files):
+    ray = str(Path(sys.executable).with_name("ray"))
+    env = environment() | {"RAY_AUTH_MODE": "token"}
+    port = free_port()
+    command = [ray, "start", "--head", f"--port={port}", "--num-cpus=1", "--include-dashboard=false", "--block"]
+    cluster = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    env |= {"RAY_ADDRESS": f"127.0.0.1:{port}"}
+
+    def is_up() -> bool:
+        return subprocess.run([ray, "status"], env=env, capture_output=True, timeout=60).returncode == 0
+
+    try:
+        wait_for(is_up)
+        space = write_space(tmp_path, tiny_model_dir, data_files, strategies={"naive": {}})
+        command = [sys.executable, "-m", "selgen_ray.sweep", str(space)]
+        done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert {r["status"] for r in results(tmp_path).values()} == {"completed"}
+        assert is_up()  # it is not ours to stop
+    finally:
+        doomed = tree(cluster)
+        cluster.terminate()  # stops what it started, and no other cluster of this machine
+        psutil.wait_procs(doomed, timeout=20)
+        for process in doomed:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        cluster.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def test_bad_input_is_refused_before_ray_starts(tmp_path, tiny_model_dir, data_files):

@@ -170,10 +170,9 @@ class BaseTrainer:
         """
         with keep_global_rng():
             start = time.monotonic()
-            terms = self.terms_to_train()
             self.prepare()
             self._add_time("prepare_s", start)
-            job, epoch_steps = self._job(terms)
+            job, epoch_steps = self._job()
             progress = self._restore(job)
             self._last_log = (time.monotonic(), progress.tokens_processed)
             if not self.record.eval_epochs:
@@ -200,11 +199,8 @@ class BaseTrainer:
 
     # -- the parts of train() --------------------------------------------------------------------------------------
 
-    def terms_to_train(self) -> list[Term]:
-        """The terms with a weight; a strategy of strength zero is its plain sibling."""
-        return [term for term in self.terms() if term.weight != 0]
-
-    def _job(self, terms: list[Term]) -> tuple[Job, int]:
+    def _job(self) -> tuple[Job, int]:
+        terms = [term for term in self.terms() if term.weight != 0]  # strength zero is the plain sibling
         names = list(dict.fromkeys(term.stream for term in terms if term.stream))
         self._streams = self.sets.streams(names, "train")
         encoded = {name: self.sets.union(name) for name in names}
