@@ -273,9 +273,11 @@ def tree(process: subprocess.Popen) -> list[psutil.Process]:
     return [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
 
 
-def checkpoint_steps(folder: Path) -> list[int]:
+def under_way(folder: Path, at_least: int = 20) -> list[str]:
+    """Running trials that have a checkpoint of some steps; a finished one may still be deleting its own."""
     manifests = (folder / "sweeps").glob("tiny/*/seed_*/results/*/checkpoints/*/manifest.json")
-    return [int(p.parent.name.removeprefix("step_")) for p in manifests]
+    far = {"/".join(p.parts[-7:-5]) for p in manifests if int(p.parent.name.removeprefix("step_")) >= at_least}
+    return [name for name, result in results(folder).items() if result["status"] == "running" and name in far]
 
 
 @pytest.fixture(scope="module")
@@ -303,11 +305,10 @@ def test_kill_9_of_the_whole_tree_loses_nothing_but_the_steps_since_the_checkpoi
     space = slow_space(tmp_path, tiny_model_dir, data_files)
     process = start(space)
 
-    def one_done_and_two_under_way():
-        statuses = [r["status"] for r in results(tmp_path).values()]
-        return "completed" in statuses and [s for s in checkpoint_steps(tmp_path) if s >= 20]
+    def one_done_and_one_under_way():
+        return "completed" in {r["status"] for r in results(tmp_path).values()} and under_way(tmp_path)
 
-    wait_for(one_done_and_two_under_way)
+    wait_for(one_done_and_one_under_way)
     doomed = tree(process)
     for victim in doomed:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -332,14 +333,13 @@ def test_kill_9_of_the_whole_tree_loses_nothing_but_the_steps_since_the_checkpoi
 def test_a_killed_worker_is_tried_again_from_its_checkpoint(tmp_path, tiny_model_dir, data_files, slow_reference):
     space = slow_space(tmp_path, tiny_model_dir, data_files)
     process = start(space)
-    wait_for(lambda: [s for s in checkpoint_steps(tmp_path) if s >= 20])
 
     def worker():
-        # the worker carries its trial's name, which is what the dashboard lists
-        for p in tree(process):
+        # a worker process carries its trial's name, which is what the dashboard lists
+        titles = {f"ray::{name}" for name in under_way(tmp_path)}
+        for p in tree(process) if titles else []:
             with contextlib.suppress(psutil.Error):
-                title = " ".join(p.cmdline())
-                if re.match(r"ray::\w+.*_[0-9a-f]{6}/seed_\d", title):
+                if next(iter(p.cmdline()), "") in titles:
                     return p
         return None
 
