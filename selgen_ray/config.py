@@ -7,11 +7,11 @@ trainer class and join `finetune_config` there; see `selgen_ray.trainers.registr
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from selgen_ray.storage import absolute
 from selgen_ray.worlds.toy import ToyOptions
 
 ROLES = ("outcome", "proxy", "proxy_neg", "truth", "collateral")
@@ -95,8 +95,7 @@ class FinetuneConfig(Strict):
     @field_validator("output_dir")
     @classmethod
     def _where_it_was_named(cls, value: str | None) -> str | None:
-        # a worker has another current directory
-        return value if value is None or "://" in value else str(Path(value).expanduser().absolute())
+        return None if value is None else absolute(value)
 
     @field_validator("target_modules")
     @classmethod

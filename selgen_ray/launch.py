@@ -19,7 +19,9 @@ os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
 
 import ray
 from ray import tune
-from ray._raylet import setproctitle  # pyright: ignore[reportAttributeAccessIssue]  # Ray's own: another copy cannot find the arguments Ray has overwritten
+
+# Ray's own: another copy cannot find the arguments that Ray has overwritten
+from ray._raylet import setproctitle  # pyright: ignore[reportAttributeAccessIssue]
 from ray.exceptions import RayTaskError
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.trainable.function_trainable import wrap_function
@@ -94,9 +96,9 @@ def resolve_resources(resources: Resources) -> TrialResources:
     return TrialResources(resources.cpus, gpus)
 
 
-def check_cuda(tasks: Sequence[TrialTask], cuda_only: Sequence[str], granted: TrialResources) -> None:
+def check_cuda(cuda_only: Sequence[str], granted: TrialResources) -> None:
     """Refuse configs that work on CUDA only when trials get no GPU. Raises InfeasibleError."""
-    if tasks and cuda_only and not granted.gpus:
+    if cuda_only and not granted.gpus:
         keys = ", ".join(f"finetune_config.{key}" for key in cuda_only)
         raise InfeasibleError(f"{keys}: works on a CUDA GPU only, and this cluster gives the trials none")
 

@@ -20,11 +20,19 @@ _FINISHED: tuple[Status, ...] = ("completed", "diverged")
 
 @dataclass(frozen=True)
 class Planned:
-    """One trial of the sweep: the task a worker gets, and the status of what is already there (None: nothing)."""
+    """One trial of the sweep.
+
+    Attributes:
+        trial: as the search space names it.
+        task: what a worker gets.
+        found: the status of the result that is already there; None: there is none.
+        error: the cause that result gives.
+    """
 
     trial: Trial
     task: TrialTask
     found: Status | None
+    error: str | None
 
 
 @dataclass(frozen=True)
@@ -98,7 +106,7 @@ def make_plan(spec: SweepSpec) -> Plan:
             model_hash=trial.model_hash,
             git_commit=commit,
         )
-        planned.append(Planned(trial, task, result.status if result else None))
+        planned.append(Planned(trial, task, result.status if result else None, result.error if result else None))
     return Plan(folder, tuple(planned), len(found.keys() - {t.trial_id for t in spec.trials}))
 
 

@@ -19,6 +19,11 @@ from pyarrow import fs
 from selgen_ray.errors import StorageError
 
 
+def absolute(location: str) -> str:
+    """A local path made absolute, since a worker has another current directory; a URI as it is."""
+    return location if "://" in location else str(Path(location).expanduser().absolute())
+
+
 def _resolve(location: str) -> tuple[fs.FileSystem, str]:
     if "://" not in location:
         return fs.LocalFileSystem(), location
@@ -41,8 +46,7 @@ class Folder:
     inside: str = ""
 
     def __post_init__(self) -> None:
-        if "://" not in self.location:  # a worker has another current directory
-            object.__setattr__(self, "location", str(Path(self.location).expanduser().absolute()))
+        object.__setattr__(self, "location", absolute(self.location))
 
     @cached_property
     def _place(self) -> tuple[fs.FileSystem, str]:

@@ -38,9 +38,11 @@ def main(argv: list[str] | None = None) -> int:
         return DONE
     try:
         plan.folder.write("space.yaml", Path(args.space).read_bytes())  # the very file, beside its results
-        if plan.to_run and (problem := _launch(spec, plan)):
-            return _refuse(problem)
-        return _finish(spec, args.space)
+        if plan.to_run:
+            if problem := _launch(spec, plan):
+                return _refuse(problem)
+            plan = make_plan(spec)
+        return _finish(spec, plan, args.space)
     except StorageError as error:
         return _refuse(str(error))
 
@@ -54,7 +56,7 @@ def _launch(spec: SweepSpec, plan: Plan) -> str | None:
     try:
         dashboard = launch.connect(spec.resources)
         granted = launch.resolve_resources(spec.resources)
-        launch.check_cuda(plan.to_run, cuda_only, granted)
+        launch.check_cuda(cuda_only, granted)
         if dashboard:
             _say(f"dashboard: {dashboard}")
         launch.launch(spec.name, plan.to_run, spec.resources, granted, make_display())
@@ -68,18 +70,17 @@ def _launch(spec: SweepSpec, plan: Plan) -> str | None:
     return None
 
 
-def _finish(spec: SweepSpec, space: str) -> int:
+def _finish(spec: SweepSpec, plan: Plan, space: str) -> int:
     """Report what the results on storage say, and what is left."""
     from selgen_ray.report import write_report
 
-    plan = make_plan(spec)
     if plan.with_status("completed"):
         report = write_report(plan.folder, x=spec.pareto.x, y=spec.pareto.y, title=spec.name)
         _say("", report.to_text())
     failed, left = plan.with_status("failed"), plan.with_status("running", None)
     for p in failed:
-        error = p.task.folder.read_json(FILE_NAME).get("error") or "no cause is known"
-        _say(f"failed: {p.trial.name}: {error.strip().splitlines()[-1]}", f"  see {p.task.folder}/{FILE_NAME}")
+        cause = (p.error or "no cause is known").strip().splitlines()[-1]
+        _say(f"failed: {p.trial.name}: {cause}", f"  see {p.task.folder}/{FILE_NAME}")
     if failed or left:
         _say(f"{len(failed)} failed, {len(left)} left to run; to go on: python -m selgen_ray.sweep {space}")
     return UNFINISHED if failed or left else DONE

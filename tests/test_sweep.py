@@ -7,7 +7,6 @@ import json
 import os
 import pty
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -48,9 +47,13 @@ def environment() -> dict[str, str]:
     return env | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
-def sweep(space: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "selgen_ray.sweep", str(space), *args]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment(), cwd=space.parent)
+def command(space: Path, *args: str) -> list[str]:
+    return [sys.executable, "-m", "selgen_ray.sweep", str(space), *args]
+
+
+def sweep(space: Path, *args: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    options = {"capture_output": True, "text": True, "timeout": 300, "cwd": space.parent}
+    return subprocess.run(command(space, *args), env=env or environment(), **options)
 
 
 def results(folder: Path) -> dict[str, dict]:
@@ -178,8 +181,8 @@ def test_a_running_cluster_is_joined_and_left_running(tmp_path, tiny_model_dir, 
     ray = str(Path(sys.executable).with_name("ray"))
     env = environment() | {"RAY_AUTH_MODE": "token"}
     port = free_port()
-    command = [ray, "start", "--head", f"--port={port}", "--num-cpus=1", "--include-dashboard=false", "--block"]
-    cluster = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    start_head = [ray, "start", "--head", f"--port={port}", "--num-cpus=1", "--include-dashboard=false", "--block"]
+    cluster = subprocess.Popen(start_head, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     env |= {"RAY_ADDRESS": f"127.0.0.1:{port}"}
 
     def is_up() -> bool:
@@ -188,8 +191,7 @@ def test_a_running_cluster_is_joined_and_left_running(tmp_path, tiny_model_dir, 
     try:
         wait_for(is_up)
         space = write_space(tmp_path, tiny_model_dir, data_files, strategies={"naive": {}})
-        command = [sys.executable, "-m", "selgen_ray.sweep", str(space)]
-        done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+        done = sweep(space, env=env)
         assert done.returncode == 0, done.stdout + done.stderr
         assert {r["status"] for r in results(tmp_path).values()} == {"completed"}
         assert is_up()  # it is not ours to stop
@@ -197,9 +199,7 @@ def test_a_running_cluster_is_joined_and_left_running(tmp_path, tiny_model_dir, 
         doomed = tree(cluster)
         cluster.terminate()  # stops what it started, and no other cluster of this machine
         psutil.wait_procs(doomed, timeout=20)
-        for process in doomed:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+        kill_9(doomed)
         cluster.wait()
 
 
@@ -230,9 +230,8 @@ def test_in_a_terminal_running_trials_have_a_live_line(tmp_path, tiny_model_dir,
     finetune = {"epochs": 40, "max_to_eval": 1, "max_new_tokens": 1}
     space = write_space(tmp_path, tiny_model_dir, data_files, finetune, strategies={"naive": {}}, seeds=[1])
     terminal, end = pty.openpty()
-    command = [sys.executable, "-m", "selgen_ray.sweep", str(space)]
     env = environment() | {"TERM": "xterm", "COLUMNS": "120"}
-    process = subprocess.Popen(command, stdin=end, stdout=end, stderr=end, env=env, cwd=tmp_path)
+    process = subprocess.Popen(command(space), stdin=end, stdout=end, stderr=end, env=env, cwd=tmp_path)
     os.close(end)
     output = b""
     with contextlib.suppress(OSError):  # what a terminal says when its last writer is gone
@@ -264,13 +263,18 @@ def slow_space(folder: Path, model: str, data: dict[str, str]) -> Path:
 
 
 def start(space: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "selgen_ray.sweep", str(space)]
     pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, env=environment(), cwd=space.parent, **pipe)
+    return subprocess.Popen(command(space), env=environment(), cwd=space.parent, **pipe)
 
 
 def tree(process: subprocess.Popen) -> list[psutil.Process]:
     return [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+
+
+def kill_9(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def under_way(folder: Path, at_least: int = 20) -> list[str]:
@@ -309,10 +313,7 @@ def test_kill_9_of_the_whole_tree_loses_nothing_but_the_steps_since_the_checkpoi
         return "completed" in {r["status"] for r in results(tmp_path).values()} and under_way(tmp_path)
 
     wait_for(one_done_and_one_under_way)
-    doomed = tree(process)
-    for victim in doomed:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            victim.send_signal(signal.SIGKILL)
+    kill_9(tree(process))
     process.wait()
     before = results(tmp_path)
     finished = [name for name, r in before.items() if r["status"] == "completed"]
@@ -343,8 +344,7 @@ def test_a_killed_worker_is_tried_again_from_its_checkpoint(tmp_path, tiny_model
                     return p
         return None
 
-    victim = wait_for(worker)
-    victim.send_signal(signal.SIGKILL)
+    kill_9([wait_for(worker)])
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     assert sum(r["num_resumes"] for r in results(tmp_path).values()) == 1

@@ -23,13 +23,12 @@ from selgen_ray.config import TrialConfig
 from selgen_ray.data.encode import Batch, Encoded, collate, pad_id
 from selgen_ray.data.rows import Row, load_roles
 from selgen_ray.data.sets import Sets
-from selgen_ray.data.streams import Stream
 from selgen_ray.errors import DataError
 from selgen_ray.results import TrainingRecord
 from selgen_ray.seeding import keep_global_rng
 from selgen_ray.trainers import optim, registry
 from selgen_ray.trainers.checkpoints import Checkpoints, capture, restore
-from selgen_ray.trainers.loop import MAIN, GradMap, Job, Progress, Term, check_finite, fit
+from selgen_ray.trainers.loop import MAIN, GradMap, Job, Progress, Term, check_finite, fit, weighted
 from selgen_ray.trainers.losses import cross_entropy
 
 Edit = Callable[[dict[str, nn.Parameter]], None]
@@ -110,7 +109,6 @@ class BaseTrainer:
         self._checkpoints = checkpoints
         self._on_progress = on_progress
         self._on_evaluation = on_evaluation
-        self._streams: dict[str, Stream] = {}
         self._last_log = (time.monotonic(), 0)
 
     # -- hooks -----------------------------------------------------------------------------------------------------
@@ -200,11 +198,11 @@ class BaseTrainer:
     # -- the parts of train() --------------------------------------------------------------------------------------
 
     def _job(self) -> tuple[Job, int]:
-        terms = [term for term in self.terms() if term.weight != 0]  # strength zero is the plain sibling
+        terms = weighted(self.terms())  # so that strength zero is the plain sibling
         names = list(dict.fromkeys(term.stream for term in terms if term.stream))
-        self._streams = self.sets.streams(names, "train")
+        streams = self.sets.streams(names, "train")
         encoded = {name: self.sets.union(name) for name in names}
-        epoch_steps = self._streams[names[0]].steps_per_epoch
+        epoch_steps = streams[names[0]].steps_per_epoch
         num_steps = self.cfg.max_steps or self.cfg.epochs * epoch_steps
         optimizer = optim.build_optimizer(list(self.parameters.values()), self.cfg)
         job = Job(
@@ -212,7 +210,7 @@ class BaseTrainer:
             model=self.model,
             parameters=self.parameters,
             terms=terms,
-            micro_batches=lambda s, step: [self._collate(encoded[s], rows) for rows in self._streams[s].step(step)],
+            micro_batches=lambda s, step: [self._collate(encoded[s], rows) for rows in streams[s].step(step)],
             num_steps=num_steps,
             optimizer=optimizer,
             scheduler=optim.build_scheduler(optimizer, self.cfg, num_steps),

@@ -44,6 +44,11 @@ class Term:
     slot: str = MAIN
 
 
+def weighted(terms: list[Term]) -> list[Term]:
+    """The terms that have a weight: of the others neither the data nor a forward pass is needed."""
+    return [term for term in terms if term.weight != 0]
+
+
 @dataclass
 class Job:
     """What one call of `fit` trains.
@@ -52,7 +57,7 @@ class Job:
         phase: name of the phase, part of the key of its randomness.
         model: in training mode inside a step.
         parameters: the trainable tensors by name.
-        terms: of every step.
+        terms: of every step, as `weighted` leaves them.
         micro_batches: (stream, step) -> the micro-batches of that step, on the device.
         num_steps: optimizer steps in total.
         optimizer, scheduler: torch objects over `parameters`.
@@ -101,7 +106,6 @@ class Progress:
 
 def fit(job: Job, progress: Progress, after_step: Callable[[Progress], None]) -> None:
     """Train from `progress.step` to `job.num_steps`, calling `after_step` after each optimizer step."""
-    job.terms = [term for term in job.terms if term.weight != 0]
     while progress.step < job.num_steps:
         job.model.train()
         _step(job, progress)

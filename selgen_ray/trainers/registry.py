@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 _TRAINERS: dict[str, type[BaseTrainer]] = {}
 _ALIASES: dict[str, str] = {}
-_NOT_STRATEGIES = {"registry", "base", "loop", "losses", "reference", "checkpoints", "optim"}
 
 
 def knob(default: Any, doc: str, *, section: str = "finetune_config", **bounds: Any) -> Any:
@@ -59,8 +58,7 @@ def _import_shipped() -> None:
     import selgen_ray.trainers as package
 
     for module in pkgutil.iter_modules(package.__path__):
-        if module.name not in _NOT_STRATEGIES:
-            importlib.import_module(f"{package.__name__}.{module.name}")
+        importlib.import_module(f"{package.__name__}.{module.name}")
 
 
 def strategies() -> dict[str, type[BaseTrainer]]:
