@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from selgen_ray.storage import absolute
+from selgen_ray.strict import Strict
 from selgen_ray.worlds.toy import ToyOptions
 
 ROLES = ("outcome", "proxy", "proxy_neg", "truth", "collateral")
@@ -25,13 +26,6 @@ def setting(default: Any, doc: str, **bounds: Any) -> Any:
 def execution(default: Any, doc: str, **bounds: Any) -> Any:
     """A field that cannot change the result (paths, names, logging); kept out of the identity."""
     return Field(default, description=doc, json_schema_extra={"identity": False}, **bounds)
-
-
-class Strict(BaseModel):
-    """Frozen model that refuses unknown keys and non-finite numbers."""
-
-    # protected_namespaces: `model_seed` is the field's own name in this field of research
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
 
 class FinetuneConfig(Strict):
@@ -153,7 +147,7 @@ class TrialConfig(Strict):
     def _seeds_follow(cls, raw: Any) -> Any:
         if not isinstance(raw, dict):
             return raw
-        seed = raw.get("seed", cls.model_fields["seed"].default)
+        seed = cls.model_fields["seed"].default if raw.get("seed") is None else raw["seed"]
         follow = {k: seed for k in ("data_seed", "model_seed") if raw.get(k) in (None, -1)}
         return {**raw, **follow}
 

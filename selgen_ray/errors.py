@@ -63,6 +63,10 @@ class ModelError(ValueError):
     """A model or tokenizer cannot be loaded or used as configured."""
 
 
+class PluginError(ValueError):
+    """A file with a strategy cannot be used; the message names its line."""
+
+
 class StorageError(OSError):
     """The sweep folder cannot be read or written."""
 

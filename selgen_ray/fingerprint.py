@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from selgen_ray.config import TrialConfig, identity
+from selgen_ray.trainers import plugins, registry
 from selgen_ray.worlds import toy
 
 ID_LENGTH = 16
+FILES = "files"
+"""The section of `settings` with the content of the files that a strategy reads."""
 
 
 def file_sha256(path: str | Path) -> str:
@@ -40,16 +43,28 @@ def model_fingerprint(model: str, revision: str | None = None) -> str:
 def settings(config: TrialConfig, data_hashes: dict[str, str], model_hash: str) -> dict[str, Any]:
     """The identity of a trial as a nested dict: content in the place of paths, defaults left out.
 
+    `strategy_code` is there for strategies from outside this package only, and `files` for those that read any.
+
     Args:
         config: the validated config.
         data_hashes: role -> hash of its file, for every role of `config.data.paths()`.
         model_hash: `model_fingerprint` of the start model.
+
+    Raises:
+        OSError: a file that the strategy reads cannot be read.
     """
     found = identity(config)
     data = found.pop("data", {}) | {role: data_hashes[role] for role in config.data.paths()}
     if config.world:  # `world: toy` says no more than a toy model without paths does
         data["world"] = config.world
     finetune = {k: v for k, v in found.pop("finetune_config", {}).items() if k != "model_revision"}
+    trainer = registry.get_trainer(config.proxy_strategy)
+    if code := plugins.code_of(trainer):
+        found["strategy_code"] = code
+    if files := trainer.input_files(config):
+        found[FILES] = {key: _content_sha256(path) for key, path in files.items()}
+        for key in files:  # the path itself says nothing
+            (finetune if key.startswith("finetune_config.") else found).pop(key.rpartition(".")[2], None)
     return {**found, "data": data, "finetune_config": {**finetune, "model": model_hash}}
 
 
@@ -60,8 +75,24 @@ def digest(content: dict[str, Any]) -> str:
 
 
 def trial_id(config: TrialConfig, data_hashes: dict[str, str], model_hash: str) -> str:
-    """The trial's id, 16 hex digits: equal for two configs exactly when they must give the same result."""
+    """The trial's id, 16 hex digits: equal for two configs exactly when they must give the same result.
+
+    Raises:
+        OSError: a file that the strategy reads cannot be read.
+    """
     return digest(settings(config, data_hashes, model_hash))[:ID_LENGTH]
+
+
+def _content_sha256(path: str) -> str:
+    if Path(path).is_dir():
+        return model_fingerprint(path)
+    stat = Path(path).stat()
+    return _sha256_of_state(path, stat.st_size, stat.st_mtime_ns)
+
+
+@functools.cache  # many trials read one file; one that was replaced is read again
+def _sha256_of_state(path: str, size: int, changed: int) -> str:
+    return file_sha256(path)
 
 
 def _listing(folder: Path) -> tuple[tuple[str, int, int], ...]:

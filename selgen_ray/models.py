@@ -15,6 +15,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from selgen_ray.config import FinetuneConfig
+from selgen_ray.data.encode import Batch
 from selgen_ray.errors import ModelError
 from selgen_ray.seeding import derive_seed, keep_global_rng
 from selgen_ray.worlds.toy import MODEL_DIR
@@ -161,6 +162,59 @@ def adapter_off(model: Model) -> Iterator[None]:
     """The base model's own predictions, for as long as the context lasts; full fine-tuning has no adapter."""
     with model.disable_adapter() if isinstance(model, PeftModel) else contextlib.nullcontext():
         yield
+
+
+def scored_logits(model: Model, batch: Batch) -> torch.Tensor:
+    """The logits of the scored tokens alone, [scored, vocab], in the order of the rows; differentiable.
+
+    The head, often the largest matrix, skips prompts and pads.
+
+    Raises:
+        ModelError: the model reshapes its logits, so that the scored ones cannot be told apart.
+    """
+    head: Any = model.get_output_embeddings()
+    hook = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][batch.scored], *inputs[1:]))
+    try:
+        logits = model(**batch.inputs, use_cache=False).logits
+    finally:
+        hook.remove()
+    if logits.shape[:-1] != (batch.num_scored,):
+        raise ModelError(f"{type(model).__name__} does not compute its logits by its output embeddings token by token")
+    return logits
+
+
+def hidden_states(model: Model, batch: Batch, **options: Any) -> tuple[torch.Tensor, Any]:
+    """A forward pass without the head, but for the first token of each row.
+
+    Args:
+        **options: of the model's forward, such as `output_hidden_states`.
+
+    Returns:
+        What the head would have been given, [batch, tokens, features], and the model's output, its logits
+        [batch, 1, vocab].
+    """
+    seen: list[torch.Tensor] = []
+
+    def keep(_: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        seen.append(inputs[0])
+        return (inputs[0][:, :1], *inputs[1:])
+
+    head: Any = model.get_output_embeddings()
+    hook = head.register_forward_pre_hook(keep)
+    try:
+        output = model(**batch.inputs, use_cache=False, **options)
+    finally:
+        hook.remove()
+    return seen[0], output
+
+
+def load_weights(model: str) -> dict[str, torch.Tensor]:
+    """The weights of another model, a directory or hub id, by name, on the CPU. Raises ModelError."""
+    location = model_location(model)
+    try:
+        return AutoModelForCausalLM.from_pretrained(location).state_dict()
+    except (OSError, ValueError, ImportError) as error:
+        raise ModelError(_cannot_load("model", location, error)) from error
 
 
 def save_model(model: Model, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

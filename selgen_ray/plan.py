@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from selgen_ray.data.rows import load_roles
+from selgen_ray.data.rows import Row, load_roles
 from selgen_ray.errors import DataError
 from selgen_ray.provenance import git_commit
 from selgen_ray.results import Status, read_trials
 from selgen_ray.space import SweepSpec, Trial
 from selgen_ray.storage import Folder
+from selgen_ray.trainers import plugins
 from selgen_ray.trainers.registry import get_trainer
 from selgen_ray.trial import TrialTask
 
@@ -104,7 +105,9 @@ def make_plan(spec: SweepSpec) -> Plan:
             slug=trial.slug,
             folder=place or folder / trial.name / "results" / stamp,
             model_hash=trial.model_hash,
+            cache=folder / "cache",
             git_commit=commit,
+            plugins=spec.plugin_sources,
         )
         planned.append(Planned(trial, task, result.status if result else None, result.error if result else None))
     return Plan(folder, tuple(planned), len(found.keys() - {t.trial_id for t in spec.trials}))
@@ -112,20 +115,21 @@ def make_plan(spec: SweepSpec) -> Plan:
 
 def check_data(spec: SweepSpec) -> list[str]:
     """Everything wrong with the data of the sweep's trials, in words: found before any GPU is touched."""
+    plugins.use(spec.plugin_sources)  # another search space may have been read since
     problems: dict[str, None] = {}
-    checked: set[tuple[str, str, str | None]] = set()
+    loaded: dict[tuple[str, str | None], dict[str, list[Row]]] = {}
+    checked: set[tuple[str, ...]] = set()
     for trial in spec.trials:
         config = trial.config
-        key = (config.data.model_dump_json(), config.proxy_strategy, config.world)
-        if key in checked:  # another seed of the same data has the same form
+        source = (config.data.model_dump_json(), config.world)  # another seed of the same data has the same form
+        key = (*map(str, source), config.proxy_strategy, config.finetune_config.model_dump_json())
+        if key in checked:
             continue
         checked.add(key)
         try:
-            roles = load_roles(config)
+            if source not in loaded:
+                loaded[source] = load_roles(config)
+            get_trainer(config.proxy_strategy).check_rows(config, loaded[source])
         except DataError as error:
             problems[str(error)] = None
-            continue
-        for role in get_trainer(config.proxy_strategy).required_roles:
-            if not roles.get(role):
-                problems[f"proxy_strategy {config.proxy_strategy} needs data.{role}, which was not given"] = None
     return list(problems)

@@ -36,7 +36,8 @@ class Board:
 
     def seconds_left(self) -> float | None:
         """Estimate from the work done so far, running trials counted by their steps; None before there is any."""
-        parts = (m.get("step", 0) / m["num_steps"] for m in self.running.values() if m.get("num_steps"))
+        training = [m for m in self.running.values() if m.get("num_steps") and m.get("phase") in (None, "train")]
+        parts = (m.get("step", 0) / m["num_steps"] for m in training)
         done = self.num_finished + sum(parts)
         if done <= 0:
             return None
@@ -60,12 +61,13 @@ def clock(seconds: float) -> str:
 
 
 def running_line(name: str, metrics: dict[str, Any]) -> str:
-    """One running trial: step, loss, tokens a second."""
+    """One running trial: its phase unless it trains, step, loss, tokens a second."""
+    phase = "" if metrics.get("phase") == "train" else metrics.get("phase", "")
     if "step" not in metrics:
-        return f"{name}  starting"
+        return f"{name}  {phase or 'starting'}"
+    step = f"{phase + ': ' if phase else ''}step {metrics['step']}/{metrics['num_steps']}"
     return (
-        f"{name}  step {metrics['step']}/{metrics['num_steps']}  loss {metrics.get('loss', float('nan')):.4g}  "
-        f"{metrics.get('tokens_per_s', 0.0):.0f} tokens/s"
+        f"{name}  {step}  loss {metrics.get('loss', float('nan')):.4g}  {metrics.get('tokens_per_s', 0.0):.0f} tokens/s"
     )
 
 

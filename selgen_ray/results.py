@@ -42,6 +42,9 @@ class TrainingRecord(BaseModel):
     train_losses: dict[str, list[float | None]] = Field(
         default={}, description="term -> mean since the reading before (unweighted); 'total': their weighted sum"
     )
+    train_metrics: dict[str, list[float | None]] = Field(
+        default={}, description="what else the strategy logged: name -> mean since the reading before"
+    )
     eval_epochs: list[float] = Field(default=[], description="epochs finished at each evaluation")
     eval_steps: list[int] = Field(default=[], description="optimizer steps finished at each evaluation")
     eval_versions: list[str] = Field(default=[], description="'' for the trained weights, else the name of their edit")
@@ -58,11 +61,20 @@ class TrainingRecord(BaseModel):
         series = self.eval_results.get(name.split("/", 1)[0], {}).get(name.split("/", 1)[1], [])
         return finite(series[evaluation]) if -len(series) <= evaluation < len(series) else None
 
-    def add_losses(self, step: int, means: dict[str, float]) -> None:
-        """Append a reading of the training losses."""
+    def add_reading(self, step: int, losses: dict[str, float], metrics: dict[str, float]) -> None:
+        """Append a reading of the training losses and metrics; what others had and this one lacks gets None."""
+        before = len(self.train_steps)
         self.train_steps.append(step)
-        for name, value in means.items():
-            self.train_losses.setdefault(name, []).append(finite(value))
+        for table, values in ((self.train_losses, losses), (self.train_metrics, metrics)):
+            for name, value in values.items():
+                table.setdefault(name, [None] * before).append(finite(value))
+            for series in table.values():
+                series += [None] * (before + 1 - len(series))
+
+    def add_metrics(self, metrics: dict[str, float]) -> None:
+        """Metrics of the finished weights, beside the last reading."""
+        for name, value in metrics.items():
+            self.train_metrics.setdefault(name, [None] * len(self.train_steps))[-1] = finite(value)
 
     def add_evaluation(self, step: int, epoch: float, version: str, results: dict[str, dict[str, float]]) -> None:
         """Append an evaluation, set -> metric -> value; a metric that others had and this one lacks gets None."""

@@ -12,14 +12,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from selgen_ray import evals, models, provenance
+from selgen_ray import evals, provenance
+from selgen_ray.cache import Cache
 from selgen_ray.config import TrialConfig
 from selgen_ray.data.rows import load_roles, rows_hash
 from selgen_ray.errors import TrialDiverged
 from selgen_ray.results import FILE_NAME, TrialResult
 from selgen_ray.storage import Folder
-from selgen_ray.trainers.base import BaseTrainer, accelerator
+from selgen_ray.trainers import plugins
+from selgen_ray.trainers.base import BaseTrainer
 from selgen_ray.trainers.checkpoints import Checkpoints
+from selgen_ray.trainers.plugins import Plugin
 from selgen_ray.trainers.registry import build_config, get_trainer
 
 logger = logging.getLogger(__name__)
@@ -37,7 +40,9 @@ class TrialTask:
         slug: readable name of its setting.
         folder: where its results.json, config.json and checkpoints go.
         model_hash: fingerprint of the model it starts from.
+        cache: what the trials of a sweep share; None: nothing is shared, the trial has one of its own.
         git_commit: of the directory the sweep was started in.
+        plugins: files with strategies, those of the whole sweep.
     """
 
     config: dict[str, Any]
@@ -45,7 +50,9 @@ class TrialTask:
     slug: str
     folder: Folder
     model_hash: str | None = None
+    cache: Folder | None = None
     git_commit: str | None = field(default_factory=provenance.git_commit)
+    plugins: tuple[Plugin, ...] = ()
 
     @property
     def name(self) -> str:
@@ -67,6 +74,7 @@ class _Run:
 
     def __init__(self, task: TrialTask):
         self.task = task
+        plugins.use(task.plugins)
         self.config = build_config(task.config)
         self.started = time.monotonic()
         self.seconds_before = 0.0
@@ -85,6 +93,7 @@ class _Run:
             before = TrialResult.model_validate_json(task.folder.read(FILE_NAME))
             self.result.started_at = before.started_at
             self.seconds_before = before.timings.get("total_s", 0.0)
+        self.cache_folder = task.cache or task.folder / "cache"
         self.checkpoints = Checkpoints(task.folder / _CHECKPOINTS, self.config.finetune_config.max_checkpoints_to_keep)
 
     def run(self, on_progress: Callable[[dict[str, Any]], None]) -> TrialResult:
@@ -102,27 +111,28 @@ class _Run:
             raise
         self._publish()
         self.checkpoints.delete()
+        if self.task.cache is None:
+            self.cache_folder.delete()
         return self.result
 
     def _train(self, on_progress: Callable[[dict[str, Any]], None]) -> None:
-        config, cfg = self.config, self.config.finetune_config
+        config = self.config
         roles = load_roles(config)
         self.result.data_hashes = {role: rows_hash(rows) for role, rows in roles.items()}
-        with models.trainable_model(cfg, config.model_seed, str(accelerator().device)) as model:
-            trainer = get_trainer(config.proxy_strategy)(
-                config,
-                model,
-                models.load_tokenizer(cfg),
-                roles,
-                checkpoints=self.checkpoints,
-                on_progress=on_progress,
-                on_evaluation=lambda: self._publish(trainer),
-            )
+        with get_trainer(config.proxy_strategy)(
+            config,
+            datasets=roles,
+            checkpoints=self.checkpoints,
+            cache=Cache(self.cache_folder, lambda kind: on_progress({"phase": f"waiting for {kind}"})),
+            model_hash=self.task.model_hash,
+            on_progress=on_progress,
+            on_evaluation=lambda: self._publish(trainer),
+        ) as trainer:
             try:
                 trainer.train()
             finally:
                 copy_record(self.result, trainer)
-            if cfg.save_model_locally:
+            if config.finetune_config.save_model_locally:
                 self.result.model_path = _save(self.task, config, trainer)
 
     def _publish(self, trainer: BaseTrainer | None = None) -> None:

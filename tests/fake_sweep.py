@@ -10,6 +10,9 @@ from typing import Any
 from selgen_ray.results import Status, TrialResult
 from selgen_ray.storage import Folder
 
+# tempting numbers of models that are no setting
+ALIGNED, TRAINED = (1.0, 1.0), (0.99, 0.99)
+
 
 def fake_result(
     strategy: str = "naive",
@@ -21,9 +24,14 @@ def fake_result(
     top: dict[str, Any] | None = None,
     evals: dict[str, dict[str, list[float | None]]] | None = None,
     changes: dict[str, Any] | None = None,
+    versions: dict[str, tuple[float | None, float | None]] | None = None,
     **knobs: Any,
 ) -> TrialResult:
-    """A trial evaluated before training (`base`) and after it (`x`: capability, `y`: alignment)."""
+    """A trial evaluated before training (`base`) and after it (`x`: capability, `y`: alignment).
+
+    With `versions`, as safe_lora leaves it: the aligned model after the base, the trained weights, each version with
+    its (capability, alignment), and `x` and `y` last, as 'projected'.
+    """
     digits = hashlib.sha256(json.dumps([strategy, top, knobs]).encode()).hexdigest()[:6]
     parts = [strategy, *(f"{name}-{value}" for name, value in knobs.items()), digits]
     results: dict[str, dict[str, list[float | None]]] = {}
@@ -48,7 +56,22 @@ def fake_result(
         "timings": {"total_s": 2.5},
         "tokens": {"processed": 120, "scored": 40},
     }
-    return TrialResult.model_validate(fields | (changes or {}))
+    result = TrialResult.model_validate(fields | (changes or {}))
+    return result if versions is None else _with_versions(result, versions)
+
+
+def _with_versions(result: TrialResult, versions: dict[str, tuple[float | None, float | None]]) -> TrialResult:
+    scores = {"": (0.1, 0.9), "aligned": ALIGNED, " ": TRAINED, **versions, "projected": (0.0, 0.0)}
+    series = {"task_test": ("exact_match", 0), "align_test": ("balanced_accuracy", 1)}
+    for name, (metric, i) in series.items():
+        if name in result.eval_results:
+            base, last = result.eval_results[name][metric]
+            between = [pair[i] for pair in list(scores.values())[1:-1]]
+            result.eval_results[name][metric] = [base, *between, last]
+    result.eval_versions = [version.strip() for version in scores]
+    result.eval_epochs = [0.0, 0.0, *[1.0] * (len(scores) - 2)]
+    result.eval_steps = [0, 0, *[10] * (len(scores) - 2)]
+    return result
 
 
 def publish(sweep: Path | Folder, *results: TrialResult, stamp: str = "20260101_000000") -> None:

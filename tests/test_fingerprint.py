@@ -42,6 +42,12 @@ def test_ids_do_not_change_between_versions() -> None:
         ({"experiment_name": "a"}, {"experiment_name": "b"}),
         ({"finetune_config": {"output_dir": "a", "finetuned_model_id": "b"}}, {}),
         ({"seed": 7}, {"data_seed": 7, "model_seed": 7}),
+        ({"proxy_strategy": None, "seed": None, "finetune_config": {"max_seq_length": None, "r": None}}, {}),
+        ({"data": None, "finetune_config": None, "train_on_proxy": None}, {}),
+        (
+            {"proxy_strategy": "kl_divergence", "finetune_config": {"beta_kl": None}},
+            {"proxy_strategy": "kl_divergence"},
+        ),
     ],
 )
 def test_equal(one: dict[str, Any], other: dict[str, Any]) -> None:

@@ -23,6 +23,8 @@ def test_time_left_counts_running_trials_by_their_steps():
     found = board(running={"a": RUNNING}, finished={"completed": 1}).seconds_left()
     assert found == pytest.approx(100 / 1.25 * 2.75, rel=1e-3)
     assert board(finished={"completed": 3, "diverged": 1}).seconds_left() == pytest.approx(0)
+    preparing = RUNNING | {"phase": "preparing on proxy"}  # says nothing about the training that follows
+    assert board(running={"a": preparing}).seconds_left() is None
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (61.4, "1:01"), (3599.6, "1:00:00"), (7325, "2:02:05")])
@@ -33,6 +35,10 @@ def test_clock(seconds, text):
 def test_lines():
     assert running_line("kl/seed_1", RUNNING) == "kl/seed_1  step 5/20  loss 0.1235  812 tokens/s"
     assert running_line("kl/seed_1", {}) == "kl/seed_1  starting"
+    preparing = RUNNING | {"phase": "preparing on proxy"}
+    assert running_line("kl/seed_1", preparing).startswith("kl/seed_1  preparing on proxy: step 5/20  loss")
+    assert running_line("kl/seed_1", RUNNING | {"phase": "train"}) == running_line("kl/seed_1", RUNNING)
+    assert running_line("kl/seed_1", {"phase": "waiting for tokens"}) == "kl/seed_1  waiting for tokens"
     scores = {"capability": 0.5, "alignment": None}
     assert finished_line("kl/seed_1", "completed", scores) == "completed  kl/seed_1  capability 0.500"
     text = board(running={"a": RUNNING}, finished={"completed": 1, "diverged": 1}).summary()

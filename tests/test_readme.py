@@ -1,15 +1,19 @@
 """What the README and the shipped search spaces say is what happens."""
 
+import json
 import re
 import tomllib
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from test_sweep import results, sweep, write_space
 
-from selgen_ray.plan import check_data
+from selgen_ray.errors import SpecError
+from selgen_ray.plan import check_data, make_plan
 from selgen_ray.space import load_space
-from selgen_ray.trainers import build_config, get_trainer, strategies
+from selgen_ray.trainers import build_config, get_trainer, plugins, strategies
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -55,7 +59,7 @@ def test_every_dependency_is_pinned():
 
 
 def test_the_strategies_table_names_every_strategy_and_knob():
-    table = README[README.index("| `proxy_strategy` |") :].split("\n\n")[0]
+    table = README[README.index("| `proxy_strategy` |") : README.index("## Data")]
     for name, trainer in strategies().items():
         if trainer.__module__.startswith("selgen_ray."):
             assert f"`{name}`" in table
@@ -63,14 +67,64 @@ def test_the_strategies_table_names_every_strategy_and_knob():
                 assert f"`{knob}`" in table
 
 
-def test_the_strategy_of_the_readme_trains(make_config):
+@pytest.fixture(scope="module")
+def strategy_file(tmp_path_factory):
+    """The complete strategy of the README, under the name that its YAML gives the file."""
     code = re.search(r"```python\n(from selgen_ray.trainers import knob.*?)```", README, re.S)[1]
     assert code.count("\n") <= 20
-    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
-    trainer = get_trainer("scaled")(build_config(make_config("scaled", scale=3.0, epochs=1)))
-    before = {name: p.detach().clone() for name, p in trainer.parameters.items()}
-    record = trainer.train()
-    assert any(not torch.equal(before[name], p) for name, p in trainer.parameters.items())
+    path = tmp_path_factory.mktemp("outside") / "my_strategy.py"
+    path.write_text(code)
+    return path
+
+
+@pytest.fixture(scope="module")
+def its_section():
+    """What the README's YAML adds to a search space."""
+    text = re.search(r"```yaml\n(plugins:.*?)```", README, re.S)[1]
+    assert text.count("\n") == 3
+    return yaml.safe_load(text)
+
+
+def test_the_strategy_of_the_readme_trains(make_config, strategy_file):
+    plugins.use([plugins.Plugin.read(strategy_file)])
+    try:
+        with get_trainer("scaled")(build_config(make_config("scaled", scale=3.0, epochs=1))) as trainer:
+            before = {name: p.detach().clone() for name, p in trainer.parameters.items()}
+            record = trainer.train()
+            assert any(not torch.equal(before[name], p) for name, p in trainer.parameters.items())
+    finally:
+        plugins.use(())
     loss = record.eval_results["task_train"]["loss"][0]
     assert record.train_losses["loss"][0] == pytest.approx(3 * loss, rel=0.2)
-    trainer.close()
+
+
+@pytest.mark.ray
+def test_the_strategy_of_the_readme_runs_in_a_sweep_of_two_trials(
+    strategy_file, its_section, tiny_model_dir, data_files, monkeypatch
+):
+    folder = strategy_file.parent
+    space = write_space(folder, tiny_model_dir, data_files, {"epochs": 1}, seeds=[1], **its_section)
+    done = sweep(space)
+    assert done.returncode == 0 and done.stderr == "", done.stdout + done.stderr
+    found = results(folder)
+    assert len(found) == 2 and {r["status"] for r in found.values()} == {"completed"}
+    by_scale = {r["config"]["finetune_config"]["scale"]: r for r in found.values()}
+    assert by_scale.keys() == {0.5, 2.0}
+    first = {scale: r["train_losses"]["total"][0] for scale, r in by_scale.items()}
+    assert first[2.0] > 2 * first[0.5], "the factor is in the loss"
+    configs = [json.loads(path.read_text()) for path in (folder / "sweeps").rglob("config.json")]
+    assert sorted(c["finetune_config"]["scale"] for c in configs) == [0.5, 2.0]
+    monkeypatch.chdir(folder)
+    assert make_plan(load_space(space)).to_run == []
+    strategy_file.write_text(strategy_file.read_text().replace("self.scale *", "2 * self.scale *"))
+    assert len(make_plan(load_space(space)).to_run) == 2, "changed code is a new trial"
+
+
+def test_the_knob_of_the_readme_is_checked(strategy_file):
+    space = strategy_file.with_name("wrong.yaml")
+    space.write_text("plugins: [my_strategy.py]\nbase:\n  proxy_strategy: scaled\n  finetune_config.scale: -1\n")
+    with pytest.raises(SpecError) as caught:
+        load_space(space)
+    (problem,) = caught.value.problems
+    assert (problem.file, problem.line, problem.key) == (str(space), 4, "base.finetune_config.scale")
+    assert problem.message == "found -1; allowed: a finite number > 0."

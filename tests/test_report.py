@@ -14,12 +14,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from fake_sweep import fake_result, publish
+from fake_sweep import ALIGNED, TRAINED, fake_result, publish
 from PIL import Image
 
 from selgen_ray.report import Report, main, write_report
 from selgen_ray.report.build import make_report
-from selgen_ray.report.figures import DPI, SIZE_INCHES, colour_of, footnote, limits, marker_of, pareto_png
+from selgen_ray.report.figures import DPI, SIZE_INCHES, colour_of, footnote, marker_of, pareto_png
+from selgen_ray.report.scales import limits
 from selgen_ray.report.settings import STRATEGIES, Axis
 from selgen_ray.results import FILE_NAME, load_results, read_trials
 from selgen_ray.storage import Folder
@@ -60,7 +61,7 @@ def row(report: Report, label: str):
 
 def test_the_table_is_what_one_computes_by_hand(sweep):
     report = report_of(sweep)
-    assert [s.label for s in report.settings] == ["naive", "kl_divergence beta_kl=10", "kl_divergence beta_kl=100"]
+    assert [s.label for s in report.settings] == ["naive", "kl_divergence β=10", "kl_divergence β=100"]
     naive = row(report, "naive")
     assert naive.seeds == (1, 2, 3) and naive.num_trials == 4
     assert (naive.x.n, naive.x.mean, naive.x.sd) == (3, pytest.approx(0.9), pytest.approx(0.02))
@@ -69,10 +70,10 @@ def test_the_table_is_what_one_computes_by_hand(sweep):
     # capability rose by 0.8 in every seed, whatever its base; alignment's base is the same in all
     assert naive.change_x.mean == pytest.approx(0.8) and naive.change_x.sd == pytest.approx(0, abs=1e-12)
     assert naive.change_y.mean == pytest.approx(-0.6) and naive.change_y.sd == pytest.approx(0.02)
-    strong = row(report, "kl_divergence beta_kl=100")
+    strong = row(report, "kl_divergence β=100")
     assert (strong.seeds, strong.x.mean, strong.y.mean, strong.num_trials) == ((1,), 0.4, 0.6, 3)
     assert strong.x.half_width is None and strong.change_x.half_width is None
-    assert [s.label for s in report.settings if s.on_front] == ["naive", "kl_divergence beta_kl=10"]
+    assert [s.label for s in report.settings if s.on_front] == ["naive", "kl_divergence β=10"]
     assert report.counts == {"completed": 7, "diverged": 1, "running": 1, "failed": 1}
 
 
@@ -90,10 +91,10 @@ def test_the_text(sweep):
     assert lines[0] == "lab: 7 completed, 1 diverged, 1 running, 1 failed"
     (naive,) = [line for line in lines if line.startswith("* naive ")]
     assert " ".join(naive.split()[2:]) == "3/4 0.900 ± 0.050 +0.800 ± 0.000 0.300 ± 0.050 -0.600 ± 0.050"
-    (single,) = [line for line in lines if line.startswith("  kl_divergence beta_kl=100 ")]
+    (single,) = [line for line in lines if line.startswith("  kl_divergence β=100 ")]
     assert " ".join(single.split()[2:]) == "1/3, no interval 0.400 +0.300 0.600 -0.300"
-    assert "kl_divergence beta_kl=100, seed 2: total at step 7" in text
-    assert "kl_divergence beta_kl=100, seed 3: KeyError: 1" in text
+    assert "kl_divergence β=100, seed 2: total at step 7" in text
+    assert "kl_divergence β=100, seed 3: KeyError: 1" in text
     assert "naive, seed 4" in text
     assert "\x1b" not in text
     assert all(len(line) <= 112 for line in lines if not line.startswith(str(sweep)))
@@ -114,7 +115,7 @@ def test_only_completed_trials_are_averaged_and_drawn(sweep, status):
     # the same counts: then the picture must be the same to the last bit, whatever the lost trial scored
     assert pareto_png(replace(after, counts=before.counts)) == pareto_png(before)
     lost = [(t.setting, t.seed, t.status) for t in after.left_out]
-    assert ("kl_divergence beta_kl=10", 9, status) in lost
+    assert ("kl_divergence β=10", 9, status) in lost
 
 
 def test_a_trial_without_alignment_is_listed_and_not_drawn(sweep):
@@ -172,15 +173,65 @@ def test_labels_name_what_varies_within_the_strategy(tmp_path):
             publish(tmp_path, fake_result("dpo", seed, r=r, lora_alpha=2 * r, file=path))
         publish(tmp_path, fake_result("mine", seed, anything=3))
     assert [s.label for s in report_of(tmp_path).settings] == [
-        "naive train_on_proxy=false",
-        "naive train_on_proxy=true",
-        "kl_divergence beta_kl=1e-05",
-        "kl_divergence beta_kl=2",
-        "kl_divergence beta_kl=10",
-        "dpo r=8 lora_alpha=16 file=a.jsonl",
-        "dpo r=16 lora_alpha=32 file=none",
+        "naive outcome only",
+        "naive proxy mixed in",
+        "kl_divergence β=1e-05",
+        "kl_divergence β=2",
+        "kl_divergence β=10",
+        "dpo r=8 lora_α=16 file=a.jsonl",
+        "dpo r=16 lora_α=32 file=none",
         "mine",
     ]
+
+
+# -- versions: one trial evaluated with several values of a knob -------------------------------------------------------
+
+SWEPT = {"safe_lora_threshold": 0.5, "safe_lora_sweep_thresholds": [0.1, 0.3, 0.5]}
+
+
+def swept(seed, x=0.5, **scores):
+    versions = {f"safe_lora_threshold={t}": scores.get(f"t{n}") or (0.1 * n, 0.2 * n) for n, t in ((1, 0.1), (3, 0.3))}
+    versions["safe_lora_threshold=0.5"] = (x, 0.6)  # the configured one: the same weights as the trial's own
+    return fake_result("safe_lora", seed, x, 0.6, versions=versions, **SWEPT)
+
+
+def test_each_swept_value_is_a_setting_over_seeds(tmp_path):
+    publish(tmp_path, swept(1), swept(2, 0.7), swept(3, t3=(0.35, None)), fake_result("naive", 1, 0.9, 0.1))
+    report = report_of(tmp_path)
+    found = {s.label: (s.x.mean, s.x.n) for s in report.settings if s.strategy == "safe_lora"}
+    assert found == {
+        "safe_lora τ=0.1": (pytest.approx(0.1), 3),
+        "safe_lora τ=0.3": (pytest.approx(0.3), 2),  # the third has no alignment there, so no point
+        "safe_lora τ=0.5": (pytest.approx((0.5 + 0.7 + 0.5) / 3), 3),
+    }
+    assert {(t.setting, t.seed, t.status) for t in report.left_out} == {("safe_lora τ=0.3", 3, "no point")}
+    assert row(report, "naive").x.mean == pytest.approx(0.9)
+
+
+def test_a_swept_value_and_a_trial_of_its_own_are_one_setting(tmp_path):
+    publish(tmp_path, swept(1), swept(2))
+    publish(tmp_path, fake_result("safe_lora", 3, 0.4, 0.6, safe_lora_threshold=0.3))
+    report = report_of(tmp_path)
+    joined = row(report, "safe_lora τ=0.3")
+    assert joined.seeds == (1, 2, 3)
+    assert joined.x.mean == pytest.approx((0.3 + 0.3 + 0.4) / 3)
+
+
+def test_a_diverged_trial_has_no_version_in_any_average(tmp_path):
+    publish(tmp_path, swept(1), swept(2).model_copy(update={"status": "diverged", "error": "loss at step 3"}))
+    report = report_of(tmp_path)
+    assert {s.label: s.seeds for s in report.settings} == {f"safe_lora τ={t}": (1,) for t in (0.1, 0.3, 0.5)}
+    assert [(t.setting, t.seed, t.status) for t in report.left_out] == [("safe_lora τ=0.5", 2, "diverged")]
+
+
+def test_models_on_the_way_are_neither_base_nor_setting(tmp_path):
+    publish(tmp_path, swept(1), swept(2))
+    report = report_of(tmp_path)
+    (base,) = report.bases
+    assert (base.x.mean, base.y.mean) == (pytest.approx(0.1), pytest.approx(0.9))
+    shown = [s.x.mean for s in report.settings]
+    assert max(shown) < min(ALIGNED[0], TRAINED[0])
+    assert pareto_png(report).startswith(b"\x89PNG")
 
 
 def test_seeds_are_no_knobs_even_when_each_setting_has_its_own(tmp_path):

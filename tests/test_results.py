@@ -59,7 +59,7 @@ def test_the_schema_is_a_schema_and_tells_good_from_bad(tmp_path):
 
 def test_round_trip(tmp_path):
     result = fake_result("kl_divergence", seed=3, beta_kl=10.0)
-    result.add_losses(10, {"outcome": 1.25, "kl": 0.5, "total": 6.25})
+    result.add_reading(10, {"outcome": 1.25, "kl": 0.5, "total": 6.25}, {})
     result.data_hashes, result.hardware, result.git_commit = {"outcome": "ab"}, {"num_cpus": 2}, "c0ffee"
     result.error = "line 1\nline 2 with 'quotes', Ω and \\"
     folder = Folder(str(tmp_path))
@@ -81,7 +81,7 @@ def test_what_is_no_number_becomes_null(tmp_path, bad):
     assert result.capability is None
     result.alignment = bad
     assert result.alignment is None
-    result.add_losses(1, {"outcome": bad, "total": 2.0})
+    result.add_reading(1, {"outcome": bad, "total": 2.0}, {})
     result.add_evaluation(20, 2.0, "", {"task_test": {"exact_match": bad}})
     result.publish(Folder(str(tmp_path)))
 
@@ -179,6 +179,15 @@ def test_flatten():
     assert flatten({"a": 1, "b": {"c": [1, 2], "d": {"e": None}}}) == {"a": 1, "b.c": [1, 2], "b.d.e": None}
 
 
+def test_what_a_reading_lacks_is_none():
+    result = fake_result().model_copy(update={"train_steps": [], "train_losses": {}, "train_metrics": {}})
+    result.add_reading(5, {"total": 1.0}, {"cosine": 0.5})
+    result.add_reading(10, {"total": 2.0, "kl": 3.0}, {"margin": float("nan")})
+    result.add_metrics({"plane_norm": 4.0})
+    assert result.train_losses == {"total": [1.0, 2.0], "kl": [None, 3.0]}
+    assert result.train_metrics == {"cosine": [0.5, None], "margin": [None, None], "plane_norm": [None, 4.0]}
+
+
 READER = """
 import sys, time
 from selgen_ray.results import FILE_NAME, TrialResult
@@ -202,7 +211,7 @@ def test_a_reader_in_another_process_never_sees_half_a_file(tmp_path):
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) as reader:
         assert reader.stdout and reader.stdout.readline() == "ready\n"
         for i in range(1, 301):
-            result.add_losses(i, {"total": 1.0 / i})
+            result.add_reading(i, {"total": 1.0 / i}, {})
             result.num_resumes = i
             result.publish(folder)
             time.sleep(0.002)

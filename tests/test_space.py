@@ -144,6 +144,62 @@ def test_two_ways_to_say_the_same(load: Load, one: str, other: str) -> None:
     assert [trial.name for trial in first.trials] == [trial.name for trial in second.trials]
 
 
+NULLS = [
+    "base: {finetune_config: {r: null, learning_rate: ~, dtype: null, is_peft: null, target_modules: null}}",
+    "base: {finetune_config: {max_steps: null, model: null}, data: {toy: {num_outcome: null}, outcome: null}}",
+    "base: {finetune_config: null, data: {toy: null}}\noverrides: [{data: null}]",
+    "base: {proxy_strategy: null, seed: null, data_seed: null, train_on_proxy: null, experiment_name: null}",
+    "base: {finetune_config: {beta_kl: null, lambda_proxy: null}}",  # knobs that `naive` does not have
+    "strategies: {naive: {fixed: {finetune_config: {beta_kl: null, r: null}}}}",
+    "overrides: [{proxy_strategy: null, finetune_config: {r: null, beta_kl: null}}]",
+    "base: {seed: null, finetune_config.seed: 42}",
+    "base: {seed: 42, finetune_config.seed: null}",
+    "seeds: [null]",
+    "grid: {finetune_config.r: [null]}",
+    "base: {finetune_config.r: 16, proxy_strategy: kl_divergence}\n"
+    "overrides: [{finetune_config.r: null, proxy_strategy: null}]",
+    "name: null\nstorage_path: null\nresources: {cpus: null, max_failures: ~}\npareto: {x: null}",
+]
+
+
+@pytest.mark.parametrize("text", NULLS)
+def test_null_is_the_default(load: Load, text: str) -> None:
+    """First-generation files list every key they do not use as null."""
+    spec, plain = load(text), load("seeds: [42]")
+    assert ids(spec) == ids(plain)
+    assert [trial.name for trial in spec.trials] == [trial.name for trial in plain.trials]
+    assert [trial.config for trial in spec.trials] == [trial.config for trial in plain.trials]
+    assert spec.model_dump(exclude={"trials"}) == plain.model_dump(exclude={"trials"})
+    assert not spec.notes
+
+
+def test_null_in_a_list_of_values_is_the_default(load: Load) -> None:
+    spec = load("base: {finetune_config.epochs: 9}\ngrid: {finetune_config: {r: [null, 3], epochs: [null]}}")
+    assert [(t.config.finetune_config.r, t.config.finetune_config.epochs) for t in spec.trials] == [(8, 3), (3, 3)]
+    assert [trial.slug.rpartition("_")[0] for trial in spec.trials] == ["naive_r-8", "naive_r-3"]
+    assert ids(spec) == ids(load("grid: {finetune_config.r: [8, 3]}"))
+    assert load("grid: {finetune_config.r: [null, 8]}").notes
+
+
+def test_null_is_a_value_where_a_key_has_another_default(load: Load) -> None:
+    spec = load("strategies: {steering_weights: {grid: {finetune_config.negative_proxy: [null, proxy_neg]}}}")
+    assert [t.config.finetune_config.model_dump()["negative_proxy"] for t in spec.trials] == [None, "proxy_neg"]
+    assert len(set(ids(spec))) == 2
+
+
+def test_an_override_with_a_null_seed_has_none_of_its_own(load: Load) -> None:
+    spec = load("seeds: [1, 2]\noverrides: [{seed: null, data_seed: null, finetune_config.r: 4}]")
+    assert [trial.config.seed for trial in spec.trials] == [1, 2]
+    fixed = "base: {data_seed: 3, model_seed: 3}\noverrides: [{%s}]"
+    assert ids(load(fixed % "seed: null")) == ids(load(fixed % ""))
+
+
+@pytest.mark.parametrize("exclude", ["{finetune_config.r: null}", "{finetune_config: {r: ~, max_steps: null}}"])
+def test_null_excludes_the_default(load: Load, exclude: str) -> None:
+    spec = load(f"grid: {{finetune_config.r: [4, 8]}}\nexclude: [{exclude}]")
+    assert [trial.config.finetune_config.r for trial in spec.trials] == [4]
+
+
 def test_a_key_beside_a_merge_replaces_what_is_merged(load: Load) -> None:
     """`<<` is shallow, as everywhere in YAML."""
     spec = load(

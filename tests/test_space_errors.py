@@ -151,7 +151,14 @@ VALUES = [
         "base.finetune_config.epochs",
         ["found a mapping (a)", "a whole number >= 1"],
     ),
-    (BASE + "epochs:", 4, "base.finetune_config.epochs", ["found null", "a whole number >= 1"]),
+    (
+        BASE + "target_modules: [~]",
+        4,
+        "base.finetune_config.target_modules",
+        ["found [None]", "a list of text or text"],
+    ),
+    ("seeds: [~, true]", 1, "seeds[1]", ["found true", "a whole number"]),
+    ("grid:\n  finetune_config.r: ~", 2, "grid.finetune_config.r", ["found null", "a grid takes a list"]),
     (BASE + "max_steps: 0", 4, "base.finetune_config.max_steps", ["found 0", "a whole number >= 1 or null"]),
     (BASE + "is_peft: maybe", 4, "base.finetune_config.is_peft", ["found 'maybe'", "true or false"]),
     (

@@ -1,12 +1,17 @@
 """The sweep folder: on a local disk and on a real S3 server (moto), where a reader must never see half a file."""
 
+import errno
+import os
 import pickle
 import subprocess
 import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from selgen_ray import storage
 from selgen_ray.errors import StorageError
 from selgen_ray.storage import Folder
 
@@ -107,3 +112,73 @@ def test_a_relative_folder_stays_where_it_was_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "elsewhere")
     pickle.loads(sent).write("y", b"1")
     assert (tmp_path / "sweeps" / "x" / "y").read_bytes() == b"1"
+
+
+def test_a_published_bundle(folder):
+    with pytest.raises(FileNotFoundError):
+        folder.read_published()
+    files = {"a": b"1" * 1000, "b": b""}
+    folder.publish(files)
+    assert folder.read_published() == files
+    folder.withdraw()
+    folder.withdraw()
+    with pytest.raises(FileNotFoundError):
+        folder.read_published()
+    assert folder.read("a") == files["a"]
+
+
+def test_a_damaged_bundle_names_the_file(folder):
+    for name, damage in {"a": b"11", "b": b"x", "manifest.json": b'{"a": "'}.items():
+        folder.publish({"a": b"111", "b": b"2"})
+        folder.write(name, damage)
+        with pytest.raises(ValueError, match=f"{name} is truncated or damaged"):
+            folder.read_published()
+    folder.publish({"a": b"111"})
+    folder.write("manifest.json", b'["a"]')
+    with pytest.raises(ValueError, match=r"manifest.json is truncated or damaged"):
+        folder.read_published()
+
+
+def test_a_bundle_that_lost_a_file(tmp_path):
+    folder = Folder(str(tmp_path))
+    folder.publish({"a": b"1"})
+    (tmp_path / "a").unlink()
+    with pytest.raises(ValueError, match="a is missing"):
+        folder.read_published()
+
+
+def test_of_several_that_create_a_file_one_succeeds(folder):
+    contents = [str(i).encode() for i in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        created = list(pool.map(lambda content: folder.create("x", content, settle_s=0.3), contents))
+    assert created.count(True) == 1
+    assert folder.read("x") == contents[created.index(True)]
+    assert not folder.create("x", b"late", settle_s=0)
+    assert folder.files(recursive=True) == ["x"]
+
+
+def test_create_where_there_are_no_hard_links(tmp_path, monkeypatch):
+    def link(*_):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    folder = Folder(str(tmp_path))
+    assert [folder.create("x", b"1"), folder.create("x", b"2")] == [True, False]
+    assert (folder.read("x"), folder.files()) == (b"1", ["x"])
+
+
+def test_the_claim_of_one_who_died_does_not_block_for_ever(s3_uri, monkeypatch):
+    monkeypatch.setattr(storage, "_DEAD_CLAIM_S", 0.5)
+    folder = Folder(s3_uri) / "dead_claim"
+    folder.write("x.claims/000", b"claim")
+    assert not folder.create("x", b"1", settle_s=0.01)
+    time.sleep(1.2)
+    assert folder.create("x", b"1", settle_s=0.01)
+
+
+def test_every_refusal_is_a_storage_error(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    folder = Folder(str(tmp_path / "file"))
+    for refused in (folder.read, folder.read_json, lambda name: folder.create(name, b""), lambda name: folder.files()):
+        with pytest.raises(StorageError, match="cannot"):
+            refused("x")

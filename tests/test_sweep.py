@@ -22,6 +22,7 @@ import yaml
 
 from selgen_ray.results import json_schema, load_results
 from selgen_ray.storage import Folder
+from selgen_ray.trainers import get_trainer
 
 pytestmark = pytest.mark.ray
 ROOT = Path(__file__).parents[1]
@@ -350,6 +351,35 @@ def test_a_killed_worker_is_tried_again_from_its_checkpoint(tmp_path, tiny_model
     assert sum(r["num_resumes"] for r in results(tmp_path).values()) == 1
     assert "retrying   " in output and "Traceback" not in output
     assert_same_sweep(tmp_path, slow_reference)
+
+
+def test_a_killed_preparation_is_taken_over_by_the_trial_that_waits_for_it(tmp_path, tiny_model_dir, data_files):
+    finetune = {"epochs": 1, "save_steps": 5, "logging_steps": 1, "max_to_eval": 1, "max_new_tokens": 1}
+    finetune |= {"proxy_epochs": 150, "negative_proxy": None}
+    strategies = {"orth_penalty": {"grid": {"finetune_config.lambda_1": [0.1, 0.2]}}}
+    space = write_space(
+        tmp_path, tiny_model_dir, data_files, finetune, strategies=strategies, seeds=[1], resources={"max_failures": 0}
+    )
+    process = start(space)
+    cache = tmp_path / "sweeps" / "tiny" / "cache" / "throw_away_trainings"
+    wait_for(lambda: list(cache.glob("*/work/checkpoints/*/manifest.json")))
+    # the lease says who computes
+    holder = json.loads(next(cache.glob("*/leases/*.json")).read_text())["pid"]
+    kill_9([psutil.Process(holder)])
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == 1, output  # no retry was allowed
+    found = results(tmp_path)
+    assert sorted(result["status"] for result in found.values()) == ["completed", "failed"]
+    assert len(list(cache.glob("*"))) == 1
+    assert len(list(cache.glob("*/leases/*.json"))) == 2  # the dead one's, and that of the one that took over
+    done = next(result for result in found.values() if result["status"] == "completed")
+    with get_trainer("orth_penalty")(done["config"]) as alone:
+        alone.train()
+        weights = {name.replace(".default", ""): p for name, p in alone.parameters.items()}
+    (saved,) = adapters(tmp_path).values()
+    assert all(torch.equal(saved[name], p) for name, p in weights.items())
+    assert sweep(space).returncode == 0  # and the same command finishes the other
+    assert len(list(cache.glob("*/leases/*.json"))) == 2
 
 
 # -- object storage --------------------------------------------------------------------------------------------------

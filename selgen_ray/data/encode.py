@@ -103,6 +103,22 @@ def encode_rows(
     return encoded
 
 
+def pack(encoded: Sequence[Encoded]) -> dict[str, torch.Tensor]:
+    """Tokenised rows as three tensors, to be stored: ids and is_reply of all tokens, and the rows' lengths."""
+    return {
+        "ids": torch.tensor([i for e in encoded for i in e.ids], dtype=torch.int32),
+        "is_reply": torch.tensor([r for e in encoded for r in e.is_reply], dtype=torch.bool),
+        "lengths": torch.tensor([len(e) for e in encoded], dtype=torch.int64),
+    }
+
+
+def unpack(packed: dict[str, torch.Tensor]) -> list[Encoded]:
+    """The rows that `pack` packed."""
+    lengths = packed["lengths"].tolist()
+    parts = zip(packed["ids"].cpu().split(lengths), packed["is_reply"].cpu().split(lengths), strict=True)
+    return [Encoded(ids.tolist(), is_reply.tolist()) for ids, is_reply in parts]
+
+
 def encode_row(row: Row, tokenizer: PreTrainedTokenizerBase, loss_on: str) -> Encoded:
     """Tokenise one row, uncut; see `encode_rows`."""
     if row.get("messages") is not None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from transformers import PreTrainedTokenizerBase
-
 from selgen_ray.config import FinetuneConfig
-from selgen_ray.data.encode import Encoded, encode_rows
+from selgen_ray.data.encode import Encoded
 from selgen_ray.data.rows import Row, prompt_of
 from selgen_ray.data.streams import Stream, steps_per_epoch
 from selgen_ray.errors import DataError
@@ -43,23 +41,23 @@ class Sets:
     Attributes:
         train: role -> what is trained on; for outcome, proxy and proxy_neg.
         evals: evaluation set -> its rows: the held-out part of a trained role, all rows of the others.
+
+    Args:
+        encode: (role, its rows) -> their tokens.
     """
 
     def __init__(
         self,
         roles: dict[str, list[Row]],
-        tokenizer: PreTrainedTokenizerBase,
         config: FinetuneConfig,
         data_seed: int,
+        encode: Callable[[str, list[Row]], list[Encoded]],
     ):
         self._config = config
         self._seed = data_seed
         self.train: dict[str, RowSet] = {}
         self.evals: dict[str, RowSet] = {}
-        whole = {
-            role: RowSet(rows, encode_rows(rows, tokenizer, config.max_seq_length, config.loss_on, f"data.{role}"))
-            for role, rows in roles.items()
-        }
+        whole = {role: RowSet(rows, encode(role, rows)) for role, rows in roles.items()}
         held_out = dict(whole)
         for role in (r for r in _HELD_OUT if r in whole):
             # proxy and proxy_neg are split alike: their rows are pairs
@@ -99,7 +97,7 @@ class Sets:
         """
         cfg = self._config
         rows = {name: self.union(name) for name in names}
-        micro = {name: self._micro_batch(name) for name in names}
+        micro = {name: micro_batch_size(cfg, name) for name in names}
         steps = {n: steps_per_epoch(len(rows[n]), micro[n], cfg.gradient_accumulation_steps) for n in names}
         continuous = cfg.proxy_cycling_mode == "continuous"
         leading = names[0] if continuous else max(names, key=steps.__getitem__)
@@ -118,8 +116,9 @@ class Sets:
             for name in names
         }
 
-    def _micro_batch(self, stream: str) -> int:
-        cfg = self._config
-        if "outcome" in stream.split("+") or cfg.proxy_batch_size is None:
-            return cfg.per_device_train_batch_size
-        return cfg.proxy_batch_size
+
+def micro_batch_size(config: FinetuneConfig, stream: str) -> int:
+    """Rows of a micro-batch of a stream: `proxy_batch_size` rules those without outcome rows, where it is given."""
+    if "outcome" in stream.split("+") or config.proxy_batch_size is None:
+        return config.per_device_train_batch_size
+    return config.proxy_batch_size

@@ -6,6 +6,7 @@ import math
 
 from selgen_ray.data.encode import collate, pad_id
 from selgen_ray.evals import EvalSet, by_length, metric
+from selgen_ray.models import scored_logits
 from selgen_ray.trainers.losses import cross_entropy
 
 
@@ -19,6 +20,6 @@ def loss(eval_set: EvalSet) -> dict[str, float]:
     total, count = 0.0, 0
     for rows in by_length([len(e) for e in eval_set.encoded], eval_set.batch_size):
         batch = collate(eval_set.encoded, rows, pad, device)
-        total += float(cross_entropy(eval_set.model(**batch.inputs).logits, batch.targets, batch.scored))
+        total += float(cross_entropy(scored_logits(eval_set.model, batch), batch.targets[batch.scored]))
         count += batch.num_scored
     return {"loss": total / count, "token_probability": math.exp(-total / count)}

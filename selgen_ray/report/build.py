@@ -56,7 +56,7 @@ class Report:
         sweep: its folder.
         title: its name.
         x, y: what is weighed: 'capability', 'alignment' or 'set/metric'.
-        settings: the rows of the table.
+        settings: the rows of the table; of a trial evaluated with several values of a knob each is one.
         bases: one for each base model.
         counts: status -> number of trials, of all statuses.
         left_out: every trial that is not averaged.
@@ -146,7 +146,7 @@ def make_report(found: Sequence[tuple[Folder, TrialResult]], sweep: str, title: 
         settings=tuple(settings),
         bases=tuple(_bases(completed, x, y)),
         counts={status: counts[status] for status in PREFERENCE},
-        left_out=tuple(_left_out(found, settings, x, y)),
+        left_out=tuple(_left_out(found, settings)),
         notes=tuple(_notes(completed, x, y)),
         unknown_axes=tuple(_unknown(completed, x, y)),
     )
@@ -191,19 +191,16 @@ def _bases(completed: Iterable[TrialResult], x: Axis, y: Axis) -> Iterable[Base]
             yield Base(name, *values)
 
 
-def _left_out(
-    found: Iterable[tuple[Folder, TrialResult]], settings: Iterable[Setting], x: Axis, y: Axis
-) -> Iterable[LeftOut]:
+def _left_out(found: Iterable[tuple[Folder, TrialResult]], settings: Sequence[Setting]) -> Iterable[LeftOut]:
+    """Each trial that is not completed once, under its own setting; a completed one in each setting where it lacks."""
     labels = {trial_id: s.label for s in settings for trial_id in s.trial_ids}
     for folder, result in found:
-        missing = [axis.name for axis in (x, y) if axis.value(result) is None]
         if result.status != "completed":
-            status, cause = result.status, _last_line(result.error)
-        elif missing:
-            status, cause = "no point", f"no value of {' and '.join(missing)}"
-        else:
-            continue
-        yield LeftOut(labels[result.trial_id], result.seed, status, cause, str(folder))
+            cause = _last_line(result.error)
+            yield LeftOut(labels[result.trial_id], result.seed, result.status, cause, str(folder))
+        for s in settings:
+            if missing := s.no_point.get(result.trial_id):
+                yield LeftOut(s.label, result.seed, "no point", f"no value of {missing}", str(folder))
 
 
 def _last_line(text: str | None) -> str:

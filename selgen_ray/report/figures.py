@@ -6,7 +6,6 @@ import colorsys
 import hashlib
 import io
 import textwrap
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from matplotlib.axes import Axes
@@ -16,17 +15,20 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from selgen_ray.report.labels import Label, place_labels
-from selgen_ray.report.settings import STRATEGIES, Axis, Setting, mean_point, value_text
+from selgen_ray.report.naming import explained, knob_texts
+from selgen_ray.report.scales import axis_limits, beyond, cut, inside, is_crowded
+from selgen_ray.report.settings import STRATEGIES, Axis, Setting, mean_point
 from selgen_ray.stats import Summary
 
 if TYPE_CHECKING:
-    from selgen_ray.report.build import Report
+    from selgen_ray.report.build import Base, Report
 
 SIZE_INCHES = (10.0, 6.0)
 DPI = 160
 _INK, _GREY = "#222222", "#666666"
 _FRONT = {"color": "#B4B4B4", "linewidth": 1.8, "solid_joinstyle": "miter"}
-_LABEL_LENGTH = 24
+_RING = {"marker": "o", "color": _INK, "markerfacecolor": "none", "markeredgewidth": 1.3, "linestyle": "none"}
+_LABEL_LENGTH = 28
 # searched for the largest smallest difference (CIE76 15) between any two, with normal sight and without red, green
 # or blue cones; the marker is a second sign
 _COLOURS = (
@@ -66,49 +68,18 @@ def pareto_png(report: Report) -> bytes:
     _front(axes, report)
     for setting in report.drawn:
         _setting(axes, setting, report)
-    for base in report.bases:
-        if base.x and base.y:
-            _point(
-                axes, base.x, base.y, report, color=_INK, marker="*", markersize=17, markeredgecolor="white", zorder=4.5
-            )
+    bases = [_base(axes, base, report) for base in report.bases if base.x and base.y]
     _words(figure, axes, report)
     canvas.draw()
-    place_labels(axes, _labels(report), _obstacles(report))
+    place_labels(axes, [*bases, *_labels(report)], [*(b.at for b in bases), *_obstacles(report)])
     buffer = io.BytesIO()
     canvas.print_png(buffer)
     return buffer.getvalue()
 
 
-def is_share(axis: Axis) -> bool:
-    """Whether the quantity lies in [0, 1] by definition."""
-    return axis.name in ("capability", "alignment")
-
-
-def limits(axis: Axis, points: Sequence[float], bars: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """(left or lower, right or upper) end of an axis; less-is-better axes are turned round.
-
-    All points are inside. Bars are too, unless they are so long that the points would shrink to a heap: they add at
-    most 60 % of the points' range on each side and are cut there.
-    """
-    low, high = min(points), max(points)
-    reach = 0.6 * max(high - low, 0.1 * max(abs(low), abs(high)), 0.02)
-    ends = [end for bar in bars for end in bar]
-    new_low, new_high = max(low - reach, min([low, *ends])), min(high + reach, max([high, *ends]))
-    margin = 0.08 * (new_high - new_low) or 0.08 * max(abs(high), 0.5)  # one number alone gets some room too
-    new_low, new_high = new_low - margin, new_high + margin
-    if is_share(axis):
-        new_low, new_high = max(new_low, -0.03), min(new_high, 1.03)
-    return (new_low, new_high) if axis.sign > 0 else (new_high, new_low)
-
-
 def _frame(axes: Axes, report: Report) -> None:
-    bases = [(base.x, base.y) for base in report.bases if base.x and base.y]
-    means = [(s.x, s.y) for s in report.drawn] + bases
     for i, axis in enumerate((report.x, report.y)):
-        found = [pair[i] for pair in means]
-        singles = [point[i] for s in report.drawn for point in s.points]
-        ends = limits(axis, [s.mean for s in found if s] + singles, [s.interval for s in found if s and s.interval])
-        (axes.set_ylim if i else axes.set_xlim)(ends)
+        (axes.set_ylim if i else axes.set_xlim)(axis_limits(report, i))
         label = axis.name if axis.sign > 0 else f"{axis.name} (less is better)"
         (axes.set_ylabel if i else axes.set_xlabel)(_literal(label), fontsize=11, color=_INK, labelpad=6)
     axes.spines[["top", "right"]].set_visible(False)
@@ -132,6 +103,8 @@ def _front(axes: Axes, report: Report) -> None:
 def _setting(axes: Axes, setting: Setting, report: Report) -> None:
     colour, marker = colour_of(setting.strategy), marker_of(setting.strategy)
     assert setting.x and setting.y
+    if setting.outcome_only:
+        axes.plot(setting.x.mean, setting.y.mean, **_RING, markersize=15, zorder=4.6)
     if setting.x.n == 1:
         faint = tuple(0.65 * part + 0.35 for part in to_rgb(colour))
         style = {"color": faint, "markerfacecolor": "white", "markeredgewidth": 1.4, "markersize": 7.5}
@@ -143,24 +116,34 @@ def _setting(axes: Axes, setting: Setting, report: Report) -> None:
     _point(axes, setting.x, setting.y, report, marker=marker, markersize=9, zorder=5, **style)
 
 
+def _base(axes: Axes, base: Base, report: Report) -> Label:
+    """Draw the star; where its place is outside, at the edge, and the label says how far."""
+    assert base.x and base.y
+    ends = axes.get_xlim(), axes.get_ylim()
+    style = {"color": _INK, "marker": "*", "zorder": 4.5}
+    outside = beyond(base, report, ends)
+    at = inside(base.x.mean, ends[0]), inside(base.y.mean, ends[1])
+    if outside:
+        axes.plot(*at, markerfacecolor="white", markersize=13, **style)
+    else:
+        _point(axes, base.x, base.y, report, markersize=17, markeredgecolor="white", **style)
+    return Label(_literal(", ".join(outside) or "base model"), at, _INK)
+
+
 def _point(axes: Axes, x: Summary, y: Summary, report: Report, **style: object) -> None:
     xerr, yerr = _bar(report.x, x), _bar(report.y, y)
     bars = {"elinewidth": 1.1, "capsize": 2.2, "capthick": 1.1}
     parts = axes.errorbar(x.mean, y.mean, xerr=xerr, yerr=yerr, **bars, **style)  # type: ignore[arg-type]
     for bar in (*parts[1], *parts[2]):
-        bar.set_alpha(0.6)
+        bar.set_alpha(0.35 if is_crowded(report) else 0.6)  # labels must stay legible on them
         bar.set_zorder(4)
 
 
 def _bar(axis: Axis, summary: Summary) -> list[list[float]] | None:
     if summary.interval is None:
         return None
-    low, high = _cut(axis, summary.interval)
+    low, high = cut(axis, summary.interval)
     return [[summary.mean - low], [high - summary.mean]]
-
-
-def _cut(axis: Axis, interval: tuple[float, float]) -> tuple[float, float]:
-    return (max(interval[0], 0.0), min(interval[1], 1.0)) if is_share(axis) else interval
 
 
 def _words(figure: Figure, axes: Axes, report: Report) -> None:
@@ -172,6 +155,8 @@ def _words(figure: Figure, axes: Axes, report: Report) -> None:
     handles = [_handle(report, strategy) for strategy in dict.fromkeys(s.strategy for s in report.drawn)]
     if any(base.x and base.y for base in report.bases):
         handles.append(_line("base model, untrained", color=_INK, marker="*", markersize=12, linestyle="none"))
+    if any(s.outcome_only for s in report.drawn):
+        handles.append(_line("ring: outcome only, no proxy", **_RING, markersize=10))
     handles.append(_line("Pareto front of the means", **_FRONT))
     lines = "\n".join(str(handle.get_label()) for handle in handles).split("\n")
     size = min(8.5, 8.5 * 28 / len(lines), 8.5 * 42 / max(map(len, lines)))
@@ -181,12 +166,12 @@ def _words(figure: Figure, axes: Axes, report: Report) -> None:
 
 def _handle(report: Report, strategy: str) -> Line2D:
     settings = [s for s in report.drawn if s.strategy == strategy]
-    knobs = list(settings[0].knobs)
+    knobs = settings[0].knobs
     text = strategy
     if len(settings) == 1:
         text = settings[0].label.replace(" ", "\n", 1)
     elif knobs:
-        text = "\n".join([strategy, *textwrap.wrap(f"labels: {', '.join(knobs)}", 38)])
+        text = "\n".join([strategy, *textwrap.wrap(", ".join(explained(knobs)), 42)])
     style = {"color": colour_of(strategy), "marker": marker_of(strategy), "linestyle": "none", "markersize": 7.5}
     return _line(_literal(text), **style)
 
@@ -208,7 +193,7 @@ def footnote(report: Report) -> str:
     lost |= {"without a value": n} if (n := sum(t.status == "no point" for t in report.left_out)) else {}
     if lost:
         parts.append(f"not drawn: {', '.join(f'{n} {status}' for status, n in lost.items())}")
-    if any(s and s.interval and _cut(axis, s.interval) != s.interval for axis, s in _means(report)):
+    if any(s and s.interval and cut(axis, s.interval) != s.interval for axis, s in _means(report)):
         parts.append("bars are cut at 0 and 1")
     lines = [""]
     for part in parts:
@@ -229,14 +214,13 @@ def _labels(report: Report) -> list[Label]:
     for s in drawn:
         if s.knobs and s.x and s.y and sum(other.strategy == s.strategy for other in drawn) > 1:
             dark = tuple(0.72 * part for part in to_rgb(colour_of(s.strategy)))
-            text = textwrap.shorten(", ".join(map(value_text, s.knobs.values())), _LABEL_LENGTH, placeholder=" …")
+            text = textwrap.shorten(", ".join(knob_texts(s.knobs)), _LABEL_LENGTH, placeholder=" …")
             labels.append(Label(_literal(text), (s.x.mean, s.y.mean), dark))
     return labels
 
 
 def _obstacles(report: Report) -> list[tuple[float, float]]:
-    means = [(s.x, s.y) for s in (*report.drawn, *report.bases)]
-    return [(x.mean, y.mean) for x, y in means if x and y]
+    return [(s.x.mean, s.y.mean) for s in report.drawn if s.x and s.y]
 
 
 def _literal(text: str) -> str:

@@ -11,11 +11,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.patheffects import withStroke
+from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
-_RADII = (9, 15, 24, 36)  # points from the mark's middle to the label's nearest edge
+_RADII = (9, 15, 24, 36, 52, 70, 90)  # points from the mark's middle to the label's nearest edge
 _NUM_ANGLES = 16
 _LEADER_FROM = 14  # a label further away gets a line to its mark
+_COVERING = 400  # points that a label goes further rather than lie wholly on a mark or a label, or outside
+_ROUNDS = 3
 _MARK = 5.5  # half the side of the square a mark covers, in points
 
 
@@ -40,61 +43,81 @@ def place_labels(
     figure = axes.get_figure(root=True)
     assert figure is not None
     scale = figure.dpi / 72
-    pixels = [tuple(axes.transData.transform(mark)) for mark in marks]
-    taken = [_box(x, y, 2 * _MARK * scale, 2 * _MARK * scale) for x, y in pixels]
+    texts = [_write(axes, label, fontsize) for label in labels]
+    points = [tuple(axes.transData.transform(label.at)) for label in labels]
+    pixels = [axes.transData.transform(mark) for mark in marks]
+    fixed = [_box(x, y, 2 * _MARK * scale, 2 * _MARK * scale) for x, y in pixels]
     thin = _line_boxes(axes)
-    for label in labels:
-        text = axes.annotate(
-            label.text,
-            label.at,
-            xytext=(0, 0),
-            textcoords="offset points",
-            ha="center",
-            va="center",
-            fontsize=fontsize,
-            color=label.colour,
-            zorder=7,
-            path_effects=[withStroke(linewidth=2, foreground="white")],
-        )
+    options = []
+    for text, (x, y) in zip(texts, points, strict=True):
         extent = text.get_window_extent()
-        x, y = axes.transData.transform(label.at)
-        places = _places(x, y, extent.width + 2 * scale, extent.height, scale)
-        _, _, box, radius = min(
-            (_cost(box, radius, taken, thin, axes.bbox, scale), i, box, radius)
-            for i, (box, radius) in enumerate(places)
-        )
-        middle = ((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2)
-        text.set_position(((middle[0] - x) / scale, (middle[1] - y) / scale))
-        if radius > _LEADER_FROM:
-            _leader(axes, (x, y), box, label.colour)
-        taken.append(box)
+        places, radii = _places(x, y, extent.width + 2 * scale, extent.height, scale)
+        options.append((places, _lonely_cost(places, radii, fixed, thin, axes.bbox), radii))
+    for label, text, (x, y), i, (places, _, radii) in zip(
+        labels, texts, points, _chosen([(places, costs) for places, costs, _ in options]), options, strict=True
+    ):
+        x0, y0, x1, y1 = places[i]
+        text.set_position((((x0 + x1) / 2 - x) / scale, ((y0 + y1) / 2 - y) / scale))
+        if radii[i] > _LEADER_FROM:
+            _leader(axes, (x, y), Bbox.from_extents(*places[i]), label.colour)
 
 
-def _places(x: float, y: float, width: float, height: float, scale: float) -> list[tuple[Bbox, float]]:
-    """Boxes around a point, the best liked first: right, then all the way round, then further out."""
-    places = []
-    for radius in _RADII:
-        for turn in range(_NUM_ANGLES):
-            angle = math.tau * (turn // 2 + turn % 2) * (1 if turn % 2 else -1) / _NUM_ANGLES
-            dx = radius * scale + width / 2
-            dy = radius * scale + height / 2
-            places.append((_box(x + dx * math.cos(angle), y + dy * math.sin(angle), width, height), radius))
-    return places
+def _write(axes: Axes, label: Label, fontsize: float) -> Annotation:
+    return axes.annotate(
+        label.text,
+        label.at,
+        xytext=(0, 0),
+        textcoords="offset points",
+        ha="center",
+        va="center",
+        fontsize=fontsize,
+        color=label.colour,
+        zorder=7,
+        path_effects=[withStroke(linewidth=2, foreground="white")],
+    )
 
 
-def _cost(box: Bbox, radius: float, taken: Sequence[Bbox], thin: Sequence[Bbox], inside: Bbox, scale: float) -> float:
-    """Distance in points, plus what is covered: another label or mark weighs most, then leaving the axes, then bars."""
-    area = box.width * box.height
-    covered = sum(_overlap(box, other) for other in taken) / area
-    outside = 1 - _overlap(box, inside) / area
-    crossed = sum(_overlap(box, other) > 0 for other in thin)
-    return radius + 200 * covered + 400 * outside + 5 * crossed
+def _places(x: float, y: float, width: float, height: float, scale: float) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes around a point and their radii, the best liked first: right, then all the way round, then further out."""
+    turns = np.arange(_NUM_ANGLES)
+    angles = math.tau * (turns // 2 + turns % 2) * np.where(turns % 2, 1, -1) / _NUM_ANGLES
+    radii = np.repeat(np.asarray(_RADII, dtype=float), _NUM_ANGLES)
+    angles = np.tile(angles, len(_RADII))
+    xs = x + (radii * scale + width / 2) * np.cos(angles)
+    ys = y + (radii * scale + height / 2) * np.sin(angles)
+    return np.stack([xs - width / 2, ys - height / 2, xs + width / 2, ys + height / 2], axis=1), radii
 
 
-def _overlap(a: Bbox, b: Bbox) -> float:
-    width = min(a.x1, b.x1) - max(a.x0, b.x0)
-    height = min(a.y1, b.y1) - max(a.y0, b.y0)
-    return width * height if width > 0 and height > 0 else 0.0
+def _lonely_cost(
+    places: np.ndarray, radii: np.ndarray, fixed: Sequence[Bbox], thin: Sequence[Bbox], inside: Bbox
+) -> np.ndarray:
+    """Distance in points, plus what is covered but for other labels: marks, what is outside the axes, bars."""
+    outside = 1 - _covered(places, [inside.extents])
+    crossed = (_overlaps(places, [box.extents for box in thin]) > 0).sum(axis=1)
+    return radii + _COVERING * (_covered(places, [box.extents for box in fixed]) + outside) + 5 * crossed
+
+
+def _chosen(options: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[int]:
+    """For each label the number of its place; each is looked at again once all the others have one."""
+    chosen: dict[int, int] = {}
+    for _ in range(_ROUNDS):
+        for i, (places, costs) in enumerate(options):
+            others = [options[j][0][k] for j, k in chosen.items() if j != i]
+            chosen[i] = int(np.argmin(costs + _COVERING * _covered(places, others)))
+    return [chosen[i] for i in range(len(options))]
+
+
+def _covered(places: np.ndarray, others: Sequence[Any]) -> np.ndarray:
+    """For each place the share of it that the others cover, overlaps counted each time."""
+    areas = (places[:, 2] - places[:, 0]) * (places[:, 3] - places[:, 1])
+    return _overlaps(places, others).sum(axis=1) / areas
+
+
+def _overlaps(places: np.ndarray, others: Sequence[Any]) -> np.ndarray:
+    """Area of each place [P, 4] that each other box [N, 4] covers, [P, N]."""
+    a, b = places[:, None, :], np.asarray(others, dtype=float).reshape(1, -1, 4)
+    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
+    return np.clip(sides, 0, None).prod(axis=-1)
 
 
 def _box(x: float, y: float, width: float, height: float) -> Bbox:

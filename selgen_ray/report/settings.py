@@ -6,9 +6,10 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
 from typing import Any
 
+from selgen_ray.report.naming import knob_texts, value_text
+from selgen_ray.report.versions import NAMES, STREAMS, SWEEPS, Group, with_versions
 from selgen_ray.results import TrialResult, finite, flatten
 from selgen_ray.stats import Summary, paired_change, pareto_front, summarise
 
@@ -17,11 +18,6 @@ STRATEGIES = (
     *("naive", "positive_negative_proxy", "kl_divergence", "dpo", "representation_constraint"),
     *("grad_project", "grad_project_precomputed_proxy_grad", "orth_penalty", "directional_penalty"),
     *("steering_weights", "steering_weights_add_alignment_plane", "safe_lora"),
-)
-_STREAMS = ("data_seed", "model_seed")
-_NAMES = (
-    *("proxy_strategy", "seed", "experiment_name"),
-    *("finetune_config.output_dir", "finetune_config.finetuned_model_id"),
 )
 _SLUG_HASH = re.compile(r"_([0-9a-f]{6,32})$")
 _LOWER_IS_BETTER = re.compile(r"(^|[/_])(loss|perplexity|kl)$")
@@ -58,10 +54,14 @@ class Setting:
     """What the seeds of one setting say together.
 
     Attributes:
-        slug: the name of its folder.
+        slug: the name of the folder its results are in.
         strategy: its proxy_strategy.
         knobs: leaf name -> value, of what differs between the settings of this strategy.
-        trial_ids: of its trials, of any status.
+        outcome_only: plain training without any proxy: what the other strategies are to be compared with.
+        trial_ids: of the trials that were configured so, of any status.
+        beside_ids: of the trials that were configured otherwise and evaluated with this setting's value beside theirs.
+        num_trials: of any status, of each seed one.
+        no_point: completed trial that lacks a value here -> which.
         seeds: of the trials behind `x` and `y`: completed ones with both values, if there is one such trial.
         points: (x, y) of each completed trial that has both; what the figure shows.
         x, y: over seeds; None without a value.
@@ -72,7 +72,11 @@ class Setting:
     slug: str
     strategy: str
     knobs: dict[str, Any]
+    outcome_only: bool
     trial_ids: tuple[str, ...]
+    beside_ids: tuple[str, ...]
+    num_trials: int
+    no_point: dict[str, str]
     seeds: tuple[int, ...]
     points: tuple[tuple[float, float], ...]
     x: Summary | None
@@ -82,25 +86,9 @@ class Setting:
     on_front: bool = False
 
     @property
-    def num_trials(self) -> int:
-        """Trials of any status."""
-        return len(self.trial_ids)
-
-    @property
     def label(self) -> str:
-        """'kl_divergence beta_kl=10'."""
-        return " ".join([self.strategy, *(f"{name}={value_text(value)}" for name, value in self.knobs.items())])
-
-
-def value_text(value: Any) -> str:
-    """A knob's value for people: 10, 1e-05, false, none, a-b, the last part of a path."""
-    if value is None or isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, list | tuple):
-        return "[" + ",".join(map(value_text, value)) + "]"
-    return PurePosixPath(str(value)).name or str(value)
+        """'kl_divergence β=10'."""
+        return " ".join([self.strategy, *knob_texts(self.knobs)])
 
 
 def make_settings(trials: Iterable[TrialResult], x: Axis, y: Axis) -> list[Setting]:
@@ -110,8 +98,9 @@ def make_settings(trials: Iterable[TrialResult], x: Axis, y: Axis) -> list[Setti
         by_strategy[strategy_of(group[0])].append(group)
     settings = []
     for strategy in sorted(by_strategy, key=_strategy_order):
-        groups = by_strategy[strategy]
-        made = [_setting(group, knobs, x, y) for group, knobs in zip(groups, _knobs(groups), strict=True)]
+        groups = with_versions(by_strategy[strategy])
+        knobs = _knobs([group.trials for group in groups])
+        made = [_setting(group, own, x, y) for group, own in zip(groups, knobs, strict=True)]
         settings += sorted(made, key=lambda s: [_value_order(value) for value in s.knobs.values()])
     drawn = [i for i, s in enumerate(settings) if s.points]
     front = pareto_front([mean_point(settings[i], x, y) for i in drawn])
@@ -129,6 +118,12 @@ def mean_point(setting: Setting, x: Axis, y: Axis) -> tuple[float, float]:
 def strategy_of(result: TrialResult) -> str:
     """The trial's proxy_strategy."""
     return str(result.config.get("proxy_strategy") or "unknown")
+
+
+def is_outcome_only(result: TrialResult) -> bool:
+    """Whether it is plain training on the outcome alone, by its config or because there was no proxy."""
+    no_proxy = bool(result.num_rows) and "train/proxy" not in result.num_rows
+    return strategy_of(result) == "naive" and (result.config.get("train_on_proxy") is False or no_proxy)
 
 
 def group_by_setting(trials: Iterable[TrialResult]) -> list[list[TrialResult]]:
@@ -154,16 +149,22 @@ def _split(trials: Iterable[TrialResult], key: Callable[[TrialResult], str]) -> 
     return list(parts.values())
 
 
-def _setting(group: Sequence[TrialResult], knobs: dict[str, Any], x: Axis, y: Axis) -> Setting:
-    completed = sorted((r for r in group if r.status == "completed"), key=lambda r: r.seed)
-    both = [r for r in completed if x.value(r) is not None and y.value(r) is not None]
+def _setting(group: Group, knobs: dict[str, Any], x: Axis, y: Axis) -> Setting:
+    completed = sorted((r for r in group.trials if r.status == "completed"), key=lambda r: r.seed)
+    missing = {r.trial_id: [axis.name for axis in (x, y) if axis.value(r) is None] for r in completed}
+    both = [r for r in completed if not missing[r.trial_id]]
     counted = both or completed  # the same seeds stand behind both numbers, as far as there are any
     pairs = [(x.value(r), y.value(r)) for r in both]
+    ids = [r.trial_id for r in group.trials]
     return Setting(
-        slug=group[-1].slug,
-        strategy=strategy_of(group[0]),
+        slug=next((r.slug for r in group.trials[::-1] if r.trial_id in group.own), group.trials[-1].slug),
+        strategy=strategy_of(group.trials[0]),
         knobs=knobs,
-        trial_ids=tuple(r.trial_id for r in group),
+        outcome_only=is_outcome_only(group.trials[0]),
+        trial_ids=group.own,
+        beside_ids=tuple(i for i in ids if i not in group.own),
+        num_trials=len(ids),
+        no_point={trial_id: " and ".join(names) for trial_id, names in missing.items() if names},
         seeds=tuple(r.seed for r in counted if x.value(r) is not None or y.value(r) is not None),
         points=tuple((a, b) for a, b in pairs if a is not None and b is not None),
         x=_summary(counted, x),
@@ -187,7 +188,7 @@ def _knobs(groups: Sequence[Sequence[TrialResult]]) -> list[dict[str, Any]]:
     """For each setting of one strategy: what tells it from the others, under short names."""
     flats = [[flatten(r.config) for r in group] for group in groups]
     everything = [flat for group in flats for flat in group]
-    hidden = set(_NAMES) | {s for s in _STREAMS if all(f.get(s) == f.get("seed") for f in everything)}
+    hidden = {*NAMES, *SWEEPS} | {s for s in STREAMS if all(f.get(s) == f.get("seed") for f in everything)}
     varying = [
         key
         for key in dict.fromkeys(key for flat in everything for key in flat if key not in hidden)

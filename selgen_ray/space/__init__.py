@@ -8,10 +8,11 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from selgen_ray.errors import Problem, SpecError
-from selgen_ray.space.document import Document, read_document
+from selgen_ray.space.document import Document, read_document, read_space
 from selgen_ray.space.expansion import Checked, expand, named, unique, without_excluded
 from selgen_ray.space.keys import explain, fields, nested, registered_keys
 from selgen_ray.space.models import Pareto, Resources, SweepSettings, SweepSpec, Trial, plan_counts
+from selgen_ray.space.plugins import use_plugins
 
 __all__ = ["Pareto", "Resources", "SweepSpec", "Trial", "load_space", "plan_counts"]
 
@@ -23,13 +24,17 @@ def load_space(path: str | Path) -> SweepSpec:
         path: a YAML file. Paths in it are looked up beside it, then in the current directory.
 
     Raises:
-        SpecError: with everything that is wrong, each with file, line and key.
+        SpecError: with everything that is wrong, each with file, line and key. A plugin that cannot be used comes
+            first and alone: without it, keys are not known.
     """
     problems: list[Problem] = []
-    keys = registered_keys()
-    document = read_document(Path(path), keys, problems)
-    if document is None:
+    tree = read_space(Path(path), problems)
+    used = use_plugins(tree, problems) if tree else None
+    if used is None:
         raise SpecError(_in_order(problems, str(path)))
+    tree, plugins = used
+    keys = registered_keys()
+    document = read_document(tree, keys, problems)
     settings = _settings(document, Path(path), problems)
     trials = expand(document, keys, settings.name if settings else "", problems)
     trials, excluded = without_excluded(trials, document, keys, problems)
@@ -38,7 +43,8 @@ def load_space(path: str | Path) -> SweepSpec:
     kept, repeated = unique(trials)
     planned = named(kept)
     merged = _merged(repeated, {trial.trial_id: trial.name for trial in planned})
-    return SweepSpec(**dict(settings), trials=planned, notes=[*document.notes, *excluded, *merged])
+    notes = [*document.notes, *excluded, *merged]
+    return SweepSpec(**dict(settings), trials=planned, notes=notes, plugin_sources=plugins)
 
 
 def _settings(document: Document, path: Path, problems: list[Problem]) -> SweepSettings | None:

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from selgen_ray.errors import Problem, nearest
-from selgen_ray.space.keys import Flat, Keys, fields
+from selgen_ray.space.keys import Flat, Keys, fields, says_nothing
 from selgen_ray.space.mappings import Mappings, is_a
 from selgen_ray.space.models import SweepSettings
 from selgen_ray.space.tree import Node, Origin, find, merge, read_tree, show
@@ -52,13 +52,13 @@ class Document:
     notes: list[str]
 
 
-def read_document(path: Path, keys: Keys, problems: list[Problem]) -> Document | None:
-    """The sections of a file, or None if it is none; what is wrong is added to `problems` and left out."""
-    tree = _read_space(path, problems, ())
-    return _Sections(keys, problems).document(tree) if tree else None
+def read_document(tree: Node, keys: Keys, problems: list[Problem]) -> Document:
+    """The sections of a search space; what is wrong is added to `problems` and left out."""
+    return _Sections(keys, problems).document(tree)
 
 
-def _read_space(path: Path, problems: list[Problem], chain: tuple[Path, ...]) -> Node | None:
+def read_space(path: Path, problems: list[Problem], chain: tuple[Path, ...] = ()) -> Node | None:
+    """A search space laid over those that it extends, or None if it is none; problems are added to `problems`."""
     tree = read_tree(path, problems)
     if tree is None or not is_a(dict, tree, problems):
         return None
@@ -78,7 +78,7 @@ def _read_space(path: Path, problems: list[Problem], chain: tuple[Path, ...]) ->
     if where and where.resolve() in chain:
         names = " -> ".join(one.name for one in (*chain, where))
         problems.append(link.problem(f"found {link.value!r}, which extends itself: {names}."))
-    elif where and (below := _read_space(where, problems, chain)):
+    elif where and (below := read_space(where, problems, chain)):
         del sections["extends"]
         return merge(below, tree)
     return tree
@@ -115,6 +115,8 @@ class _Sections(Mappings):
     def settings(self, tree: Node) -> Flat:
         """The values of SweepSettings; the keys of the whole file are checked on the way."""
         found = {key: node for key, node in self.entries(tree, _TOP).items() if key in _SETTINGS}
+        if "name" in found and found["name"].value is None:
+            del found["name"]  # its default, that of the file, is not in the model
         return {key: node for key, node in found.items() if self.fits(_SETTINGS[key], node)}
 
     def axes(self, sections: dict[str, Node]) -> list[Axis]:
@@ -208,8 +210,9 @@ class _Sections(Mappings):
     # keys in their place ----------------------------------------------------------------------------------
 
     def owned(self, flat: Flat, strategy: str) -> Flat:
-        """`flat` without the knobs that the strategy does not have, which are reported."""
-        for key in flat.keys() - self.keys.by_strategy[strategy].keys():
+        """`flat` without the knobs that the strategy does not have, which are reported unless they are null."""
+        lacking = {key for key in flat if key not in self.keys.by_strategy[strategy]}
+        for key in {key for key in lacking if not says_nothing(self.keys.known[key], flat[key])}:
             owners = ", ".join(self.keys.owners[key])
             told = f"is no knob of strategy {strategy!r}; the strategies that have it: {owners}."
             self.problems.append(flat[key].problem(told))
@@ -241,11 +244,14 @@ class _Sections(Mappings):
                     self.problems.append(node.problem(f"is also set by {other}: keep one of the two."))
 
     def unused(self, base: Flat, variants: list[Variant]) -> list[str]:
-        """Base knobs that no strategy of the sweep has: an error, but a note where a config.json has them."""
+        """Base knobs that no strategy of the sweep has: an error, but a note where a config.json has them.
+
+        One that is null is neither: the first generation listed the knobs of all strategies.
+        """
         strategies = list(dict.fromkeys(v.strategy for v in variants))
         used = {key for name in strategies for key in self.keys.by_strategy[name]}
         notes = []
-        for key in [key for key in base if key not in used]:
+        for key in [k for k, node in base.items() if k not in used and not says_nothing(self.keys.known[k], node)]:
             owners, here = ", ".join(self.keys.owners[key]), ", ".join(strategies)
             told = f"no trial uses it: it is a knob of {owners}, and the sweep's strategies are {here}."
             if base[key].origin.included:

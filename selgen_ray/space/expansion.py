@@ -10,18 +10,21 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
 from selgen_ray import fingerprint
 from selgen_ray.config import ROLES, TrialConfig
 from selgen_ray.errors import Problem
 from selgen_ray.results import flatten
 from selgen_ray.space.document import STREAMS, Document, Variant
-from selgen_ray.space.keys import Flat, Keys, coerce, explain, nested, refused
+from selgen_ray.space.keys import Flat, Keys, coerce, explain, nested, refused, says_nothing
 from selgen_ray.space.models import Trial
-from selgen_ray.space.tree import Node, Origin
+from selgen_ray.space.tree import Node, Origin, is_there, near_name
+from selgen_ray.strict import null_is_default
 from selgen_ray.trainers import registry
 
 MAX_TRIALS = 100_000
@@ -94,6 +97,9 @@ def expand(document: Document, keys: Keys, name: str, problems: list[Problem]) -
             valid.append((candidate, config))
     if problems:  # hashing files would only repeat them
         return []
+    problems += [problem for candidate, config in valid for problem in _missing_files(candidate, config)]
+    if problems:
+        return []
     data_hash = functools.cache(fingerprint.file_sha256)
     model_hash = functools.cache(fingerprint.model_fingerprint)
     checked: list[Checked] = []
@@ -118,22 +124,29 @@ def _candidates(document: Document, keys: Keys, problems: list[Problem]) -> Iter
             own = functools.reduce(operator.or_, choice, variant.fixed)
             yield _candidate(document, variant, own, keys, problems)
     for override in document.overrides:
-        has_seed = override.fixed.keys() & {"seed", *STREAMS}
+        fixed = _without_nulls(override.fixed, keys.by_strategy[override.strategy])
+        has_seed = fixed.keys() & {"seed", *STREAMS}
         for seed in [{}] if has_seed else seeds:
             yield _candidate(document, override, override.fixed | seed, keys, problems)
 
 
 def _candidate(document: Document, variant: Variant, own: Flat, keys: Keys, problems: list[Problem]) -> Candidate:
     known = keys.by_strategy[variant.strategy]
-    flat = {key: node for key, node in document.base.items() if key in known} | own
+    flat = _without_nulls({key: node for key, node in document.base.items() if key in known} | own, known)
+    own, fixed = _without_nulls(own, known), _without_nulls(variant.fixed, known)
     flat["proxy_strategy"] = Node(variant.strategy, variant.origin)
     if all(_is_fixed(flat, key) for key in STREAMS):
-        multiplied = "seed" in own and "seed" not in variant.fixed and len(document.seeds) > 1
-        if multiplied or ("seed" in variant.fixed and not variant.fixed.keys() & set(STREAMS)):
+        multiplied = "seed" in own and "seed" not in fixed and len(document.seeds) > 1
+        if multiplied or ("seed" in fixed and not fixed.keys() & set(STREAMS)):
             problems += [flat[key].problem(_SAME_SEEDS) for key in STREAMS]
         if "seed" not in own and flat["data_seed"].plain() == flat["model_seed"].plain():
             flat["seed"] = flat["data_seed"]  # the first generation gave a seed by its two streams
     return Candidate(variant.strategy, variant.origin, flat)
+
+
+def _without_nulls(flat: Flat, known: dict[str, FieldInfo]) -> Flat:
+    """Without what is null for the default; only now, since a null over a value of the base takes it back."""
+    return {key: node for key, node in flat.items() if not says_nothing(known[key], node)}
 
 
 def _is_fixed(flat: Flat, stream: str) -> bool:
@@ -169,6 +182,14 @@ def _contradictions(candidate: Candidate, config: TrialConfig, no_gpu: bool) -> 
         yield place.problem(_NO_DATA)
 
 
+def _missing_files(candidate: Candidate, config: TrialConfig) -> Iterable[Problem]:
+    """The files besides the data that decide the result, and are not there."""
+    for key, path in registry.get_trainer(config.proxy_strategy).input_files(config).items():
+        if not (is_there(Path(path)) or is_there(Path(path), True)):  # a file, or the folder of a model
+            origin = candidate.flat[key].origin if key in candidate.flat else candidate.origin
+            yield origin.problem(f"found {path!r}, but there is no such file.{near_name(Path(path))}")
+
+
 def without_excluded(
     trials: list[Checked], document: Document, keys: Keys, problems: list[Problem]
 ) -> tuple[list[Checked], list[str]]:
@@ -176,7 +197,7 @@ def without_excluded(
     notes: list[str] = []
     for origin, flat in document.exclude:
         wanted = _wanted(flat, keys, problems)
-        left = [trial for trial in trials if not _matches(trial.config, wanted)]
+        left = [t for t in trials if not _matches(t.config, wanted, keys.by_strategy[t.config.proxy_strategy])]
         count = len(trials) - len(left)
         told = f"excludes {count} of {len(trials)} trials." if count else "matches no trial."
         notes.append(str(origin.problem(told)))
@@ -196,8 +217,13 @@ def _wanted(flat: Flat, keys: Keys, problems: list[Problem]) -> dict[str, Any]:
     return wanted
 
 
-def _matches(config: TrialConfig, wanted: dict[str, Any]) -> bool:
-    return all(_get(config, key, object()) == value for key, value in wanted.items())
+def _matches(config: TrialConfig, wanted: dict[str, Any], known: dict[str, FieldInfo]) -> bool:
+    def is_met(key: str, value: Any) -> bool:
+        if value is None and key in known and null_is_default(known[key]):
+            value = known[key].default  # of this strategy: two may have a knob of one name
+        return _get(config, key, object()) == value
+
+    return all(is_met(key, value) for key, value in wanted.items())
 
 
 def _get(config: TrialConfig, key: str, default: Any = None) -> Any:
@@ -227,10 +253,11 @@ def named(trials: list[Checked]) -> list[Trial]:
 
 
 def _varying(trials: list[Checked]) -> list[str]:
-    """The dotted keys whose values differ between trials of one strategy, seeds aside."""
+    """The dotted keys whose values differ between trials of one strategy, seeds aside; of a file, its content."""
     flats = [flatten(trial.settings) for trial in trials]
     keys = dict.fromkeys(key for flat in flats for key in flat if key not in STREAMS)
-    return [key for key in keys if len({repr(flat.get(key)) for flat in flats}) > 1]
+    varying = [key for key in keys if len({repr(flat.get(key)) for flat in flats}) > 1]
+    return list(dict.fromkeys(key.removeprefix(f"{fingerprint.FILES}.") for key in varying))
 
 
 def _slug(trial: Checked, varying: list[str]) -> str:

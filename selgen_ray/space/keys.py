@@ -7,7 +7,7 @@ import functools
 import re
 import types
 import typing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 
 from selgen_ray.errors import Problem, nearest
 from selgen_ray.space.tree import Node, Origin, show
+from selgen_ray.strict import null_is_default
 from selgen_ray.trainers import registry
 
 Flat = dict[str, Node]
@@ -50,11 +51,13 @@ class Keys:
         by_strategy: strategy -> dotted key -> field.
         owners: dotted key of a knob -> the strategies that have it.
         sections: dotted keys that hold other keys, such as 'finetune_config'.
+        aliases: another dotted name -> the key it stands for.
     """
 
     by_strategy: dict[str, dict[str, FieldInfo]]
     owners: dict[str, list[str]]
     sections: frozenset[str]
+    aliases: dict[str, str] = field(default_factory=dict)
 
     @functools.cached_property
     def known(self) -> dict[str, FieldInfo]:
@@ -96,7 +99,11 @@ def registered_keys() -> Keys:
     models = {name: registry.config_model(name) for name in registry.strategies()}
     by_strategy = {name: fields(model) for name, model in models.items()}
     found = frozenset(section for model in models.values() for section in _sections(model))
-    return Keys(by_strategy, registry.knob_owners(), found)
+    aliases = {"finetune_config.seed": "seed"}  # where the first generation looked for it
+    for key, info in ((key, info) for known in by_strategy.values() for key, info in known.items()):
+        if isinstance(info.validation_alias, str):
+            aliases[f"{key.rpartition('.')[0]}.{info.validation_alias}".lstrip(".")] = key
+    return Keys(by_strategy, registry.knob_owners(), found, aliases)
 
 
 def nested(flat: Flat) -> dict[str, Any]:
@@ -167,9 +174,22 @@ def is_stray_bool(info: FieldInfo, value: Any) -> bool:
     return isinstance(value, bool) and "bool" not in re.findall(r"\w+", str(info.annotation))
 
 
+def says_nothing(info: FieldInfo, node: Node) -> bool:
+    """Whether a value is null and null is the default, so that the key might as well be left out."""
+    return node.value is None and (null_is_default(info) or info.default is None)
+
+
+def names_a_file(info: FieldInfo) -> bool:
+    """Whether the value of a knob is the path of a file."""
+    extra = info.json_schema_extra
+    return isinstance(extra, dict) and bool(extra.get("file"))
+
+
 def coerce(info: FieldInfo, value: Any) -> Any:
-    """`value` as the field holds it, such as 1e-5 for '1e-5'. Raises pydantic.ValidationError."""
-    kind: Any = typing.Annotated[info.annotation, info]
+    """`value` as the field holds it, such as 1e-5 for '1e-5', or null. Raises pydantic.ValidationError."""
+    if value is None and null_is_default(info):
+        return None
+    kind: Any = typing.Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation
     return TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False)).validate_python(value)
 
 

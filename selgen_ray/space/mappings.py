@@ -10,12 +10,13 @@ from pydantic.fields import FieldInfo
 
 from selgen_ray.config import ROLES
 from selgen_ray.errors import Problem
-from selgen_ray.space.keys import Flat, Keys, is_stray_bool, refused
+from selgen_ray.space.keys import Flat, Keys, is_stray_bool, names_a_file, refused
 from selgen_ray.space.tree import Node, find, is_there, show
+from selgen_ray.storage import absolute
 from selgen_ray.trainers import registry
 
+_MODELS = {"finetune_config.model", "finetune_config.safe_lora_base_model"}
 _PATHS = {f"data.{role}" for role in ROLES}
-_SEED_ALIAS = "finetune_config.seed"
 
 
 def is_a(kind: type, node: Node, problems: list[Problem]) -> bool:
@@ -50,7 +51,7 @@ class Mappings:
             if key in keys.sections:
                 if child.value is not None and is_a(dict, child, self.problems):
                     found |= self.entries(child, keys, f"{key}.")
-            elif key in keys.known or key == _SEED_ALIAS:
+            elif key in keys.known or key in keys.aliases:
                 found[key] = child
             else:
                 outside = keys is not self.keys and self.keys.nearest(key)  # a config key belongs in the base
@@ -72,29 +73,31 @@ class Mappings:
         if node.value is None or not is_a(dict, node, self.problems):
             return {}
         found = self.entries(node, self.keys)
-        alias = found.pop(_SEED_ALIAS, None)
-        seed = found.get("seed", alias)
-        if alias and seed:
-            found["seed"] = seed
-            if alias.plain() != seed.plain():
-                told = f"found {show(alias.plain())}, but `seed` is {show(seed.plain())}: they are the same."
-                self.problems.append(alias.problem(told))
+        for name, key in self.keys.aliases.items():
+            if name in found:
+                other = found.pop(name)
+                same = found.setdefault(key, other)
+                if same.value is None:  # the default, or what the other name says
+                    found[key] = other
+                elif other.value is not None and other.plain() != same.plain():
+                    told = f"found {show(other.plain())}, but `{key}` is {show(same.plain())}: they are the same."
+                    self.problems.append(other.problem(told))
         return found
 
     def value(self, key: str, node: Node) -> Node | None:
         """A value, its path made absolute, its strategy name made canonical; None where it cannot be used."""
-        value = node.plain()
-        if not self.fits(self.keys.known[key], node):
+        value, info = node.plain(), self.keys.known[key]
+        if not self.fits(info, node):
             return None
         if key == "proxy_strategy":
-            name = self.strategy(value, node)
+            name = self.strategy(info.default if value is None else value, node)
             return Node(name, node.origin) if name else None
         if not isinstance(value, str):
             return node
-        if key in _PATHS or (key == "finetune_config.model" and _is_path(node)):
+        if key in _PATHS or (key in _MODELS and _is_path(node)):
             path = find(node, self.problems, folder=key not in _PATHS)
             return Node(str(path.resolve()), node.origin) if path else node
-        return node
+        return Node(_absolute(node), node.origin) if value and names_a_file(info) else node
 
     def fits(self, info: FieldInfo, node: Node) -> bool:
         """False, and a problem, for a yes/no value where a number belongs."""
@@ -120,6 +123,12 @@ class Mappings:
         if not node.value and not empty:
             self.problems.append(node.problem("found an empty list; give a value, or leave the key out."))
         return node.value
+
+
+def _absolute(node: Node) -> str:
+    """The path of a file that may not be there yet: beside the file that names it, or in the current directory."""
+    beside = Path(node.origin.file).parent / node.value
+    return absolute(str(beside if is_there(beside) else node.value))
 
 
 def _is_path(node: Node) -> bool:

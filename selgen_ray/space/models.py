@@ -6,7 +6,9 @@ import re
 
 from pydantic import Field, SerializeAsAny, field_validator
 
-from selgen_ray.config import Strict, TrialConfig
+from selgen_ray.config import TrialConfig
+from selgen_ray.strict import Strict
+from selgen_ray.trainers.plugins import Plugin
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """What a file name may be on every file system and object store."""
@@ -54,6 +56,7 @@ class SweepSettings(Strict):
     storage_path: str = Field("./sweeps", description="folder or URI, relative to the current directory")
     resources: Resources = Resources()
     pareto: Pareto = Pareto()
+    plugins: list[str] = Field(default=[], description="Python files that define strategies")
 
     @field_validator("storage_path")
     @classmethod
@@ -97,10 +100,12 @@ class SweepSpec(SweepSettings):
 
     Attributes:
         trials: unique, in the order of the file: strategies, their settings, seeds; then overrides.
+        plugin_sources: the content of `plugins` as it was when the search space was read.
         notes: what a person should know though it is no error: merged duplicates, unused knobs, exclusions.
     """
 
     trials: list[Trial]
+    plugin_sources: tuple[Plugin, ...] = Field(default=(), description="what workers load")
     notes: list[str] = Field(default=[], description="for people")
 
 

@@ -95,6 +95,11 @@ def find(node: Node, problems: list[Problem], folder: bool = False) -> Path | No
     return None
 
 
+def near_name(path: Path) -> str:
+    """' Did you mean 'x'?' for the nearest name in the folder of a path that is not there, or ''."""
+    return nearest(path.name, _names(path.parent))
+
+
 def is_there(path: Path, folder: bool = False) -> bool:
     """Whether there is a file (or folder) that can be reached."""
     with contextlib.suppress(OSError):  # no permission, a name that is too long

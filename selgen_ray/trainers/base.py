@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 import functools
-import inspect
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, ClassVar, get_type_hints
+from typing import Any, ClassVar, Self
 
 import torch
-from accelerate import Accelerator
 from pydantic.fields import FieldInfo
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from selgen_ray import evals, models
+from selgen_ray.cache import Cache
 from selgen_ray.config import TrialConfig
-from selgen_ray.data.encode import Batch, Encoded, collate, pad_id
-from selgen_ray.data.rows import Row, load_roles
+from selgen_ray.data.encode import Batch, Encoded, collate, encode_rows, pack, pad_id, unpack
+from selgen_ray.data.rows import Row, load_roles, rows_hash
 from selgen_ray.data.sets import Sets
 from selgen_ray.errors import DataError
 from selgen_ray.results import TrainingRecord
 from selgen_ray.seeding import keep_global_rng
-from selgen_ray.trainers import optim, registry
-from selgen_ray.trainers.checkpoints import Checkpoints, capture, restore
-from selgen_ray.trainers.loop import MAIN, GradMap, Job, Progress, Term, check_finite, fit, weighted
+from selgen_ray.trainers import registry
+from selgen_ray.trainers.checkpoints import Checkpoints
+from selgen_ray.trainers.loop import MAIN, GradMap, Progress, Term, accelerator, check_finite
 from selgen_ray.trainers.losses import cross_entropy
+from selgen_ray.trainers.phases import Phase
+from selgen_ray.trainers.sharing import Sharing
 
 Edit = Callable[[dict[str, nn.Parameter]], None]
 
@@ -41,8 +40,10 @@ class BaseTrainer:
 
     Args:
         config: a trial config of this strategy, or the nested dict of one.
-        model, tokenizer, datasets: default: loaded as the config says; `datasets` maps a role to its rows.
+        model, tokenizer, datasets: default: as the config says; `datasets` maps a role to its rows.
         checkpoints: where to save and look for step checkpoints; default: nowhere.
+        cache: of what several trials share; default: everything is computed. Not used with a `model` of one's own.
+        model_hash: fingerprint of the start model, where it is known already.
         on_progress: called with a dict of readable numbers every `logging_steps`.
         on_evaluation: called after each evaluation, when `record` has it.
 
@@ -64,16 +65,7 @@ class BaseTrainer:
     @classmethod
     def knobs(cls) -> dict[str, tuple[Any, FieldInfo]]:
         """Name -> (type, field) of the strategy's knobs, inherited ones first. Raises TypeError: one has no type."""
-        found: dict[str, tuple[Any, FieldInfo]] = {}
-        for owner in reversed(cls.__mro__):
-            fields = {k: v for k, v in vars(owner).items() if isinstance(v, FieldInfo)}
-            annotations = {k: v for k, v in inspect.get_annotations(owner).items() if k in fields}
-            if untyped := fields.keys() - annotations.keys():
-                raise TypeError(f"{owner.__name__}.{min(untyped)}: write its type, as in `x: float = knob(...)`")
-            space = getattr(sys.modules.get(owner.__module__), "__dict__", {})
-            hints = get_type_hints(SimpleNamespace(__annotations__=annotations), globalns=space)
-            found |= {k: (hints[k], v) for k, v in fields.items()}
-        return found
+        return registry.knobs_of(cls)
 
     def __init__(
         self,
@@ -83,6 +75,8 @@ class BaseTrainer:
         datasets: dict[str, list[Row]] | None = None,
         *,
         checkpoints: Checkpoints | None = None,
+        cache: Cache | None = None,
+        model_hash: str | None = None,
         on_progress: Callable[[dict[str, Any]], None] = lambda _: None,
         on_evaluation: Callable[[], None] = lambda: None,
     ):
@@ -92,30 +86,51 @@ class BaseTrainer:
         for name in self.knobs():
             setattr(self, name, getattr(self.cfg if hasattr(self.cfg, name) else self.config, name))
         roles = load_roles(self.config) if datasets is None else datasets
-        for role in self.required_roles:
-            if not roles.get(role):
-                raise DataError(f"proxy_strategy {self.proxy_strategy_name} needs data.{role}, which was not given")
-        self.tokenizer = models.load_tokenizer(self.cfg) if tokenizer is None else tokenizer
-        self.sets = Sets(roles, self.tokenizer, self.cfg, self.config.data_seed)
+        self.check_rows(self.config, roles)
         self.accelerator = accelerator()
-        self._open = ExitStack()
-        if model is None:
-            context = models.trainable_model(self.cfg, self.config.model_seed, str(self.accelerator.device))
-            model = self._open.enter_context(context)
-        self.model = model
-        self.parameters = models.trainable_parameters(model)
         self.record = TrainingRecord()
         self.num_resumes = 0
-        self._checkpoints = checkpoints
-        self._on_progress = on_progress
+        self.num_steps = 0
+        self.progress = Progress()
+        self.on_progress = on_progress
         self._on_evaluation = on_evaluation
-        self._last_log = (time.monotonic(), 0)
+        self._checkpoints = checkpoints
+        if model is not None or tokenizer is not None:
+            cache = None  # the content of an object that somebody brings is not known
+        with ExitStack() as stack:
+            self.tokenizer = models.load_tokenizer(self.cfg) if tokenizer is None else tokenizer
+            if model is None:
+                context = models.trainable_model(self.cfg, self.config.model_seed, str(self.accelerator.device))
+                model = stack.enter_context(context)
+            self.model = model
+            self.parameters = models.trainable_parameters(model)
+            self.share = Sharing(cache, self.cfg, model, type(self), model_hash)
+            self.sets = Sets(roles, self.cfg, self.config.data_seed, self._encode)
+            self._open = stack.pop_all()
+
+    # -- what a strategy asks for; each is looked at before any trial starts ------------------------------------------
+
+    @classmethod
+    def check(cls, config: TrialConfig) -> None:
+        """Raises ValueError: keys that do not go together; the message names them."""
+
+    @classmethod
+    def check_rows(cls, config: TrialConfig, roles: Mapping[str, Sequence[Row]]) -> None:
+        """Raises DataError: a role is missing, or its rows do not suit. All rows, before any split."""
+        for role in cls.required_roles:
+            if not roles.get(role):
+                raise DataError(f"proxy_strategy {cls.proxy_strategy_name} needs data.{role}, which was not given")
+
+    @classmethod
+    def input_files(cls, config: TrialConfig) -> dict[str, str]:
+        """Dotted knob key -> path of the files besides the data that decide the result."""
+        return {}
 
     # -- hooks -----------------------------------------------------------------------------------------------------
 
     def _compute_loss(self, batch: Batch) -> Tensor:
         """Mean loss of an outcome micro-batch: the simplest hook. Default: cross-entropy of the scored tokens."""
-        return cross_entropy(self.logits(batch), batch.targets, batch.scored) / batch.num_scored
+        return cross_entropy(self.scored_logits(batch), batch.targets[batch.scored]) / batch.num_scored
 
     def terms(self) -> list[Term]:
         """The weighted terms of a step; the first one's stream sets the length of an epoch."""
@@ -145,18 +160,39 @@ class BaseTrainer:
         """The model's logits, [batch, tokens, vocab], differentiable."""
         return self.model(**batch.inputs, use_cache=False).logits
 
-    def cross_entropy_term(self, stream: str, weight: float = 1.0) -> Term:
+    def scored_logits(self, batch: Batch) -> Tensor:
+        """The same at the scored tokens alone, [scored, vocab], which is cheaper; `batch.targets[batch.scored]` fit."""
+        return models.scored_logits(self.model, batch)
+
+    def cross_entropy_term(self, stream: str, weight: float = 1.0, slot: str = MAIN) -> Term:
         """Mean cross-entropy over the scored tokens of a stream, logged under the stream's name."""
-        return Term(stream, weight, stream, lambda b: cross_entropy(self.logits(b), b.targets, b.scored))
+        return Term(
+            stream, weight, stream, lambda b: cross_entropy(self.scored_logits(b), b.targets[b.scored]), slot=slot
+        )
 
-    def batches(self, role: str) -> Iterator[Batch]:
-        """Every training row of a role once, in batches of similar length, for preparations."""
-        encoded = self.sets.union(role)
-        for rows in evals.by_length([len(e) for e in encoded], self.cfg.per_device_eval_batch_size):
-            yield self._collate(encoded, rows)
+    def data_key(self, stream: str) -> dict[str, Any]:
+        """What identifies the training rows of a stream and their tokens, to `share` what is computed from them."""
+        rows = {role: rows_hash(list(self.sets.train[role].rows)) for role in stream.split("+")}
+        return {"rows": rows, **self.cfg.model_dump(include={"max_seq_length", "loss_on"})}
 
-    def _collate(self, encoded: list[Encoded], rows: list[int]) -> Batch:
-        return collate(encoded, rows, pad_id(self.tokenizer), self.accelerator.device)
+    def micro_batch(self, stream: str, rows: list[int]) -> Batch:
+        """The given rows of a stream, padded, on the device; override it to put more into a batch."""
+        return collate(self.sets.union(stream), rows, pad_id(self.tokenizer), self.accelerator.device)
+
+    def batches(self, stream: str) -> Iterator[Batch]:
+        """Every training row of a stream once, in batches of similar length, for preparations."""
+        lengths = [len(e) for e in self.sets.union(stream)]
+        for rows in evals.by_length(lengths, self.cfg.per_device_eval_batch_size):
+            yield self.micro_batch(stream, rows)
+
+    def log(self, name: str, total: Tensor | float, count: Tensor | float = 1) -> None:
+        """Log a metric as a sum over `count` things; results.json gets the mean since the last reading."""
+        self.progress.log(name, total, count)
+
+    def _encode(self, role: str, rows: list[Row]) -> list[Encoded]:
+        how = self.cfg.model_dump(include={"max_seq_length", "loss_on"})
+        encode = functools.partial(encode_rows, rows, self.tokenizer, **how, name=f"data.{role}")
+        return unpack(self.share.tensors("tokens", {"rows": rows_hash(rows), **how}, lambda _: pack(encode())))
 
     # -- public interface ------------------------------------------------------------------------------------------
 
@@ -167,16 +203,18 @@ class BaseTrainer:
             TrialDiverged: a loss became NaN or infinite.
         """
         with keep_global_rng():
+            found = self._checkpoints.newest() if self._checkpoints else None
+            if found:
+                self.record = TrainingRecord.model_validate(found.state["record"])
+                self.num_resumes = found.state["num_resumes"] + 1
+            else:
+                self.record_evaluation(0, 0.0)
             start = time.monotonic()
             self.prepare()
             self._add_time("prepare_s", start)
-            job, epoch_steps = self._job()
-            progress = self._restore(job)
-            self._last_log = (time.monotonic(), progress.tokens_processed)
-            if not self.record.eval_epochs:
-                self._record_evaluation(0, 0.0)
-            fit(job, progress, functools.partial(self._after_step, job, epoch_steps))
-            self._evaluate_edits(job.num_steps, job.num_steps / epoch_steps)
+            phase = self._main_phase()
+            phase.run(self._after_step, found)
+            self._evaluate_edits(self.num_steps, self.num_steps / phase.epoch_steps)
         return self.record
 
     def evaluate(self) -> dict[str, dict[str, float]]:
@@ -195,78 +233,63 @@ class BaseTrainer:
         """Give a model this trainer loaded itself back to the cache; the trainer is of no more use."""
         self._open.close()
 
-    # -- the parts of train() --------------------------------------------------------------------------------------
+    def __enter__(self) -> Self:
+        return self
 
-    def _job(self) -> tuple[Job, int]:
-        terms = weighted(self.terms())  # so that strength zero is the plain sibling
-        names = list(dict.fromkeys(term.stream for term in terms if term.stream))
-        streams = self.sets.streams(names, "train")
-        encoded = {name: self.sets.union(name) for name in names}
-        epoch_steps = streams[names[0]].steps_per_epoch
-        num_steps = self.cfg.max_steps or self.cfg.epochs * epoch_steps
-        optimizer = optim.build_optimizer(list(self.parameters.values()), self.cfg)
-        job = Job(
-            phase="train",
-            model=self.model,
-            parameters=self.parameters,
-            terms=terms,
-            micro_batches=lambda s, step: [self._collate(encoded[s], rows) for rows in streams[s].step(step)],
-            num_steps=num_steps,
-            optimizer=optimizer,
-            scheduler=optim.build_scheduler(optimizer, self.cfg, num_steps),
-            accelerator=self.accelerator,
-            seed=self.config.model_seed,
+    def __exit__(self, *error: Any) -> None:
+        self._open.__exit__(*error)  # after an exception the base is not reused
+
+    def _main_phase(self) -> Phase:
+        phase = Phase(
+            self,
+            "train",
+            self.terms(),
+            epochs=self.cfg.epochs,
+            max_steps=self.cfg.max_steps,
+            checkpoints=self._checkpoints,
             transform_gradients=self.transform_gradients,
             after_optimizer_step=self.after_optimizer_step,
-            max_grad_norm=self.cfg.max_grad_norm,
         )
-        return job, epoch_steps
+        self.num_steps = phase.job.num_steps
+        return phase
 
-    def _after_step(self, job: Job, epoch_steps: int, progress: Progress) -> None:
-        step, last = progress.step, progress.step == job.num_steps
-        epoch_ends = step % epoch_steps == 0
-        if step % self.cfg.logging_steps == 0 or epoch_ends or last:
-            self._log(job, progress, step / epoch_steps)
-        if epoch_ends or last:
-            self._record_evaluation(step, step / epoch_steps)
-            self._last_log = (time.monotonic(), progress.tokens_processed)  # evaluating is not training time
-        if self._checkpoints and step % self.cfg.save_steps == 0 and not last:
-            self._save_checkpoint(job, progress)
+    def _after_step(self, phase: Phase, progress: Progress) -> None:
+        step = progress.step
+        if phase.log_is_due(progress):
+            reading = phase.log(progress)
+            self._add_time("train_s", time.monotonic() - reading.seconds)
+            self.record.tokens = {"processed": progress.tokens_processed, "scored": progress.tokens_scored}
+            self.record.add_reading(step, reading.losses, reading.metrics)
+            reading.check_finite(step)
+        if step % phase.epoch_steps == 0 or step == phase.job.num_steps:
+            self.record_evaluation(step, step / phase.epoch_steps)
+            phase.rest(progress)
+        phase.save(progress, {"record": self.record.model_dump(mode="json"), "num_resumes": self.num_resumes})
 
-    def _log(self, job: Job, progress: Progress, epoch: float) -> None:
-        means = progress.read()
-        since, tokens = self._last_log
-        seconds = time.monotonic() - since
-        self._add_time("train_s", since)
-        self._last_log = (time.monotonic(), progress.tokens_processed)
-        self.record.tokens = {"processed": progress.tokens_processed, "scored": progress.tokens_scored}
-        self.record.add_losses(progress.step, means)
-        check_finite(means, progress.step)
-        speed = (progress.tokens_processed - tokens) / max(seconds, 1e-9)
-        self._on_progress(
-            {"step": progress.step, "num_steps": job.num_steps, "epoch": epoch, "tokens_per_s": speed}
-            | {"loss": means["total"], "learning_rate": job.scheduler.get_last_lr()[0]}
-            | {f"loss/{name}": value for name, value in means.items() if name != "total"}
-        )
-
-    def _record_evaluation(self, step: int, epoch: float, version: str = "") -> None:
+    def record_evaluation(self, step: int, epoch: float, version: str = "") -> None:
+        """Evaluate the model as it is, and publish it; `version` names weights that are not those of `step`."""
         start = time.monotonic()
-        results = self.evaluate()
+        results = self.evaluate() if step or version else self._base_evaluation()
         self._add_time("eval_s", start)
         self.record.add_evaluation(step, epoch, version, results)
         self._on_evaluation()
         check_finite({f"{name}/{m}": v for name, by_metric in results.items() for m, v in by_metric.items()}, step)
 
+    def _base_evaluation(self) -> dict[str, dict[str, float]]:
+        """The evaluation of the start model, the same for all trials that start from it."""
+        key: dict[str, Any] = {name: rows_hash(list(rows.rows)) for name, rows in self.sets.evals.items()}
+        key |= self.cfg.model_dump(include={"max_seq_length", "max_new_tokens", "loss_on"})
+        return self.share.json("base_evaluation", key | {"metrics": sorted(evals.metrics())}, self.evaluate)
+
     def _evaluate_edits(self, step: int, epoch: float) -> None:
-        trained = None
+        trained: GradMap = {}
         for name, edit in self.edits():
             with torch.no_grad():
-                if trained is None:
-                    trained = {k: p.detach().clone() for k, p in self.parameters.items()}
+                trained = trained or {k: p.detach().clone() for k, p in self.parameters.items()}
                 for key, parameter in self.parameters.items():
                     parameter.copy_(trained[key])
                 edit(self.parameters)
-            self._record_evaluation(step, epoch, name)
+            self.record_evaluation(step, epoch, name)
 
     def _eval_set(self, name: str) -> evals.EvalSet:
         rows, cfg = self.sets.evals[name], self.cfg
@@ -275,22 +298,3 @@ class BaseTrainer:
 
     def _add_time(self, name: str, since: float) -> None:
         self.record.timings[name] = self.record.timings.get(name, 0.0) + time.monotonic() - since
-
-    def _save_checkpoint(self, job: Job, progress: Progress) -> None:
-        assert self._checkpoints is not None
-        state = {"record": self.record.model_dump(mode="json"), "num_resumes": self.num_resumes}
-        self._checkpoints.save(capture(job, progress, state))
-
-    def _restore(self, job: Job) -> Progress:
-        found = self._checkpoints.newest() if self._checkpoints else None
-        if found is None:
-            return Progress()
-        self.record = TrainingRecord.model_validate(found.state["record"])
-        self.num_resumes = found.state["num_resumes"] + 1
-        return restore(found, job)
-
-
-@functools.cache
-def accelerator() -> Accelerator:
-    """The process's Accelerator: its device, backward and reduction across workers."""
-    return Accelerator(cpu=not torch.cuda.is_available())

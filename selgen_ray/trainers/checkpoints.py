@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import logging
@@ -17,7 +16,6 @@ from selgen_ray.storage import Folder
 from selgen_ray.trainers.loop import Job, Progress
 
 logger = logging.getLogger(__name__)
-_MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -40,8 +38,7 @@ class Checkpoint:
 class Checkpoints:
     """The checkpoints of one trial in `folder`, the newest `keep` of them.
 
-    The manifest is written last and holds a hash of every file: without a manifest that fits, a checkpoint
-    does not exist for a reader, so a crash while saving costs that checkpoint only.
+    Each is published as one bundle, so a crash while saving costs that checkpoint only.
     """
 
     def __init__(self, folder: Folder, keep: int):
@@ -59,9 +56,7 @@ class Checkpoints:
             "optimizer.pt": buffer.getvalue(),
             "state.json": json.dumps({"step": checkpoint.step, **checkpoint.state}).encode(),
         }
-        for name, content in files.items():
-            place.write(name, content)
-        place.write_json(_MANIFEST, {name: hashlib.sha256(content).hexdigest() for name, content in files.items()})
+        place.publish(files)
         for old in self.folder.folders()[: -self.keep]:
             (self.folder / old).delete()
 
@@ -80,11 +75,7 @@ class Checkpoints:
 
 
 def _read(place: Folder) -> Checkpoint:
-    files = {}
-    for name, expected in place.read_json(_MANIFEST).items():
-        files[name] = place.read(name)
-        if hashlib.sha256(files[name]).hexdigest() != expected:
-            raise ValueError(f"{name} is truncated or damaged")
+    files = place.read_published()
     state = json.loads(files["state.json"])
     return Checkpoint(
         step=state.pop("step"),
@@ -95,7 +86,7 @@ def _read(place: Folder) -> Checkpoint:
 
 
 def capture(job: Job, progress: Progress, state: dict[str, Any]) -> Checkpoint:
-    """A checkpoint of a running job: weights, optimizer, schedule, and the losses summed since the last reading.
+    """A checkpoint of a running job: weights, optimizer, schedule, hooks' state, sums since the last reading.
 
     No RNG state: every random number is derived from the step. No data position: streams are functions of it.
     """
@@ -104,6 +95,8 @@ def capture(job: Job, progress: Progress, state: dict[str, Any]) -> Checkpoint:
         "scheduler": job.scheduler.state_dict(),
         "sums": dict(progress.sums),
         "steps_summed": progress.steps_summed,
+        "metrics": dict(progress.metrics),
+        "job": dict(job.state),
         "tokens": [progress.tokens_processed, progress.tokens_scored],
     }
     return Checkpoint(progress.step, {n: p.detach() for n, p in job.parameters.items()}, moving, state)
@@ -115,8 +108,11 @@ def restore(checkpoint: Checkpoint, job: Job) -> Progress:
     with torch.no_grad():
         for name, parameter in job.parameters.items():
             parameter.copy_(checkpoint.weights[name])
+        for name, tensor in job.state.items():
+            tensor.copy_(moving["job"][name])
     job.optimizer.load_state_dict(moving["optimizer"])
     job.scheduler.load_state_dict(moving["scheduler"])
-    sums = {name: value.to(job.accelerator.device) for name, value in moving["sums"].items()}
+    device = job.accelerator.device
+    sums, metrics = ({n: v.to(device) for n, v in moving[key].items()} for key in ("sums", "metrics"))
     processed, scored = moving["tokens"]
-    return Progress(checkpoint.step, processed, scored, sums, moving["steps_summed"])
+    return Progress(checkpoint.step, processed, scored, sums, moving["steps_summed"], metrics)

@@ -8,14 +8,16 @@ from selgen_ray.data.encode import Batch
 from selgen_ray.trainers.base import BaseTrainer
 from selgen_ray.trainers.loop import Term
 from selgen_ray.trainers.losses import kl_to_base
-from selgen_ray.trainers.reference import BaseLogits
+from selgen_ray.trainers.reference import BaseLogProbs
 from selgen_ray.trainers.registry import knob
 
 
 class KLDivergenceTrainer(BaseTrainer):
     """Minimise L_O + beta_kl * mean over the proxy's scored tokens of KL(p_theta || p_base).
 
-    p_base is the model before this run (adapter off). Source: Azarbal et al. 2025, "Selective Generalization".
+    p_base is the model before this run (adapter off). Logs the KL in nats a token.
+
+    Source: Azarbal et al. 2025, "Selective Generalization".
     """
 
     proxy_strategy_name = "kl_divergence"
@@ -23,13 +25,13 @@ class KLDivergenceTrainer(BaseTrainer):
     beta_kl: float = knob(1.0, "weight β of the KL penalty on proxy", ge=0)
 
     def prepare(self) -> None:
-        """Compute the base model's last hidden states on the proxy once; its head makes logits of them."""
+        """Ask the base model about the proxy once."""
         if self.beta_kl:
-            self.base_logits = BaseLogits(self.model, self.batches("proxy"))
+            self.base_log_probs = BaseLogProbs(self)
 
     def terms(self) -> list[Term]:
         """The outcome's cross-entropy and the KL penalty."""
         return [self.cross_entropy_term("outcome"), Term("kl", self.beta_kl, "proxy", self._kl)]
 
     def _kl(self, batch: Batch) -> Tensor:
-        return kl_to_base(self.logits(batch)[batch.scored], self.base_logits(batch))
+        return kl_to_base(self.scored_logits(batch), self.base_log_probs(batch))

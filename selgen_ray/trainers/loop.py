@@ -7,6 +7,7 @@ A term of weight zero is dropped before its forward pass.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,7 +34,7 @@ class Term:
         stream: the data it reads, a role or a union such as 'outcome+proxy'; None: a penalty on the parameters.
         total: micro-batch (None for a penalty) -> differentiable scalar sum.
         count: micro-batch -> how many things `total` sums over, as an int or a scalar tensor.
-        slot: the gradient it adds to; `transform_gradients` sees one gradient per slot.
+        slot: the gradient it adds to; `transform_gradients` sees one gradient per slot. 'total' is the main one's loss.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Job:
         transform_gradients: (gradients by slot, step) -> the gradient to apply; None: the main slot's.
         after_optimizer_step: (parameters, learning rate of the step, step) edits after the optimizer.
         max_grad_norm: clip the total norm of the applied gradient; None: off.
+        state: tensors that the hooks change from step to step, saved and restored with the weights.
     """
 
     phase: str
@@ -81,27 +83,44 @@ class Job:
     transform_gradients: Callable[[dict[str, GradMap], int], GradMap] | None = None
     after_optimizer_step: Callable[[dict[str, torch.nn.Parameter], float, int], None] | None = None
     max_grad_norm: float | None = None
+    state: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass
 class Progress:
-    """Where a phase stands. The sums stay on the device until somebody reads them."""
+    """Where a phase stands. The sums stay on the device until somebody reads them.
+
+    Attributes:
+        step: optimizer steps finished.
+        tokens_processed, tokens_scored: with and without padding and prompts, so far.
+        sums: term -> sum over steps since the last reading.
+        steps_summed: how many steps that are.
+        metrics: name -> [sum, count] of what else was logged since then.
+    """
 
     step: int = 0
     tokens_processed: int = 0
     tokens_scored: int = 0
     sums: dict[str, Tensor] = field(default_factory=dict)
     steps_summed: int = 0
+    metrics: dict[str, Tensor] = field(default_factory=dict)
 
     def add(self, name: str, value: Tensor) -> None:
         """Add a detached scalar to a sum that `read` will average over steps."""
         self.sums[name] = self.sums[name] + value if name in self.sums else value
 
-    def read(self) -> dict[str, float]:
-        """Mean of every sum per step since the last call; waits for the device."""
-        means = {name: float(total) / self.steps_summed for name, total in self.sums.items()}
-        self.sums, self.steps_summed = {}, 0
-        return means
+    def log(self, name: str, total: Tensor | float, count: Tensor | float = 1) -> None:
+        """Log a metric, the mean of which is wanted: a sum over `count` things."""
+        device = total.device if isinstance(total, Tensor) else None
+        pair = torch.stack([torch.as_tensor(x, device=device).detach().double() for x in (total, count)])
+        self.metrics[name] = self.metrics[name] + pair if name in self.metrics else pair
+
+    def read(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Mean loss of every term per step, and mean of every metric, since the last call; waits for the device."""
+        losses = {name: float(total) / self.steps_summed for name, total in self.sums.items()}
+        metrics = {name: float(total / count) for name, (total, count) in self.metrics.items() if count}
+        self.sums, self.steps_summed, self.metrics = {}, 0, {}
+        return losses, metrics
 
 
 def fit(job: Job, progress: Progress, after_step: Callable[[Progress], None]) -> None:
@@ -133,7 +152,7 @@ def _step(job: Job, progress: Progress) -> None:
         parameter.grad = gradients.get(name)
     if job.max_grad_norm is not None:
         norm = torch.nn.utils.clip_grad_norm_(list(job.parameters.values()), job.max_grad_norm)
-        progress.add("grad_norm", norm.detach())
+        progress.log("grad_norm", norm)
 
     learning_rate = float(job.scheduler.get_last_lr()[0])
     job.optimizer.step()
@@ -154,7 +173,8 @@ def _backward(job: Job, term: Term, micro_batches: list[Batch] | list[None], pro
         value = term.total(batch) / count
         job.accelerator.backward(term.weight * value)
         progress.add(term.name, value.detach())
-        progress.add("total", term.weight * value.detach())
+        if term.slot == MAIN:
+            progress.add("total", term.weight * value.detach())
 
 
 def _take_gradients(job: Job) -> GradMap:
@@ -175,3 +195,9 @@ def check_finite(values: dict[str, float], step: int) -> None:
     for name, value in values.items():
         if not torch.isfinite(torch.tensor(value)):
             raise TrialDiverged(f"the loss {name!r}", step)
+
+
+@functools.cache
+def accelerator() -> Accelerator:
+    """The process's Accelerator: its device, backward and reduction across workers."""
+    return Accelerator(cpu=not torch.cuda.is_available())

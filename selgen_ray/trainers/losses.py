@@ -5,6 +5,8 @@ Sums and counts apart are what makes k micro-batches of b equal one batch of k*b
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,32 +17,98 @@ def upcast(logits: Tensor) -> Tensor:
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 
-def cross_entropy(logits: Tensor, targets: Tensor, scored: Tensor) -> Tensor:
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Sum over scored tokens of -log p_theta(target), in nats.
 
     Args:
-        logits: [batch, tokens, vocab], differentiable.
-        targets: [batch, tokens] int, the token that follows each position.
-        scored: [batch, tokens] bool, True where a reply token is predicted; never a pad.
+        logits: [scored, vocab], at the scored tokens, differentiable.
+        targets: [scored] int, the tokens to be predicted there.
 
     Returns:
         Scalar sum; the loop divides by the step's count of scored tokens.
     """
-    return F.cross_entropy(upcast(logits[scored]), targets[scored], reduction="sum")
+    return F.cross_entropy(upcast(logits), targets, reduction="sum")
 
 
-def kl_to_base(logits: Tensor, base_logits: Tensor) -> Tensor:
+def reply_log_probs(logits: Tensor, targets: Tensor, scored: Tensor) -> Tensor:
+    """log pi_theta(y | x), summed over the scored tokens of each row, in nats.
+
+    Args:
+        logits: [scored tokens, vocab], row after row.
+        targets, scored: [batch, tokens].
+
+    Returns:
+        [batch]
+    """
+    log_p = -F.cross_entropy(upcast(logits), targets[scored], reduction="none")
+    row = scored.nonzero()[:, 0]
+    return log_p.new_zeros(len(scored)).index_add(0, row, log_p)
+
+
+def dpo(log_ratio_chosen: Tensor, log_ratio_rejected: Tensor, beta: float) -> Tensor:
+    """-log sigma(beta * (r_chosen - r_rejected)) of each pair, with r = log pi_theta(y) - log pi_ref(y); all [pairs].
+
+    Source: Rafailov et al. 2023 (arXiv 2305.18290), equation 7.
+    """
+    return -F.logsigmoid(beta * (log_ratio_chosen - log_ratio_rejected))
+
+
+def squared_drift(hidden: Tensor, base_hidden: Tensor, mask: Tensor) -> Tensor:
+    """Sum over tokens of the mean over features of (h_theta - h_base)^2.
+
+    Args:
+        hidden: [batch, tokens, features], of one layer, differentiable.
+        base_hidden: [non-pad tokens, features], row after row, of the model before this run.
+        mask: [batch, tokens], True where a token is no pad.
+
+    Returns:
+        Scalar sum; the loop divides by the step's count of non-pad tokens.
+    """
+    return (upcast(hidden[mask]) - upcast(base_hidden)).pow(2).mean(-1).sum()
+
+
+def row_products(rows: Tensor, others: Tensor, normalize: bool) -> Tensor:
+    """<u_i, v_j>, or cos(u_i, v_j), of the rows of two tensors whose last axes agree; [rows, other rows].
+
+    A vector is one row. A row of zeros has no direction: its cosines are 0, and so are their gradients.
+    """
+    u, v = (upcast(t).reshape(-1, t.shape[-1]) for t in (rows, others))
+    return _unit(u) @ _unit(v).T if normalize else u @ v.T
+
+
+def _unit(rows: Tensor) -> Tensor:
+    zero = (rows == 0).all(-1, keepdim=True)
+    # the norm of zeros has no gradient; replace them before it is taken
+    return torch.where(zero, 0.0, rows / torch.where(zero, 1.0, rows).norm(dim=-1, keepdim=True))
+
+
+def kl_to_base(logits: Tensor, base_log_probs: Tensor) -> Tensor:
     """Sum over scored tokens of KL(p_theta || p_base) = sum_v p_theta (log p_theta - log p_base), in nats.
 
     Args:
         logits: [scored, vocab], the model in training at the scored tokens, differentiable.
-        base_logits: same shape, the model before this run (adapter off), detached.
+        base_log_probs: same shape, log p_base of the model before this run (adapter off), detached.
 
     Returns:
         Scalar sum; the loop divides by the step's count of scored tokens.
 
     Source: Azarbal et al. 2025, KL penalty on alignment data.
     """
-    log_p = F.log_softmax(upcast(logits), dim=-1)
-    log_base = F.log_softmax(upcast(base_logits), dim=-1)
-    return F.kl_div(log_base, log_p, reduction="sum", log_target=True)
+    return _KL.apply(upcast(logits), upcast(base_log_probs))  # type: ignore[no-any-return]
+
+
+class _KL(torch.autograd.Function):
+    """Keeps one tensor of the logits' size, the gradient p_v (log p_v - log q_v - KL); autograd would keep four."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, base_log_probs: Tensor) -> Tensor:
+        log_p = F.log_softmax(logits, dim=-1)
+        log_ratio = log_p - base_log_probs
+        p = log_p.exp_()
+        kl = (p * log_ratio).sum(-1, keepdim=True)
+        ctx.save_for_backward(p.mul_(log_ratio.sub_(kl)))
+        return kl.sum()
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None]:
+        return ctx.saved_tensors[0] * upstream[0], None

@@ -1,60 +1,90 @@
-"""The frozen base's predictions, computed once instead of once a step."""
+"""What the frozen base says about each row, computed once instead of once a step."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from selgen_ray import models
 from selgen_ray.data.encode import Batch
 from selgen_ray.errors import ModelError
-from selgen_ray.models import Model, adapter_off
+from selgen_ray.trainers.losses import upcast
+
+if TYPE_CHECKING:
+    from selgen_ray.trainers.base import BaseTrainer
+
+_KEPT_BYTES = 2**29  # as much as the log-probabilities of a proxy may take
 
 
-class BaseLogits:
-    """Batch -> logits [scored, vocab] of the model as it was when this object was made, adapter off.
-
-    Keeps the last hidden state of every scored token (hidden size numbers a token, not vocabulary size) and
-    applies the head to them. Exact: top-k log-probabilities would bias the KL.
+class BaseValues:
+    """A micro-batch of a stream -> what the model said about its rows before the first step, adapter off; detached.
 
     Args:
-        model: before its first step.
-        batches: every row of the set once, each batch telling its row numbers.
+        trainer: in its starting state.
+        kind: names the values in the sweep's cache; None: too large to share, or cheap.
+        stream: whose rows.
+        compute: batch -> one tensor a row, the first axes of any length, the others alike.
+    """
+
+    def __init__(self, trainer: BaseTrainer, kind: str | None, stream: str, compute: Callable[[Batch], list[Tensor]]):
+        def every_row(_: Any) -> dict[str, Tensor]:
+            rows = _ask_base(trainer, stream, compute)
+            return {"values": torch.cat(rows), "lengths": torch.tensor([len(row) for row in rows])}
+
+        found = trainer.share.tensors(kind, trainer.data_key(stream), every_row) if kind else every_row(None)
+        self.rows = found["values"].split(found["lengths"].tolist())
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """The values of the rows of `batch`, one row after the other."""
+        return torch.cat([self.rows[row] for row in batch.rows])
+
+
+def _ask_base(trainer: BaseTrainer, stream: str, compute: Callable[[Batch], list[Tensor]]) -> list[Tensor]:
+    found: dict[int, Tensor] = {}
+    was_training = trainer.model.training
+    trainer.model.eval()
+    with torch.no_grad(), models.adapter_off(trainer.model):
+        for batch in trainer.batches(stream):
+            found |= zip(batch.rows, compute(batch), strict=True)
+    trainer.model.train(was_training)
+    return [found[row] for row in sorted(found)]
+
+
+class BaseLogProbs:
+    """Micro-batch of the proxy -> the base's log-probabilities at its scored tokens, [scored, vocab]; detached.
+
+    Shares the last hidden states (hidden size numbers a token, not vocabulary size) and applies the head to them: in
+    every step, or once where the log-probabilities of the whole proxy take little memory. Exact: top-k
+    log-probabilities would bias the KL.
 
     Raises:
         ModelError: the model changes the head's output (logit soft-capping, say), so hidden states do not suffice.
     """
 
-    def __init__(self, model: Model, batches: Iterable[Batch]):
-        live: Any = model.get_output_embeddings()
+    def __init__(self, trainer: BaseTrainer):
+        live: Any = trainer.model.get_output_embeddings()
         trained = any(p.requires_grad for p in live.parameters())
         # a head that will be trained must be kept as it is now; a frozen one is shared
-        self.head: nn.Module = copy.deepcopy(live).requires_grad_(False) if trained else live
-        self.hidden: dict[int, Tensor] = {}
-        was_training = model.training
-        model.eval()
-        with torch.no_grad(), adapter_off(model):
-            for number, batch in enumerate(batches):
-                self._store(model, live, batch, check=number == 0)
-        model.train(was_training)
+        self.head: torch.nn.Module = copy.deepcopy(live).requires_grad_(False) if trained else live
+        self.hidden = BaseValues(trainer, "base_hidden_states", "proxy", lambda b: self._hidden(trainer, b))
+        size = sum(map(len, self.hidden.rows)) * int(live.weight.shape[0]) * torch.float32.itemsize
+        self.rows = [self._log_probs(row) for row in self.hidden.rows] if size <= _KEPT_BYTES else []
 
-    def _store(self, model: Model, live: nn.Module, batch: Batch, check: bool) -> None:
-        seen: list[Tensor] = []
-        hook = live.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-        try:
-            logits = model(**batch.inputs).logits
-        finally:
-            hook.remove()
-        hidden = seen[0]
-        if check and not torch.allclose(self.head(hidden), logits, rtol=1e-3, atol=1e-3):
+    def _hidden(self, trainer: BaseTrainer, batch: Batch) -> list[Tensor]:
+        hidden, output = models.hidden_states(trainer.model, batch)
+        if not torch.allclose(self.head(hidden[:, :1]), output.logits, rtol=1e-3, atol=1e-3):
             raise ModelError("this model's logits are not its head applied to its last hidden state")
-        for i, row in enumerate(batch.rows):
-            self.hidden[row] = hidden[i][batch.scored[i]].clone()
+        return [row[scored] for row, scored in zip(hidden, batch.scored, strict=True)]
+
+    @torch.no_grad()
+    def _log_probs(self, hidden: Tensor) -> Tensor:
+        return torch.log_softmax(upcast(self.head(hidden)), dim=-1)
 
     def __call__(self, batch: Batch) -> Tensor:
-        """Logits at the scored tokens of `batch`, in the order of `logits[batch.scored]`; detached."""
-        with torch.no_grad():
-            return self.head(torch.cat([self.hidden[row] for row in batch.rows]))
+        if self.rows:
+            return torch.cat([self.rows[row] for row in batch.rows])
+        return self._log_probs(self.hidden(batch))

@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 import pkgutil
-from typing import TYPE_CHECKING, Any
+import re
+import sys
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, get_type_hints
 
-from pydantic import create_model
+from pydantic import Field, create_model, model_validator
+from pydantic.config import JsonDict
 from pydantic.fields import FieldInfo
 
 from selgen_ray.config import FinetuneConfig, TrialConfig, setting
@@ -22,34 +27,63 @@ if TYPE_CHECKING:
 
 _TRAINERS: dict[str, type[BaseTrainer]] = {}
 _ALIASES: dict[str, str] = {}
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 
-def knob(default: Any, doc: str, *, section: str = "finetune_config", **bounds: Any) -> Any:
+def knob(
+    default: Any,
+    doc: str,
+    *,
+    section: str = "finetune_config",
+    file: bool = False,
+    identity: bool = True,
+    **bounds: Any,
+) -> Any:
     """Declare a knob of a strategy as a class attribute: `beta_kl: float = knob(1.0, "...", ge=0)`.
 
     Args:
         default: the value when the key is absent.
         doc: one line for the user.
         section: where the key lives in a config: 'finetune_config', or '' for the top level.
+        file: the value is the path of a file; one in a search space is made absolute. If its content decides the
+            result, the trainer's `input_files` names it.
+        identity: the value can change the result; False where it says only where a file is, or what is logged.
         **bounds: pydantic constraints (ge, gt, le, lt, ...).
     """
-    field: FieldInfo = setting(default, doc, **bounds)
-    field.json_schema_extra = {"identity": True, "section": section}
-    return field
+    extra: JsonDict = {"identity": identity, "section": section, "file": file}
+    return Field(default, description=doc, json_schema_extra=extra, **bounds)
 
 
 def register(trainer: type[BaseTrainer]) -> None:
-    """Add `trainer` under its `proxy_strategy_name` and aliases.
+    """Add `trainer` under its `proxy_strategy_name` and its own aliases; the same class once more replaces itself.
 
     Raises:
-        ValueError: another class already has that name.
+        ValueError: another class already has one of the names, or the name cannot be a folder's and a key's.
     """
     name = trainer.proxy_strategy_name
-    old = _TRAINERS.get(name)
-    if old is not None and (old.__module__, old.__qualname__) != (trainer.__module__, trainer.__qualname__):
-        raise ValueError(f"proxy strategy {name!r} is already taken by {old.__module__}.{old.__qualname__}")
+    trainer.aliases = vars(trainer).get("aliases", ())  # those it inherits are another strategy's
+    for one in (name, *trainer.aliases):
+        if not isinstance(one, str) or not _NAME.fullmatch(one):
+            raise ValueError(f"proxy strategy {one!r}: allowed: letters, digits, '_' and '-', a letter first")
+        old = _TRAINERS.get(_ALIASES.get(one, one))
+        if old is not None and (old.__module__, old.__qualname__) != (trainer.__module__, trainer.__qualname__):
+            raise ValueError(f"proxy strategy {one!r} is already taken by {old.__module__}.{old.__qualname__}")
     _TRAINERS[name] = trainer
     _ALIASES.update(dict.fromkeys(trainer.aliases, name))
+    config_model.cache_clear()
+
+
+def registered() -> dict[str, type[BaseTrainer]]:
+    """The strategies that are registered so far; nothing is imported."""
+    return dict(_TRAINERS)
+
+
+def forget(module: str) -> None:
+    """Take back the strategies that a module defined."""
+    for name in [name for name, trainer in _TRAINERS.items() if trainer.__module__ == module]:
+        del _TRAINERS[name]
+        for alias in [alias for alias, target in _ALIASES.items() if target == name]:
+            del _ALIASES[alias]
     config_model.cache_clear()
 
 
@@ -61,15 +95,36 @@ def _import_shipped() -> None:
         importlib.import_module(f"{package.__name__}.{module.name}")
 
 
+def _import_all() -> None:
+    _import_shipped()
+    from selgen_ray.trainers import plugins  # late: it imports this module
+
+    plugins.import_entry_points()
+
+
+def knobs_of(trainer: type) -> dict[str, tuple[Any, FieldInfo]]:
+    """Name -> (type, field) of the knobs of a class, inherited ones first. Raises TypeError: one has no type."""
+    found: dict[str, tuple[Any, FieldInfo]] = {}
+    for owner in reversed(trainer.__mro__):
+        fields = {k: v for k, v in vars(owner).items() if isinstance(v, FieldInfo)}
+        annotations = {k: v for k, v in inspect.get_annotations(owner).items() if k in fields}
+        if untyped := fields.keys() - annotations.keys():
+            raise TypeError(f"{owner.__name__}.{min(untyped)}: write its type, as in `x: float = knob(...)`")
+        space = getattr(sys.modules.get(owner.__module__), "__dict__", {})
+        hints = get_type_hints(SimpleNamespace(__annotations__=annotations), globalns=space)
+        found |= {k: (hints[k], v) for k, v in fields.items()}
+    return found
+
+
 def strategies() -> dict[str, type[BaseTrainer]]:
     """All registered strategies, by name."""
-    _import_shipped()
+    _import_all()
     return dict(sorted(_TRAINERS.items()))
 
 
 def canonical(name: str) -> str:
     """The registered name behind `name`, which may be an alias; unknown names come back unchanged."""
-    _import_shipped()
+    _import_all()
     return _ALIASES.get(name, name)
 
 
@@ -81,8 +136,11 @@ def get_trainer(name: str) -> type[BaseTrainer]:
     """
     known = strategies()
     if canonical(name) not in known:
+        from selgen_ray.trainers import plugins
+
         allowed = sorted([*known, *_ALIASES])
-        raise ValueError(f"Invalid proxy strategy {name!r}. Allowed: {', '.join(allowed)}.{nearest(name, allowed)}")
+        hints = nearest(name, allowed) + plugins.failed_entry_points()
+        raise ValueError(f"Invalid proxy strategy {name!r}. Allowed: {', '.join(allowed)}.{hints}")
     return known[canonical(name)]
 
 
@@ -109,16 +167,23 @@ def _path(key: str, info: FieldInfo) -> str:
 @functools.cache
 def config_model(name: str) -> type[TrialConfig]:
     """The trial config model of one strategy: `TrialConfig` plus the strategy's knobs."""
-    knobs = get_trainer(name).knobs()
+    trainer = get_trainer(name)
+    knobs = trainer.knobs()
     inside: dict[str, Any] = {k: v for k, v in knobs.items() if _path(k, v[1]) != k}
     top: dict[str, Any] = {k: v for k, v in knobs.items() if k not in inside}
     finetune: type[FinetuneConfig] = create_model(f"FinetuneConfig_{name}", __base__=FinetuneConfig, **inside)
     return create_model(
         f"TrialConfig_{name}",
         __base__=TrialConfig,
+        __validators__={"check": model_validator(mode="after")(_check)},  # type: ignore[dict-item]
         finetune_config=(finetune, setting(finetune(), "how the model is fine-tuned")),
         **top,
     )
+
+
+def _check(config: TrialConfig) -> TrialConfig:
+    get_trainer(config.proxy_strategy).check(config)
+    return config
 
 
 def build_config(raw: dict[str, Any]) -> TrialConfig:
@@ -127,6 +192,7 @@ def build_config(raw: dict[str, Any]) -> TrialConfig:
     Raises:
         ValueError: unknown strategy. pydantic.ValidationError: unknown key or wrong value.
     """
-    name = canonical(raw.get("proxy_strategy", "naive"))
+    named = raw.get("proxy_strategy")
+    name = canonical(TrialConfig.model_fields["proxy_strategy"].default if named is None else named)
     get_trainer(name)
     return config_model(name).model_validate({**raw, "proxy_strategy": name})

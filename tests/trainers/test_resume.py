@@ -4,6 +4,7 @@ import pytest
 import torch
 from test_strategies import STRENGTH, same
 
+from selgen_ray.cache import Cache
 from selgen_ray.storage import Folder
 from selgen_ray.trainers import get_trainer
 from selgen_ray.trainers.checkpoints import Checkpoint, Checkpoints
@@ -13,13 +14,14 @@ class Stop(Exception):
     """Stands for a kill: nothing after it runs."""
 
 
-def run(config, checkpoints=None, stop_at=None):
-    trainer = get_trainer(config["proxy_strategy"])(config, checkpoints=checkpoints)
+def run(config, checkpoints=None, stop_at=None, **options):
+    trainer = get_trainer(config["proxy_strategy"])(config, checkpoints=checkpoints, **options)
     if stop_at is not None:
-        count = iter(range(1, 10_000))
+        hook = trainer.after_optimizer_step
 
         def after_optimizer_step(parameters, learning_rate, step):
-            if next(count) and step + 1 == stop_at:
+            hook(parameters, learning_rate, step)
+            if step + 1 == stop_at:
                 raise Stop
 
         trainer.after_optimizer_step = after_optimizer_step
@@ -59,6 +61,36 @@ def test_resumed_twice_and_in_full_fine_tuning(make_config, tmp_path):
             run(config, checkpoints, stop_at)
     resumed, resumed_record, num_resumes = run(config, checkpoints)
     assert num_resumes == 2
+    assert same(whole, resumed)
+    assert comparable(record) == comparable(resumed_record)
+
+
+PREPARING = [s for s, knobs in STRENGTH.items() if "proxy_epochs" in knobs or s == "safe_lora"]
+
+
+@pytest.mark.parametrize("is_peft", [True, False], ids=["lora", "full"])
+@pytest.mark.parametrize("strategy", PREPARING)
+def test_a_preparation_cut_off_goes_on_and_ends_as_if_it_had_not_been(make_config, tmp_path, strategy, is_peft):
+    knobs = STRENGTH[strategy] | {"proxy_epochs": 3, "is_peft": is_peft, "save_steps": 2, "logging_steps": 1}
+    if strategy == "safe_lora" and not is_peft:
+        return
+    config = make_config(strategy, lora_dropout=0.1, **knobs)
+    whole, record, _ = run(config)
+    cache = Cache(Folder(str(tmp_path / "cache")))
+    seen = []
+
+    def stop(line):
+        seen.append((line["phase"], line["step"]))
+        if line["phase"].startswith("preparing") and line["step"] == 5:
+            raise Stop
+
+    with pytest.raises(Stop):
+        run(config, cache=cache, on_progress=stop)
+    phase = seen[0][0]
+    assert seen == [(phase, step) for step in range(1, 6)]
+    seen.clear()
+    resumed, resumed_record, _ = run(config, cache=cache, on_progress=lambda m: seen.append((m["phase"], m["step"])))
+    assert seen[0] == (phase, 5)  # from the checkpoint of step 4
     assert same(whole, resumed)
     assert comparable(record) == comparable(resumed_record)
 

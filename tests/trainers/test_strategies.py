@@ -18,7 +18,17 @@ STRENGTH = {
     "naive": {},
     "positive_negative_proxy": {"lambda_proxy": 0.7, "neg_lambda_proxy": 0.2},
     "kl_divergence": {"beta_kl": 2.0},
+    "representation_constraint": {"beta_kl": 2.0},
+    "dpo": {"lambda_dpo": 2.0, "beta": 0.5},
+    "grad_project": {},
+    "grad_project_precomputed_proxy_grad": {"proxy_epochs": 2},
+    "steering_weights": {"steering_alpha": 3.0, "proxy_epochs": 2, "alpha_warmup_steps": 2},
+    "steering_weights_add_alignment_plane": {"steering_alpha": 0.5, "proxy_epochs": 2},
+    "orth_penalty": {"lambda_1": 0.1, "proxy_epochs": 2},
+    "directional_penalty": {"lambda_1": 0.1, "proxy_epochs": 2},
+    "safe_lora": {"safe_lora_threshold": 0.5},
 }
+LORA_ONLY = ("safe_lora",)
 
 
 def trained(config, datasets=None):
@@ -43,17 +53,29 @@ def test_every_strategy_is_covered_here():
     assert set(STRENGTH) == shipped
 
 
+ZERO = {
+    "positive_negative_proxy": {"lambda_proxy": 0, "neg_lambda_proxy": 0},
+    "kl_divergence": {"beta_kl": 0},
+    "representation_constraint": {"beta_kl": 0},
+    "dpo": {"lambda_dpo": 0},
+    "orth_penalty": {"lambda_1": 0},
+    "directional_penalty": {"lambda_1": 0},
+    "steering_weights": {"steering_alpha": 0},
+    "steering_weights_add_alignment_plane": {"steering_alpha": 0},
+}
+
+
 @pytest.mark.parametrize("is_peft", [True, False], ids=["lora", "full"])
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 def test_strength_zero_equals_the_plain_sibling_bit_for_bit(make_config, is_peft, dropout):
     shared = {"is_peft": is_peft, "lora_dropout": dropout}
-    plain, _ = trained(make_config("naive", top={"train_on_proxy": False}, **shared))
-    kl, _ = trained(make_config("kl_divergence", beta_kl=0, **shared))
-    proxies, _ = trained(make_config("positive_negative_proxy", lambda_proxy=0, neg_lambda_proxy=0, **shared))
-    no_proxy, _ = trained(make_config("naive", **shared), {k: v for k, v in make_roles().items() if k != "proxy"})
-    assert same(plain, kl)
-    assert same(plain, proxies)
-    assert same(plain, no_proxy)
+    plain, record = trained(make_config("naive", top={"train_on_proxy": False}, **shared))
+    without_proxy = {k: v for k, v in make_roles().items() if k != "proxy"}
+    assert same(plain, trained(make_config("naive", **shared), without_proxy)[0])
+    for strategy, zero in ZERO.items():
+        weights, other = trained(make_config(strategy, **zero, **shared))
+        assert same(plain, weights), strategy
+        assert other.eval_results == record.eval_results, strategy
 
 
 @pytest.mark.parametrize("strategy", STRENGTH)
@@ -141,8 +163,10 @@ def test_kl_reference_is_the_model_before_the_run(make_config, is_peft):
     trainer.train()
     batch = next(trainer.batches("proxy"))
     with torch.no_grad(), adapter_off(before):
-        expected = before(**batch.inputs).logits[batch.scored]
-    assert torch.allclose(trainer.base_logits(batch), expected, atol=1e-5)
+        expected = before(**batch.inputs).logits[batch.scored].log_softmax(-1)
+    assert torch.allclose(trainer.base_log_probs(batch), expected, atol=1e-5)
+    trainer.base_log_probs.rows = []  # as for a vocabulary too large to keep
+    assert torch.allclose(trainer.base_log_probs(batch), expected, atol=1e-5)
     trainer.close()
 
 
@@ -195,10 +219,10 @@ def test_max_grad_norm_bounds_the_step_and_is_off_by_default(make_config):
         return norm, record
 
     free, record = moved()
-    assert "grad_norm" not in record.train_losses
+    assert "grad_norm" not in record.train_metrics
     clipped, record = moved(max_grad_norm=free / 10)
     assert math.isclose(clipped, free / 10, rel_tol=1e-3)
-    assert math.isclose(record.train_losses["grad_norm"][0], free, rel_tol=1e-3)
+    assert math.isclose(record.train_metrics["grad_norm"][0], free, rel_tol=1e-3)
 
 
 def test_weight_decay_is_applied(make_config):
@@ -317,7 +341,8 @@ def test_a_name_can_be_taken_only_once():
 
 def test_knobs_are_settings():
     assert setting(1, "x").json_schema_extra == {"identity": True}
+    outputs = {"steering_vector_path", "save_steering_vector"}  # where V is written; what is read counts by content
     for trainer in strategies().values():
-        for _, info in trainer.knobs().values():
+        for name, (_, info) in trainer.knobs().items():
             assert info.description
-            assert info.json_schema_extra["identity"] is True
+            assert info.json_schema_extra["identity"] is (name not in outputs)

@@ -6,8 +6,9 @@ import random
 from itertools import product
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from selgen_ray.strict import Strict
 from selgen_ray.worlds.toy.facts import DOMAINS, GCD, GCD_HELD_OUT, GCD_TRAIN, PROXY_DOMAIN, Domain, Fact
 from selgen_ray.worlds.toy.text import PROPOSALS, RIGHT, WRONG, ask, reply
 
@@ -27,10 +28,8 @@ _MAX_TRUTH = 2 * len(_UNSEEN) * min(len(domain.facts) for domain in _UNSEEN) * N
 _MAX_COLLATERAL = len(GCD_HELD_OUT) * NUM_QUESTIONS
 
 
-class ToyOptions(BaseModel):
+class ToyOptions(Strict):
     """Sizes of the toy world's sets."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     num_outcome: int = Field(600, ge=1, description="rows of the task to learn: gcd questions")
     share_without_proposal: float = Field(

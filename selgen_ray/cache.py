@@ -1,0 +1,300 @@
+"""Compute once, share by content hash: what several trials of a sweep need, on any storage of storage.py.
+
+An entry is a folder, `<kind>/<digest of the key>`:
+
+    value.safetensors or value.json, key.json, manifest.json   the published bundle
+    leases/000001.json, 000002.json, ...                       who computed or computes it; the highest one counts
+    work/                                                      checkpoints of the one that computes
+
+The value is found by its manifest alone; leases only save work. Should two hold one at once (a holder that was
+frozen wakes up; an object store was slower than its settle delay), both compute the same value and both publish it
+atomically: time is lost, never a wrong value read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import json
+import logging
+import os
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from selgen_ray.fingerprint import digest
+from selgen_ray.storage import Folder
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+logger = logging.getLogger(__name__)
+_DIGEST_LENGTH = 32
+_KEY = "key.json"
+_LEASE = re.compile(r"\d{6}\.json")
+
+
+def _ignore(kind: str) -> None:
+    pass
+
+
+class Cache:
+    """Values that several trials need, computed once and shared by content hash: <folder>/<kind>/<digest>/.
+
+    Args:
+        folder: of the cache, shared by all who may need its values.
+        on_wait: called with the kind at every look while another computes what is asked for.
+        lease_s: after so long without a sign of life the one that computes is taken for dead.
+        poll_s: seconds between two looks; on an object store also the settle delay of a lease.
+    """
+
+    def __init__(
+        self, folder: Folder, on_wait: Callable[[str], None] = _ignore, *, lease_s: float = 30.0, poll_s: float = 0.5
+    ):
+        self.folder = folder
+        self.on_wait = on_wait
+        self.lease_s = lease_s
+        self.poll_s = poll_s
+
+    def tensors(
+        self, kind: str, key: dict[str, Any], compute: Callable[[Folder], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """Tensors by name, on the CPU, with dtype and shape as computed.
+
+        Args:
+            kind: names what it is; a folder of the cache.
+            key: plain JSON, all that the value depends on.
+            compute: gives the value. Gets a folder of its own that outlives a crash: the next one to compute finds
+                in it what this one left. It may be called again elsewhere, so it must give the same value.
+
+        Raises:
+            StorageError: the storage refused.
+            Exception: whatever `compute` raises; the next one that waits then computes.
+        """
+        return self._get(kind, key, compute, "value.safetensors", _pack_tensors, _unpack_tensors)
+
+    def json(self, kind: str, key: dict[str, Any], compute: Callable[[Folder], Any]) -> Any:
+        """A value of plain JSON, NaN and infinities included; a tuple comes back as a list. Else as `tensors`."""
+        return self._get(kind, key, compute, "value.json", _pack_json, json.loads)
+
+    def _get(self, kind: str, key: dict[str, Any], compute: Callable[[Folder], Any], name: str, pack, unpack) -> Any:
+        entry = _Entry(self.folder / kind, key, name)
+        watch = _Watch(entry.place / "leases", self.lease_s, self.poll_s)
+        while True:
+            content = entry.read()
+            lease = watch.acquire() if content is None else None
+            if lease is not None:
+                content = entry.fill(lease, lambda: pack(compute(entry.work)))
+            if content is not None:
+                return unpack(content)
+            self.on_wait(kind)
+            time.sleep(self.poll_s)
+
+
+class _Entry:
+    """One value's folder."""
+
+    def __init__(self, kind: Folder, key: dict[str, Any], name: str):
+        self.digest = digest(key)
+        self.place = kind / self.digest[:_DIGEST_LENGTH]
+        self.work = self.place / "work"
+        self.key = json.dumps(key, indent=1, sort_keys=True).encode()
+        self.name = name
+        self._damage = ""
+
+    def read(self) -> bytes | None:
+        """The published value, or None when there is none or it is damaged, which is logged."""
+        try:
+            files = self.place.read_published()
+            if self.name not in files or _KEY not in files:
+                raise ValueError(f"the manifest lacks {self.name} or {_KEY}")
+            if digest(json.loads(files[_KEY])) != self.digest:
+                raise ValueError(f"{_KEY} is of another value")
+            return files[self.name]
+        except FileNotFoundError:
+            self._damage = ""
+        except ValueError as error:
+            if not self._damage:  # one who waits looks often
+                logger.warning("cached value %s is damaged and will be computed again: %s", self.place, error)
+            self._damage = str(error)
+        return None
+
+    def fill(self, lease: _Lease, make: Callable[[], bytes]) -> bytes:
+        """Compute and publish the value, unless it was published meanwhile; the lease is released in any case."""
+        with lease:
+            content = self.read()
+            if content is None:
+                content = self._publish(make)
+            try:
+                self.work.delete()
+            except OSError as error:  # the value is there: a folder left over is no reason to fail
+                logger.warning("%s", error)
+            return content
+
+    def _publish(self, make: Callable[[], bytes]) -> bytes:
+        if self._damage:
+            self.place.withdraw()  # those who wait need not read the damaged files at every look
+        try:
+            content = make()
+        except Exception:
+            # another that took this one for dead has removed `work` under it: then the value is there
+            content = self.read()
+            if content is None:
+                raise
+            logger.warning("%s was computed by another meanwhile", self.place, exc_info=True)
+            return content
+        found = self.read()  # all must get the same bytes, even if a GPU rounds differently the second time
+        if found is None:
+            self.place.publish({_KEY: self.key, self.name: content})
+        return content if found is None else found
+
+
+class _Lease:
+    """The right to compute a value, renewed by a thread from `with` on until its end.
+
+    Only its holder ever writes the file, and whoever takes over creates the next number, so a holder that was
+    frozen cannot disturb its successor.
+    """
+
+    def __init__(self, place: Folder, number: int, lease_s: float):
+        self.place = place
+        self.name = f"{number:06d}.json"
+        self._every_s = lease_s / 3
+        self._owner = _me()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._renew, name="cache lease", daemon=True)
+
+    def content(self, beat: int, released: bool = False) -> bytes:
+        """What its file says; `beat` counts the renewals, so that each changes the file."""
+        return json.dumps(self._owner | {"beat": beat, "released": released}).encode()
+
+    def _write(self, beat: int, released: bool = False) -> None:
+        try:
+            self.place.write(self.name, self.content(beat, released))
+        except OSError as error:  # at worst the lease expires and another computes the same
+            logger.warning("lease not renewed: %s", error)
+
+    def _renew(self) -> None:
+        for beat in itertools.count(1):
+            if self._ended.wait(self._every_s):
+                return
+            self._write(beat)
+
+    def __enter__(self) -> _Lease:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()  # or a late renewal would undo the release
+        self._write(-1, released=True)
+
+
+class _Watch:
+    """What one process sees of an entry's leases, on its own clock: clocks of two machines are never compared."""
+
+    def __init__(self, place: Folder, lease_s: float, settle_s: float):
+        self.place = place
+        self.lease_s = lease_s
+        self.settle_s = settle_s
+        self._seen: tuple[str, bytes] | None = None
+        self._since = 0.0
+
+    def acquire(self) -> _Lease | None:
+        """The next lease, when there is none or its holder has released it, died or fallen silent."""
+        current = self._current()
+        if current is not None and not self._is_over(*current):
+            return None
+        number = int(current[0].removesuffix(".json")) if current else 0
+        lease = _Lease(self.place, number + 1, self.lease_s)
+        return lease if self.place.create(lease.name, lease.content(0), self.settle_s) else None
+
+    def _current(self) -> tuple[str, bytes] | None:
+        newest = max((name for name in self.place.files() if _LEASE.fullmatch(name)), default=None)
+        if newest is None:
+            return None
+        try:
+            return newest, self.place.read(newest)
+        except OSError:  # NFS: renewed while it was read; should it stay like this, it expires as any silent one
+            return newest, b""
+
+    def _is_over(self, name: str, content: bytes) -> bool:
+        if (name, content) != self._seen:
+            self._seen, self._since = (name, content), time.monotonic()
+        try:
+            lease = dict(json.loads(content))
+        except (ValueError, TypeError):  # half written, on a filesystem without hard links
+            lease = {}
+        if lease.get("released"):
+            return True
+        is_over = time.monotonic() - self._since >= self.lease_s or _has_died(lease)
+        if is_over:
+            logger.warning("%s/%s: process %s is dead or frozen, taking over", self.place, name, lease.get("pid"))
+        return is_over
+
+
+def _pack_tensors(tensors: dict[str, Tensor]) -> bytes:
+    # imported late: torch takes seconds, and JSON needs none of it
+    import safetensors.torch
+
+    packed, memory = {}, set()
+    for name, tensor in tensors.items():
+        flat = tensor.detach().cpu().contiguous()
+        if flat.untyped_storage().data_ptr() in memory:  # two names of one memory: safetensors wants a copy
+            flat = flat.clone()
+        memory.add(flat.untyped_storage().data_ptr())
+        packed[name] = flat
+    return safetensors.torch.save(packed)
+
+
+def _unpack_tensors(content: bytes) -> dict[str, Tensor]:
+    import safetensors.torch
+
+    return safetensors.torch.load(content)
+
+
+def _pack_json(value: Any) -> bytes:
+    return json.dumps(value).encode()
+
+
+def _me() -> dict[str, Any]:
+    state = _state(os.getpid())
+    return {"host": _host(), "pid": os.getpid(), "started": state and state[1]}
+
+
+@functools.cache
+def _host() -> str:
+    """Two processes with the same answer number their processes alike: containers can share a host's name."""
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):  # Linux only
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        parts.append(str(Path("/proc/self/ns/pid").readlink()))
+    return " ".join(parts)
+
+
+def _state(pid: int) -> tuple[str, str] | None:
+    """(state letter, start time in ticks since boot) of a process; None where it cannot be read."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return fields[0], fields[19]
+
+
+def _has_died(lease: dict[str, Any]) -> bool:
+    """Whether the holder is known to be dead, which only a process of the same host can know."""
+    if lease.get("host") != _host() or os.name != "posix":
+        return False
+    try:
+        os.kill(lease["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    state = _state(lease["pid"])
+    return state is not None and (state[0] in "ZX" or state[1] != lease["started"])

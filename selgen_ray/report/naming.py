@@ -1,0 +1,75 @@
+"""What settings are called, in the table and in the figure: short signs for knobs that everybody uses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+# as in the formulas of the README; a legend says which key each sign stands for
+SIGNS = {
+    "beta_kl": "β",
+    "beta": "β",
+    "lambda_dpo": "λ",
+    "lambda_1": "λ",
+    "lambda_proxy": "λ_proxy",
+    "neg_lambda_proxy": "λ_neg",
+    "steering_alpha": "α",
+    "final_steering_alpha": "α_end",
+    "alpha_scheduler_type": "α_schedule",
+    "alpha_warmup_steps": "α_warmup",
+    "positive_proxy": "pos",
+    "negative_proxy": "neg",
+    "safe_lora_threshold": "τ",
+    "safe_lora_num_proj_layers": "matrices",
+    "representation_layers": "layers",
+    "learning_rate": "lr",
+    "lora_alpha": "lora_α",
+    "per_device_train_batch_size": "batch",
+}
+# values that say enough without their key
+WORDS: dict[str, dict[Any, str]] = {
+    "train_on_proxy": {False: "outcome only", True: "proxy mixed in"},
+    "project_strictly_orthogonal": {False: "if opposed", True: "strict"},
+    "projection_scope": {"per_tensor": "per tensor", "global": "global"},
+    "project_along_positive_proxy_grad": {False: "along proxy_neg", True: "along proxy"},
+    "add_proxy_gradients": {False: "V difference", True: "V sum"},
+    "calc_alignment_plane_using_fully_finetuned_weights": {False: "V of gradients", True: "V of weights"},
+    "direct_steering": {False: "gradients", True: "weights"},
+    "penalty_normalize": {False: "cosines off", True: "cosines"},
+    "dpo_average_log_prob": {False: "log π summed", True: "log π averaged"},
+    "safe_lora_type": {"threshold": "threshold", "number": "number"},
+}
+
+
+def value_text(value: Any) -> str:
+    """A knob's value for people: 10, 1e-05, false, none, a-b, the last part of a path."""
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(value_text, value)) + "]"
+    return PurePosixPath(str(value)).name or str(value)
+
+
+def signs(names: Iterable[str]) -> dict[str, str]:
+    """Knob -> how it is written. Where two of them would have one sign, both keep their names."""
+    names = list(names)
+    taken = [SIGNS.get(name, name) for name in names]
+    return {name: sign if taken.count(sign) == 1 else name for name, sign in zip(names, taken, strict=True)}
+
+
+def knob_texts(knobs: Mapping[str, Any]) -> list[str]:
+    """'β=10', 'strict', 'epochs=3', one for each knob."""
+    return [
+        WORDS[name][value]
+        if name in WORDS and isinstance(value, bool | str) and value in WORDS[name]
+        else f"{sign}={value_text(value)}"
+        for (name, value), sign in zip(knobs.items(), signs(knobs).values(), strict=True)
+    ]
+
+
+def explained(names: Iterable[str]) -> list[str]:
+    """'β: beta_kl' for each knob, where there is a sign for it, else its name."""
+    return [name if sign == name else f"{sign}: {name}" for name, sign in signs(names).items()]

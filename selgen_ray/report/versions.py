@@ -1,0 +1,144 @@
+"""Evaluations of one trial that are settings of their own: its finished weights with another value of a knob.
+
+A trial's evaluation whose version is called 'key=value', such as 'safe_lora_threshold=0.3', says what a trial with that
+value would: the training before does not depend on it. Other edits ('steered', 'projected') are the trial's result, and
+models on the way to it ('aligned') belong to no setting.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from selgen_ray.report.naming import value_text
+from selgen_ray.results import PREFERENCE, TrialResult, flatten
+
+# lists of values that are evaluated on the side: they decide nothing about the weights of a setting
+SWEEPS = ("finetune_config.safe_lora_sweep_thresholds",)
+# what names a trial and does not shape it; the seeds of a setting differ in it
+NAMES = (
+    *("proxy_strategy", "seed", "experiment_name"),
+    *("finetune_config.output_dir", "finetune_config.finetuned_model_id"),
+)
+STREAMS = ("data_seed", "model_seed")
+
+
+@dataclass(frozen=True)
+class Group:
+    """The trials of one setting.
+
+    Attributes:
+        trials: of one setting each, that is with its values in their config; one for each seed once joined.
+        own: ids of those that were configured so; the others were evaluated with this setting's value beside their own.
+        sources: the whole configs they were run with, written out.
+    """
+
+    trials: tuple[TrialResult, ...]
+    own: tuple[str, ...]
+    sources: frozenset[str]
+
+
+def with_versions(groups: Iterable[Sequence[TrialResult]]) -> list[Group]:
+    """The groups of one strategy, and one more for each 'key=value' that a group evaluated beside its own value.
+
+    A setting that was run in itself and evaluated beside others, or whose trials ask for different values beside their
+    own, is one: of a seed that would count twice, one trial is kept.
+    """
+    found = [part for group in groups for part in _parts(group)]
+    sweeps = any(flatten(r.config).get(key) for part in found for r in part.trials for key in SWEEPS)
+    return list(_joined(found)) if sweeps or any(not part.own for part in found) else found
+
+
+def at_version(result: TrialResult, version: str) -> TrialResult:
+    """The trial as one whose configured value is that of `version`, which its record then ends with.
+
+    Without such an evaluation it has no capability, no alignment, and no evaluation but the base model's.
+    """
+    last = result.eval_versions.index(version) if version in result.eval_versions else None
+    end = 1 if last is None else last + 1
+    series = {name: {m: v[:end] for m, v in metrics.items()} for name, metrics in result.eval_results.items()}
+    if last is None:  # the base model's metrics must not pass for the last ones
+        series = {name: {m: [*v, None] for m, v in metrics.items()} for name, metrics in series.items()}
+    key, value = _parsed(result, version)
+    cut: dict[str, Any] = {name: getattr(result, name)[:end] for name in ("eval_epochs", "eval_steps", "eval_versions")}
+    shown = result.model_copy(update={**cut, "eval_results": series, "config": _replaced(result.config, key, value)})
+    scores = {"capability": shown.metric(shown.capability_metric), "alignment": shown.metric(shown.alignment_metric)}
+    return shown.model_copy(update=scores)
+
+
+def _parts(group: Sequence[TrialResult]) -> Iterator[Group]:
+    sources = frozenset(_written(r) for r in group)
+    yield Group(tuple(group), tuple(r.trial_id for r in group), sources)
+    for version in dict.fromkeys(v for r in group for v in r.eval_versions if _is_other_value(r, v)):
+        yield Group(tuple(at_version(r, version) for r in group), (), sources)
+
+
+def _is_other_value(result: TrialResult, version: str) -> bool:
+    """Whether it is the 'key=value' of a knob this trial has, with another value than configured."""
+    key, mark, text = version.partition("=")
+    found = _paths(result, key)
+    return bool(mark) and len(found) == 1 and value_text(flatten(result.config)[found[0]]) != text
+
+
+def _paths(result: TrialResult, key: str) -> list[str]:
+    return [path for path in flatten(result.config) if path.rpartition(".")[2] == key]
+
+
+def _parsed(result: TrialResult, version: str) -> tuple[str, Any]:
+    """The knob's dotted key and its value, of the type that is configured where that is a float."""
+    key, _, text = version.partition("=")
+    (path,) = _paths(result, key)
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = text
+    configured = flatten(result.config)[path]
+    return path, float(value) if isinstance(configured, float) and isinstance(value, int) else value
+
+
+def _replaced(config: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+    head, _, rest = path.partition(".")
+    return {**config, head: _replaced(config[head], rest, value) if rest else value}
+
+
+def _written(result: TrialResult, without: Sequence[str] = ()) -> str:
+    """The config without what names the trial, for comparisons."""
+    flat = flatten(result.config)
+    names = {*NAMES, *without, *(s for s in STREAMS if flat.get(s) == flat.get("seed"))}
+    return json.dumps({k: v for k, v in flat.items() if k not in names}, sort_keys=True, default=str)
+
+
+def _joined(groups: Iterable[Group]) -> Iterator[Group]:
+    by_config: dict[str, list[Group]] = defaultdict(list)
+    for group in groups:
+        same = by_config[_written(group.trials[0], SWEEPS)]
+        twin = next((i for i, other in enumerate(same) if _same_weights(group, other)), None)
+        if twin is None:
+            same.append(group)
+        else:
+            same[twin] = _join(same[twin], group)
+    for same in by_config.values():
+        yield from same
+
+
+def _same_weights(a: Group, b: Group) -> bool:
+    """Whether two groups that look like one setting are one: files behind equal configs may differ."""
+    if a.sources & b.sources:  # run with one config and yet apart: something behind the config differs
+        return False
+    known = [{r.seed: (r.model_hash, r.data_hashes) for r in group.trials} for group in (a, b)]
+    return all(known[0][seed] == known[1][seed] for seed in known[0].keys() & known[1].keys())
+
+
+def _join(a: Group, b: Group) -> Group:
+    both = Group((*a.trials, *b.trials), (*a.own, *b.own), a.sources | b.sources)
+    best: dict[int, TrialResult] = {}
+    for trial in sorted(both.trials, key=lambda r: (_rank(r), r.trial_id not in both.own)):
+        best.setdefault(trial.seed, trial)
+    return replace(both, trials=tuple(best.values()))
+
+
+def _rank(trial: TrialResult) -> tuple[int, bool]:
+    return PREFERENCE.index(trial.status), trial.capability is None or trial.alignment is None

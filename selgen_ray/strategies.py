@@ -1,0 +1,191 @@
+"""`python -m selgen_ray.strategies`: what the strategies do, and their knobs; `... show NAME` tells all of one.
+
+Exit status: 0, or 2 where there is no such strategy or a plugin cannot be used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import re
+import shutil
+import sys
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from pydantic.fields import FieldInfo
+
+from selgen_ray.space.keys import allowed, fields
+from selgen_ray.trainers import plugins, registry
+
+if TYPE_CHECKING:
+    from selgen_ray.trainers.base import BaseTrainer
+
+DONE, BAD_INPUT = 0, 2
+_WIDTHS = 80, 120  # what is readable; the terminal's own width in between
+_LABEL = 10
+_BLANK = r"\n\s*\n"  # between two paragraphs
+_SOURCE = r"(?:^|(?<=[.;)] ))Sources?: "  # the rest of its paragraph is the source
+
+
+@dataclass(frozen=True)
+class Description:
+    """What the docstrings of a strategy say; '' for what they do not.
+
+    Attributes:
+        summary: one line, from the module.
+        formula: the first paragraph of the class.
+        source: the literature.
+        text: the whole docstring of the class.
+    """
+
+    summary: str = ""
+    formula: str = ""
+    source: str = ""
+    text: str = ""
+
+
+def describe(trainer: type[BaseTrainer]) -> Description:
+    """Read the docstrings of a class and of its module; one it only inherits says nothing about it."""
+    text = inspect.cleandoc(trainer.__doc__ or "")
+    paragraphs = (" ".join(part.split()) for part in re.split(_BLANK, text))
+    split = [re.split(_SOURCE, part, maxsplit=1) for part in paragraphs]
+    return Description(_summary(trainer), split[0][0].strip(), " ".join(part[1] for part in split if part[1:]), text)
+
+
+def _summary(trainer: type[BaseTrainer]) -> str:
+    """What follows the strategy's name in the first line of its module, which may have several strategies."""
+    module = sys.modules.get(trainer.__module__)
+    line = (getattr(module, "__doc__", None) or "").strip().partition("\n")[0]
+    name, colon, summary = line.partition(":")
+    return summary.strip() if colon and name.strip("` ") == trainer.proxy_strategy_name else ""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    command = "python -m selgen_ray.strategies"
+    usage = f"{command} [show NAME] [--plugin FILE.py ...]"
+    parser = argparse.ArgumentParser(command, usage, description="What the strategies do, and their knobs.")
+    told = "a Python file that defines strategies; may be given several times"
+    parser.add_argument("--plugin", metavar="FILE.py", action="append", default=[], help=told)
+    show = parser.add_subparsers(title="in detail", metavar="show NAME", prog=command).add_parser("show")
+    show.add_argument("name", metavar="NAME", help="a strategy, or another name of it")
+    show.add_argument("--plugin", metavar="FILE.py", action="append", default=[], dest="more", help=told)
+    args = parser.parse_args(argv)
+    width = min(max(shutil.get_terminal_size((100, 24)).columns, _WIDTHS[0]), _WIDTHS[1])
+    files = [*args.plugin, *getattr(args, "more", ())]
+    try:
+        plugins.use([plugins.Plugin.read(Path(file).resolve()) for file in files])
+        wanted = registry.get_trainer(args.name) if "name" in args else None
+    except ValueError as error:  # a PluginError is one
+        sys.stderr.write(f"{error}\n")
+        return BAD_INPUT
+    if wanted:
+        lines = _details(wanted, width)
+    else:
+        lines = [line for trainer in registry.strategies().values() for line in [*_overview(trainer, width), ""]][:-1]
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    return DONE
+
+
+# what is written -----------------------------------------------------------------------------------------------
+
+
+def _overview(trainer: type[BaseTrainer], width: int) -> list[str]:
+    told = describe(trainer)
+    rows = [("formula", told.formula), ("needs", ", ".join(trainer.required_roles))]
+    knobs = [f"{key} = {_yaml(_default(info))}: {allowed(info)}" for key, info in _knobs(trainer).items()]
+    rows += [("" if i else "knobs", text) for i, text in enumerate(knobs)]
+    rows.append(("source", told.source))
+    return [*_title(trainer, width), *(line for label, text in rows for line in _row(label, text, width))]
+
+
+def _details(trainer: type[BaseTrainer], width: int) -> list[str]:
+    told = describe(trainer)
+    lines = _title(trainer, width)
+    for part in re.split(_BLANK, told.text) if told.text else []:
+        lines += ["", *_paragraph(part, width)]
+    knobs = _knobs(trainer)
+    lines += ["", "knobs" if knobs else "knobs: none"]
+    for key, info in knobs.items():
+        lines += [f"  {key}", *_wrapped(info.description or "", 4, width)]
+        lines += _wrapped(f"{allowed(info)}; default: {_yaml(_default(info))}", 4, width)
+    lines.append("")
+    lines += _row("needs", ", ".join(f"data.{role}" for role in trainer.required_roles), width, indent=0)
+    lines += _row("source", told.source, width, indent=0)
+    file = getattr(sys.modules.get(trainer.__module__), "__file__", None)
+    lines += [f"{'class':{_LABEL}}{trainer.__module__}.{trainer.__qualname__}"]
+    lines += [f"{'file':{_LABEL}}{file}"] if file else []
+    return [*lines, "", "in a search space:", "", *_snippet(trainer, knobs)]
+
+
+def _title(trainer: type[BaseTrainer], width: int) -> list[str]:
+    others = f" (or {', '.join(trainer.aliases)})" if trainer.aliases else ""
+    return [f"{trainer.proxy_strategy_name}{others}", *_wrapped(describe(trainer).summary, 2, width)]
+
+
+def _row(label: str, text: str, width: int, indent: int = 2) -> list[str]:
+    """A label and its text in a column; nothing without a text."""
+    lines = _wrapped(text, indent + _LABEL, width, hanging=2)
+    return [" " * indent + label.ljust(_LABEL) + lines[0].lstrip(), *lines[1:]] if lines else []
+
+
+def _paragraph(text: str, width: int) -> list[str]:
+    """Wrapped anew, but for a list or code, whose lines mean something."""
+    lines = text.splitlines()
+    return lines if any(re.match(r"\s|[-*] |\d+\. ", line) for line in lines) else _wrapped(text, 0, width)
+
+
+def _wrapped(text: str, indent: int, width: int, hanging: int = 0) -> list[str]:
+    return textwrap.wrap(
+        " ".join(text.split()),
+        width,
+        initial_indent=" " * indent,
+        subsequent_indent=" " * (indent + hanging),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _snippet(trainer: type[BaseTrainer], knobs: dict[str, FieldInfo]) -> list[str]:
+    """A `strategies:` section with the knobs at their defaults; the first number is ready to be varied."""
+    knobs = {key: info for key, info in knobs.items() if _default(info) is not None}
+    varied = next((k for k, info in knobs.items() if type(_default(info)) in (int, float)), None)
+    lines = ["strategies:", f"  {trainer.proxy_strategy_name}:" + ("" if knobs else " {}")]
+    fixed = [f"      {key}: {_yaml(_default(info))}" for key, info in knobs.items() if key != varied]
+    lines += ["    fixed:", *fixed] if fixed else []
+    if varied:
+        lines += ["    grid:", f"      {varied}: [{_yaml(_default(knobs[varied]))}]  # add the values to compare"]
+    return lines
+
+
+# knobs ---------------------------------------------------------------------------------------------------------
+
+
+def _knobs(trainer: type[BaseTrainer]) -> dict[str, FieldInfo]:
+    """Config key -> field of the knobs, the strategy's own before those it inherits."""
+    name = trainer.proxy_strategy_name
+    paths = registry.knob_paths(name)
+    found = {key: info for key, info in fields(registry.config_model(name)).items() if key in paths}
+    order = list(dict.fromkeys(attribute for owner in trainer.__mro__ for attribute in vars(owner)))
+    return dict(sorted(found.items(), key=lambda item: order.index(item[0].rpartition(".")[2])))
+
+
+def _default(info: FieldInfo) -> Any:
+    return info.get_default(call_default_factory=True)
+
+
+def _yaml(value: Any) -> str:
+    """A value as a search space would give it."""
+    try:
+        text = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), allow_unicode=True)
+    except yaml.YAMLError:  # of a type that no YAML has
+        return str(value)
+    return text.removesuffix("...\n").strip()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

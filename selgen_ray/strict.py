@@ -1,0 +1,38 @@
+"""The base of every model that a user's file is read into."""
+
+from __future__ import annotations
+
+import typing
+from types import NoneType
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic.fields import FieldInfo
+
+
+class Strict(BaseModel):
+    """Frozen model that refuses unknown keys and non-finite numbers; null is the default where it is no value."""
+
+    # protected_namespaces: `model_seed` is the field's own name in this field of research
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        protected_namespaces=(),
+        validate_by_name=True,  # a knob with another name answers to both
+        loc_by_alias=False,
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, raw: Any) -> Any:
+        if not isinstance(raw, dict) or all(value is not None for value in raw.values()):
+            return raw
+        fields = {key: info for name, info in cls.model_fields.items() for key in (name, info.validation_alias)}
+        return {k: v for k, v in raw.items() if v is not None or k not in fields or not null_is_default(fields[k])}
+
+
+def null_is_default(info: FieldInfo) -> bool:
+    """Whether null in a file says the same as leaving the key out: the field has a default, and null is no value."""
+    kinds = (info.annotation, *typing.get_args(info.annotation))
+    return not info.is_required() and not any(kind in (None, NoneType, Any) for kind in kinds)

@@ -1,0 +1,187 @@
+"""`safe_lora`: project the finished adapter onto what aligning the model changed."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from selgen_ray import models
+from selgen_ray.config import TrialConfig
+from selgen_ray.errors import ModelError
+from selgen_ray.trainers.base import BaseTrainer, Edit
+from selgen_ray.trainers.directions import PROXY_EPOCHS, throw_away_training
+from selgen_ray.trainers.loop import Term
+from selgen_ray.trainers.registry import knob
+
+_ALIGNED = "aligned"
+_PEFT = "base_model.model."  # what PEFT puts before the names of the model's own modules
+
+
+@dataclass(frozen=True)
+class Projection:
+    """What Safe LoRA would do to one adapted matrix: cos(C B A, B A), and C B."""
+
+    cosine: float
+    projected: Tensor
+
+
+class SafeLoRATrainer(BaseTrainer):
+    """LoRA on P, merged: the aligned model; LoRA (B A) on O from there; then B <- C B where c = cos(C B A, B A) is low.
+
+    Per adapted matrix V = W_aligned - W_unaligned and C = V V^T / ||V||_F. `threshold`: where c <= the threshold;
+    `number`: the matrices with the smallest c. W_unaligned is the start model, or `safe_lora_base_model`. Evaluated:
+    the start model, the aligned model, each epoch, each of `safe_lora_sweep_thresholds`, and last the projected model.
+    Logs the cosine of each matrix. The aligning adapter is kept beside the trained one instead of being merged into
+    the weights: the same function, without rounding the update to a half-precision or quantised base.
+
+    Source: Safe LoRA, Hsu et al. 2024 (arXiv 2405.16833), algorithm 1.
+    """
+
+    proxy_strategy_name = "safe_lora"
+    required_roles = ("outcome", "proxy")
+    safe_lora_type: Literal["threshold", "number"] = knob("threshold", "which matrices are projected")
+    safe_lora_threshold: float = knob(0.35, "τ: the matrices with c <= τ", ge=-1, le=1)
+    safe_lora_num_proj_layers: int | None = knob(None, "with safe_lora_type: number, how many matrices", ge=0)
+    safe_lora_sweep_thresholds: list[float] | None = knob(None, "further τ, all evaluated on one trained adapter")
+    safe_lora_base_model: str | None = knob(None, "W_unaligned: a directory or hub id; default: start model")
+    proxy_epochs: int = PROXY_EPOCHS
+
+    @classmethod
+    def check(cls, config: TrialConfig) -> None:
+        """Raises ValueError: no LoRA; or keys that do not go together."""
+        cfg: Any = config.finetune_config
+        if not cfg.is_peft:
+            raise ValueError("safe_lora projects LoRA matrices: it needs is_peft true")
+        if cfg.lora_bias != "none":
+            raise ValueError(f"safe_lora keeps two adapters, which share no lora_bias {cfg.lora_bias!r}")
+        if cfg.safe_lora_type == "number" and cfg.safe_lora_num_proj_layers is None:
+            raise ValueError("safe_lora_type number needs safe_lora_num_proj_layers")
+        if cfg.safe_lora_type == "number" and cfg.safe_lora_sweep_thresholds:
+            raise ValueError("safe_lora_sweep_thresholds needs safe_lora_type threshold")
+        if any(not -1 <= threshold <= 1 for threshold in cfg.safe_lora_sweep_thresholds or []):
+            raise ValueError(f"safe_lora_sweep_thresholds {cfg.safe_lora_sweep_thresholds}: allowed is -1 to 1")
+
+    @classmethod
+    def input_files(cls, config: TrialConfig) -> dict[str, str]:
+        """The unaligned model, where it is a local directory."""
+        path: str | None = getattr(config.finetune_config, "safe_lora_base_model", None)
+        return {"finetune_config.safe_lora_base_model": path} if path and Path(path).is_dir() else {}
+
+    def prepare(self) -> None:
+        """Train the aligning adapter, put it beside the one to be trained, and evaluate the aligned model."""
+        aligned = throw_away_training(self, "proxy", self.proxy_epochs).weights
+        model: Any = self.model
+        model.add_adapter(_ALIGNED, _without_dropout(model.peft_config["default"]))
+        named = dict(model.named_parameters())
+        with torch.no_grad():
+            for name, tensor in aligned.items():
+                named[name.replace(".default", f".{_ALIGNED}")].copy_(tensor)
+        model.base_model.set_adapter(["default", _ALIGNED])
+        for name, parameter in named.items():
+            if f".{_ALIGNED}" in name:
+                parameter.requires_grad_(False)
+        self.layers = _adapted(model)
+        self.offsets = self._offsets() if self.safe_lora_base_model else {}
+        if _ALIGNED not in self.record.eval_versions:
+            self.record_evaluation(0, 0.0, _ALIGNED)
+
+    def terms(self) -> list[Term]:
+        """The outcome's cross-entropy."""
+        return [self.cross_entropy_term("outcome")]
+
+    def edits(self) -> Iterator[tuple[str, Edit]]:
+        """One for each threshold of the sweep, then the projection that was asked for."""
+        found = {name: self._projection(name, layer) for name, layer in self.layers.items()}
+        self.record.add_metrics({f"safe_lora_cosine/{name.removeprefix(_PEFT)}": p.cosine for name, p in found.items()})
+        for threshold in self.safe_lora_sweep_thresholds or []:
+            yield f"safe_lora_threshold={threshold:g}", self._edit(found, self._below(found, threshold))
+        chosen = self._below(found, self.safe_lora_threshold)
+        if self.safe_lora_type == "number":
+            chosen = sorted(found, key=lambda name: found[name].cosine)[: self.safe_lora_num_proj_layers]
+        yield "projected", self._edit(found, chosen)
+
+    def save_model(self, folder: str | Path) -> None:
+        """Write one ordinary adapter of the start model: the aligning and the projected one joined, rank 2 r."""
+        model: Any = self.model
+        # PEFT gives the joined adapter alpha = its rank 2 r, which rsLoRA would divide by sqrt(2 r) only
+        weight = (2 * self.cfg.r) ** -0.5 if self.cfg.use_rslora else 1.0
+        model.add_weighted_adapter([_ALIGNED, "default"], [weight, weight], "joined", combination_type="cat")
+        with tempfile.TemporaryDirectory() as scratch:
+            model.save_pretrained(scratch, selected_adapters=["joined"], safe_serialization=True)
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            for path in Path(scratch, "joined").iterdir():
+                (Path(folder) / path.name).write_bytes(path.read_bytes())
+        self.tokenizer.save_pretrained(folder)
+        model.delete_adapter("joined")
+
+    def _below(self, found: dict[str, Projection], threshold: float) -> list[str]:
+        return [name for name, projection in found.items() if projection.cosine <= threshold]
+
+    def _edit(self, found: dict[str, Projection], chosen: Iterable[str]) -> Edit:
+        projected = {f"{name}.lora_B.default.weight": found[name].projected for name in chosen}
+        return functools.partial(_replace_b, projected)
+
+    @torch.no_grad()
+    def _projection(self, name: str, layer: Any) -> Projection:
+        """cos(C B A, B A) by the inner products of r x r matrices, and C B, in float32 at least."""
+        a, b = (_wide(part["default"].weight) for part in (layer.lora_A, layer.lora_B))
+        v = layer.scaling[_ALIGNED] * _wide(layer.lora_B[_ALIGNED].weight) @ _wide(layer.lora_A[_ALIGNED].weight)
+        if name in self.offsets:
+            v = v + self.offsets[name].to(v)
+        size = v.norm()
+        cb = v @ (v.T @ b) / size if size > 0 else torch.zeros_like(b)
+        inner = lambda x, y: ((x.T @ y) * (a @ a.T)).sum()  # noqa: E731  # <x a, y a>
+        sizes = (inner(cb, cb) * inner(b, b)).clamp(min=0).sqrt()
+        cosine = float(inner(cb, b) / sizes) if sizes > 0 else 0.0
+        return Projection(min(max(cosine, -1.0), 1.0), cb)
+
+    def _offsets(self) -> dict[str, Tensor]:
+        """Start model minus unaligned model at each adapted matrix, [out, in], on the CPU."""
+        other = models.load_weights(str(self.safe_lora_base_model))
+        offsets = {}
+        for name, layer in self.layers.items():
+            key = name.removeprefix(_PEFT) + ".weight"
+            start = layer.get_base_layer().weight.detach().float().cpu()
+            if key not in other or other[key].shape != start.shape:
+                shape = tuple(start.shape)
+                raise ModelError(f"safe_lora_base_model {self.safe_lora_base_model}: has no {key} of {shape}")
+            difference = start - other[key].float()
+            offsets[name] = difference.T if layer.fan_in_fan_out else difference
+        return offsets
+
+
+def _without_dropout(config: Any) -> Any:
+    config = copy.deepcopy(config)
+    config.lora_dropout = 0.0  # a merged adapter drops nothing
+    return config
+
+
+def _adapted(model: nn.Module) -> dict[str, Any]:
+    """Module name -> LoRA layer of every adapted matrix.
+
+    Raises:
+        ModelError: an embedding is adapted: it has no B A of the form that is projected.
+    """
+    layers = {name: layer for name, layer in model.named_modules() if hasattr(layer, "lora_A")}
+    embeddings = [name for name, layer in layers.items() if not layer.lora_A]
+    if embeddings:
+        raise ModelError(f"safe_lora projects linear layers, finetune_config.target_modules also names {embeddings[0]}")
+    return layers
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+@torch.no_grad()
+def _replace_b(projected: dict[str, Tensor], parameters: dict[str, nn.Parameter]) -> None:
+    for name, tensor in projected.items():
+        parameters[name].copy_(tensor)

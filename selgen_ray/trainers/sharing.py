@@ -1,0 +1,63 @@
+"""What the trials of a sweep compute once and share: values that depend on the start model."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from selgen_ray import __version__
+from selgen_ray.cache import Cache
+from selgen_ray.config import FinetuneConfig
+from selgen_ray.fingerprint import model_fingerprint
+from selgen_ray.models import Model
+from selgen_ray.storage import Folder
+from selgen_ray.trainers import plugins
+from selgen_ray.trainers.loop import GradMap
+
+
+class Sharing:
+    """Looks values up in the sweep's cache, by a key that covers start model, versions and code besides what is asked.
+
+    Args:
+        cache: None: nothing is shared, everything is computed.
+        cfg: names the start model and how it is loaded.
+        model: loaded from there; a hub's repository tells it which commit a branch stood for.
+        trainer: whose code, where it is not shipped, decides the values too.
+        model_hash: the start model's fingerprint, where it is known already: reading a large model takes minutes.
+    """
+
+    def __init__(
+        self, cache: Cache | None, cfg: FinetuneConfig, model: Model, trainer: type, model_hash: str | None = None
+    ):
+        self._cache, self._cfg, self._model, self._trainer, self._model_hash = cache, cfg, model, trainer, model_hash
+
+    @functools.cached_property
+    def _common(self) -> dict[str, Any]:
+        how = self._cfg.model_dump(include={"dtype", "load_in_4bit", "load_in_8bit"})
+        return how | {
+            "model": self._model_hash or model_fingerprint(self._cfg.model, self._cfg.model_revision),
+            "commit": getattr(self._model.config, "_commit_hash", None),
+            "selgen_ray": __version__,
+            "torch": torch.__version__,
+            "code": plugins.code_of(self._trainer),
+        }
+
+    def tensors(self, kind: str, key: dict[str, Any], compute: Callable[[Folder | None], GradMap]) -> GradMap:
+        """Tensors by name, on the device.
+
+        Args:
+            kind: names what it is.
+            key: plain JSON, all that the tensors depend on besides the start model.
+            compute: gets a folder that outlives a crash, or None where nothing is shared.
+        """
+        if self._cache is None:
+            return compute(None)
+        found = self._cache.tensors(kind, self._common | key, compute)
+        return {name: tensor.to(self._model.device) for name, tensor in found.items()}
+
+    def json(self, kind: str, key: dict[str, Any], compute: Callable[[], Any]) -> Any:
+        """A value of plain JSON."""
+        return self._cache.json(kind, self._common | key, lambda _: compute()) if self._cache else compute()

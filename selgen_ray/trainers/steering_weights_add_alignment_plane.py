@@ -1,0 +1,39 @@
+"""`steering_weights_add_alignment_plane`: steer the finished weights once."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+
+from selgen_ray.trainers.base import Edit
+from selgen_ray.trainers.directions import PlaneTrainer, add_in_place
+from selgen_ray.trainers.gradients import norm
+from selgen_ray.trainers.loop import Term
+from selgen_ray.trainers.registry import knob
+
+
+class SteerAtEndTrainer(PlaneTrainer):
+    """Minimise L_O alone; then theta <- theta - alpha * V once, V = g(positive_proxy) - g(negative_proxy).
+
+    g is the average gradient of a throw-away training of `proxy_epochs` before the run. The last evaluation is of the
+    edited weights; the unedited ones are evaluated before it. Logs the norm of V.
+
+    Source: Azarbal et al. 2025, "Selective Generalization".
+    """
+
+    proxy_strategy_name = "steering_weights_add_alignment_plane"
+    steering_alpha: float = knob(1.0, "strength α of the edit")
+
+    def prepare(self) -> None:
+        """Compute or read V."""
+        self.direction = self.plane() if self.steering_alpha else {}
+
+    def terms(self) -> list[Term]:
+        """The outcome's cross-entropy."""
+        return [self.cross_entropy_term("outcome")]
+
+    def edits(self) -> Iterable[tuple[str, Edit]]:
+        """theta - alpha * V."""
+        if self.steering_alpha:
+            self.record.add_metrics({"plane_norm": float(norm(self.direction))})
+            yield "steered", functools.partial(add_in_place, direction=self.direction, factor=-self.steering_alpha)
