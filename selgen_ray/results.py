@@ -33,6 +33,12 @@ def finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
+_VERSIONS = (
+    "'' for the weights in training at that step; else the name of an edit of them ('steered', 'projected', or "
+    "'key=value' for another value of a knob), or of a model on the way ('aligned')"
+)
+
+
 class TrainingRecord(BaseModel):
     """What training leaves behind. Lists over evaluations start with epoch 0, the model before training."""
 
@@ -47,7 +53,7 @@ class TrainingRecord(BaseModel):
     )
     eval_epochs: list[float] = Field(default=[], description="epochs finished at each evaluation")
     eval_steps: list[int] = Field(default=[], description="optimizer steps finished at each evaluation")
-    eval_versions: list[str] = Field(default=[], description="'' for the trained weights, else the name of their edit")
+    eval_versions: list[str] = Field(default=[], description=_VERSIONS)
     eval_results: dict[str, dict[str, list[float | None]]] = Field(
         default={}, description="set -> metric -> one value per evaluation"
     )
@@ -201,6 +207,7 @@ def load_results(path: str | Folder, per: Literal["trial", "epoch"] = "trial") -
     Returns:
         Columns trial_id, slug, seed, status, proxy_strategy, capability, alignment, ..., 'config.<key>',
         and one 'eval.<set>.<metric>' for each metric; per='epoch' adds 'epoch', 'step' and 'version'.
+        Rows with a version other than '' are edits or models on the way, no epochs of training.
         A trial that diverged or failed is in the table; whoever averages must look at `status`.
 
     Raises:

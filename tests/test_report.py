@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import math
 import os
+import random
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -15,12 +17,16 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from fake_sweep import ALIGNED, TRAINED, fake_result, publish
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 
 from selgen_ray.report import Report, main, write_report
 from selgen_ray.report.build import make_report
 from selgen_ray.report.figures import DPI, SIZE_INCHES, colour_of, footnote, marker_of, pareto_png
-from selgen_ray.report.scales import limits
+from selgen_ray.report.labels import Label, place_labels
+from selgen_ray.report.naming import explained, knob_texts
+from selgen_ray.report.scales import axis_limits, beyond, inside, limits
 from selgen_ray.report.settings import STRATEGIES, Axis
 from selgen_ray.results import FILE_NAME, load_results, read_trials
 from selgen_ray.storage import Folder
@@ -234,6 +240,90 @@ def test_models_on_the_way_are_neither_base_nor_setting(tmp_path):
     assert pareto_png(report).startswith(b"\x89PNG")
 
 
+def test_a_seed_without_the_version_is_missing_there_and_does_not_break_it(tmp_path):
+    failed = fake_result("safe_lora", 2, None, None, "failed", base=None, changes={"error": "KeyError: 1"}, **SWEPT)
+    old = fake_result("safe_lora", 3, 0.9, 0.9, **SWEPT)  # as results before the knob: no such key, no such evaluation
+    del old.config["finetune_config"]["safe_lora_threshold"]
+    publish(tmp_path, swept(1), failed, old)
+    report = report_of(tmp_path)
+    found = {s.knobs["safe_lora_threshold"]: (s.seeds, s.num_trials) for s in report.settings}
+    assert found == {0.1: ((1,), 2), 0.3: ((1,), 2), 0.5: ((1, 3), 3)}
+    assert [(t.setting, t.seed, t.status) for t in report.left_out] == [("safe_lora τ=0.5", 2, "failed")]
+
+
+@pytest.mark.parametrize(
+    "axes", [("capability", "alignment"), ("task_test/exact_match", "align_test/balanced_accuracy")]
+)
+def test_a_trial_that_did_not_evaluate_a_version_has_no_value_there(tmp_path, axes):
+    publish(tmp_path, swept(1), fake_result("safe_lora", 2, 0.9, 0.9, base=(0.2, 0.8), **SWEPT))
+    report = report_of(tmp_path, *axes)
+    assert {s.label: s.seeds for s in report.settings} == {
+        "safe_lora τ=0.1": (1,),
+        "safe_lora τ=0.3": (1,),
+        "safe_lora τ=0.5": (1, 2),
+    }
+    assert {(t.setting, t.seed) for t in report.left_out} == {("safe_lora τ=0.1", 2), ("safe_lora τ=0.3", 2)}
+
+
+def test_what_else_was_swept_is_in_no_label(tmp_path):
+    publish(tmp_path, swept(1), fake_result("safe_lora", 1, 0.4, 0.6, safe_lora_threshold=0.7))
+    assert [s.label for s in report_of(tmp_path).settings] == [f"safe_lora τ={t}" for t in (0.1, 0.3, 0.5, 0.7)]
+
+
+def test_of_a_seed_that_was_swept_and_run_one_trial_counts(tmp_path):
+    publish(tmp_path, swept(1), swept(2), fake_result("safe_lora", 1, 0.4, 0.6, safe_lora_threshold=0.3))
+    joined = row(report_of(tmp_path), "safe_lora τ=0.3")
+    assert (joined.seeds, joined.num_trials) == ((1, 2), 2)
+    assert joined.x.mean == pytest.approx((0.4 + 0.3) / 2)  # its own trial rather than the one beside
+    # other data for the same seed: not the same weights, so not one setting
+    other = fake_result("safe_lora", 1, 0.8, 0.6, safe_lora_threshold=0.3, changes={"data_hashes": {"outcome": "ff"}})
+    publish(tmp_path, other, stamp="20250101_000000")
+    labels = [s.label for s in report_of(tmp_path).settings if s.knobs["safe_lora_threshold"] == 0.3]
+    assert len(labels) == len(set(labels)) == 2
+
+
+def test_only_a_knob_of_the_trial_makes_a_version_a_setting(tmp_path):
+    versions = {"nonsense=1": (0.99, 0.99), "steered": (0.98, 0.98), "beta_kl=2": (0.3, 0.4), "beta_kl=1": (0.97, 0.97)}
+    publish(tmp_path, fake_result("kl_divergence", 1, 0.5, 0.5, versions=versions, beta_kl=1.0))
+    report = report_of(tmp_path, "task_test/exact_match", "align_test/balanced_accuracy")
+    assert [(s.label, s.x.mean, s.y.mean) for s in report.settings] == [
+        ("kl_divergence β=1", 0.5, 0.5),
+        ("kl_divergence β=2", 0.3, 0.4),
+    ]
+    assert report.settings[1].change_x.mean == pytest.approx(0.3 - 0.1)  # against the base, not the aligned model
+    assert "β: beta_kl" in report.to_text()
+    assert {s["label"] for s in report.to_dict()["settings"]} == {"kl_divergence β=1", "kl_divergence β=2"}
+    assert report.drawn == list(report.settings)
+
+
+def test_signs_are_short_and_never_ambiguous():
+    assert knob_texts({"lambda_1": -0.01}) == ["λ=-0.01"]
+    assert knob_texts({"lambda_dpo": 3.0, "beta": 0.1}) == ["λ=3", "β=0.1"]
+    assert knob_texts({"beta_kl": 3.0, "beta": 0.1}) == ["beta_kl=3", "beta=0.1"]
+    assert knob_texts({"project_strictly_orthogonal": True, "projection_scope": "per_tensor"}) == [
+        "strict",
+        "per tensor",
+    ]
+    assert knob_texts({"positive_proxy": "proxy", "negative_proxy": None}) == ["pos=proxy", "neg=none"]
+    assert explained(["beta_kl", "projection_scope"]) == ["β: beta_kl", "projection_scope"]
+
+
+def test_negative_strengths_are_in_order(tmp_path):
+    for strength in (0.01, -0.01, 0.0001, -1.0):
+        publish(tmp_path, fake_result("directional_penalty", 1, lambda_1=strength))
+    assert [s.knobs["lambda_1"] for s in report_of(tmp_path).settings] == [-1.0, -0.01, 0.0001, 0.01]
+
+
+def test_plain_training_on_the_outcome_alone_is_known(tmp_path):
+    rows = {"num_rows": {"train/outcome": 9, "eval/task_test": 3}}
+    mixed = {"num_rows": {"train/outcome": 9, "train/proxy": 3}}
+    publish(tmp_path / "a", fake_result("naive", 1, top={"train_on_proxy": False}), fake_result("dpo", 1, changes=rows))
+    publish(tmp_path / "b", fake_result("naive", 1, changes=rows))
+    publish(tmp_path / "c", fake_result("naive", 1, changes=mixed))
+    found = {name: [s.outcome_only for s in report_of(tmp_path / name).settings] for name in "abc"}
+    assert found == {"a": [True, False], "b": [True], "c": [False]}
+
+
 def test_seeds_are_no_knobs_even_when_each_setting_has_its_own(tmp_path):
     publish(tmp_path, fake_result("naive", 1, epochs=1), fake_result("naive", 2, epochs=2))
     assert [s.label for s in report_of(tmp_path).settings] == ["naive epochs=1", "naive epochs=2"]
@@ -385,8 +475,6 @@ def test_the_footnote_tells_what_the_bars_are(sweep, tmp_path):
 
 
 def test_a_single_seed_has_no_bar_and_two_have(tmp_path):
-    from matplotlib.figure import Figure
-
     from selgen_ray.report import figures
 
     def num_bars(folder: Path) -> int:
@@ -424,6 +512,45 @@ def test_the_picture_survives_odd_names_and_many_settings(tmp_path):
         for knob in (1.0, 2.0, 4.0):
             publish(tmp_path, fake_result(strategy, 1, i / 20, knob / 4, note="$" + "long " * 20, strength=knob))
     assert picture(pareto_png(report_of(tmp_path))).size == (1600, 960)
+
+
+def crowd(folder: Path, num: int) -> Report:
+    for i in range(num):
+        place = 0.9 + i / 1000, 0.8 + (7 * i % num) / 1000
+        publish(folder, fake_result("dpo", 1, *place, base=(0.1, 0.9), lambda_dpo=1.0 + i))
+    return report_of(folder)
+
+
+def test_a_far_base_model_does_not_squeeze_a_crowd(tmp_path):
+    few, many = crowd(tmp_path / "few", 4), crowd(tmp_path / "many", 12)
+    assert axis_limits(few, 0)[0] < 0.1
+    ends = axis_limits(many, 0), axis_limits(many, 1)
+    assert 0.8 < ends[0][0] < 0.9 < 0.911 < ends[0][1]
+    assert beyond(few.bases[0], few, (axis_limits(few, 0), axis_limits(few, 1))) == []
+    assert beyond(many.bases[0], many, ends)[0] == "← capability 0.10"
+    assert ends[0][0] < inside(0.1, ends[0]) < 0.9
+
+
+def test_an_arrow_points_to_the_side_where_the_base_model_is(tmp_path):
+    publish(tmp_path, fake_result("naive", 1, base=(0.9, 0.1)))
+    report = report_of(tmp_path)
+    assert beyond(report.bases[0], report, ((0.2, 0.5), (0.2, 0.5))) == ["→ capability 0.90", "↓ alignment 0.10"]
+    assert beyond(report.bases[0], report, ((0.5, 0.2), (0.0, 0.5))) == ["← capability 0.90"]  # less is better
+
+
+def test_labels_of_twelve_strategies_lie_apart_and_on_no_mark():
+    rng = random.Random(3)
+    figure = Figure(figsize=(6, 4.3), dpi=DPI)
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_axes((0, 0, 1, 1))
+    points = [(rng.gauss(0.5, 0.1), rng.gauss(0.5, 0.1)) for _ in range(36)]
+    canvas.draw()
+    place_labels(axes, [Label("λ=0.001", point, "black") for point in points], points)
+    boxes = [text.get_window_extent() for text in axes.texts]
+    marks = axes.transData.transform(points)
+    assert len(boxes) == 36 and all(axes.bbox.contains(*end) for box in boxes for end in (box.min, box.max))
+    assert not [1 for a, b in itertools.combinations(boxes, 2) if a.shrunk(0.9, 0.8).overlaps(b.shrunk(0.9, 0.8))]
+    assert not [1 for box in boxes for mark in marks if box.contains(*mark)]
 
 
 def test_threads_may_draw_at_once(sweep):

@@ -209,13 +209,16 @@ def test_a_reader_in_another_process_never_sees_half_a_file(tmp_path):
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", READER, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) as reader:
-        assert reader.stdout and reader.stdout.readline() == "ready\n"
-        for i in range(1, 301):
-            result.add_reading(i, {"total": 1.0 / i}, {})
-            result.num_resumes = i
-            result.publish(folder)
-            time.sleep(0.002)
-        out, errors = reader.communicate(timeout=60)
+        try:
+            assert reader.stdout and reader.stdout.readline() == "ready\n"
+            for i in range(1, 301):
+                result.add_reading(i, {"total": 1.0 / i}, {})
+                result.num_resumes = i
+                result.publish(folder)
+                time.sleep(0.002)
+            out, errors = reader.communicate(timeout=60)
+        finally:
+            reader.kill()  # without the last version it would wait for ever
     assert reader.returncode == 0, errors
     reads, versions = map(int, out.split())
     assert reads > 20 and versions > 5, "the reader was too slow to prove anything"

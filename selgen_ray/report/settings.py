@@ -160,7 +160,7 @@ def _setting(group: Group, knobs: dict[str, Any], x: Axis, y: Axis) -> Setting:
         slug=next((r.slug for r in group.trials[::-1] if r.trial_id in group.own), group.trials[-1].slug),
         strategy=strategy_of(group.trials[0]),
         knobs=knobs,
-        outcome_only=is_outcome_only(group.trials[0]),
+        outcome_only=any(map(is_outcome_only, group.trials)),
         trial_ids=group.own,
         beside_ids=tuple(i for i in ids if i not in group.own),
         num_trials=len(ids),

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from selgen_ray.report.naming import signs
 from selgen_ray.stats import Summary
 
 if TYPE_CHECKING:
@@ -82,6 +83,11 @@ def _legend(report: Report) -> list[str]:
         parts.append("*: on the Pareto front of the means")
     if any(s.num_trials != (s.x or s.y or Summary(0, 0, None, None)).n for s in report.settings):
         parts.append("seeds 2/3: 2 of 3 trials are averaged")
+    written: dict[str, list[str]] = {}  # sign -> the knobs that it stands for, in one strategy or another
+    for name, sign in {pair: None for s in report.settings for pair in signs(s.knobs).items()}:
+        if sign != name:
+            written.setdefault(sign, []).append(name)
+    parts += [f"{sign}: {' or '.join(names)}" for sign, names in written.items()]
     parts += [f"{axis.name}: less is better" for axis in (report.x, report.y) if axis.sign < 0]
     return _wrapped("; ".join(parts), "")
 

@@ -62,9 +62,11 @@ def at_version(result: TrialResult, version: str) -> TrialResult:
     series = {name: {m: v[:end] for m, v in metrics.items()} for name, metrics in result.eval_results.items()}
     if last is None:  # the base model's metrics must not pass for the last ones
         series = {name: {m: [*v, None] for m, v in metrics.items()} for name, metrics in series.items()}
-    key, value = _parsed(result, version)
+    path = _path(result, version)
+    assert path, f"{version} names no knob of this trial"
+    value = _value(version.partition("=")[2], flatten(result.config)[path])
     cut: dict[str, Any] = {name: getattr(result, name)[:end] for name in ("eval_epochs", "eval_steps", "eval_versions")}
-    shown = result.model_copy(update={**cut, "eval_results": series, "config": _replaced(result.config, key, value)})
+    shown = result.model_copy(update={**cut, "eval_results": series, "config": _replaced(result.config, path, value)})
     scores = {"capability": shown.metric(shown.capability_metric), "alignment": shown.metric(shown.alignment_metric)}
     return shown.model_copy(update=scores)
 
@@ -73,30 +75,30 @@ def _parts(group: Sequence[TrialResult]) -> Iterator[Group]:
     sources = frozenset(_written(r) for r in group)
     yield Group(tuple(group), tuple(r.trial_id for r in group), sources)
     for version in dict.fromkeys(v for r in group for v in r.eval_versions if _is_other_value(r, v)):
-        yield Group(tuple(at_version(r, version) for r in group), (), sources)
+        # an older result may lack the knob: nothing says what it would be with another value of it
+        yield Group(tuple(at_version(r, version) for r in group if _path(r, version)), (), sources)
 
 
 def _is_other_value(result: TrialResult, version: str) -> bool:
     """Whether it is the 'key=value' of a knob this trial has, with another value than configured."""
-    key, mark, text = version.partition("=")
-    found = _paths(result, key)
-    return bool(mark) and len(found) == 1 and value_text(flatten(result.config)[found[0]]) != text
+    path, text = _path(result, version), version.partition("=")[2]
+    return path is not None and value_text(flatten(result.config)[path]) != text
 
 
-def _paths(result: TrialResult, key: str) -> list[str]:
-    return [path for path in flatten(result.config) if path.rpartition(".")[2] == key]
+def _path(result: TrialResult, version: str) -> str | None:
+    """The dotted key of the knob that 'key=value' names; None where it names none."""
+    key, mark, _ = version.partition("=")
+    found = [path for path in flatten(result.config) if path.rpartition(".")[2] == key]
+    return found[0] if mark and len(found) == 1 else None
 
 
-def _parsed(result: TrialResult, version: str) -> tuple[str, Any]:
-    """The knob's dotted key and its value, of the type that is configured where that is a float."""
-    key, _, text = version.partition("=")
-    (path,) = _paths(result, key)
+def _value(text: str, configured: Any) -> Any:
+    """What a version's text says, as a float where the configured value is one."""
     try:
         value = json.loads(text)
     except ValueError:
-        value = text
-    configured = flatten(result.config)[path]
-    return path, float(value) if isinstance(configured, float) and isinstance(value, int) else value
+        return text
+    return float(value) if isinstance(configured, float) and isinstance(value, int) else value
 
 
 def _replaced(config: dict[str, Any], path: str, value: Any) -> dict[str, Any]:

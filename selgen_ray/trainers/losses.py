@@ -97,17 +97,29 @@ def kl_to_base(logits: Tensor, base_log_probs: Tensor) -> Tensor:
     return _KL.apply(upcast(logits), upcast(base_log_probs))  # type: ignore[no-any-return]
 
 
+# of the intermediate tensors of `_KL`: on a CPU they stay in its cache, elsewhere they must only not be many
+_CHUNK_BYTES = {"cpu": 2**21}
+_CHUNK_BYTES_ELSEWHERE = 2**28
+
+
 class _KL(torch.autograd.Function):
     """Keeps one tensor of the logits' size, the gradient p_v (log p_v - log q_v - KL); autograd would keep four."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, base_log_probs: Tensor) -> Tensor:
-        log_p = F.log_softmax(logits, dim=-1)
-        log_ratio = log_p - base_log_probs
-        p = log_p.exp_()
-        kl = (p * log_ratio).sum(-1, keepdim=True)
-        ctx.save_for_backward(p.mul_(log_ratio.sub_(kl)))
-        return kl.sum()
+        gradient, total = torch.empty_like(logits), logits.new_zeros(())
+        size = _CHUNK_BYTES.get(logits.device.type, _CHUNK_BYTES_ELSEWHERE)
+        tokens = max(1, size // (logits.shape[-1] * logits.element_size()))
+        chunks = (tensor.split(tokens) for tensor in (logits, base_log_probs, gradient))
+        for z, log_q, out in zip(*chunks, strict=True):
+            log_p = F.log_softmax(z, dim=-1)
+            log_ratio = log_p - log_q
+            p = log_p.exp_()
+            kl = (p * log_ratio).sum(-1, keepdim=True)
+            torch.mul(p, log_ratio.sub_(kl), out=out)
+            total += kl.sum()
+        ctx.save_for_backward(gradient)
+        return total
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None]:

@@ -25,14 +25,14 @@ class BaseValues:
 
     Args:
         trainer: in its starting state.
-        kind: names the values in the sweep's cache; None: too large to share, or cheap.
+        kind: names the values in the sweep's cache; None: too large to share, and kept in the CPU's memory.
         stream: whose rows.
         compute: batch -> one tensor a row, the first axes of any length, the others alike.
     """
 
     def __init__(self, trainer: BaseTrainer, kind: str | None, stream: str, compute: Callable[[Batch], list[Tensor]]):
         def every_row(_: Any) -> dict[str, Tensor]:
-            rows = _ask_base(trainer, stream, compute)
+            rows = _ask_base(trainer, stream, compute if kind else lambda batch: [row.cpu() for row in compute(batch)])
             return {"values": torch.cat(rows), "lengths": torch.tensor([len(row) for row in rows])}
 
         found = trainer.share.tensors(kind, trainer.data_key(stream), every_row) if kind else every_row(None)
@@ -40,7 +40,7 @@ class BaseValues:
 
     def __call__(self, batch: Batch) -> Tensor:
         """The values of the rows of `batch`, one row after the other."""
-        return torch.cat([self.rows[row] for row in batch.rows])
+        return torch.cat([self.rows[row] for row in batch.rows]).to(batch.input_ids.device)
 
 
 def _ask_base(trainer: BaseTrainer, stream: str, compute: Callable[[Batch], list[Tensor]]) -> list[Tensor]:

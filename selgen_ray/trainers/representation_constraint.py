@@ -41,7 +41,8 @@ class RepresentationConstraintTrainer(BaseTrainer):
     def prepare(self) -> None:
         """Compute the base model's hidden states on the proxy once, [tokens, layers, features] a row.
 
-        They stay with the trial: tens of gigabytes for a large model, against one pass over the proxy.
+        They stay with the trial, in the CPU's memory: tens of gigabytes for a large model, against one pass over
+        the proxy.
         """
         count = int(self.model.config.get_text_config().num_hidden_layers)
         self.layers = self.representation_layers or list(range(1, count + 1))

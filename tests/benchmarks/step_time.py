@@ -4,7 +4,13 @@
 
 Prints a line a strategy. `step`: median of its step times over that of outcome-only steps taken in turn with them.
 `no cache`: the same with the base asked in every step instead of once. `prepare`: seconds before the first step,
-`again`: the same when the sweep's cache holds what another trial computed.
+`again`: the same when the sweep's cache holds what another trial computed (the strategies that share the throw-away
+trainings come after the one that computed them).
+
+Measured on a 2-core x86 CPU machine, one thread, --hidden 384 --layers 6 --vocab 16000 (in brackets: asking the base in
+every step): kl_divergence 1.99 (2.44), representation_constraint 1.81 (2.23), dpo 3.20 (3.87), positive_negative_proxy
+and grad_project with a proxy_neg 3.0, safe_lora 1.20, all others 1.0. With the defaults (512, 8, 32000): kl_divergence
+2.07 (2.34); there the softmax over 32,000 words is a larger part of the step.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ import math
 import torch
 
 from selgen_ray.data.encode import Encoded, collate
+from selgen_ray.trainers import losses
 from selgen_ray.trainers.losses import cross_entropy, kl_to_base
 
 
@@ -47,6 +48,21 @@ def test_kl_gradient_matches_a_finite_difference():
         step[i, j] = 1e-6
         difference = (kl_to_base(logits.detach() + step, base) - kl_to_base(logits.detach() - step, base)) / 2e-6
         assert math.isclose(logits.grad[i, j].item(), difference.item(), rel_tol=1e-6, abs_tol=1e-9)
+
+
+def test_kl_is_the_same_in_chunks(monkeypatch):
+    logits, base = torch.randn(2, 37, 50, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    base = base.log_softmax(-1)
+    found = []
+    for tokens in (1, 5, 37, 100):
+        monkeypatch.setattr(losses, "_CHUNK_BYTES", {"cpu": tokens * 50 * 8})
+        z = logits.clone().requires_grad_(True)
+        value = kl_to_base(z, base)
+        value.backward()
+        found.append((value.item(), z.grad))
+    for value, gradient in found[1:]:
+        assert math.isclose(value, found[0][0], rel_tol=1e-12)
+        assert torch.allclose(gradient, found[0][1], rtol=1e-12, atol=0)
 
 
 def test_half_precision_logits_are_upcast_before_the_softmax():
