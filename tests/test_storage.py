@@ -168,11 +168,11 @@ def test_create_where_there_are_no_hard_links(tmp_path, monkeypatch):
 
 
 def test_the_claim_of_one_who_died_does_not_block_for_ever(s3_uri, monkeypatch):
-    monkeypatch.setattr(storage, "_DEAD_CLAIM_S", 0.5)
+    monkeypatch.setattr(storage, "_DEAD_CLAIM_S", 3.0)  # the storage's clock ticks in whole seconds
     folder = Folder(s3_uri) / "dead_claim"
     folder.write("x.claims/000", b"claim")
     assert not folder.create("x", b"1", settle_s=0.01)
-    time.sleep(1.2)
+    time.sleep(4.5)
     assert folder.create("x", b"1", settle_s=0.01)
 
 
