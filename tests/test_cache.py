@@ -148,10 +148,10 @@ def test_a_killed_holder_is_noticed_at_once_and_its_work_goes_on(lab):
 
 def test_a_frozen_holder_loses_its_lease_and_takes_the_value_of_its_heir(lab):
     lab.go()
-    holder = lab.start(seconds=0.5, lease_s=0.5)
+    holder = lab.start(seconds=0.5, lease_s=2.0)
     lab.until("computes", holder)
     os.kill(holder.pid, signal.SIGSTOP)
-    waiters = [lab.start(lease_s=0.5) for _ in range(3)]
+    waiters = [lab.start(lease_s=2.0) for _ in range(3)]
     answers = [lab.answer(process) for process in waiters]
     (heir,) = set(lab.saw("computes")) - {holder.pid}
     assert answers == [heir] * 3
@@ -161,9 +161,9 @@ def test_a_frozen_holder_loses_its_lease_and_takes_the_value_of_its_heir(lab):
 
 def test_a_slow_holder_keeps_its_lease(lab):
     lab.go()
-    holder = lab.start(seconds=2.5, lease_s=1.0)
+    holder = lab.start(seconds=5.0, lease_s=2.0)
     lab.until("computes", holder)
-    waiter = lab.start(lease_s=1.0)
+    waiter = lab.start(lease_s=2.0)
     assert lab.answer(waiter) == holder.pid
     assert lab.saw("computes") == [holder.pid]
 

@@ -150,7 +150,7 @@ def test_a_bundle_that_lost_a_file(tmp_path):
 def test_of_several_that_create_a_file_one_succeeds(folder):
     contents = [str(i).encode() for i in range(8)]
     with ThreadPoolExecutor(8) as pool:
-        created = list(pool.map(lambda content: folder.create("x", content, settle_s=0.3), contents))
+        created = list(pool.map(lambda content: folder.create("x", content, settle_s=1.0), contents))
     assert created.count(True) == 1
     assert folder.read("x") == contents[created.index(True)]
     assert not folder.create("x", b"late", settle_s=0)
