@@ -6,7 +6,7 @@ import contextlib
 import copy
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +164,17 @@ def adapter_off(model: Model) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def _head_gets(model: Model, part: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
+    """The head is given `part` of the last hidden states instead of all, for as long as the context lasts."""
+    head: Any = model.get_output_embeddings()
+    hook = head.register_forward_pre_hook(lambda _, inputs: (part(inputs[0]), *inputs[1:]))
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
 def scored_logits(model: Model, batch: Batch) -> torch.Tensor:
     """The logits of the scored tokens alone, [scored, vocab], in the order of the rows; differentiable.
 
@@ -172,12 +183,8 @@ def scored_logits(model: Model, batch: Batch) -> torch.Tensor:
     Raises:
         ModelError: the model reshapes its logits, so that the scored ones cannot be told apart.
     """
-    head: Any = model.get_output_embeddings()
-    hook = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][batch.scored], *inputs[1:]))
-    try:
+    with _head_gets(model, lambda hidden: hidden[batch.scored]):
         logits = model(**batch.inputs, use_cache=False).logits
-    finally:
-        hook.remove()
     if logits.shape[:-1] != (batch.num_scored,):
         raise ModelError(f"{type(model).__name__} does not compute its logits by its output embeddings token by token")
     return logits
@@ -195,16 +202,12 @@ def hidden_states(model: Model, batch: Batch, **options: Any) -> tuple[torch.Ten
     """
     seen: list[torch.Tensor] = []
 
-    def keep(_: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        seen.append(inputs[0])
-        return (inputs[0][:, :1], *inputs[1:])
+    def first(hidden: torch.Tensor) -> torch.Tensor:
+        seen.append(hidden)
+        return hidden[:, :1]
 
-    head: Any = model.get_output_embeddings()
-    hook = head.register_forward_pre_hook(keep)
-    try:
+    with _head_gets(model, first):
         output = model(**batch.inputs, use_cache=False, **options)
-    finally:
-        hook.remove()
     return seen[0], output
 
 

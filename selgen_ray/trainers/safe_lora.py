@@ -19,6 +19,7 @@ from selgen_ray.errors import ModelError
 from selgen_ray.trainers.base import BaseTrainer, Edit
 from selgen_ray.trainers.directions import PROXY_EPOCHS, throw_away_training
 from selgen_ray.trainers.loop import Term
+from selgen_ray.trainers.losses import upcast
 from selgen_ray.trainers.registry import knob
 
 _ALIGNED = "aligned"
@@ -132,8 +133,8 @@ class SafeLoRATrainer(BaseTrainer):
     @torch.no_grad()
     def _projection(self, name: str, layer: Any) -> Projection:
         """cos(C B A, B A) by the inner products of r x r matrices, and C B, in float32 at least."""
-        a, b = (_wide(part["default"].weight) for part in (layer.lora_A, layer.lora_B))
-        v = layer.scaling[_ALIGNED] * _wide(layer.lora_B[_ALIGNED].weight) @ _wide(layer.lora_A[_ALIGNED].weight)
+        a, b = (upcast(part["default"].weight) for part in (layer.lora_A, layer.lora_B))
+        v = layer.scaling[_ALIGNED] * upcast(layer.lora_B[_ALIGNED].weight) @ upcast(layer.lora_A[_ALIGNED].weight)
         if name in self.offsets:
             v = v + self.offsets[name].to(v)
         size = v.norm()
@@ -175,10 +176,6 @@ def _adapted(model: nn.Module) -> dict[str, Any]:
     if embeddings:
         raise ModelError(f"safe_lora projects linear layers, finetune_config.target_modules also names {embeddings[0]}")
     return layers
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 @torch.no_grad()
