@@ -13,21 +13,14 @@ atomically: time is lost, never a wrong value read.
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import itertools
 import json
 import logging
-import os
-import re
-import socket
-import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selgen_ray.fingerprint import digest
+from selgen_ray.leases import Lease, Watch
 from selgen_ray.storage import Folder
 
 if TYPE_CHECKING:
@@ -36,7 +29,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 _DIGEST_LENGTH = 32
 _KEY = "key.json"
-_LEASE = re.compile(r"\d{6}\.json")
 
 
 def _ignore(kind: str) -> None:
@@ -84,7 +76,7 @@ class Cache:
 
     def _get(self, kind: str, key: dict[str, Any], compute: Callable[[Folder], Any], name: str, pack, unpack) -> Any:
         entry = _Entry(self.folder / kind, key, name)
-        watch = _Watch(entry.place / "leases", self.lease_s, self.poll_s)
+        watch = Watch(entry.place / "leases", self.lease_s, self.poll_s)
         while True:
             content = entry.read()
             lease = watch.acquire() if content is None else None
@@ -124,7 +116,7 @@ class _Entry:
             self._damage = str(error)
         return None
 
-    def fill(self, lease: _Lease, make: Callable[[], bytes]) -> bytes:
+    def fill(self, lease: Lease, make: Callable[[], bytes]) -> bytes:
         """Compute and publish the value, unless it was published meanwhile; the lease is released in any case."""
         with lease:
             content = self.read()
@@ -154,90 +146,6 @@ class _Entry:
         return content if found is None else found
 
 
-class _Lease:
-    """The right to compute a value, renewed by a thread from `with` on until its end.
-
-    Only its holder ever writes the file, and whoever takes over creates the next number, so a holder that was
-    frozen cannot disturb its successor.
-    """
-
-    def __init__(self, place: Folder, number: int, lease_s: float):
-        self.place = place
-        self.name = f"{number:06d}.json"
-        self._every_s = lease_s / 3
-        self._owner = _me()
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._renew, name="cache lease", daemon=True)
-
-    def content(self, beat: int, released: bool = False) -> bytes:
-        """What its file says; `beat` counts the renewals, so that each changes the file."""
-        return json.dumps(self._owner | {"beat": beat, "released": released}).encode()
-
-    def _write(self, beat: int, released: bool = False) -> None:
-        try:
-            self.place.write(self.name, self.content(beat, released))
-        except OSError as error:  # at worst the lease expires and another computes the same
-            logger.warning("lease not renewed: %s", error)
-
-    def _renew(self) -> None:
-        for beat in itertools.count(1):
-            if self._ended.wait(self._every_s):
-                return
-            self._write(beat)
-
-    def __enter__(self) -> _Lease:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()  # or a late renewal would undo the release
-        self._write(-1, released=True)
-
-
-class _Watch:
-    """What one process sees of an entry's leases, on its own clock: clocks of two machines are never compared."""
-
-    def __init__(self, place: Folder, lease_s: float, settle_s: float):
-        self.place = place
-        self.lease_s = lease_s
-        self.settle_s = settle_s
-        self._seen: tuple[str, bytes] | None = None
-        self._since = 0.0
-
-    def acquire(self) -> _Lease | None:
-        """The next lease, when there is none or its holder has released it, died or fallen silent."""
-        current = self._current()
-        if current is not None and not self._is_over(*current):
-            return None
-        number = int(current[0].removesuffix(".json")) if current else 0
-        lease = _Lease(self.place, number + 1, self.lease_s)
-        return lease if self.place.create(lease.name, lease.content(0), self.settle_s) else None
-
-    def _current(self) -> tuple[str, bytes] | None:
-        newest = max((name for name in self.place.files() if _LEASE.fullmatch(name)), default=None)
-        if newest is None:
-            return None
-        try:
-            return newest, self.place.read(newest)
-        except OSError:  # NFS: renewed while it was read; should it stay like this, it expires as any silent one
-            return newest, b""
-
-    def _is_over(self, name: str, content: bytes) -> bool:
-        if (name, content) != self._seen:
-            self._seen, self._since = (name, content), time.monotonic()
-        try:
-            lease = dict(json.loads(content))
-        except (ValueError, TypeError):  # half written, on a filesystem without hard links
-            lease = {}
-        if lease.get("released"):
-            return True
-        is_over = time.monotonic() - self._since >= self.lease_s or _has_died(lease)
-        if is_over:
-            logger.warning("%s/%s: process %s is dead or frozen, taking over", self.place, name, lease.get("pid"))
-        return is_over
-
-
 def _pack_tensors(tensors: dict[str, Tensor]) -> bytes:
     # imported late: torch takes seconds, and JSON needs none of it
     import safetensors.torch
@@ -260,41 +168,3 @@ def _unpack_tensors(content: bytes) -> dict[str, Tensor]:
 
 def _pack_json(value: Any) -> bytes:
     return json.dumps(value).encode()
-
-
-def _me() -> dict[str, Any]:
-    state = _state(os.getpid())
-    return {"host": _host(), "pid": os.getpid(), "started": state and state[1]}
-
-
-@functools.cache
-def _host() -> str:
-    """Two processes with the same answer number their processes alike: containers can share a host's name."""
-    parts = [socket.gethostname()]
-    with contextlib.suppress(OSError):  # Linux only
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
-        parts.append(str(Path("/proc/self/ns/pid").readlink()))
-    return " ".join(parts)
-
-
-def _state(pid: int) -> tuple[str, str] | None:
-    """(state letter, start time in ticks since boot) of a process; None where it cannot be read."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return fields[0], fields[19]
-
-
-def _has_died(lease: dict[str, Any]) -> bool:
-    """Whether the holder is known to be dead, which only a process of the same host can know."""
-    if lease.get("host") != _host() or os.name != "posix":
-        return False
-    try:
-        os.kill(lease["pid"], 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        pass
-    state = _state(lease["pid"])
-    return state is not None and (state[0] in "ZX" or state[1] != lease["started"])

@@ -67,8 +67,16 @@ class PluginError(ValueError):
     """A file with a strategy cannot be used; the message names its line."""
 
 
+INPUT_ERRORS = (SpecError, DataError, ModelError, PluginError)
+"""What another try would only meet again."""
+
+
 class StorageError(OSError):
     """The sweep folder cannot be read or written."""
+
+
+class StorageAwayError(StorageError):
+    """The storage did not answer, or was too busy, for as long as one waits for it."""
 
 
 class TrialError(RuntimeError):
@@ -85,3 +93,22 @@ class TrialDiverged(RuntimeError):
 
     def __str__(self) -> str:
         return f"{self.what} is not finite at step {self.step}"
+
+
+class TrialStopped(Exception):
+    """A running trial was asked to stop, and does so; no failure.
+
+    Attributes:
+        reason: 'preempted': it goes on later; 'stopped': for good.
+        why: for people.
+        step: optimizer steps it had finished.
+    """
+
+    def __init__(self, reason: str, why: str, step: int):
+        super().__init__(reason, why, step)
+        self.reason = reason
+        self.why = why
+        self.step = step
+
+    def __str__(self) -> str:
+        return f"{self.reason} after step {self.step}: {self.why}"

@@ -1,26 +1,23 @@
-"""results.json: its schema, writing it, and reading a sweep's results into a table."""
+"""results.json: its schema, writing it, and reading those of a sweep."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from selgen_ray.errors import StorageError
 from selgen_ray.storage import Folder
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 SCHEMA_VERSION = 1
 FILE_NAME = "results.json"
-Status = Literal["running", "completed", "diverged", "failed"]
+Status = Literal["running", "completed", "diverged", "stopped", "failed"]
 # of two results of one trial the first of these counts
-PREFERENCE: tuple[Status, ...] = ("completed", "diverged", "running", "failed")
+PREFERENCE: tuple[Status, ...] = ("completed", "diverged", "stopped", "running", "failed")
 
 
 def now() -> str:
@@ -31,6 +28,14 @@ def now() -> str:
 def finite(value: float | None) -> float | None:
     """`value`, or None where it is NaN or infinite: JSON has neither."""
     return value if value is not None and math.isfinite(value) else None
+
+
+_LESS_IS_BETTER = re.compile(r"(^|[/_])(loss|perplexity|kl)$")
+
+
+def less_is_better(metric: str) -> bool:
+    """Whether a metric, such as 'align_test/loss', is a loss, a perplexity or a KL."""
+    return bool(_LESS_IS_BETTER.search(metric))
 
 
 _VERSIONS = (
@@ -105,7 +110,8 @@ class TrialResult(TrainingRecord):
     seed: int
     status: Status
     error: str | None = Field(
-        default=None, description="failed: the last lines of the traceback; diverged: what and where"
+        default=None,
+        description="failed: the last lines of the traceback; diverged: what and where; stopped: why",
     )
     config: dict[str, Any] = Field(description="the full resolved trial config")
     capability: float | None = Field(default=None, description="in [0, 1], at the last evaluation", ge=0, le=1)
@@ -128,6 +134,27 @@ class TrialResult(TrainingRecord):
     def _no_nan(cls, value: float | None) -> float | None:
         return finite(value)
 
+    def value(self, name: str) -> float | None:
+        """'capability', 'alignment' or 'set/metric' at the last evaluation; None where it is missing or not finite."""
+        headlines = {"capability": self.capability, "alignment": self.alignment}
+        return finite(headlines[name] if name in headlines else self.metric(name))
+
+    def readings(self) -> list[dict[str, float | None]]:
+        """The evaluations of the weights in training, without those of edits: what a scheduler and a tracker want.
+
+        Each has 'epoch', 'step', 'capability', 'alignment' and every 'set/metric'; the first is before training.
+        """
+        found: list[dict[str, float | None]] = []
+        for i in (i for i, version in enumerate(self.eval_versions) if version == ""):
+            names = [f"{name}/{metric}" for name, by_metric in self.eval_results.items() for metric in by_metric]
+            headlines = {
+                "capability": self.metric(self.capability_metric, i),
+                "alignment": self.metric(self.alignment_metric, i),
+            }
+            times = {"epoch": self.eval_epochs[i], "step": self.eval_steps[i]}
+            found.append({**times, **headlines, **{name: self.metric(name, i) for name in names}})
+        return found
+
     def publish(self, folder: Folder) -> None:
         """Write results.json into the trial's folder, atomically."""
         self.updated_at = now()
@@ -141,31 +168,63 @@ def json_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **TrialResult.model_json_schema()}
 
 
+class ResultHead(BaseModel):
+    """What a plan needs of a results.json: who it is and how it ended. Ten times as fast to read as all of it."""
+
+    schema_version: Literal[1]
+    trial_id: str
+    slug: str
+    seed: int
+    status: Status
+    error: str | None = None
+
+
+R = TypeVar("R", ResultHead, TrialResult)
+_BATCH = 512  # files read at once
+# where no results lie, and other files may be many
+_NOT_IN = ("cache", "checkpoints", "control", "model")
+
+
+def _read_all(sweep: Folder, kind: type[R]) -> Iterator[tuple[Folder, R]]:
+    paths = sweep.find(FILE_NAME, leave_out=_NOT_IN)
+    for start in range(0, len(paths), _BATCH):
+        batch = paths[start : start + _BATCH]
+        for path, content in zip(batch, sweep.read_many(batch), strict=True):
+            folder = sweep / path.rpartition("/")[0]
+            if content is None:  # deleted meanwhile
+                continue
+            try:
+                yield folder, kind.model_validate_json(content)
+            except ValidationError as error:
+                raise StorageError(f"{folder / FILE_NAME} is not a trial's result: {error}") from error
+
+
+def _one_each(found: Iterable[tuple[Folder, R]]) -> list[tuple[Folder, R]]:
+    kept: dict[str, tuple[Folder, R]] = {}
+    for folder, result in found:
+        before = kept.get(result.trial_id)
+        if before is None or PREFERENCE.index(result.status) < PREFERENCE.index(before[1].status):
+            kept[result.trial_id] = (folder, result)
+    return list(kept.values())
+
+
 def read_sweep(sweep: Folder) -> Iterable[tuple[Folder, TrialResult]]:
     """Every results.json below a sweep folder, with the folder it lies in, in path order.
 
     Raises:
         StorageError: a file is there but is not a results.json of this schema; the message names it.
     """
-    for path in sweep.files(recursive=True):
-        parent, _, name = path.rpartition("/")
-        if name == FILE_NAME:
-            folder = sweep / parent
-            try:
-                result = TrialResult.model_validate_json(folder.read(FILE_NAME))
-            except ValidationError as error:
-                raise StorageError(f"{folder}/{FILE_NAME} is not a trial's result: {error}") from error
-            yield folder, result
+    return _read_all(sweep, TrialResult)
 
 
 def read_trials(sweep: Folder) -> list[tuple[Folder, TrialResult]]:
     """As `read_sweep`, one result per trial id: of several the one that `PREFERENCE` puts first, then the first."""
-    found: dict[str, tuple[Folder, TrialResult]] = {}
-    for folder, result in read_sweep(sweep):
-        before = found.get(result.trial_id)
-        if before is None or PREFERENCE.index(result.status) < PREFERENCE.index(before[1].status):
-            found[result.trial_id] = (folder, result)
-    return list(found.values())
+    return _one_each(read_sweep(sweep))
+
+
+def read_heads(sweep: Folder) -> list[tuple[Folder, ResultHead]]:
+    """As `read_trials`, without what was measured: for those who only ask which trials are done."""
+    return _one_each(_read_all(sweep, ResultHead))
 
 
 def flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -177,76 +236,3 @@ def flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
-
-
-_ATTRIBUTES = (
-    *("trial_id", "slug", "seed", "status", "capability", "alignment", "capability_metric", "alignment_metric"),
-    *("num_resumes", "error", "updated_at"),
-)
-_DERIVED = ("proxy_strategy", "base_capability", "base_alignment", "folder")
-
-
-def _trial_row(folder: Folder, result: TrialResult) -> dict[str, Any]:
-    row: dict[str, Any] = {name: getattr(result, name) for name in _ATTRIBUTES}
-    base = (result.metric(name, 0) for name in (result.capability_metric, result.alignment_metric))
-    row |= zip(_DERIVED, (result.config.get("proxy_strategy"), *base, str(folder)), strict=True)
-    row |= {f"timings.{k}": v for k, v in result.timings.items()}
-    row |= {f"tokens.{k}": v for k, v in result.tokens.items()}
-    # a list is written out: one column must not hold lists beside texts
-    config = {k: json.dumps(v) if isinstance(v, list) else v for k, v in flatten(result.config).items()}
-    return row | {f"config.{k}": v for k, v in config.items()}
-
-
-def load_results(path: str | Folder, per: Literal["trial", "epoch"] = "trial") -> pd.DataFrame:
-    """A sweep's results as a table.
-
-    Args:
-        path: the sweep folder, a path or URI.
-        per: 'trial': one row a trial with its last evaluation; 'epoch': one row a trial and evaluation.
-
-    Returns:
-        Columns trial_id, slug, seed, status, proxy_strategy, capability, alignment, ..., 'config.<key>',
-        and one 'eval.<set>.<metric>' for each metric; per='epoch' adds 'epoch', 'step' and 'version'.
-        Rows with a version other than '' are edits or models on the way, no epochs of training.
-        A trial that diverged or failed is in the table; whoever averages must look at `status`.
-
-    Raises:
-        FileNotFoundError: no such folder.
-        StorageError: a results.json cannot be read.
-    """
-    folder = path if isinstance(path, Folder) else Folder(str(path))
-    if not folder.exists():
-        raise FileNotFoundError(f"no sweep folder at {folder}")
-    return as_table(read_trials(folder), per)
-
-
-def as_table(found: Iterable[tuple[Folder, TrialResult]], per: Literal["trial", "epoch"] = "trial") -> pd.DataFrame:
-    """The table of `load_results` from results already read."""
-    import pandas as pd
-
-    rows: list[dict[str, Any]] = []
-    for folder, result in found:
-        row = _trial_row(folder, result)
-        if per == "trial":
-            rows.append(row | _metrics(result, -1))
-        else:
-            rows += [row | _evaluation(result, i) | _metrics(result, i) for i in range(len(result.eval_epochs))]
-    return pd.DataFrame(rows, columns=None if rows else [*_ATTRIBUTES, *_DERIVED])
-
-
-def _metrics(result: TrialResult, evaluation: int) -> dict[str, float | None]:
-    return {
-        f"eval.{name}.{metric}": result.metric(f"{name}/{metric}", evaluation)
-        for name, by_metric in result.eval_results.items()
-        for metric in by_metric
-    }
-
-
-def _evaluation(result: TrialResult, i: int) -> dict[str, Any]:
-    return {
-        "epoch": result.eval_epochs[i],
-        "step": result.eval_steps[i],
-        "version": result.eval_versions[i] if i < len(result.eval_versions) else "",
-        "capability": result.metric(result.capability_metric, i),
-        "alignment": result.metric(result.alignment_metric, i),
-    }

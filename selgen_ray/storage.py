@@ -1,62 +1,45 @@
 """The sweep folder on any pyarrow filesystem: a local or NFS path, or a URI such as s3://bucket/prefix.
 
 A reader never sees half a file: local files are written beside their place, flushed and renamed; an object
-store shows an object only when its upload is complete. Credentials come from the environment alone.
+store shows an object only when its upload is complete. What fails for reasons that pass is done again, see retries.py;
+every operation here is safe to be done twice.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
-import os
+import logging
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pyarrow import fs
 
-from selgen_ray.errors import StorageError
+from selgen_ray import local_files
+from selgen_ray.errors import StorageAwayError, StorageError
+from selgen_ray.locations import absolute, check, open_location
+from selgen_ray.parallel import in_parallel
+from selgen_ray.retries import retrying
 
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
 _MANIFEST = "manifest.json"
 _DEAD_CLAIM_S = 10.0
-_NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
-
-
-def absolute(location: str) -> str:
-    """A local path made absolute, since a worker has another current directory; a URI as it is."""
-    return location if "://" in location else str(Path(location).expanduser().absolute())
-
-
-def _resolve(location: str) -> tuple[fs.FileSystem, str]:
-    if "://" not in location:
-        return fs.LocalFileSystem(), location
-    try:
-        return fs.FileSystem.from_uri(location)
-    except (OSError, ValueError) as error:
-        raise StorageError(f"storage_path {location!r} cannot be used: {error}") from error
-
-
-@contextlib.contextmanager
-def _refusal(doing: str) -> Iterator[None]:
-    try:
-        yield
-    except (FileNotFoundError, StorageError):
-        raise
-    except OSError as error:
-        raise StorageError(f"cannot {doing}: {error}") from error
+_CLAIMS = 5
 
 
 @dataclass(frozen=True)
 class Folder:
     """A folder, existing or not; picklable, so that workers open it themselves.
 
-    Everything here raises StorageError when the storage refuses.
+    Everything here raises StorageError when the storage refuses, and StorageAwayError when it has not answered for
+    retries.RETRY_FOR_S.
 
     Attributes:
         location: path or URI as the user gave it.
@@ -67,11 +50,12 @@ class Folder:
     inside: str = ""
 
     def __post_init__(self) -> None:
+        check(self.location)
         object.__setattr__(self, "location", absolute(self.location))
 
     @cached_property
     def _place(self) -> tuple[fs.FileSystem, str]:
-        filesystem, root = _resolve(self.location)
+        filesystem, root = open_location(self.location)
         return filesystem, f"{root.rstrip('/')}/{self.inside}".rstrip("/")
 
     def __reduce__(self):
@@ -95,22 +79,33 @@ class Folder:
         filesystem, path = self._place
         return Path(path) if isinstance(filesystem, fs.LocalFileSystem) else None
 
-    def write(self, name: str, content: bytes) -> None:
+    def _do(self, verb: str, name: str, operation: Callable[[], T], for_s: float | None = None) -> T:
+        return retrying(lambda: f"{verb} {self / name}", self, operation, for_s)
+
+    def write(self, name: str, content: bytes, for_s: float | None = None) -> None:
         """Publish `content` as the file `name`, atomically; parent folders are made.
+
+        Args:
+            name: of the file.
+            content: of the file.
+            for_s: how long to wait for a storage that is away; default: retries.RETRY_FOR_S.
 
         Raises:
             StorageError: the storage refused; nothing readable was changed.
         """
         filesystem, path = self._place
-        target = f"{path}/{name}"
-        try:
+
+        def write() -> None:
             if isinstance(filesystem, fs.LocalFileSystem):
-                _write_local(Path(target), content)
-            else:
-                with filesystem.open_output_stream(target) as out:
-                    out.write(content)
-        except OSError as error:
-            raise StorageError(f"cannot write {self}/{name}: {error}") from error
+                local_files.write(Path(path) / name, content)
+                return
+            with filesystem.open_output_stream(f"{path}/{name}") as out:
+                out.write(content)
+
+        try:
+            self._do("write", name, write, for_s)
+        except FileNotFoundError as error:  # GCS and some others, of the bucket
+            raise StorageError(f"cannot write {self / name}: there is no such bucket ({error})") from error
 
     def write_json(self, name: str, content: Any) -> None:
         """Publish `content` as strict JSON (NaN is refused: it would not be JSON)."""
@@ -118,9 +113,23 @@ class Folder:
 
     def read(self, name: str) -> bytes:
         """The bytes of the file `name`. Raises FileNotFoundError when there is none."""
+        return self._do("read", name, lambda: self._read(name))
+
+    def _read(self, name: str) -> bytes:
         filesystem, path = self._place
-        with _refusal(f"read {self}/{name}"), filesystem.open_input_file(f"{path}/{name}") as source:
+        if isinstance(filesystem, fs.LocalFileSystem):
+            return (Path(path) / name).read_bytes()
+        with filesystem.open_input_file(f"{path}/{name}") as source:
             return source.read()
+
+    def read_many(self, names: Sequence[str]) -> list[bytes | None]:
+        """The bytes of many files, in the order of their names; None where there is no such file."""
+
+        def read(name: str) -> bytes | None:
+            with contextlib.suppress(FileNotFoundError):
+                return self.read(name)
+
+        return in_parallel(read, names)
 
     def read_json(self, name: str) -> Any:
         """The parsed JSON of the file `name`. Raises FileNotFoundError, json.JSONDecodeError."""
@@ -163,7 +172,7 @@ class Folder:
 
     def withdraw(self) -> None:
         """Undo `publish` for every reader, by removing the manifest; the other files stay."""
-        self._remove(_MANIFEST)
+        self.remove(_MANIFEST)
 
     def create(self, name: str, content: bytes, settle_s: float = 0.5) -> bool:
         """Publish `content` as the file `name` unless there is one; of several at once, one succeeds.
@@ -183,40 +192,62 @@ class Folder:
         Raises:
             StorageError: the storage refused.
         """
-        path = self.local_path
+        if (path := self.local_path) is None:
+            return self._create_by_claim(name, content, settle_s)
+        # one file is written and linked, so that a link whose answer was lost is known as our own
+        beside = self._do("create", name, lambda: local_files.write_beside(path / name, content))
         try:
-            return self._create_by_claim(name, content, settle_s) if path is None else _create(path / name, content)
-        except OSError as error:
-            raise StorageError(f"cannot create {self}/{name}: {error}") from error
+            return self._do("create", name, lambda: local_files.link(beside, path / name, content))
+        finally:
+            beside.unlink(missing_ok=True)
 
     def _create_by_claim(self, name: str, content: bytes, settle_s: float) -> bool:
-        if self.exists(name):
-            return False
+        for _ in range(_CLAIMS):
+            if self.exists(name):
+                return False
+            with contextlib.suppress(StorageAwayError):
+                created = self._claim(name, content, settle_s)
+                if created is not None:
+                    return created
+            if self.exists(name):  # published by us, and the answer was lost; or by one who came after us
+                return self.read(name) == content
+        raise StorageAwayError(f"cannot create {self / name}: the storage is too slow for it")
+
+    def _claim(self, name: str, content: bytes, settle_s: float) -> bool | None:
+        """Whether our claim won and the file is published; None: it took too long, and others may take it for dead."""
         claims, mine = self / f"{name}.claims", uuid.uuid4().hex
+        dead_after_s = _DEAD_CLAIM_S + 10 * settle_s
+        expires = time.monotonic() + dead_after_s / 2
         claims.write(mine, b"claim")
         try:
             time.sleep(settle_s)
             written = {info.base_name: info.mtime_ns or 0 for info in claims._infos()}
             # a claim lives for one call: an older one is of the dead, by the storage's own clock, the only one asked
-            dead_before = written.get(mine, 0) - int(1e9 * (_DEAD_CLAIM_S + 10 * settle_s))
+            dead_before = written.get(mine, 0) - int(1e9 * dead_after_s)
             lowest = min((claim for claim, at in written.items() if at >= dead_before), default="")
             if lowest != mine or self.exists(name):
                 return False
-            self.write(name, content)
+            if (left := expires - time.monotonic()) <= 0:
+                return None
+            self.write(name, content, for_s=left)
             return True
         finally:
-            claims._remove(mine)
+            try:
+                claims.remove(mine)
+            except StorageError as error:  # it is dead soon
+                logger.warning("%s", error)
 
-    def _remove(self, name: str) -> None:
+    def remove(self, name: str) -> None:
+        """Delete the file `name`; nothing happens when there is none. Raises StorageError."""
         filesystem, path = self._place
-        with contextlib.suppress(FileNotFoundError), _refusal(f"delete {self}/{name}"):
-            filesystem.delete_file(f"{path}/{name}")
+        with contextlib.suppress(FileNotFoundError):  # also one whose answer was lost, done again
+            self._do("delete", name, lambda: filesystem.delete_file(f"{path}/{name}"))
 
     def exists(self, name: str = "") -> bool:
         """Whether the file or folder `name` (default: this folder) exists."""
         filesystem, path = self._place
-        with _refusal(f"look for {self}/{name}"):
-            return filesystem.get_file_info(f"{path}/{name}".rstrip("/")).type != fs.FileType.NotFound
+        info = self._do("look for", name, lambda: filesystem.get_file_info(f"{path}/{name}".rstrip("/")))
+        return info.type != fs.FileType.NotFound
 
     def files(self, recursive: bool = False) -> list[str]:
         """Names of the files below this folder, relative to it, sorted; none when it does not exist."""
@@ -224,6 +255,8 @@ class Folder:
 
     def folders(self) -> list[str]:
         """Names of the folders directly in this one, sorted; none when it does not exist."""
+        if self._place[0].type_name == "gcs":  # lists objects only
+            return sorted({path.partition("/")[0] for path in self.files(recursive=True) if "/" in path})
         return self._children(fs.FileType.Directory, False)
 
     def _children(self, kind: fs.FileType, recursive: bool) -> list[str]:
@@ -232,62 +265,29 @@ class Folder:
 
     def _infos(self, recursive: bool = False) -> list[fs.FileInfo]:
         filesystem, path = self._place
-        with _refusal(f"list {self}"):
-            return filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True, recursive=recursive))
+        selector = fs.FileSelector(path, allow_not_found=True, recursive=recursive)
+        return self._do("list", "", lambda: filesystem.get_file_info(selector))
+
+    def find(self, name: str, leave_out: Collection[str] = ()) -> list[str]:
+        """Paths of the files called `name` below this folder, sorted; none when it does not exist.
+
+        Args:
+            leave_out: names of folders that are not looked into.
+        """
+        if (path := self.local_path) is not None:
+            return self._do("list", "", lambda: local_files.find(path, name, leave_out))
+        found = (path for path in self.files(recursive=True) if path.rpartition("/")[2] == name)
+        return [path for path in found if not set(path.split("/")[:-1]) & set(leave_out)]
 
     def delete(self) -> None:
         """Remove this folder and everything in it; nothing happens when it does not exist."""
         filesystem, path = self._place
-        try:
-            filesystem.delete_dir(path)
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            if self.exists():
-                raise StorageError(f"cannot delete {self}: {error}") from error
 
+        def delete() -> None:
+            try:
+                filesystem.delete_dir(path)
+            except OSError:  # some stores call a folder that is not there an error like any other
+                if filesystem.get_file_info(path).type != fs.FileType.NotFound:
+                    raise
 
-def _write_beside(target: Path, content: bytes) -> Path:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with beside.open("wb") as out:
-            out.write(content)
-            out.flush()
-            os.fsync(out.fileno())  # a crash after the rename must not leave an empty file
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    return beside
-
-
-def _write_local(target: Path, content: bytes) -> None:
-    beside = _write_beside(target, content)
-    try:
-        beside.replace(target)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def _create(target: Path, content: bytes) -> bool:
-    beside = _write_beside(target, content)
-    try:
-        os.link(beside, target)  # atomic on NFS too, and the file has its content from the start
-    except FileExistsError:
-        return beside.stat().st_nlink == 2  # NFS repeats a call whose answer was lost, and then finds our own link
-    except OSError as error:
-        if error.errno not in _NO_HARD_LINKS:
-            raise
-        return _create_without_links(target, content)
-    finally:
-        beside.unlink(missing_ok=True)
-    return True
-
-
-def _create_without_links(target: Path, content: bytes) -> bool:
-    try:
-        with target.open("xb") as out:  # for a moment a reader can see it empty
-            out.write(content)
-    except FileExistsError:
-        return False
-    return True
+        self._do("delete", "", delete)

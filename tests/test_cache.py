@@ -294,7 +294,7 @@ def test_an_error_goes_to_the_caller_and_one_who_waits_takes_over(cache, error):
         taken_over = pool.submit(wait)
         assert holding.exception(timeout=20) is raised
         assert taken_over.result(timeout=20) == ["step_1"]
-    assert not any(thread.name == "cache lease" for thread in threading.enumerate())
+    assert not any(thread.name == "lease" for thread in threading.enumerate())
 
 
 def test_a_value_that_cannot_be_stored_releases_the_lease(cache):
@@ -314,14 +314,14 @@ def test_different_values_do_not_block_each_other(cache):
 
 
 def test_a_value_published_before_the_lease_was_got_is_not_computed_again(cache, monkeypatch):
-    acquire = cache_module._Watch.acquire
+    acquire = cache_module.Watch.acquire
 
     def late(watch):
-        monkeypatch.setattr(cache_module._Watch, "acquire", acquire)
+        monkeypatch.setattr(cache_module.Watch, "acquire", acquire)
         Cache(cache.folder).json("thing", {"a": 1}, Counted("theirs"))
         return acquire(watch)
 
-    monkeypatch.setattr(cache_module._Watch, "acquire", late)
+    monkeypatch.setattr(cache_module.Watch, "acquire", late)
     mine = Counted("mine")
     assert cache.json("thing", {"a": 1}, mine) == "theirs"
     assert mine.count == 0

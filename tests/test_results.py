@@ -20,15 +20,17 @@ import selgen_ray
 from selgen_ray.errors import StorageError
 from selgen_ray.results import (
     FILE_NAME,
+    ResultHead,
     TrainingRecord,
     TrialResult,
     flatten,
     json_schema,
-    load_results,
+    read_heads,
     read_sweep,
     read_trials,
 )
 from selgen_ray.storage import Folder
+from selgen_ray.table import load_results
 
 ROOT = Path(__file__).parents[1]
 
@@ -163,6 +165,8 @@ def test_of_two_results_of_one_trial_one_counts(tmp_path):
     ((_, result),) = read_trials(Folder(str(tmp_path)))
     assert (result.status, result.capability) == ("completed", 0.8)
     assert load_results(tmp_path)["capability"].tolist() == [0.8]
+    ((place, head),) = read_heads(Folder(str(tmp_path)))
+    assert (head.status, place.name) == ("completed", "20260102_000000")
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"status": "completed"}', '{"schema_version": 2}'])
@@ -173,6 +177,25 @@ def test_a_file_that_is_no_result_is_named(tmp_path, content):
     (place / FILE_NAME).write_text(content)
     with pytest.raises(StorageError, match=r"other/seed_1/results\.json"):
         load_results(tmp_path)
+    with pytest.raises(StorageError, match=r"other/seed_1/results\.json is not a trial's result"):
+        read_heads(Folder(str(tmp_path)))
+
+
+@pytest.mark.parametrize("store", ["local", "s3"])
+def test_many_results_are_read_in_path_order(tmp_path, request, store):
+    folder = Folder(str(tmp_path)) if store == "local" else Folder(request.getfixturevalue("s3_uri")) / "many"
+    results = [fake_result(lr=i, x=i / 100, status="failed" if i % 7 == 0 else "completed") for i in range(40)]
+    publish(folder, *results)
+    for elsewhere in (
+        "cache/base/1",
+        f"{results[0].slug}/seed_1/results/20260101_000000/checkpoints/step_1",
+        "control",
+    ):
+        (folder / elsewhere).write(FILE_NAME, b"of another kind")
+    expected = sorted(results, key=lambda result: result.slug)
+    assert [result for _, result in read_sweep(folder)] == expected
+    heads = [head.model_dump() for _, head in read_heads(folder)]
+    assert heads == [{name: getattr(result, name) for name in ResultHead.model_fields} for result in expected]
 
 
 def test_flatten():
@@ -223,6 +246,31 @@ def test_a_reader_in_another_process_never_sees_half_a_file(tmp_path):
     reads, versions = map(int, out.split())
     assert reads > 20 and versions > 5, "the reader was too slow to prove anything"
     assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]
+
+
+def test_readings_are_the_evaluations_of_the_weights_in_training():
+    result = TrialResult(
+        trial_id="t",
+        slug="s",
+        seed=1,
+        status="running",
+        config={},
+        alignment_metric="align_test/balanced_accuracy",
+    )
+    versions = [(0, 0.0, "", 0.9), (0, 0.0, "aligned", 1.0), (10, 1.0, "", 0.6), (15, 1.5, "", None)]
+    for step, epoch, version, value in [*versions, (15, 1.5, "projected", 0.8)]:
+        measured = {"loss": 2.0} | ({"balanced_accuracy": value} if value is not None else {})
+        result.add_evaluation(step, epoch, version, {"align_test": measured})
+    readings = result.readings()
+    assert [(r["epoch"], r["step"], r["alignment"]) for r in readings] == [(0, 0, 0.9), (1, 10, 0.6), (1.5, 15, None)]
+    assert readings[1] == {
+        "epoch": 1.0,
+        "step": 10,
+        "capability": None,
+        "alignment": 0.6,
+        "align_test/loss": 2.0,
+        "align_test/balanced_accuracy": 0.6,
+    }
 
 
 def test_the_shipped_schema_file_is_the_schema():

@@ -182,3 +182,32 @@ def test_every_refusal_is_a_storage_error(tmp_path):
     for refused in (folder.read, folder.read_json, lambda name: folder.create(name, b""), lambda name: folder.files()):
         with pytest.raises(StorageError, match="cannot"):
             refused("x")
+
+
+def test_many_files_are_read_in_order(folder):
+    contents = {f"{i}/x": str(i).encode() for i in range(50)}
+    for name, content in contents.items():
+        folder.write(name, content)
+    names = [*reversed(contents), "none", "3/none", *contents]
+    expected = [contents.get(name) for name in names]
+    assert folder.read_many(names) == expected
+    assert folder.read_many([]) == []
+    assert folder.read_many(["none"]) == [None]
+
+
+def test_files_are_found_by_name(folder):
+    assert folder.find("x") == []
+    for name in ("x", "a/x", "a/b/c/x", "a/y", "a/skip/x", "skip/deep/x", "b-1/x", "b/x"):
+        folder.write(name, b"")
+    assert folder.find("x", leave_out=("skip", "y")) == ["a/b/c/x", "a/x", "b-1/x", "b/x", "x"]
+    assert len(folder.find("x")) == 7
+    assert folder.find("none") == []
+
+
+def test_folders_that_are_left_out_are_not_looked_into(tmp_path, monkeypatch):
+    for name in ("a/b", "skip/c", "a/skip/d"):
+        (tmp_path / name).mkdir(parents=True)
+    seen, scandir = [], os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: seen.append(os.path.relpath(path, tmp_path)) or scandir(path))
+    Folder(str(tmp_path)).find("x", leave_out=("skip",))
+    assert sorted(seen) == [".", "a", "a/b"]

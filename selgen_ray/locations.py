@@ -1,0 +1,164 @@
+"""What a location such as `storage_path` may be, and the filesystem it names.
+
+A local or NFS path, s3://bucket/prefix, gs://bucket/prefix, abfs://container@account.dfs.core.windows.net/prefix or
+file:///path. Credentials come from the environment alone: a location is written to files and shown in messages.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from datetime import timedelta
+from pathlib import Path
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+from pyarrow import fs
+
+from selgen_ray import azure
+from selgen_ray.errors import StorageError, nearest
+from selgen_ray.retries import explain, retrying
+
+# a store that accepts and never answers: pyarrow asks it so often, each time for so long
+_SILENCE_S, _CONNECT_S, _ATTEMPTS = 20.0, 10.0, 3
+_GCS_RETRY_S = 10.0  # pyarrow's own: 15 minutes without a word
+_OPTIONS = {
+    "s3": ("region", "scheme", "endpoint_override", "tls_ca_file_path", "force_virtual_addressing"),
+    "gs": ("scheme", "endpoint_override"),
+    "abfs": ("blob_storage_authority", "dfs_storage_authority", "enable_tls"),
+    "file": (),
+}
+_SAME = {"gcs": "gs", "abfss": "abfs"}
+_ENVIRONMENT = {
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS",
+    "abfs": azure.ENVIRONMENT,
+    "file": "nowhere: a file needs none",
+}
+_SECRET = re.compile(r"key|secret|token|pass|credential|^sig$|signature", re.IGNORECASE)
+_FORGOTTEN_SLASH = re.compile(r"(s3|gs|gcs|abfss?|file):/?(?!/)")
+
+
+def absolute(location: str) -> str:
+    """A local path made absolute, since a worker has another current directory; a URI as it is."""
+    return location if "://" in location else str(Path(location).expanduser().absolute())
+
+
+def check(location: str) -> None:
+    """Refuse what is no location, and any credentials in it, which the message does not repeat.
+
+    Raises:
+        StorageError: says what is allowed.
+    """
+    if "://" in location:
+        _parse(location)
+    elif found := _FORGOTTEN_SLASH.match(location):
+        raise StorageError(f"storage_path {location!r} is no path and no URI: did you mean '{found[1]}://'?")
+
+
+@functools.lru_cache(maxsize=256)
+def _parse(location: str) -> tuple[str, SplitResult, dict[str, str]]:
+    """(kind of storage, parts, options) of a URI."""
+    scheme, _, rest = location.partition("://")
+    kind, shown = _SAME.get(scheme, scheme), f"{scheme}://{rest.partition('?')[0].rpartition('@')[2]}"
+    if kind not in _OPTIONS:
+        allowed = sorted([*_OPTIONS, *_SAME])
+        known = ", ".join(f"{name}://" for name in allowed)
+        raise StorageError(
+            f"storage_path {shown!r}: {scheme}:// is not known. Allowed are a path, {known}."
+            f"{nearest(scheme.lower(), allowed)}"
+        )
+    try:
+        parts = urlsplit(location)
+    except ValueError:
+        raise StorageError(f"storage_path {shown!r} is no URI") from None
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    _refuse_credentials(kind, parts, options, shown)
+    for name, value in options.items():
+        if name not in _OPTIONS[kind]:
+            told = repr(name) if value else "without a value"  # it may be anything
+            raise StorageError(
+                f"storage_path {shown!r}: option {told} is not known; {scheme}:// has "
+                f"{', '.join(_OPTIONS[kind]) or 'none'}.{nearest(name, _OPTIONS[kind])}"
+            )
+    if parts.fragment:
+        raise StorageError(f"storage_path {shown.partition('#')[0]!r}: write %23 for the '#' in it")
+    return kind, parts, options
+
+
+def _refuse_credentials(kind: str, parts: SplitResult, options: dict[str, str], shown: str) -> None:
+    user = parts.netloc.rpartition("@")[0]
+    secret = [name for name, value in options.items() if value and _SECRET.search(name)]
+    has_password = ":" in parts.netloc  # also one with a '/' in it, which ends the name too early; no port is allowed
+    in_endpoint = "@" in options.get("endpoint_override", "")
+    if has_password or secret or in_endpoint or (user and not _is_no_secret(kind, user)):
+        named = f" ({', '.join(secret)})" if secret else ""
+        raise StorageError(
+            f"storage_path {shown!r} holds credentials{named}: take them out, and set them in the environment "
+            f"({_ENVIRONMENT[kind]})"
+        )
+
+
+def _is_no_secret(kind: str, user: str) -> bool:
+    """Azure names a container there, and pyarrow's way of public access to GCS is the user 'anonymous'."""
+    return kind == "abfs" or (kind, user) == ("gs", "anonymous")
+
+
+def open_location(location: str) -> tuple[fs.FileSystem, str]:
+    """The filesystem that a location names, and the path in it; one for all who name the same.
+
+    Raises:
+        StorageError: it cannot be used, or its region cannot be found; no credentials are in the message.
+    """
+    if "://" not in location:
+        return fs.LocalFileSystem(), location
+    return _open(location, os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"))
+
+
+@functools.lru_cache(maxsize=64)
+def _open(location: str, endpoint: str | None) -> tuple[fs.FileSystem, str]:
+    kind, parts, options = _parse(location)
+    try:
+        if kind == "s3":
+            return _s3(parts, options, endpoint)
+        if kind == "gs":
+            return _gcs(parts, options)
+        return azure.open_azure(parts, options) if kind == "abfs" else fs.FileSystem.from_uri(location)
+    except StorageError:
+        raise
+    except (OSError, ValueError) as error:
+        raise StorageError(f"storage_path {location!r} cannot be used: {explain(error, location)}") from error
+
+
+def _s3(parts: SplitResult, options: dict[str, str], endpoint: str | None) -> tuple[fs.FileSystem, str]:
+    bucket = parts.netloc
+    if not bucket:
+        raise ValueError("it names no bucket")
+    endpoint = options.get("endpoint_override") or endpoint or ""
+    scheme, _, address = endpoint.rpartition("://")
+    region = options.get("region")
+    if region is None and not endpoint:
+        region = retrying(lambda: f"find the region of s3://{bucket}", bucket, lambda: fs.resolve_s3_region(bucket))
+    filesystem = fs.S3FileSystem(
+        region=region,
+        endpoint_override=address or None,
+        scheme=options.get("scheme") or scheme or None,
+        tls_ca_file_path=options.get("tls_ca_file_path"),
+        force_virtual_addressing=options.get("force_virtual_addressing", "false") == "true",
+        request_timeout=_SILENCE_S,
+        connect_timeout=_CONNECT_S,
+        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=_ATTEMPTS),
+        allow_delayed_open=True,  # one request for a small file, not three
+    )
+    return filesystem, f"{bucket}{unquote(parts.path)}"
+
+
+def _gcs(parts: SplitResult, options: dict[str, str]) -> tuple[fs.FileSystem, str]:
+    user, _, bucket = parts.netloc.rpartition("@")
+    filesystem = fs.GcsFileSystem(
+        anonymous=user == "anonymous",
+        scheme=options.get("scheme"),
+        endpoint_override=options.get("endpoint_override"),
+        retry_time_limit=timedelta(seconds=_GCS_RETRY_S),
+    )
+    return filesystem, f"{bucket}{unquote(parts.path)}"

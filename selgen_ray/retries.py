@@ -1,0 +1,130 @@
+"""Which errors of a storage pass by themselves, and doing something again until they have."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import random
+import re
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from pyarrow import ArrowException
+
+from selgen_ray.errors import StorageAwayError, StorageError
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+RETRY_FOR_S = 90.0  # a storage that is away for a minute is survived
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.25, 8.0
+_jitter = random.Random()  # of its own: the global stream is not ours to consume
+
+_PASSING_ERRNO = {
+    *(errno.ESTALE, errno.ETIMEDOUT, errno.EIO, errno.EAGAIN, errno.EBUSY, errno.EINTR),
+    *(errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN),
+}
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL_STATUS = 507
+_PASSING_STATUS = {408, 425, 429, 500, 502, 503, 504, 509, 520, 522, 524, 529}
+# what pyarrow's message says: 'AWS Error SLOW_DOWN during ...', 'AWS Error UNKNOWN (HTTP status 503) during ...'
+_AWS = re.compile(r"AWS Error (\w+)(?: \(HTTP status (\d+)\))?")
+_AWS_PASSING = {
+    *("INTERNAL_FAILURE", "SERVICE_UNAVAILABLE", "THROTTLING", "SLOW_DOWN", "REQUEST_TIMEOUT", "NETWORK_CONNECTION"),
+    "NO_SUCH_UPLOAD",  # the upload was completed, and the answer lost: the next one starts afresh
+}
+_CERTIFICATE = re.compile(r"curlCode: (?:51|58|60|77|83|91)\b")  # a network error by name, and yet one that stays
+_GCS = re.compile(r"google::cloud::Status\((\w+):")
+_GCS_PASSING = {"UNAVAILABLE", "INTERNAL", "ABORTED", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"}
+_NO_TOKEN = "Could not create a OAuth2 access token"
+_AZURE = re.compile(r"Azure Error: \[(\w*)\](?: (\d{3}))?")
+_NOT_ALLOWED = "access denied; are the credentials in the environment those for this place?"
+_WORDS = {
+    **dict.fromkeys(("ACCESS_DENIED", "PERMISSION_DENIED", "AuthorizationPermissionMismatch"), _NOT_ALLOWED),
+    **dict.fromkeys(("NO_SUCH_BUCKET", "ContainerNotFound"), "there is no such bucket"),
+    **dict.fromkeys(
+        (
+            *("INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH", "INVALID_CLIENT_TOKEN_ID", "EXPIRED_TOKEN"),
+            *("UNAUTHENTICATED", "AuthenticationFailed", "AuthorizationFailure"),
+        ),
+        "the credentials in the environment are not valid",
+    ),
+}
+_SECRETS = (
+    *("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
+    *("AZURE_STORAGE_KEY", "AZURE_STORAGE_SAS_TOKEN", "AZURE_CLIENT_SECRET"),
+)
+_SHORTEST_SECRET = 8
+
+
+def _code(error: Exception) -> tuple[str, int | None]:
+    """An object store's name for its error, and the HTTP status where pyarrow tells it."""
+    for pattern in (_AWS, _AZURE, _GCS):
+        if found := pattern.search(str(error)):
+            status = found[2] if pattern.groups > 1 else None
+            return found[1], int(status) if status else None
+    return "", None
+
+
+def is_passing(error: Exception) -> bool:
+    """Whether the same again may succeed: the storage is away, busy, or lost an answer."""
+    number = getattr(error, "errno", None)
+    if number is not None:
+        return number in _PASSING_ERRNO
+    text, (code, status) = str(error), _code(error)
+    if _AWS.search(text):
+        return (code in _AWS_PASSING or status in _PASSING_STATUS) and not _CERTIFICATE.search(text)
+    if _GCS.search(text):
+        return code in _GCS_PASSING and _NO_TOKEN not in text
+    if _AZURE.search(text):  # no status: no answer
+        return status in _PASSING_STATUS or (not code and status is None)
+    return False
+
+
+def explain(error: Exception, place: str) -> str:
+    """An error in words, without any secret of the environment."""
+    code, status = _code(error)
+    if getattr(error, "errno", None) in _FULL or status == _FULL_STATUS:
+        return f"no space left on {place}"
+    if _NO_TOKEN in str(error):
+        return "no credentials were found in the environment (GOOGLE_APPLICATION_CREDENTIALS)"
+    text = re.sub(r"\s*\(?Request ?I[dD]:.*", "", str(error), flags=re.DOTALL)
+    for secret in (os.environ.get(name, "") for name in _SECRETS):
+        if len(secret) >= _SHORTEST_SECRET:
+            text = text.replace(secret, "***")
+    return f"{_WORDS[code]} ({text})" if code in _WORDS else text
+
+
+def retrying(doing: Callable[[], str], place: object, operation: Callable[[], T], for_s: float | None = None) -> T:
+    """The value of `operation`, which is called again while its errors are such that pass.
+
+    Args:
+        doing: gives what it does, for messages: 'write <place>/x.json'.
+        place: where; its text is for messages.
+        operation: safe to be done twice, also when only its answer was lost.
+        for_s: give up after so many seconds, and after one attempt at least; default: RETRY_FOR_S.
+
+    Raises:
+        FileNotFoundError: as `operation` did.
+        StorageAwayError: the storage was away for too long.
+        StorageError: it refused.
+    """
+    for_s = RETRY_FOR_S if for_s is None else for_s
+    start, wait = time.monotonic(), FIRST_WAIT_S
+    while True:
+        try:
+            return operation()
+        except (FileNotFoundError, StorageError):
+            raise
+        except (OSError, ArrowException) as error:
+            why = explain(error, str(place))
+            if not is_passing(error):
+                raise StorageError(f"cannot {doing()}: {why}") from error
+            left = start + for_s - time.monotonic()
+            if left <= 0:
+                raise StorageAwayError(f"cannot {doing()}: the storage was away for {for_s:.0f} s: {why}") from error
+        pause = min(wait * _jitter.uniform(0.5, 1.0), left)
+        wait = min(2 * wait, LONGEST_WAIT_S)
+        logger.warning("cannot %s, trying again in %.1f s and for %.0f s more: %s", doing(), pause, left, why)
+        time.sleep(pause)
