@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 
+from selgen_ray import hardware
 from selgen_ray.storage import absolute
 from selgen_ray.strict import Strict
 from selgen_ray.worlds.toy import ToyOptions
@@ -33,9 +34,18 @@ class FinetuneConfig(Strict):
 
     model: str = setting("toy", "'toy' (shipped), a local directory or a hub id")
     model_revision: str | None = setting(None, "revision of the hub id")
-    dtype: Literal["float32", "bfloat16"] = setting("float32", "data type of the base weights")
-    load_in_4bit: bool = setting(False, "4-bit base weights through bitsandbytes (CUDA only)")
-    load_in_8bit: bool = setting(False, "8-bit base weights through bitsandbytes (CUDA only)")
+    dtype: Literal["float32", "bfloat16", "float16"] = setting(
+        "float32", "data type of the base weights; LoRA weights are float32 on any base"
+    )
+    load_in_4bit: bool = setting(False, "4-bit base weights (NF4, computing in dtype); needs bitsandbytes")
+    load_in_8bit: bool = setting(False, "8-bit base weights (LLM.int8()); needs bitsandbytes")
+    attn_implementation: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3"] | None = setting(
+        None,
+        "how attention is computed; default: as transformers chooses, sdpa where the model can. flash_attention_2 and "
+        "_3 need CUDA, a half-precision dtype and the package flash-attn or flash-attn-3",
+    )
+    # Any: whatever was written gets the validator's answer; bool: true too, which else counts as a mistaken number
+    device_map: bool | Any = execution(None, "null only: the model of a trial lies on one device")
 
     epochs: int = setting(3, "passes over the outcome data", ge=1)
     max_steps: int | None = setting(None, "optimizer steps; replaces epochs when given", ge=1)
@@ -46,7 +56,7 @@ class FinetuneConfig(Strict):
     warmup_steps: int = setting(0, "optimizer steps of linear warm-up", ge=0)
     warmup_ratio: float = setting(0.0, "warm-up as a share of all optimizer steps", ge=0, le=1)
     optim: Literal["adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "sgd"] = setting(
-        "adamw_torch", "optimizer; the 8-bit ones need bitsandbytes and CUDA"
+        "adamw_torch", "optimizer; the 8-bit ones need bitsandbytes, the paged one CUDA too"
     )
     weight_decay: float = setting(0.0, "decoupled weight decay of every trainable tensor", ge=0)
     max_grad_norm: float | None = setting(None, "clip the total gradient norm to this; off by default", gt=0)
@@ -75,6 +85,10 @@ class FinetuneConfig(Strict):
     target_modules: list[str] | str = setting("all-linear", "modules that get an adapter: names, a regex, 'all-linear'")
     use_gradient_checkpointing: bool = execution(False, "recompute activations in the backward pass to save memory")
 
+    auto_batch: bool = execution(
+        False, "after a CUDA out-of-memory error halve the micro-batch and double the accumulation"
+    )
+
     per_device_eval_batch_size: int = execution(32, "rows of an evaluation batch", ge=1)
     max_to_eval: int | None = setting(None, "rows of an evaluation set, the first ones; default: all", ge=1)
     max_new_tokens: int = setting(32, "length limit of a generated answer in tokens", ge=1)
@@ -85,6 +99,15 @@ class FinetuneConfig(Strict):
     save_model_locally: bool = execution(False, "keep the finished adapter or model")
     output_dir: str | None = execution(None, "folder for the finished model; default: the trial's folder")
     finetuned_model_id: str | None = execution(None, "name of the finished model's folder; the trial id is appended")
+
+    @field_validator("device_map")
+    @classmethod
+    def _one_device(cls, value: Any) -> None:
+        if value is not None:
+            raise ValueError(
+                "the model of a trial lies on one device: leave the key out. A model that does not fit: load_in_4bit, "
+                "use_gradient_checkpointing, or resources.workers with resources.strategy: fsdp"
+            )
 
     @field_validator("output_dir")
     @classmethod
@@ -108,11 +131,42 @@ class FinetuneConfig(Strict):
             raise ValueError("a 4-bit or 8-bit base cannot be trained itself: set is_peft: true")
         return self
 
+    @model_validator(mode="after")
+    def _fits_dtype(self) -> FinetuneConfig:
+        flash = str(self.attn_implementation).startswith("flash")
+        if self.dtype == "float32" and flash:
+            raise ValueError(f"attn_implementation {self.attn_implementation} needs dtype bfloat16 or float16")
+        # a step of AdamW is about the learning rate, less than what such a weight is rounded by
+        lost = "which rounds most updates away"
+        if self.dtype != "float32" and not self.is_peft:
+            raise ValueError(
+                f"is_peft false with dtype {self.dtype} would train {self.dtype} weights, {lost}: use dtype float32, "
+                f"or is_peft true, which trains float32 weights on a {self.dtype} base"
+            )
+        if self.dtype != "float32" and self.lora_bias != "none":
+            raise ValueError(
+                f"lora_bias {self.lora_bias} with dtype {self.dtype} would train {self.dtype} biases of the base, "
+                f"{lost}: use dtype float32, or lora_bias none"
+            )
+        return self
+
     @property
     def cuda_only(self) -> list[str]:
         """The keys of this config that work on a CUDA device only."""
-        keys = [k for k in ("load_in_4bit", "load_in_8bit") if getattr(self, k)]
-        return keys + (["optim"] if "8bit" in self.optim else [])
+        return [need.key for need in hardware.asked(self) if need.cuda]
+
+    @property
+    def not_for_fsdp(self) -> dict[str, str]:
+        """The keys of this config that do not go with `resources.strategy: fsdp`, and why."""
+        quantised = "a quantised base cannot be shared out: leave it out, or set strategy: ddp"
+        reasons = {
+            "is_peft": "it shares out the frozen base, which full fine-tuning lacks: set is_peft: true, or use ddp",
+            "load_in_4bit": quantised,
+            "load_in_8bit": quantised,
+            "auto_batch": "workers that share the base out cannot repeat what one of them could not: leave it out",
+        }
+        wrong = {"is_peft": False, "load_in_4bit": True, "load_in_8bit": True, "auto_batch": True}
+        return {key: why for key, why in reasons.items() if getattr(self, key) == wrong[key]}
 
 
 class DataConfig(Strict):
@@ -138,6 +192,7 @@ class TrialConfig(Strict):
     seed: int = execution(42, "sets data_seed and model_seed unless they are given", ge=0, lt=2**63)
     data_seed: int = setting(-1, "generated data, splits and data order; default: seed", ge=-1, lt=2**63)
     model_seed: int = setting(-1, "adapter initialisation and dropout; default: seed", ge=-1, lt=2**63)
+    num_workers: int = setting(1, "processes that train the trial together; resources.workers sets it", ge=1, le=1024)
     experiment_name: str | None = execution(None, "a name for people; default: the sweep's name")
     data: DataConfig = setting(DataConfig(), "the rows of each role")
     finetune_config: FinetuneConfig = setting(FinetuneConfig(), "how the model is fine-tuned")

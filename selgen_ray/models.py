@@ -5,15 +5,24 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import logging
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
+from selgen_ray import hardware, sharding
 from selgen_ray.config import FinetuneConfig
 from selgen_ray.data.encode import Batch
 from selgen_ray.errors import ModelError
@@ -50,29 +59,55 @@ def _load_tokenizer(location: str, revision: str | None) -> PreTrainedTokenizerB
     return tokenizer
 
 
+@dataclass(frozen=True)
+class _BaseKey:
+    """All that decides which base is loaded, and how."""
+
+    location: str
+    revision: str | None
+    dtype: str
+    quantisation: str
+    attention: str | None
+    device: str
+
+
+def _base_key(config: FinetuneConfig, device: str) -> _BaseKey:
+    quantisation = next((k for k in ("load_in_4bit", "load_in_8bit") if getattr(config, k)), "")
+    location = model_location(config.model)
+    return _BaseKey(location, config.model_revision, config.dtype, quantisation, config.attn_implementation, device)
+
+
 @functools.lru_cache(maxsize=1)  # one base in memory; the next trial with another one replaces it
-def _load_base(location: str, revision: str | None, dtype: str, quantisation: str, device: str) -> PreTrainedModel:
-    options: dict[str, Any] = {"dtype": getattr(torch, dtype)}
-    if quantisation:
-        options |= {"quantization_config": _quantisation(quantisation, dtype), "device_map": {"": device}}
+def _load_base(key: _BaseKey) -> PreTrainedModel:
+    options: dict[str, Any] = {"dtype": getattr(torch, key.dtype), "attn_implementation": key.attention}
+    if key.quantisation:
+        options |= {"quantization_config": _quantisation(key), "device_map": {"": key.device}}
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(location, revision=revision or "main", **options)
+        model: Any = AutoModelForCausalLM.from_pretrained(key.location, revision=key.revision or "main", **options)
     except (OSError, ValueError, ImportError) as error:
-        raise ModelError(_cannot_load("model", location, error)) from error
+        raise ModelError(_cannot_load("model", key.location, error)) from error
+    attention = model.config._attn_implementation
+    if key.attention not in (None, attention):  # transformers may only warn, and take another
+        raise ModelError(
+            f"finetune_config.attn_implementation {key.attention}: {key.location} works with {attention} instead"
+        )
     model.requires_grad_(False)
-    return model if quantisation else model.to(device=device)
+    if not key.quantisation:
+        return model.to(device=key.device)
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            # evaluating would pack the 4-bit weights for inference, and no gradient passes through packed ones
+            module.support_avx512bf16_for_cpu = False
+    return model
 
 
-def _quantisation(quantisation: str, dtype: str) -> Any:
-    if not torch.cuda.is_available():
-        raise ModelError(f"{quantisation}: bitsandbytes needs a CUDA device and this worker has none")
-    from transformers import BitsAndBytesConfig
-
-    if quantisation == "load_in_8bit":
+def _quantisation(key: _BaseKey) -> BitsAndBytesConfig:
+    if key.quantisation == "load_in_8bit":
+        # it warns of every single product whose inputs are not float16
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=getattr(torch, dtype)
-    )
+    compute = getattr(torch, key.dtype)
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
 
 
 def _cannot_load(what: str, location: str, error: Exception) -> str:
@@ -81,23 +116,26 @@ def _cannot_load(what: str, location: str, error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def trainable_model(config: FinetuneConfig, model_seed: int, device: str) -> Iterator[Model]:
+def trainable_model(config: FinetuneConfig, model_seed: int, device: str, *, fsdp: bool = False) -> Iterator[Model]:
     """A model to train: the cached base with a new LoRA adapter, or a copy of it when `is_peft` is false.
 
     The adapter's initial values depend on `model_seed` alone. Leaving the context takes the adapter off again, so
-    that the base can serve the next trial; after an exception the base is dropped, its state being uncertain.
+    that the base can serve the next trial; after an exception the base is dropped, its state being uncertain. With
+    `fsdp` the ranks share the base out, and it serves one trial.
 
     Raises:
-        ModelError: the model cannot be loaded, or has no module that `target_modules` names.
+        ModelError: this device lacks what the config needs; the model cannot be loaded, or has no module that
+            `target_modules` names.
     """
-    quantisation = next((k for k in ("load_in_4bit", "load_in_8bit") if getattr(config, k)), "")
-    key = (model_location(config.model), config.model_revision, config.dtype, quantisation, device)
-    base = _load_base(*key)
+    if found := hardware.problems(config, hardware.this_device()):
+        raise ModelError("; ".join(found))
+    key = _base_key(config, "cpu" if fsdp else device)
+    base = _load_base(key)
     if hasattr(base, "peft_config"):  # another trainer of this process is using it
-        base = _load_base.__wrapped__(*key)
+        base = _load_base.__wrapped__(key)
     try:
         if config.is_peft:
-            yield from _with_adapter(base, config, model_seed)
+            yield from _with_adapter(base, config, model_seed, device if fsdp else None)
         else:
             model = copy.deepcopy(base).requires_grad_(True)
             _set_checkpointing(model, config)
@@ -107,7 +145,9 @@ def trainable_model(config: FinetuneConfig, model_seed: int, device: str) -> Ite
         raise
 
 
-def _with_adapter(base: PreTrainedModel, config: FinetuneConfig, model_seed: int) -> Iterator[PeftModel]:
+def _with_adapter(
+    base: PreTrainedModel, config: FinetuneConfig, model_seed: int, shard_on: str | None
+) -> Iterator[PeftModel]:
     lora = LoraConfig(
         task_type="CAUSAL_LM",
         r=config.r,
@@ -124,6 +164,11 @@ def _with_adapter(base: PreTrainedModel, config: FinetuneConfig, model_seed: int
         except ValueError as error:
             raise ModelError(f"finetune_config.target_modules {config.target_modules!r}: {error}") from error
     _set_checkpointing(base, config)
+    if shard_on:
+        sharding.shard(model, shard_on)
+        _load_base.cache_clear()
+        yield model
+        return
     trained_biases = {n: p.detach().clone() for n, p in base.named_parameters() if p.requires_grad and "lora_" not in n}
     yield model
     with torch.no_grad():
@@ -132,6 +177,7 @@ def _with_adapter(base: PreTrainedModel, config: FinetuneConfig, model_seed: int
                 parameter.copy_(trained_biases[name])
     model.unload()
     base.requires_grad_(False)
+    _unset_checkpointing(base)
     _delete_peft_marks(base)
 
 
@@ -143,13 +189,18 @@ def _delete_peft_marks(base: PreTrainedModel) -> None:
 
 
 def _set_checkpointing(model: PreTrainedModel, config: FinetuneConfig) -> None:
-    if config.use_gradient_checkpointing:
+    # model.config.use_cache stays as it is: training passes False, and a saved model is to generate with its cache
+    if not config.use_gradient_checkpointing:
+        return
+    try:
         model.activation_checkpointing_enable({"use_reentrant": False})
-        model.config.use_cache = False
-        if config.is_peft:
-            model.enable_input_require_grads()
-    else:
-        model.activation_checkpointing_disable()
+    except ValueError as error:
+        raise ModelError(f"finetune_config.use_gradient_checkpointing: {error}") from error
+
+
+def _unset_checkpointing(model: PreTrainedModel) -> None:
+    model.activation_checkpointing_disable()
+    model.disable_input_require_grads()  # transformers leaves its hook on, where it sees no adapter of its own
 
 
 def trainable_parameters(model: Model) -> dict[str, torch.nn.Parameter]:

@@ -11,7 +11,10 @@ from typing import Any
 
 import torch
 
-_LIBRARIES = ("selgen-ray", "torch", "transformers", "peft", "accelerate", "tokenizers", "ray", "numpy", "pyarrow")
+_LIBRARIES = (
+    *("selgen-ray", "torch", "transformers", "peft", "accelerate", "tokenizers", "ray", "numpy", "pyarrow"),
+    *("bitsandbytes", "flash-attn", "flash-attn-3"),
+)
 
 
 @functools.cache

@@ -16,10 +16,11 @@ from selgen_ray import evals, provenance
 from selgen_ray.cache import Cache
 from selgen_ray.config import TrialConfig
 from selgen_ray.data.rows import load_roles, rows_hash
-from selgen_ray.errors import TrialDiverged
+from selgen_ray.errors import INPUT_ERRORS, TrialDiverged, TrialStopped
 from selgen_ray.results import FILE_NAME, TrialResult
+from selgen_ray.stopping import StopSignal
 from selgen_ray.storage import Folder
-from selgen_ray.trainers import plugins
+from selgen_ray.trainers import plugins, ranks
 from selgen_ray.trainers.base import BaseTrainer
 from selgen_ray.trainers.checkpoints import Checkpoints
 from selgen_ray.trainers.plugins import Plugin
@@ -60,20 +61,40 @@ class TrialTask:
         return f"{self.slug}/seed_{self.config['seed']}"
 
 
-def run_trial(task: TrialTask, on_progress: Callable[[dict[str, Any]], None] = lambda _: None) -> TrialResult:
+def run_trial(
+    task: TrialTask,
+    on_progress: Callable[[dict[str, Any]], None] = lambda _: None,
+    *,
+    stop: StopSignal | None = None,
+    on_event: Callable[[dict[str, Any]], None] = lambda _: None,
+    fsdp: bool = False,
+) -> TrialResult:
     """Train, evaluate and publish results.json after every evaluation; go on from a checkpoint if there is one.
 
+    Called in each of the processes that train the trial together, where there are several; see `trainers.ranks`.
+
     A trial that diverges returns with status 'diverged'. One that fails publishes status 'failed' with the last
-    lines of its traceback, then raises what it met.
+    lines of its traceback, then raises what it met. One that is asked to stop finishes its step, writes a checkpoint
+    and returns with status 'stopped', or 'running' where it is only preempted.
+
+    Args:
+        task: what to run.
+        on_progress: called with readable numbers every `logging_steps`, and after each evaluation with
+            {'evaluated': one of `TrialResult.readings`}.
+        stop: set by others, from any thread.
+        on_event: called, from any thread, with {'event', 'why', 'step'} of what a person should find in the sweep's
+            log: 'checkpoint_failed', 'checkpoint_unusable', 'auto_batch'.
+        fsdp: the processes share the frozen base out.
     """
-    return _Run(task).run(on_progress)
+    return _Run(task, stop or StopSignal(), on_event, fsdp).run(on_progress)
 
 
 class _Run:
     """The state of one call of `run_trial`: the result as published so far, and the clock."""
 
-    def __init__(self, task: TrialTask):
-        self.task = task
+    def __init__(self, task: TrialTask, stop: StopSignal, on_event: Callable[[dict[str, Any]], None], fsdp: bool):
+        self.fsdp = fsdp
+        self.task, self.asked, self.stop, self.on_event = task, stop, ranks.agreeing(stop), on_event
         plugins.use(task.plugins)
         self.config = build_config(task.config)
         self.started = time.monotonic()
@@ -89,33 +110,54 @@ class _Run:
             git_commit=task.git_commit,
             model_hash=task.model_hash,
         )
+        self.before: TrialResult | None = None
         with contextlib.suppress(FileNotFoundError, ValueError):
-            before = TrialResult.model_validate_json(task.folder.read(FILE_NAME))
-            self.result.started_at = before.started_at
-            self.seconds_before = before.timings.get("total_s", 0.0)
+            self.before = TrialResult.model_validate_json(task.folder.read(FILE_NAME))
+            self.result.started_at = self.before.started_at
+            self.seconds_before = self.before.timings.get("total_s", 0.0)
         self.cache_folder = task.cache or task.folder / "cache"
-        self.checkpoints = Checkpoints(task.folder / _CHECKPOINTS, self.config.finetune_config.max_checkpoints_to_keep)
+        keep = self.config.finetune_config.max_checkpoints_to_keep
+        self.checkpoints = Checkpoints(task.folder / _CHECKPOINTS, keep, on_event)
 
     def run(self, on_progress: Callable[[dict[str, Any]], None]) -> TrialResult:
-        self.task.folder.write_json("config.json", self.result.config)
+        if ranks.is_main():
+            self.task.folder.write_json("config.json", self.result.config)
         try:
             self._train(on_progress)
             self.result.status = "completed"
         except TrialDiverged as error:
             self.result.status, self.result.error = "diverged", str(error)
-        except Exception:
+        except TrialStopped as error:
+            return self._stopped(error)
+        except Exception as error:
             self.result.status = "failed"
-            self.result.error = "\n".join(traceback.format_exc().splitlines()[-_TRACEBACK_LINES:])
-            with contextlib.suppress(OSError):  # the storage may be what failed; the cause must not be hidden
-                self._publish()
+            self.result.error = last_lines()
+            # where another rank died, this one only lost its connection: who started them knows the cause
+            if ranks.world_size() == 1 or isinstance(error, INPUT_ERRORS):
+                with contextlib.suppress(OSError):  # the storage may be what failed; the cause must not be hidden
+                    self._publish()
             raise
         self._publish()
-        self.checkpoints.delete()
-        if self.task.cache is None:
-            self.cache_folder.delete()
+        try:
+            self.checkpoints.delete()
+            if self.task.cache is None and ranks.is_main():
+                self.cache_folder.delete()
+        except OSError as error:  # the result is there: a folder left over is no reason to fail
+            logger.warning("%s", error)
+        return self.result
+
+    def _stopped(self, error: TrialStopped) -> TrialResult:
+        if self.before and not self.result.eval_steps:  # it did not come so far as to read its checkpoint
+            self.result = self.before.model_copy(update={"error": None})
+        self.result.status = "running"
+        if error.reason == "stopped":
+            self.result.status, self.result.error = "stopped", error.why
+        self._publish()
         return self.result
 
     def _train(self, on_progress: Callable[[dict[str, Any]], None]) -> None:
+        ranks.agree(self.stop)
+        self.stop.check(0)
         config = self.config
         roles = load_roles(config)
         self.result.data_hashes = {role: rows_hash(rows) for role, rows in roles.items()}
@@ -123,23 +165,41 @@ class _Run:
             config,
             datasets=roles,
             checkpoints=self.checkpoints,
-            cache=Cache(self.cache_folder, lambda kind: on_progress({"phase": f"waiting for {kind}"})),
+            cache=Cache(self.cache_folder, lambda kind: self._wait(kind, on_progress)),
             model_hash=self.task.model_hash,
             on_progress=on_progress,
-            on_evaluation=lambda: self._publish(trainer),
+            on_evaluation=lambda: self._evaluated(trainer, on_progress),
+            stop=self.asked,
+            on_event=self.on_event,
+            fsdp=self.fsdp,
         ) as trainer:
             try:
                 trainer.train()
             finally:
                 copy_record(self.result, trainer)
-            if config.finetune_config.save_model_locally:
+            if config.finetune_config.save_model_locally and ranks.is_main():
                 self.result.model_path = _save(self.task, config, trainer)
+
+    def _wait(self, kind: str, on_progress: Callable[[dict[str, Any]], None]) -> None:
+        self.asked.check(0)  # rank 0 waits for all
+        on_progress({"phase": f"waiting for {kind}"})
+
+    def _evaluated(self, trainer: BaseTrainer, on_progress: Callable[[dict[str, Any]], None]) -> None:
+        self._publish(trainer)
+        if trainer.record.eval_versions[-1] == "":
+            on_progress({"evaluated": self.result.readings()[-1]})
 
     def _publish(self, trainer: BaseTrainer | None = None) -> None:
         if trainer:
             copy_record(self.result, trainer)
         self.result.timings["total_s"] = self.seconds_before + time.monotonic() - self.started
-        self.result.publish(self.task.folder)
+        if ranks.is_main():
+            self.result.publish(self.task.folder)
+
+
+def last_lines() -> str:
+    """Of the traceback of the exception that is being handled."""
+    return "\n".join(traceback.format_exc().splitlines()[-_TRACEBACK_LINES:])
 
 
 def copy_record(result: TrialResult, trainer: BaseTrainer) -> None:

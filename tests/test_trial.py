@@ -31,23 +31,28 @@ def published(tmp_path):
 
 
 def test_results_are_published_after_every_evaluation(run, tmp_path):
-    seen = []
+    seen, readings = [], []
 
     def on_progress(metrics):
         found = published(tmp_path)
-        seen.append((metrics["step"], found.status, len(found.eval_epochs)))
+        seen.append((found.status, len(found.eval_epochs)))
+        if "evaluated" in metrics:
+            readings.append(metrics["evaluated"])
+            assert found.readings()[-1] == readings[-1]  # published first
 
     result = run(on_progress=on_progress, logging_steps=2)
-    assert all(status == "running" for _, status, _ in seen)
-    assert (seen[0][2], seen[-1][2]) == (1, 2)
+    assert all(status == "running" for status, _ in seen)
+    assert (seen[0][1], seen[1][1], seen[-1][1]) == (1, 1, 3)
+    assert readings == result.readings() and [r["epoch"] for r in readings] == [0, 1, 2]
     assert published(tmp_path) == result
     assert result.status == "completed" and len(result.eval_epochs) == 3
     assert json.loads((tmp_path / "t" / "config.json").read_text()) == result.config
 
 
 def test_progress_tells_step_loss_and_speed(run):
-    seen = []
-    run("kl_divergence", on_progress=seen.append, beta_kl=1.0)
+    lines = []
+    run("kl_divergence", on_progress=lines.append, beta_kl=1.0)
+    seen = [line for line in lines if "evaluated" not in line]
     assert {"step", "num_steps", "loss", "tokens_per_s", "loss/outcome", "loss/kl"} <= seen[0].keys()
     assert seen[-1]["step"] == seen[-1]["num_steps"]
     assert all(m["tokens_per_s"] > 0 for m in seen)
@@ -113,13 +118,12 @@ def test_max_to_eval_and_max_steps_are_respected(run):
     assert result.train_steps[-1] == 3 and result.eval_steps == [0, 3]
 
 
-def test_eight_bit_needs_cuda_and_says_so(run):
+def test_what_the_device_lacks_is_named(run, tmp_path):
     if torch.cuda.is_available():
         pytest.skip("this machine has CUDA")
-    with pytest.raises(ModelError, match="load_in_8bit: bitsandbytes needs a CUDA device"):
-        run(load_in_8bit=True)
-    with pytest.raises(ModelError, match=r"finetune_config\.optim adamw_8bit: .*CUDA"):
-        run(optim="adamw_8bit")
+    with pytest.raises(ModelError, match=r"^finetune_config\.optim paged_adamw_8bit: works on a CUDA GPU only"):
+        run(optim="paged_adamw_8bit")
+    assert "use adamw_8bit" in published(tmp_path).error
 
 
 def test_bfloat16_base_trains(run):

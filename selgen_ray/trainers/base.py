@@ -7,9 +7,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
-import torch
 from pydantic.fields import FieldInfo
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
@@ -20,16 +19,20 @@ from selgen_ray.config import TrialConfig
 from selgen_ray.data.encode import Batch, Encoded, collate, encode_rows, pack, pad_id, unpack
 from selgen_ray.data.rows import Row, load_roles, rows_hash
 from selgen_ray.data.sets import Sets
-from selgen_ray.errors import DataError
+from selgen_ray.errors import DataError, ModelError
 from selgen_ray.results import TrainingRecord
 from selgen_ray.seeding import keep_global_rng
-from selgen_ray.trainers import registry
+from selgen_ray.stopping import StopSignal
+from selgen_ray.trainers import ranks, registry
 from selgen_ray.trainers.checkpoints import Checkpoints
+from selgen_ray.trainers.course import Course
 from selgen_ray.trainers.loop import MAIN, GradMap, Progress, Term, accelerator, check_finite
 from selgen_ray.trainers.losses import cross_entropy
+from selgen_ray.trainers.memory import Memory
 from selgen_ray.trainers.phases import Phase
 from selgen_ray.trainers.sharing import Sharing
 
+T = TypeVar("T")
 Edit = Callable[[dict[str, nn.Parameter]], None]
 
 
@@ -46,10 +49,14 @@ class BaseTrainer:
         model_hash: fingerprint of the start model, where it is known already.
         on_progress: called with a dict of readable numbers every `logging_steps`.
         on_evaluation: called after each evaluation, when `record` has it.
+        stop: set by others to end the training early.
+        on_event: called with {'event', 'why', 'step'} of what a person should find in the sweep's log.
+        fsdp: the ranks share the frozen base out, instead of having it each; a `model` of one's own stays as it is.
 
     Raises:
         DataError: a role this strategy needs is missing, or its rows cannot be used.
-        ModelError: the model cannot be loaded. pydantic.ValidationError: a wrong config.
+        ModelError: the model cannot be loaded. pydantic.ValidationError: a wrong config. ValueError: `num_workers` is
+            not the number of processes that train.
     """
 
     proxy_strategy_name: ClassVar[str]
@@ -79,9 +86,13 @@ class BaseTrainer:
         model_hash: str | None = None,
         on_progress: Callable[[dict[str, Any]], None] = lambda _: None,
         on_evaluation: Callable[[], None] = lambda: None,
+        stop: StopSignal | None = None,
+        on_event: Callable[[dict[str, Any]], None] = lambda _: None,
+        fsdp: bool = False,
     ):
         raw = config.model_dump() if isinstance(config, TrialConfig) else config
         self.config = registry.build_config({**raw, "proxy_strategy": self.proxy_strategy_name})
+        ranks.check_number(self.config.num_workers)
         self.cfg = self.config.finetune_config
         for name in self.knobs():
             setattr(self, name, getattr(self.cfg if hasattr(self.cfg, name) else self.config, name))
@@ -94,18 +105,25 @@ class BaseTrainer:
         self.progress = Progress()
         self.on_progress = on_progress
         self._on_evaluation = on_evaluation
+        self.fsdp = fsdp and ranks.world_size() > 1
+        for key, why in self.cfg.not_for_fsdp.items() if self.fsdp else ():
+            raise ModelError(f"resources.strategy fsdp with finetune_config.{key}: {why}")
+        self.stop = ranks.agreeing(stop or StopSignal())
+        self.on_event = on_event
+        self.memory = Memory(self.cfg, on_event)
         self._checkpoints = checkpoints
         if model is not None or tokenizer is not None:
             cache = None  # the content of an object that somebody brings is not known
         with ExitStack() as stack:
             self.tokenizer = models.load_tokenizer(self.cfg) if tokenizer is None else tokenizer
             if model is None:
-                context = models.trainable_model(self.cfg, self.config.model_seed, str(self.accelerator.device))
+                device = str(self.accelerator.device)
+                context = models.trainable_model(self.cfg, self.config.model_seed, device, fsdp=self.fsdp)
                 model = stack.enter_context(context)
             self.model = model
             self.parameters = models.trainable_parameters(model)
             self.share = Sharing(cache, self.cfg, model, type(self), model_hash)
-            self.sets = Sets(roles, self.cfg, self.config.data_seed, self._encode)
+            self.sets = Sets(roles, self.cfg, self.config.data_seed, self._encode, self.config.num_workers)
             self._open = stack.pop_all()
 
     # -- what a strategy asks for; each is looked at before any trial starts ------------------------------------------
@@ -182,8 +200,17 @@ class BaseTrainer:
     def batches(self, stream: str) -> Iterator[Batch]:
         """Every training row of a stream once, in batches of similar length, for preparations."""
         lengths = [len(e) for e in self.sets.union(stream)]
-        for rows in evals.by_length(lengths, self.cfg.per_device_eval_batch_size):
+        for rows in evals.by_length(lengths, self.memory.eval_batch_size):
             yield self.micro_batch(stream, rows)
+
+    def passes(self, compute: Callable[[], T]) -> T:
+        """What `compute` gives, which runs the model over many `batches` without gradients.
+
+        It ends at the next batch when the trial is to stop, and is called again when memory runs out (`auto_batch`).
+        """
+        step = self.progress.step
+        with self.stop.ends_passes(self.model, step):
+            return self.memory.passes(compute, step)
 
     def log(self, name: str, total: Tensor | float, count: Tensor | float = 1) -> None:
         """Log a metric as a sum over `count` things; results.json gets the mean since the last reading."""
@@ -201,20 +228,10 @@ class BaseTrainer:
 
         Raises:
             TrialDiverged: a loss became NaN or infinite.
+            TrialStopped: it was asked to stop; what was trained is in a checkpoint.
         """
         with keep_global_rng():
-            found = self._checkpoints.newest() if self._checkpoints else None
-            if found:
-                self.record = TrainingRecord.model_validate(found.state["record"])
-                self.num_resumes = found.state["num_resumes"] + 1
-            else:
-                self.record_evaluation(0, 0.0)
-            start = time.monotonic()
-            self.prepare()
-            self._add_time("prepare_s", start)
-            phase = self._main_phase()
-            phase.run(self._after_step, found)
-            self._evaluate_edits(self.num_steps, self.num_steps / phase.epoch_steps)
+            Course(self, self._checkpoints).run()
         return self.record
 
     def evaluate(self) -> dict[str, dict[str, float]]:
@@ -222,8 +239,9 @@ class BaseTrainer:
         results: dict[int, dict[str, float]] = {}
         for name, rows in self.sets.evals.items():
             if id(rows) not in results:  # two names may be one set
-                results[id(rows)] = evals.evaluate(self._eval_set(name))
-        return {name: results[id(rows)] for name, rows in self.sets.evals.items()}
+                results[id(rows)] = self.passes(lambda name=name: evals.evaluate(self._eval_set(name)))
+        # the ranks' devices may round differently: all go on with what rank 0 has
+        return ranks.broadcast({name: results[id(rows)] for name, rows in self.sets.evals.items()})
 
     def save_model(self, folder: str | Path) -> None:
         """Write the adapter (or the whole model) and the tokenizer in the ordinary Hugging Face format."""
@@ -239,7 +257,8 @@ class BaseTrainer:
     def __exit__(self, *error: Any) -> None:
         self._open.__exit__(*error)  # after an exception the base is not reused
 
-    def _main_phase(self) -> Phase:
+    def main_phase(self) -> Phase:
+        """The training itself, after `prepare`."""
         phase = Phase(
             self,
             "train",
@@ -253,24 +272,11 @@ class BaseTrainer:
         self.num_steps = phase.job.num_steps
         return phase
 
-    def _after_step(self, phase: Phase, progress: Progress) -> None:
-        step = progress.step
-        if phase.log_is_due(progress):
-            reading = phase.log(progress)
-            self._add_time("train_s", time.monotonic() - reading.seconds)
-            self.record.tokens = {"processed": progress.tokens_processed, "scored": progress.tokens_scored}
-            self.record.add_reading(step, reading.losses, reading.metrics)
-            reading.check_finite(step)
-        if step % phase.epoch_steps == 0 or step == phase.job.num_steps:
-            self.record_evaluation(step, step / phase.epoch_steps)
-            phase.rest(progress)
-        phase.save(progress, {"record": self.record.model_dump(mode="json"), "num_resumes": self.num_resumes})
-
     def record_evaluation(self, step: int, epoch: float, version: str = "") -> None:
         """Evaluate the model as it is, and publish it; `version` names weights that are not those of `step`."""
         start = time.monotonic()
         results = self.evaluate() if step or version else self._base_evaluation()
-        self._add_time("eval_s", start)
+        self.add_time("eval_s", start)
         self.record.add_evaluation(step, epoch, version, results)
         self._on_evaluation()
         check_finite({f"{name}/{m}": v for name, by_metric in results.items() for m, v in by_metric.items()}, step)
@@ -281,20 +287,11 @@ class BaseTrainer:
         key |= self.cfg.model_dump(include={"max_seq_length", "max_new_tokens", "loss_on"})
         return self.share.json("base_evaluation", key | {"metrics": sorted(evals.metrics())}, self.evaluate)
 
-    def _evaluate_edits(self, step: int, epoch: float) -> None:
-        trained: GradMap = {}
-        for name, edit in self.edits():
-            with torch.no_grad():
-                trained = trained or {k: p.detach().clone() for k, p in self.parameters.items()}
-                for key, parameter in self.parameters.items():
-                    parameter.copy_(trained[key])
-                edit(self.parameters)
-            self.record_evaluation(step, epoch, name)
-
     def _eval_set(self, name: str) -> evals.EvalSet:
         rows, cfg = self.sets.evals[name], self.cfg
-        limits = (cfg.per_device_eval_batch_size, cfg.max_new_tokens, cfg.max_seq_length)
+        limits = (self.memory.eval_batch_size, cfg.max_new_tokens, cfg.max_seq_length)
         return evals.EvalSet(self.model, self.tokenizer, rows.rows, rows.encoded, *limits)
 
-    def _add_time(self, name: str, since: float) -> None:
+    def add_time(self, name: str, since: float) -> None:
+        """Add the seconds since a reading of the monotonic clock to a timing of the record."""
         self.record.timings[name] = self.record.timings.get(name, 0.0) + time.monotonic() - since

@@ -20,6 +20,7 @@ from selgen_ray.data.streams import steps_per_epoch
 from selgen_ray.errors import DataError
 from selgen_ray.seeding import split_indices
 from selgen_ray.storage import Folder
+from selgen_ray.trainers import ranks
 from selgen_ray.trainers.base import BaseTrainer
 from selgen_ray.trainers.checkpoints import Checkpoints
 from selgen_ray.trainers.gradients import added, scaled
@@ -52,6 +53,8 @@ def throw_away_training(trainer: BaseTrainer, role: str, epochs: int) -> ThrowAw
     base = {k: v for k, v in trainer.cfg.model_dump().items() if k in FinetuneConfig.model_fields.keys() - _OF_THE_RUN}
     key = trainer.data_key(role) | {"config": identity(FinetuneConfig.model_validate(base))}
     key |= {"role": role, "epochs": epochs, **trainer.config.model_dump(include={"data_seed", "model_seed"})}
+    if trainer.config.num_workers > 1:
+        key["num_workers"] = trainer.config.num_workers
     found = trainer.share.tensors("throw_away_trainings", key, lambda work: _train(trainer, role, epochs, work))
     # in the order of the parameters, whatever that of the cache is: sums depend on it
     return ThrowAway(*({n: found[f"{part}:{n}"] for n in trainer.parameters} for part in ("gradient", "weights")))
@@ -70,7 +73,7 @@ def _train(trainer: BaseTrainer, role: str, epochs: int, work: Folder | None) ->
         f"preparing on {role}",
         [trainer.cross_entropy_term(role)],
         epochs=epochs,
-        checkpoints=Checkpoints(work / "checkpoints", keep=1) if work else None,
+        checkpoints=Checkpoints(work / "checkpoints", 1, trainer.on_event) if work else None,
         transform_gradients=add,
         state=sums,
     )
@@ -104,7 +107,8 @@ def check_phase(config: TrialConfig, roles: Mapping[str, Sequence[Row]], role: s
     cfg = config.finetune_config
     train, _ = split_indices(len(roles[role]), cfg.train_split, config.data_seed)
     epochs = getattr(cfg, "proxy_epochs", 1)
-    steps = epochs * steps_per_epoch(len(train), micro_batch_size(cfg, role), cfg.gradient_accumulation_steps)
+    num_micro = cfg.gradient_accumulation_steps * config.num_workers
+    steps = epochs * steps_per_epoch(len(train), micro_batch_size(cfg, role), num_micro)
     if cfg.is_peft and steps < 2:
         raise DataError(
             f"proxy_strategy {config.proxy_strategy}: {epochs} epoch over the {len(train)} training rows of {role} is "
@@ -180,7 +184,7 @@ class PlaneTrainer(BaseTrainer):
         if self.load_steering_vector:
             return read_plane(str(self.steering_vector_path), self.parameters)
         found = self._computed_plane()
-        if self.save_steering_vector:
+        if self.save_steering_vector and ranks.is_main():
             write_plane(str(self.steering_vector_path), found)
         return found
 

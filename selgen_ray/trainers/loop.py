@@ -1,8 +1,8 @@
 """The one training loop.
 
-Its law: fetch all micro-batches of the step; per gradient slot, backward of the sum of weight * total / step-wide
-count, so that accumulation changes nothing; reduce across workers; transform; clip; optimizer; after-step edits.
-A term of weight zero is dropped before its forward pass.
+Its law: fetch this rank's micro-batches of the step; per gradient slot, backward of the sum of weight * total /
+step-wide count over all ranks, so that accumulation and workers change nothing; add up over the ranks; transform;
+clip; optimizer; after-step edits. A term of weight zero is dropped before its forward pass.
 """
 
 from __future__ import annotations
@@ -19,9 +19,12 @@ from torch import Tensor
 from selgen_ray.data.encode import Batch
 from selgen_ray.errors import TrialDiverged
 from selgen_ray.seeding import derive_seed
+from selgen_ray.trainers import ranks
+from selgen_ray.trainers.loss_scale import LossScale
 
 GradMap = dict[str, Tensor]
 MAIN = "main"
+_Batches = dict[str | None, list[Any]]
 
 
 @dataclass(frozen=True)
@@ -59,14 +62,16 @@ class Job:
         model: in training mode inside a step.
         parameters: the trainable tensors by name.
         terms: of every step, as `weighted` leaves them.
-        micro_batches: (stream, step) -> the micro-batches of that step, on the device.
+        micro_batches: (stream, step) -> this rank's micro-batches of that step, on the device.
+        idle_batch: (stream, step) -> a micro-batch that this rank only keeps the others company with; None: none.
         num_steps: optimizer steps in total.
         optimizer, scheduler: torch objects over `parameters`.
-        accelerator: device placement, backward, reduction across workers.
+        accelerator: device placement and backward.
         seed: of dropout.
         transform_gradients: (gradients by slot, step) -> the gradient to apply; None: the main slot's.
         after_optimizer_step: (parameters, learning rate of the step, step) edits after the optimizer.
         max_grad_norm: clip the total norm of the applied gradient; None: off.
+        attempt: (computes a step's gradients, progress) -> the gradients; may compute again when memory runs out.
         state: tensors that the hooks change from step to step, saved and restored with the weights.
     """
 
@@ -83,7 +88,12 @@ class Job:
     transform_gradients: Callable[[dict[str, GradMap], int], GradMap] | None = None
     after_optimizer_step: Callable[[dict[str, torch.nn.Parameter], float, int], None] | None = None
     max_grad_norm: float | None = None
+    idle_batch: Callable[[str, int], Batch | None] = lambda stream, step: None
+    attempt: Callable[[Callable[[], dict[str, GradMap]], Progress], dict[str, GradMap]] = lambda compute, _: compute()
     state: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.loss_scale = LossScale(self.model, self.parameters)
 
 
 @dataclass
@@ -92,10 +102,10 @@ class Progress:
 
     Attributes:
         step: optimizer steps finished.
-        tokens_processed, tokens_scored: with and without padding and prompts, so far.
-        sums: term -> sum over steps since the last reading.
+        tokens_processed, tokens_scored: of all ranks, with and without padding and prompts, so far.
+        sums: term -> sum over steps since the last reading, of this rank's micro-batches.
         steps_summed: how many steps that are.
-        metrics: name -> [sum, count] of what else was logged since then.
+        metrics: name -> [sum, count] of what else this rank logged since then.
     """
 
     step: int = 0
@@ -116,9 +126,22 @@ class Progress:
         self.metrics[name] = self.metrics[name] + pair if name in self.metrics else pair
 
     def read(self) -> tuple[dict[str, float], dict[str, float]]:
-        """Mean loss of every term per step, and mean of every metric, since the last call; waits for the device."""
-        losses = {name: float(total) / self.steps_summed for name, total in self.sums.items()}
-        metrics = {name: float(total / count) for name, (total, count) in self.metrics.items() if count}
+        """Mean loss of every term per step, and mean of every metric, since the last call, over all ranks.
+
+        Waits for the device. The same on every rank.
+        """
+        own_sums = {name: float(total) for name, total in self.sums.items()}
+        own_pairs = {name: pair.tolist() for name, pair in self.metrics.items()}
+        sums: dict[str, float] = {}
+        pairs: dict[str, list[float]] = {}
+        # a rank lacks what it had no micro-batch of
+        for some_sums, some_pairs in ranks.gathered((own_sums, own_pairs)):
+            sums |= {name: sums.get(name, 0.0) + value for name, value in some_sums.items()}
+            for name, (total, count) in some_pairs.items():
+                before = pairs.get(name, [0.0, 0.0])
+                pairs[name] = [before[0] + total, before[1] + count]
+        losses = {name: total / self.steps_summed for name, total in sums.items()}
+        metrics = {name: total / count for name, (total, count) in pairs.items() if count}
         self.sums, self.steps_summed, self.metrics = {}, 0, {}
         return losses, metrics
 
@@ -135,18 +158,14 @@ def fit(job: Job, progress: Progress, after_step: Callable[[Progress], None]) ->
 
 def _step(job: Job, progress: Progress) -> None:
     step = progress.step
-    streams = dict.fromkeys(term.stream for term in job.terms if term.stream)
-    batches = {stream: job.micro_batches(stream, step) for stream in streams}
-    for batch in (b for micro in batches.values() for b in micro):
-        progress.tokens_processed += batch.input_ids.numel()
-        progress.tokens_scored += batch.num_scored
+    fetched: list[_Batches] = [_fetch(job, step)]
+    counts = _counts(job, fetched[0], progress)
 
-    by_slot: dict[str, GradMap] = {}
-    for slot in dict.fromkeys(term.slot for term in job.terms):
-        for term in (t for t in job.terms if t.slot == slot):
-            _backward(job, term, batches[term.stream] if term.stream else [None], progress)
-        by_slot[slot] = _take_gradients(job)
+    def compute() -> dict[str, GradMap]:  # when memory ran out they are fetched anew, in smaller parts
+        return _gradients(job, fetched.pop() if fetched else _fetch(job, step), counts, progress)
 
+    own = job.attempt(compute, progress)
+    by_slot = {slot: ranks.summed_gradients(gradients, job.parameters) for slot, gradients in own.items()}
     gradients = job.transform_gradients(by_slot, step) if job.transform_gradients else by_slot.get(MAIN, {})
     for name, parameter in job.parameters.items():
         parameter.grad = gradients.get(name)
@@ -162,26 +181,69 @@ def _step(job: Job, progress: Progress) -> None:
         job.after_optimizer_step(job.parameters, learning_rate, step)
 
 
-def _backward(job: Job, term: Term, micro_batches: list[Batch] | list[None], progress: Progress) -> None:
-    """Add the gradient of weight * sum of totals / step-wide count, one micro-batch at a time."""
+def _fetch(job: Job, step: int) -> _Batches:
+    """Stream -> its micro-batches; a penalty has one, without data, on every rank."""
+    streams = dict.fromkeys(term.stream for term in job.terms)
+    return {stream: job.micro_batches(stream, step) if stream else [None] for stream in streams}
+
+
+def _counts(job: Job, batches: _Batches, progress: Progress) -> list[Tensor]:
+    """What the total of each term is divided by: the counts of all ranks. Adds the tokens of all ranks to `progress`.
+
+    A penalty, which every rank computes, is thereby divided by the number of ranks.
+    """
     device = job.accelerator.device
-    local = sum((term.count(batch) for batch in micro_batches), torch.zeros((), device=device))
-    count: Any = job.accelerator.reduce(local, reduction="sum")
+    zero = torch.zeros((), device=device, dtype=torch.float64)
+    counts: list[Tensor] = [zero + sum(term.count(batch) for batch in batches[term.stream]) for term in job.terms]
+    data = [batch for micro in batches.values() for batch in micro if batch]
+    tokens = [sum(batch.input_ids.numel() for batch in data), sum(batch.num_scored for batch in data)]
+    if ranks.world_size() > 1:
+        numbers = ranks.summed(torch.stack([*counts, *(zero + number for number in tokens)]))
+        *counts, processed, scored = numbers.unbind()
+        tokens = [int(processed), int(scored)]
+    progress.tokens_processed += tokens[0]
+    progress.tokens_scored += tokens[1]
+    return [count.float() for count in counts]
+
+
+def _gradients(job: Job, batches: _Batches, counts: list[Tensor], progress: Progress) -> dict[str, GradMap]:
+    """This rank's gradient of each slot; changes nothing but `progress` and the parameters' `grad`."""
+    by_slot: dict[str, GradMap] = {}
+    for slot in dict.fromkeys(term.slot for term in job.terms):
+        for term, count in zip(job.terms, counts, strict=True):
+            if term.slot == slot:
+                _backward(job, term, batches[term.stream], count, progress)
+                if term.stream and (batch := job.idle_batch(term.stream, progress.step)):
+                    _idle_pass(job, term, batch, progress)
+        by_slot[slot] = _take_gradients(job)
+    return by_slot
+
+
+def _backward(job: Job, term: Term, micro_batches: list[Any], count: Tensor, progress: Progress) -> None:
+    """Add the gradient of weight * sum of totals / step-wide count, one micro-batch at a time."""
+    factor = job.loss_scale.factor(term.weight, count)
     for i, batch in enumerate(micro_batches):
+        number = i * ranks.world_size() + ranks.rank() if term.stream else 0
         # dropout draws from the global stream: key it, so that neither other terms nor a resume shift it
-        torch.manual_seed(derive_seed(job.seed, job.phase, term.stream or term.name, progress.step, i))
+        torch.manual_seed(derive_seed(job.seed, job.phase, term.stream or term.name, progress.step, number))
         value = term.total(batch) / count
-        job.accelerator.backward(term.weight * value)
+        job.accelerator.backward(term.weight * value * factor)
         progress.add(term.name, value.detach())
         if term.slot == MAIN:
             progress.add("total", term.weight * value.detach())
 
 
+def _idle_pass(job: Job, term: Term, batch: Batch, progress: Progress) -> None:
+    """Take part in a forward and backward pass of the other ranks, and add nothing."""
+    logged = dict(progress.metrics)
+    job.accelerator.backward(0.0 * term.total(batch))
+    progress.metrics = logged
+
+
 def _take_gradients(job: Job) -> GradMap:
+    job.loss_scale.undo()
     gradients: dict[str, Any] = {name: p.grad for name, p in job.parameters.items() if p.grad is not None}
-    for name, parameter in job.parameters.items():
-        if name in gradients and job.accelerator.num_processes > 1:
-            gradients[name] = job.accelerator.reduce(gradients[name], reduction="sum")
+    for parameter in job.parameters.values():
         parameter.grad = None
     return gradients
 
@@ -199,5 +261,5 @@ def check_finite(values: dict[str, float], step: int) -> None:
 
 @functools.cache
 def accelerator() -> Accelerator:
-    """The process's Accelerator: its device, backward and reduction across workers."""
+    """The process's Accelerator: its device and backward."""
     return Accelerator(cpu=not torch.cuda.is_available())

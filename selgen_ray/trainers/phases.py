@@ -10,9 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from selgen_ray.trainers import optim
+from selgen_ray.data.encode import Batch
+from selgen_ray.trainers import optim, ranks
 from selgen_ray.trainers.checkpoints import Checkpoint, Checkpoints, capture, restore
-from selgen_ray.trainers.loop import Job, Progress, Term, check_finite, fit, weighted
+from selgen_ray.trainers.loop import GradMap, Job, Progress, Term, check_finite, fit, weighted
 
 if TYPE_CHECKING:
     from selgen_ray.trainers.base import BaseTrainer
@@ -59,7 +60,7 @@ class Phase:
         self.trainer, self.name, self.checkpoints = trainer, name, checkpoints
         cfg, terms = trainer.cfg, weighted(terms)
         names = list(dict.fromkeys(term.stream for term in terms if term.stream))
-        streams = trainer.sets.streams(names, name)
+        self._streams = streams = trainer.sets.streams(names, name)
         self.epoch_steps = streams[names[0]].steps_per_epoch
         num_steps = max_steps or epochs * self.epoch_steps
         optimizer = optim.build_optimizer(list(trainer.parameters.values()), cfg)
@@ -68,28 +69,64 @@ class Phase:
             model=trainer.model,
             parameters=trainer.parameters,
             terms=terms,
-            micro_batches=lambda s, step: [trainer.micro_batch(s, rows) for rows in streams[s].step(step)],
+            micro_batches=self._micro_batches,
+            idle_batch=self._idle_batch,
             num_steps=num_steps,
             optimizer=optimizer,
             scheduler=optim.build_scheduler(optimizer, cfg, num_steps),
             accelerator=trainer.accelerator,
             seed=trainer.config.model_seed,
             max_grad_norm=cfg.max_grad_norm,
+            attempt=self._attempt,
             **hooks,
         )
         self._last_log = (time.monotonic(), 0)
 
-    def run(self, after_step: AfterStep | None = None, found: Checkpoint | None = None) -> None:
-        """Train to the end, from `found` or the newest checkpoint if there is one.
+    def _micro_batches(self, stream: str, step: int) -> list[Batch]:
+        of_all_ranks = self.trainer.memory.split(self._streams[stream].step(step))
+        mine = of_all_ranks[ranks.rank() :: ranks.world_size()]
+        return [self.trainer.micro_batch(stream, rows) for rows in mine]
+
+    def _idle_batch(self, stream: str, step: int) -> Batch | None:
+        """Where the ranks share the base out, what one that has a micro-batch less computes beside the others."""
+        of_all_ranks = self._streams[stream].step(step)
+        left_over = len(of_all_ranks) % ranks.world_size()
+        idles = self.trainer.fsdp and left_over and ranks.rank() >= left_over
+        return self.trainer.micro_batch(stream, of_all_ranks[0]) if idles else None
+
+    def _attempt(self, compute: Callable[[], dict[str, GradMap]], progress: Progress) -> dict[str, GradMap]:
+        def undo() -> None:
+            self.job.optimizer.zero_grad(set_to_none=True)
+            self.job.loss_scale.undo()
+
+        def rows() -> int:
+            return max(len(rows) for stream in self._streams.values() for rows in stream.step(progress.step))
+
+        return self.trainer.memory.step(compute, progress, undo, rows)
+
+    def start(self, found: Checkpoint | None) -> Progress:
+        """Where the phase stands: at its beginning, or where a checkpoint left it."""
+        progress = restore(found, self.job) if found else Progress()
+        self.trainer.progress = progress
+        return progress
+
+    def run(self, after_step: AfterStep | None = None, progress: Progress | None = None) -> None:
+        """Train to the end.
 
         Args:
             after_step: called after each optimizer step; default: log and save checkpoints.
+            progress: from `start`; default: where the newest checkpoint left it.
+
+        Raises:
+            TrialStopped: the trial was asked to stop; a checkpoint of its last step is written.
         """
-        found = found or (self.checkpoints.newest() if self.checkpoints else None)
-        progress = restore(found, self.job) if found else Progress()
-        self.trainer.progress = progress
+        progress = progress or self.start(self.checkpoints.newest() if self.checkpoints else None)
         self.rest(progress)
-        fit(self.job, progress, lambda p: (after_step or Phase._log_and_save)(self, p))
+        try:
+            fit(self.job, progress, lambda p: (after_step or Phase._log_and_save)(self, p))
+        finally:
+            if self.checkpoints:  # or the thread would write into a folder that is deleted now
+                self.checkpoints.flush()
 
     def log(self, progress: Progress) -> Reading:
         """Read losses and metrics, and send them to whoever watches the trial."""
@@ -109,11 +146,25 @@ class Phase:
         """Let the clock of the throughput start now: what lay before was not training."""
         self._last_log = (time.monotonic(), progress.tokens_processed)
 
-    def save(self, progress: Progress, state: dict[str, Any]) -> None:
-        """Save a checkpoint every `save_steps` steps, but none at the end of the phase."""
+    def save(self, progress: Progress, state: Callable[[], dict[str, Any]]) -> None:
+        """Save a checkpoint every `save_steps` steps, but none at the end of the phase; or now, when it is to stop.
+
+        Raises:
+            TrialStopped: the trial was asked to stop; the checkpoint is written.
+        """
+        ranks.agree(self.trainer.stop)
+        if self.trainer.stop.requested:
+            self.save_now(progress, state())
+            self.trainer.stop.check(progress.step)
         due = progress.step % self.trainer.cfg.save_steps == 0 and progress.step < self.job.num_steps
         if self.checkpoints and due:
+            self.checkpoints.save(capture(self.job, progress, state()))
+
+    def save_now(self, progress: Progress, state: dict[str, Any]) -> None:
+        """Save a checkpoint, and wait until it is written."""
+        if self.checkpoints:
             self.checkpoints.save(capture(self.job, progress, state))
+            self.checkpoints.flush()
 
     def log_is_due(self, progress: Progress) -> bool:
         """Every `logging_steps` steps, at the end of an epoch, and at the end."""
@@ -124,4 +175,4 @@ class Phase:
     def _log_and_save(self, progress: Progress) -> None:
         if self.log_is_due(progress):
             self.log(progress).check_finite(progress.step)
-        self.save(progress, {})
+        self.save(progress, dict)

@@ -44,12 +44,16 @@ class BaseValues:
 
 
 def _ask_base(trainer: BaseTrainer, stream: str, compute: Callable[[Batch], list[Tensor]]) -> list[Tensor]:
-    found: dict[int, Tensor] = {}
+    def every_row() -> dict[int, Tensor]:
+        found: dict[int, Tensor] = {}
+        for batch in trainer.batches(stream):
+            found |= zip(batch.rows, compute(batch), strict=True)
+        return found
+
     was_training = trainer.model.training
     trainer.model.eval()
     with torch.no_grad(), models.adapter_off(trainer.model):
-        for batch in trainer.batches(stream):
-            found |= zip(batch.rows, compute(batch), strict=True)
+        found = trainer.passes(every_row)
     trainer.model.train(was_training)
     return [found[row] for row in sorted(found)]
 

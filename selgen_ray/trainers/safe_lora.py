@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from selgen_ray import models
 from selgen_ray.config import TrialConfig
 from selgen_ray.errors import ModelError
+from selgen_ray.sharding import whole
 from selgen_ray.trainers.base import BaseTrainer, Edit
 from selgen_ray.trainers.directions import PROXY_EPOCHS, throw_away_training
 from selgen_ray.trainers.loop import Term
@@ -63,6 +64,12 @@ class SafeLoRATrainer(BaseTrainer):
             raise ValueError("safe_lora projects LoRA matrices: it needs is_peft true")
         if cfg.lora_bias != "none":
             raise ValueError(f"safe_lora keeps two adapters, which share no lora_bias {cfg.lora_bias!r}")
+        if cfg.safe_lora_base_model and (cfg.load_in_4bit or cfg.load_in_8bit):
+            which = "load_in_4bit" if cfg.load_in_4bit else "load_in_8bit"
+            raise ValueError(
+                f"safe_lora_base_model is compared with the start model's weights, which {which} rounds by more than "
+                f"two models differ: leave out one of the two"
+            )
         if cfg.safe_lora_type == "number" and cfg.safe_lora_num_proj_layers is None:
             raise ValueError("safe_lora_type number needs safe_lora_num_proj_layers")
         if cfg.safe_lora_type == "number" and cfg.safe_lora_sweep_thresholds:
@@ -150,7 +157,7 @@ class SafeLoRATrainer(BaseTrainer):
         offsets = {}
         for name, layer in self.layers.items():
             key = name.removeprefix(_PEFT) + ".weight"
-            start = layer.get_base_layer().weight.detach().float().cpu()
+            start = whole(layer.get_base_layer().weight.detach()).float().cpu()
             if key not in other or other[key].shape != start.shape:
                 shape = tuple(start.shape)
                 raise ModelError(f"safe_lora_base_model {self.safe_lora_base_model}: has no {key} of {shape}")

@@ -14,12 +14,14 @@ from selgen_ray.config import FinetuneConfig
 from selgen_ray.fingerprint import model_fingerprint
 from selgen_ray.models import Model
 from selgen_ray.storage import Folder
-from selgen_ray.trainers import plugins
+from selgen_ray.trainers import plugins, ranks
 from selgen_ray.trainers.loop import GradMap
 
 
 class Sharing:
     """Looks values up in the sweep's cache, by a key that covers start model, versions and code besides what is asked.
+
+    Rank 0 looks; what is not there yet all ranks compute together.
 
     Args:
         cache: None: nothing is shared, everything is computed.
@@ -36,7 +38,7 @@ class Sharing:
 
     @functools.cached_property
     def _common(self) -> dict[str, Any]:
-        how = self._cfg.model_dump(include={"dtype", "load_in_4bit", "load_in_8bit"})
+        how = self._cfg.model_dump(include={"dtype", "load_in_4bit", "load_in_8bit", "attn_implementation"})
         return how | {
             "model": self._model_hash or model_fingerprint(self._cfg.model, self._cfg.model_revision),
             "commit": getattr(self._model.config, "_commit_hash", None),
@@ -53,11 +55,16 @@ class Sharing:
             key: plain JSON, all that the tensors depend on besides the start model.
             compute: gets a folder that outlives a crash, or None where nothing is shared.
         """
-        if self._cache is None:
+        cache = self._cache
+        if cache is None:
             return compute(None)
-        found = self._cache.tensors(kind, self._common | key, compute)
+        found = ranks.with_help(lambda together: cache.tensors(kind, self._common | key, together), compute)
         return {name: tensor.to(self._model.device) for name, tensor in found.items()}
 
     def json(self, kind: str, key: dict[str, Any], compute: Callable[[], Any]) -> Any:
         """A value of plain JSON."""
-        return self._cache.json(kind, self._common | key, lambda _: compute()) if self._cache else compute()
+        cache = self._cache
+        if cache is None:
+            return compute()
+        ask = lambda together: cache.json(kind, self._common | key, lambda _: together())  # noqa: E731
+        return ranks.with_help(ask, compute)

@@ -43,6 +43,7 @@ CHANGES_RESULTS = {"max_to_eval": 1, "max_new_tokens": 1}
 EXECUTION = {
     "use_gradient_checkpointing": True,
     "per_device_eval_batch_size": 2,
+    "auto_batch": True,
     "logging_steps": 1,
     "save_steps": 2,
     "max_checkpoints_to_keep": 1,
@@ -50,8 +51,8 @@ EXECUTION = {
     "output_dir": "/somewhere",
     "finetuned_model_id": "name",
 }
-# tested elsewhere: another model (test_fingerprint), bitsandbytes (test_trial: needs CUDA and says so)
-ELSEWHERE = {"model", "model_revision", "load_in_4bit", "load_in_8bit"}
+# tested elsewhere: another model (test_fingerprint); how it is loaded, and that device_map is refused (test_hardware)
+ELSEWHERE = {"model", "model_revision", "load_in_4bit", "load_in_8bit", "attn_implementation", "device_map"}
 # kl_divergence reads a second stream, continuous and shorter than outcome
 STRATEGY = ("kl_divergence", {"beta_kl": 2.0})
 
@@ -61,6 +62,7 @@ def test_every_field_is_classed():
     assert classed == FinetuneConfig.model_fields.keys()
     assert TrialConfig.model_fields.keys() == {
         *("proxy_strategy", "seed", "data_seed", "model_seed", "experiment_name", "data", "finetune_config"),
+        "num_workers",  # test_ranks
     }
     assert DataConfig.model_fields.keys() == {*("outcome", "proxy", "proxy_neg", "truth", "collateral", "world", "toy")}
 
