@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from selgen_ray.errors import SpecError
 from selgen_ray.space import SweepSpec, load_space, plan_counts
 
 Load = Callable[..., SweepSpec]
@@ -362,7 +363,7 @@ def test_a_slug_tells_values_apart_that_print_alike(load: Load) -> None:
 
 
 def test_a_clash_of_short_hashes_makes_them_longer(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("selgen_ray.space.expansion._DIGITS", 0)
+    monkeypatch.setattr("selgen_ray.space.naming._DIGITS", 0)
     spec = load("grid: {finetune_config.learning_rate: [0.10000001, 0.10000002]}")
     assert len({trial.slug for trial in spec.trials}) == 2
 
@@ -389,6 +390,37 @@ def test_settings_of_the_sweep(load: Load) -> None:
     assert (spec.resources.gpus, spec.resources.cpus, spec.resources.max_concurrent) == (0.5, 1, 8)
     assert (spec.pareto.x, spec.pareto.y) == ("task_test/accuracy", "alignment")
     assert load("name: x").resources.gpus is None
+
+
+def test_several_workers_are_part_of_what_a_trial_is(load: Load) -> None:
+    """The global batch grows with them; who shares the work out, and on what, changes nothing."""
+    plain = load("seeds: [1]")
+    assert plain.trials[0].config.num_workers == 1
+    assert ids(load("seeds: [1]\nresources: {workers: 1}")) == ids(load("resources: {workers: null}\nseeds: [1]"))
+    spec = load("seeds: [1]\nresources: {workers: 4, cpus_per_worker: 2, gpus_per_worker: 1.0}\noverrides: [{}]")
+    (trial,) = spec.trials
+    assert trial.config.num_workers == 4 and trial.trial_id != plain.trials[0].trial_id
+    assert (spec.resources.gpus_per_worker, spec.resources.cpus_per_worker, spec.resources.strategy) == (1, 2, None)
+    assert ids(spec) == ids(load("seeds: [1]\nresources: {workers: 4, strategy: fsdp, gpus_per_worker: 0}"))
+
+
+def test_a_config_of_an_earlier_run_has_the_workers_of_this_one(load: Load) -> None:
+    text = "base: config.json\nseeds: [1]\nresources: {workers: %s}"
+    assert load(text % 4, config__json='{"num_workers": 4}').trials[0].config.num_workers == 4
+    assert load(text % "null", config__json='{"num_workers": 1}').trials[0].config.num_workers == 1
+    with pytest.raises(SpecError, match=r"config\.json:1: num_workers: found 4, .* set resources\.workers: 4"):
+        load(text % "null", config__json='{"num_workers": 4}')
+
+
+def test_early_stopping_is_off_by_default(load: Load) -> None:
+    assert load("name: x").early_stopping.scheduler is None
+    assert load("early_stopping: {}").early_stopping == load("early_stopping: null").early_stopping
+    rule = load("early_stopping: {scheduler: asha, metric: align_test/loss, keep: [task_trained]}").early_stopping
+    assert (rule.scheduler, rule.metric, rule.grace_epochs, rule.keep) == ("asha", "align_test/loss", 1, ["naive"])
+    rule = load("early_stopping: {scheduler: median, min_settings: 5, mode: min, grace_epochs: 2}").early_stopping
+    assert (rule.scheduler, rule.min_settings, rule.mode, rule.grace_epochs) == ("median", 5, "min", 2)
+    steps = "early_stopping: {scheduler: asha, grace_epochs: 8}\nbase: {finetune_config.max_steps: 10}"
+    assert load(steps).early_stopping.grace_epochs == 8, "how many epochs ten steps are, the data says"
 
 
 # files ----------------------------------------------------------------------------------------------------

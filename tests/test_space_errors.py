@@ -57,7 +57,12 @@ UNKNOWN_KEYS = [
     ("zip:\n- {}\n- {epochs: 1}", 3, "zip[1].epochs", ["'zip[1].finetune_config.epochs'"]),
     ("overrides:\n- {sed: 1}", 2, "overrides[0].sed", ["'overrides[0].seed'"]),
     ("exclude:\n- {sed: 1}", 2, "exclude[0].sed", ["'exclude[0].seed'"]),
-    ("resources:\n  gpu: 1", 2, "resources.gpu", ["cpus, gpus, max_concurrent", "'resources.gpus'"]),
+    (
+        "resources:\n  gpu: 1",
+        2,
+        "resources.gpu",
+        ["cpus, cpus_per_worker, gpus, gpus_per_worker, max", "'resources.gpus'"],
+    ),
     ("pareto: {require: x}", 1, "pareto.require", ["Allowed: x, y"]),
     ("strategies:\n  naive: {girds: {}}", 2, "strategies.naive.girds", ["fixed, grid, zip", "'grid'"]),
     (
@@ -181,9 +186,9 @@ VALUES = [
         ["warmup_steps and warmup_ratio are both given"],
     ),
     (
-        BASE + "load_in_4bit: true\nresources: {gpus: 0}",
+        BASE + "optim: paged_adamw_8bit\nresources: {gpus: 0}",
         4,
-        "base.finetune_config.load_in_4bit",
+        "base.finetune_config.optim",
         ["needs a CUDA device", "resources.gpus is 0"],
     ),
     ("base:\n  finetune_config: 3", 2, "base.finetune_config", ["found 3", "a mapping"]),
@@ -248,6 +253,176 @@ VALUES = [
     (BASE + "model: Qwen/Qwen3-8B", 4, "base.finetune_config.model", ["data.outcome", "data.world: toy"]),
 ]
 
+SEARCH = "strategies:\n  kl_divergence:\n    search:\n      "
+RANDOM = SEARCH + "algorithm: random\n      num_settings: 3\n      "
+OPTUNA = SEARCH + "algorithm: optuna\n      num_settings: 3\n      "
+BETA = "finetune_config.beta_kl: "
+AT = "strategies.kl_divergence.search"  # its line is 3, and that of the key after `num_settings` is 6
+BETA_AT = f"{AT}.finetune_config.beta_kl"
+
+SEARCHES = [
+    ("search: {algorithm: random}", 1, "search", ["strategies.kl_divergence.search"]),
+    ("strategies:\n  kl_divergence: {serach: {}}", 2, "strategies.kl_divergence.serach", ["zip, search", "'search'"]),
+    ("strategies: {kl_divergence: {search: [1]}}", 1, AT, ["found a list", "a mapping"]),
+    (RANDOM, 3, AT, ["searches no key", "min: 1e-5"]),
+    (
+        SEARCH + "algorithm: bayes\n      num_settings: 3\n      " + BETA + "{min: 1, max: 2}",
+        4,
+        f"{AT}.algorithm",
+        ["found 'bayes'", "random, optuna"],
+    ),
+    (
+        SEARCH + "algoritm: random\n      num_settings: 3\n      " + BETA + "{min: 1, max: 2}",
+        4,
+        f"{AT}.algoritm",
+        ["algorithm, num_settings, seed", "'algorithm'"],
+    ),
+    (SEARCH + "algorithm: random\n      " + BETA + "{min: 1, max: 2}", 3, AT, ["lacks 'num_settings'", ">= 1"]),
+    (
+        SEARCH + "algorithm: random\n      num_settings: 0\n      " + BETA + "{min: 1, max: 2}",
+        5,
+        f"{AT}.num_settings",
+        ["found 0", "a whole number >= 1"],
+    ),
+    (RANDOM + "seed: -1\n      " + BETA + "{min: 1, max: 2}", 6, f"{AT}.seed", ["found -1", ">= 0"]),
+    (RANDOM + "metric: alignment\n      " + BETA + "{min: 1, max: 2}", 6, f"{AT}.metric", ["has no objective"]),
+    (OPTUNA + "mode: max\n      " + BETA + "{min: 1, max: 2}", 6, f"{AT}.mode", ["metric is not", "pareto.x"]),
+    (OPTUNA + "metric: aligment\n      " + BETA + "{min: 1, max: 2}", 6, f"{AT}.metric", ["found 'aligment'"]),
+    (
+        OPTUNA + "metric: align_tset/loss\n      " + BETA + "{min: 1, max: 2}",
+        6,
+        f"{AT}.metric",
+        ["there is no set 'align_tset'", "'align_test/loss'"],
+    ),
+    (RANDOM + BETA + "[1, 2]", 6, BETA_AT, ["found [1, 2]", "{min: ..., max: ...}", "{choices: [1, 2]}"]),
+    (RANDOM + BETA + "3", 6, BETA_AT, ["found 3", "{choices: [3]}"]),
+    (RANDOM + BETA + "{min: 1}", 6, BETA_AT, ["lacks max"]),
+    (RANDOM + BETA + "{min: 2, max: 1}", 6, f"{BETA_AT}.max", ["found 1", "not above min, 2"]),
+    (RANDOM + BETA + "{min: -1, max: 1}", 6, f"{BETA_AT}.min", ["found -1", "a finite number >= 0"]),
+    (OPTUNA + BETA + "{min: 1, max: .inf}", 6, f"{BETA_AT}.max", ["found inf", "a finite number >= 0"]),
+    (RANDOM + BETA + "{min: 0, max: 1, log: true}", 6, f"{BETA_AT}.min", ["found 0", "above 0"]),
+    (RANDOM + BETA + "{min: 0, max: 1, log: maybe}", 6, f"{BETA_AT}.log", ["found 'maybe'", "true or false"]),
+    (RANDOM + BETA + "{min: true, max: 1}", 6, f"{BETA_AT}.min", ["found true", "a finite number"]),
+    (RANDOM + BETA + "{min: 1, max: 2, lgo: true}", 6, f"{BETA_AT}.lgo", ["min, max, log, choices", "'log'"]),
+    (RANDOM + BETA + "{choices: []}", 6, f"{BETA_AT}.choices", ["empty list"]),
+    (RANDOM + BETA + "{choices: [1, x]}", 6, f"{BETA_AT}.choices[1]", ["found 'x'", "a finite number"]),
+    (RANDOM + BETA + "{choices: [1, 1.0]}", 6, f"{BETA_AT}.choices[1]", ["given twice"]),
+    (RANDOM + BETA + "{choices: [1], min: 1}", 6, f"{BETA_AT}.min", ["stands beside choices"]),
+    (
+        RANDOM + "finetune_config.r: {min: 1.5, max: 8}",
+        6,
+        f"{AT}.finetune_config.r.min",
+        ["found 1.5", "a whole number >= 1"],
+    ),
+    (
+        RANDOM + "finetune_config.optim: {min: 1, max: 8}",
+        6,
+        f"{AT}.finetune_config.optim",
+        ["takes no number", "sgd", "give choices"],
+    ),
+    (
+        RANDOM + "finetune_config.lambda_proxy: {min: 1, max: 8}",
+        6,
+        f"{AT}.finetune_config.lambda_proxy",
+        ["no knob of strategy 'kl_divergence'", "positive_negative_proxy"],
+    ),
+    (RANDOM + "beta_kl: {min: 1, max: 8}", 6, f"{AT}.beta_kl", [f"'{BETA_AT}'"]),
+    (RANDOM + "proxy_strategy: {choices: [naive]}", 6, f"{AT}.proxy_strategy", ["`strategies`"]),
+    (OPTUNA + "data_seed: {min: 1, max: 8}\nseeds: [1]\nsead: 1", 8, "sead", ["'seeds'"]),
+    (
+        OPTUNA + BETA + "{min: 1, max: 2}\n    fixed: {finetune_config.beta_kl: 1}",
+        6,
+        BETA_AT,
+        ["is also set by strategies.kl_divergence.fixed.finetune_config.beta_kl (line 7)"],
+    ),
+    (
+        OPTUNA + "finetune_config.warmup_ratio: {min: 0.1, max: 0.3}\nbase: {finetune_config.warmup_steps: 3}",
+        6,
+        f"{AT}.finetune_config.warmup_ratio",
+        ["warmup_steps and warmup_ratio are both given"],
+    ),
+    (OPTUNA + BETA + "{min: 1, max: 2}\nexclude: [{proxy_strategy: kl_divergence}]", None, "", ["no trial is left"]),
+]
+
+STOPPING = [
+    ("early_stopping: asha", 1, "early_stopping", ["found 'asha'", "a mapping"]),
+    ("early_stopping: {schedule: asha}", 1, "early_stopping.schedule", ["grace_epochs, keep", "scheduler'"]),
+    ("early_stopping: {scheduler: ahsa}", 1, "early_stopping.scheduler", ["found 'ahsa'", "asha, median", "'asha'"]),
+    ("early_stopping: {metric: alignment}", 1, "early_stopping.metric", ["scheduler is not: asha or median"]),
+    ("early_stopping: {scheduler: asha, metric: accuracy}", 1, "early_stopping.metric", ["'set/metric'"]),
+    (
+        "early_stopping: {scheduler: asha, metric: task_tst/loss}",
+        1,
+        "early_stopping.metric",
+        ["there is no set 'task_tst'", "align_test_minus_align_train", "'task_test/loss'"],
+    ),
+    ("early_stopping: {scheduler: asha, mode: maximum}", 1, "early_stopping.mode", ["max, min", "'max'"]),
+    ("early_stopping: {scheduler: asha, grace_epochs: 0}", 1, "early_stopping.grace_epochs", ["found 0", ">= 1"]),
+    (
+        "early_stopping: {scheduler: asha, reduction_factor: 1}",
+        1,
+        "early_stopping.reduction_factor",
+        ["found 1", "> 1"],
+    ),
+    (
+        "early_stopping: {scheduler: median, reduction_factor: 3}",
+        1,
+        "early_stopping.reduction_factor",
+        ["belongs to scheduler: asha", "median"],
+    ),
+    (
+        "early_stopping: {scheduler: asha, min_settings: 3}",
+        1,
+        "early_stopping.min_settings",
+        ["belongs to scheduler: median", "asha"],
+    ),
+    ("early_stopping: {scheduler: asha, keep: [niave]}", 1, "early_stopping.keep[0]", ["'niave'", "'naive'"]),
+    ("early_stopping: {scheduler: asha, keep: naive}", 1, "early_stopping.keep", ["found 'naive'", "a list"]),
+    ("early_stopping: {scheduler: asha, keep: [dpo]}", 1, "early_stopping.keep[0]", ["'dpo'", "are naive"]),
+    (
+        "early_stopping:\n  scheduler: asha\n  grace_epochs: 3",
+        3,
+        "early_stopping.grace_epochs",
+        ["no setting could ever be stopped", "the longest trial has 3 epochs"],
+    ),
+    (
+        "early_stopping:\n  scheduler: asha\nbase: {finetune_config.epochs: 1}",
+        2,
+        "early_stopping.scheduler",
+        ["grace_epochs is 1", "1 epoch."],
+    ),
+]
+
+WORKERS = [
+    ("resources:\n  workers: 2\n  gpus: 1", 3, "resources.gpus", ["workers and gpus", "gpus_per_worker instead"]),
+    ("resources:\n  workers: 2\n  cpus: 1", 3, "resources.cpus", ["workers and cpus", "cpus_per_worker instead"]),
+    ("resources: {workers: 0}", 1, "resources.workers", ["found 0", "a whole number >= 1"]),
+    ("resources: {workers: 2, gpus_per_worker: 0.5}", 1, "resources.gpus_per_worker", ["found 0.5", "whole GPUs"]),
+    ("resources: {workers: 2, cpus_per_worker: 0}", 1, "resources.cpus_per_worker", ["found 0", "> 0"]),
+    ("resources: {workers: 2, strategy: dpd}", 1, "resources.strategy", ["found 'dpd'", "ddp, fsdp", "'ddp'"]),
+    ("resources: {strategy: fsdp}", 1, "resources.strategy", ["workers is not"]),
+    ("resources: {gpus_per_worker: 1}", 1, "resources.gpus_per_worker", ["workers is not"]),
+    (
+        "resources: {workers: 2, strategy: fsdp}\nbase:\n  finetune_config.is_peft: false",
+        3,
+        "base.finetune_config.is_peft",
+        ["found false", "resources.strategy: fsdp", "is_peft: true"],
+    ),
+    (
+        "resources: {workers: 2, gpus_per_worker: 0}\nbase:\n  finetune_config.optim: paged_adamw_8bit",
+        3,
+        "base.finetune_config.optim",
+        ["needs a CUDA device", "resources.gpus_per_worker is 0"],
+    ),
+    ("base: {num_workers: 2}", 1, "base.num_workers", ["found 2", "set resources.workers: 2"]),
+    ("seeds: [1]\ngrid: {num_workers: [2]}", 2, "grid.num_workers[0]", ["resources.workers"]),
+    ("resources: {workers: 2}\noverrides: [{num_workers: 2}]", 2, "overrides[0].num_workers", ["resources.workers"]),
+    (RANDOM + "num_workers: {choices: [2]}", 6, f"{AT}.num_workers.choices[0]", ["resources.workers"]),
+    ("pareto: {x: align_tset/loss}", 1, "pareto.x", ["there is no set 'align_tset'", "'align_test/loss'"]),
+]
+
+NEW_SECTIONS = [*SEARCHES, *STOPPING, *WORKERS]
+
 SYNTAX = [
     ("", None, "", ["empty"]),
     ("- 1", None, "", ["found a list", "a mapping"]),
@@ -282,7 +457,9 @@ SYNTAX = [
 ]
 
 
-@pytest.mark.parametrize(("text", "line", "key", "words"), [*UNKNOWN_KEYS, *WRONG_PLACE, *VALUES, *SYNTAX])
+@pytest.mark.parametrize(
+    ("text", "line", "key", "words"), [*UNKNOWN_KEYS, *WRONG_PLACE, *VALUES, *NEW_SECTIONS, *SYNTAX]
+)
 def test_a_problem_says_where_what_and_what_else(
     fail: Fail, text: str | bytes, line: int | None, key: str, words: list[str]
 ) -> None:
@@ -295,7 +472,7 @@ def test_a_problem_says_where_what_and_what_else(
     assert told[0] in str(error)
 
 
-@pytest.mark.parametrize(("text", "line", "key", "words"), [*UNKNOWN_KEYS, *VALUES, *SYNTAX])
+@pytest.mark.parametrize(("text", "line", "key", "words"), [*UNKNOWN_KEYS, *VALUES, *NEW_SECTIONS, *SYNTAX])
 def test_one_mistake_is_told_once(fail: Fail, text: str | bytes, line: int | None, key: str, words: list[str]) -> None:
     pair = "identical" in words  # of two seeds that are both fixed, either may go
     assert len(fail(text).problems) == (2 if pair else 1)
@@ -305,7 +482,7 @@ def test_all_problems_at_once(fail: Fail) -> None:
     error = fail(
         "name: a b\n"
         "base:\n"
-        "  finetune_config: {learning_rate: fast, epochs: true, load_in_8bit: true, lerning_rate: 1}\n"
+        "  finetune_config: {learning_rate: fast, epochs: true, optim: paged_adamw_8bit, lerning_rate: 1}\n"
         "  data: {outcome: nowhere.jsonl}\n"
         "  data.world: mars\n"
         "grid:\n"
@@ -323,7 +500,7 @@ def test_all_problems_at_once(fail: Fail) -> None:
         (3, "base.finetune_config.epochs"),
         (3, "base.finetune_config.learning_rate"),
         (3, "base.finetune_config.lerning_rate"),
-        (3, "base.finetune_config.load_in_8bit"),
+        (3, "base.finetune_config.optim"),
         (4, "base.data.outcome"),
         (5, "base.data.world"),
         (7, "grid.finetune_config.r[1]"),

@@ -9,12 +9,24 @@ from pydantic import ValidationError
 
 from selgen_ray.errors import Problem, SpecError
 from selgen_ray.space.document import Document, read_document, read_space
-from selgen_ray.space.expansion import Checked, expand, named, unique, without_excluded
+from selgen_ray.space.expansion import Checked, Checker, expand, without_excluded
 from selgen_ray.space.keys import explain, fields, nested, registered_keys
-from selgen_ray.space.models import Pareto, Resources, SweepSettings, SweepSpec, Trial, plan_counts
+from selgen_ray.space.models import (
+    Pareto,
+    Resources,
+    SearchSpec,
+    StoppingRule,
+    SweepSettings,
+    SweepSpec,
+    Trial,
+    plan_counts,
+)
+from selgen_ray.space.naming import named, unique
 from selgen_ray.space.plugins import use_plugins
+from selgen_ray.space.templates import as_searches, find_searches
+from selgen_ray.space.trackers import misplaced, use_trackers
 
-__all__ = ["Pareto", "Resources", "SweepSpec", "Trial", "load_space", "plan_counts"]
+__all__ = ["Pareto", "Resources", "SearchSpec", "StoppingRule", "SweepSpec", "Trial", "load_space", "plan_counts"]
 
 
 def load_space(path: str | Path) -> SweepSpec:
@@ -33,27 +45,59 @@ def load_space(path: str | Path) -> SweepSpec:
     if used is None:
         raise SpecError(_in_order(problems, str(path)))
     tree, plugins = used
+    tree = use_trackers(tree, problems)
     keys = registered_keys()
     document = read_document(tree, keys, problems)
     settings = _settings(document, Path(path), problems)
-    trials = expand(document, keys, settings.name if settings else "", problems)
-    trials, excluded = without_excluded(trials, document, keys, problems)
+    checker = Checker(document, keys, settings.name if settings else "")
+    trials = expand(checker, problems)
+    found = find_searches(checker, problems)
+    samples = [trial for _, some in found for trial in some]
+    trials, excluded = without_excluded(trials, samples, checker, problems)
     if problems or settings is None:
         raise SpecError(_in_order(problems, str(path)))
+    searches = as_searches(found, settings.pareto)
+    if not trials and not searches:
+        raise SpecError([document.origin.problem("no trial is left: `exclude` matches all of them.")])
+    if wrong := _early_stopping(settings, document, [*trials, *samples]):
+        raise SpecError(wrong)
     kept, repeated = unique(trials)
     planned = named(kept)
     merged = _merged(repeated, {trial.trial_id: trial.name for trial in planned})
     notes = [*document.notes, *excluded, *merged]
-    return SweepSpec(**dict(settings), trials=planned, notes=notes, plugin_sources=plugins)
+    return SweepSpec(**dict(settings), trials=planned, searches=tuple(searches), notes=notes, plugin_sources=plugins)
 
 
 def _settings(document: Document, path: Path, problems: list[Problem]) -> SweepSettings | None:
     default = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-._") or "sweep"
     try:
-        return SweepSettings.model_validate({"name": default} | nested(document.settings))
+        settings = SweepSettings.model_validate({"name": default} | nested(document.settings))
+        wrong = misplaced(settings.trackers, settings.storage_path)
+        problems += [document.settings["trackers"].problem(told) for told in wrong]
+        return settings
     except ValidationError as error:
         problems += explain(error, document.settings, fields(SweepSettings), document.origin)
         return None
+
+
+def _early_stopping(settings: SweepSettings, document: Document, trials: list[Checked]) -> list[Problem]:
+    """What the sweep's trials leave of early stopping must be more than nothing."""
+    rule, problems = settings.early_stopping, []
+    if rule.scheduler is None:
+        return []
+    strategies = {trial.config.proxy_strategy for trial in trials}
+    for node in document.settings["early_stopping.keep"].value if rule.keep else ():
+        if node.value not in strategies:
+            told = f"found {node.value!r}, but the sweep's strategies are {', '.join(sorted(strategies))}."
+            problems.append(node.problem(told))
+    configs = [trial.config.finetune_config for trial in trials]
+    longest = max(config.epochs for config in configs)
+    if rule.grace_epochs >= longest and all(config.max_steps is None for config in configs):
+        key = "grace_epochs" if "early_stopping.grace_epochs" in document.settings else "scheduler"
+        told = f"no setting could ever be stopped: grace_epochs is {rule.grace_epochs}, the longest trial has"
+        place = document.settings[f"early_stopping.{key}"]
+        problems.append(place.problem(f"{told} {longest} epoch{'s' if longest > 1 else ''}."))
+    return problems
 
 
 def _merged(pairs: list[tuple[Checked, Checked]], names: dict[str, str]) -> list[str]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic.fields import FieldInfo
 
 from selgen_ray.errors import Problem, nearest
-from selgen_ray.space.keys import Flat, Keys, fields, says_nothing
-from selgen_ray.space.mappings import Mappings, is_a
+from selgen_ray.space.keys import Flat, Keys, fields, is_valid, says_nothing, sections
+from selgen_ray.space.mappings import is_a
 from selgen_ray.space.models import SweepSettings
+from selgen_ray.space.searches import Searches, Section
 from selgen_ray.space.tree import Node, Origin, find, merge, read_tree, show
 
 Axis = list[Flat]
@@ -21,7 +22,8 @@ Axis = list[Flat]
 STREAMS = ("data_seed", "model_seed")
 _SECTIONS = ("extends", "base", "grid", "zip", "strategies", "overrides", "seeds", "exclude")
 _SETTINGS = fields(SweepSettings)
-_TOP = Keys({"": _SETTINGS | {key: FieldInfo() for key in _SECTIONS}}, {}, frozenset({"resources", "pareto"}))
+_TOP = Keys({"": _SETTINGS | {key: FieldInfo() for key in _SECTIONS}}, {}, frozenset(sections(SweepSettings)))
+_PARTS = ("fixed", "grid", "zip", "search")
 _ELSEWHERE = {
     "seed": "a seed cannot be varied here: list the seeds under `seeds`.",
     "proxy_strategy": "a strategy cannot be chosen here: list them under `strategies` or in `overrides`.",
@@ -30,20 +32,31 @@ _ELSEWHERE = {
 
 @dataclass(frozen=True)
 class Variant:
-    """A strategy, what it fixes over the base and the axes that multiply it; an override has no axes."""
+    """A strategy, what it fixes over the base and the axes that multiply it; an override has no axes.
+
+    `search` is one that depends on results; the settings of a random one are an axis.
+    """
 
     strategy: str
     origin: Origin
     fixed: Flat
     axes: list[Axis] = field(default_factory=list)
+    search: Section | None = None
+
+    def drawn(self) -> Variant:
+        """The same with a random search written out."""
+        if not self.search or self.search.settings.algorithm != "random":
+            return self
+        return replace(self, axes=[*self.axes, self.search.axis(self.strategy)], search=None)
 
 
 @dataclass(frozen=True)
 class Document:
-    """The sections of a search space; `seeds` may be empty, `settings` are those of SweepSettings."""
+    """The sections of a search space; `seeds` may be empty, `settings` are those of SweepSettings, `workers` one."""
 
     origin: Origin
     settings: Flat
+    workers: Node | None
     base: Flat
     variants: list[Variant]
     overrides: list[Variant]
@@ -84,9 +97,18 @@ def read_space(path: Path, problems: list[Problem], chain: tuple[Path, ...] = ()
     return tree
 
 
-class _Sections(Mappings):
+class _Sections(Searches):
     def document(self, tree: Node) -> Document:
+        if "search" in tree.value:
+            told = "belongs into the section of a strategy: strategies.kl_divergence.search, for example."
+            self.problems.append(tree.value["search"].problem(told))
+            tree = Node({key: node for key, node in tree.value.items() if key != "search"}, tree.origin)
         settings = self.settings(tree)
+        workers = settings.get("resources.workers")
+        if workers and is_valid(self.keys.known["num_workers"], workers.value):
+            self.workers = workers.value
+        else:
+            workers = None
         sections = {key: tree.value[key] for key in _SECTIONS if key in tree.value}
         unread = {
             key
@@ -102,6 +124,7 @@ class _Sections(Mappings):
         return Document(
             origin=tree.origin,
             settings=settings,
+            workers=workers,
             base=base,
             variants=variants,
             overrides=[v for v in overrides if v],
@@ -117,6 +140,9 @@ class _Sections(Mappings):
         found = {key: node for key, node in self.entries(tree, _TOP).items() if key in _SETTINGS}
         if "name" in found and found["name"].value is None:
             del found["name"]  # its default, that of the file, is not in the model
+        if "early_stopping.keep" in found and isinstance((kept := found["early_stopping.keep"]).value, list):
+            names = [Node(name, item.origin) for item in kept.value if (name := self.strategy(item.value, item))]
+            found["early_stopping.keep"] = Node(names, kept.origin)
         return {key: node for key, node in found.items() if self.fits(_SETTINGS[key], node)}
 
     def axes(self, sections: dict[str, Node]) -> list[Axis]:
@@ -151,10 +177,10 @@ class _Sections(Mappings):
             name = base["proxy_strategy"].value if "proxy_strategy" in base else "naive"
             own = [Variant(str(name), Origin(file, key="base"), {})]
         axes = [self.shared(axis, [v.strategy for v in own]) for axis in axes]
-        joined = [Variant(v.strategy, v.origin, v.fixed, [*axes, *v.axes]) for v in own]
+        joined = [replace(v, axes=[*axes, *v.axes]) for v in own]
         for variant in joined:
             self.once(variant)
-        return joined
+        return [v.drawn() for v in joined]
 
     def strategies(self, node: Node) -> Iterable[Variant]:
         if not node.value or not is_a(dict, node, self.problems):
@@ -166,17 +192,20 @@ class _Sections(Mappings):
             if child.value is not None and not is_a(dict, child, self.problems):
                 continue
             parts = child.value or {}
-            for key in parts.keys() - {"fixed", "grid", "zip"}:
+            for key in parts.keys() - set(_PARTS):
                 near = self.keys.nearest(key)
                 hint = f" Did you mean '{child.origin.key}.fixed.{near}'?" if near else ""
-                hint = nearest(key, ("fixed", "grid", "zip")) or hint
-                told = f"unknown key {key!r}. Allowed: fixed, grid, zip.{hint}"
+                hint = nearest(key, _PARTS) or hint
+                told = f"unknown key {key!r}. Allowed: {', '.join(_PARTS)}.{hint}"
                 self.problems.append(parts[key].problem(told))
             fixed = self.flat(parts["fixed"]) if "fixed" in parts else {}
             axes = self.axes({key: parts[key] for key in ("grid", "zip") if key in parts})
             if strategy:
                 axes = [[self.owned(flat, strategy) for flat in axis] for axis in axes]
-                yield Variant(strategy, child.origin, self.owned(fixed, strategy), axes)
+                search = self.search(parts["search"], strategy) if "search" in parts else None
+                if search and len(self.owned(search.keys, strategy)) < len(search.keys):
+                    search = None
+                yield Variant(strategy, child.origin, self.owned(fixed, strategy), axes, search)
 
     def override(self, node: Node, base: Flat) -> Variant | None:
         if not is_a(dict, node, self.problems):
@@ -234,7 +263,8 @@ class _Sections(Mappings):
     def once(self, variant: Variant) -> None:
         """Report the keys that two sections set for one trial, and those that no section may set."""
         seen = dict(variant.fixed)
-        for axis in [[variant.fixed], *variant.axes]:
+        searched = [[variant.search.keys]] if variant.search else []
+        for axis in [[variant.fixed], *variant.axes, *searched]:
             keys = {key: node for flat in reversed(axis) for key, node in flat.items()}
             for key, node in keys.items():
                 if key in _ELSEWHERE:

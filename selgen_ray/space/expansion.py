@@ -6,8 +6,6 @@ import functools
 import itertools
 import math
 import operator
-import re
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +17,6 @@ from pydantic.fields import FieldInfo
 from selgen_ray import fingerprint
 from selgen_ray.config import ROLES, TrialConfig
 from selgen_ray.errors import Problem
-from selgen_ray.results import flatten
 from selgen_ray.space.document import STREAMS, Document, Variant
 from selgen_ray.space.keys import Flat, Keys, coerce, explain, nested, refused, says_nothing
 from selgen_ray.space.models import Trial
@@ -28,9 +25,8 @@ from selgen_ray.strict import null_is_default
 from selgen_ray.trainers import registry
 
 MAX_TRIALS = 100_000
-_SLUG_LENGTH = 80
-_DIGITS = 6  # of the setting's hash in a slug; more where two slugs would be equal
-_CUDA = "needs a CUDA device, but resources.gpus is 0; set it to 1, or leave it out to use what there is."
+_RESOURCES = ("gpus", "gpus_per_worker", "strategy")
+_CUDA = "needs a CUDA device, but resources.{} is 0; set it to 1, or leave it out to use what there is."
 _NO_DATA = "there is no outcome data: give data.outcome (JSON lines), or data.world: toy to generate it."
 _SAME_SEEDS = "is fixed, and so is the other one: trials of different seeds would be identical; remove one."
 
@@ -76,65 +72,86 @@ class Checked:
         )
 
 
-def expand(document: Document, keys: Keys, name: str, problems: list[Problem]) -> list[Checked]:
-    """The trials of a search space in order, duplicates included; what is wrong is added to `problems`.
+class Checker:
+    """What makes trials of candidates; a file is hashed once.
 
     Args:
         name: the sweep's, for trials without an experiment_name.
     """
-    num_settings = sum(math.prod(map(len, v.axes)) for v in [*document.variants, *document.overrides])
+
+    def __init__(self, document: Document, keys: Keys, name: str):
+        self.document, self.keys, self.name = document, keys, name
+        self._data_hash = functools.cache(fingerprint.file_sha256)
+        self._model_hash = functools.cache(fingerprint.model_fingerprint)
+
+    def check(self, candidates: Iterable[Candidate], problems: list[Problem]) -> list[Checked]:
+        """The validated trials, [] where there are problems; those found are added to `problems`."""
+        valid: list[tuple[Candidate, TrialConfig]] = []
+        for candidate in candidates:
+            config = _validate(candidate, self.keys, self.name, problems)
+            if config:
+                problems += _contradictions(candidate, config, self.document.settings)
+                valid.append((candidate, config))
+        if problems:  # hashing files would only repeat them
+            return []
+        problems += [problem for candidate, config in valid for problem in _missing_files(candidate, config)]
+        if problems:
+            return []
+        try:
+            return [self._checked(candidate, config) for candidate, config in valid]
+        except OSError as error:
+            problems.append(self.document.origin.problem(f"{error.filename} cannot be read: {error.strerror}."))
+            return []
+
+    def _checked(self, candidate: Candidate, config: TrialConfig) -> Checked:
+        data = {role: self._data_hash(path) for role, path in config.data.paths().items()}
+        model = self._model_hash(config.finetune_config.model, config.finetune_config.model_revision)
+        return Checked(candidate, config, data, model, fingerprint.settings(config, data, model))
+
+
+def expand(checker: Checker, problems: list[Problem]) -> list[Checked]:
+    """The trials of a search space in order, duplicates included; what is wrong is added to `problems`."""
+    document = checker.document
+    num_settings = sum(
+        math.prod(map(len, v.axes)) * (v.search.settings.num_settings if v.search else 1)
+        for v in [*document.variants, *document.overrides]
+    )
     total = num_settings * max(1, len(document.seeds))
     if total > MAX_TRIALS:
         problems.append(document.origin.problem(f"found {total:,} trials; allowed: {MAX_TRIALS:,}."))
         return []
-    gpus = document.settings.get("resources.gpus")
-    no_gpu = gpus is not None and gpus.plain() == 0
-    valid: list[tuple[Candidate, TrialConfig]] = []
-    for candidate in _candidates(document, keys, problems):
-        config = _validate(candidate, keys, name, problems)
-        if config:
-            problems += _contradictions(candidate, config, no_gpu)
-            valid.append((candidate, config))
-    if problems:  # hashing files would only repeat them
-        return []
-    problems += [problem for candidate, config in valid for problem in _missing_files(candidate, config)]
-    if problems:
-        return []
-    data_hash = functools.cache(fingerprint.file_sha256)
-    model_hash = functools.cache(fingerprint.model_fingerprint)
-    checked: list[Checked] = []
-    try:
-        for candidate, config in valid:
-            data = {role: data_hash(path) for role, path in config.data.paths().items()}
-            model = model_hash(config.finetune_config.model, config.finetune_config.model_revision)
-            settings = fingerprint.settings(config, data, model)
-            checked.append(Checked(candidate, config, data, model, settings))
-    except OSError as error:
-        problems.append(document.origin.problem(f"{error.filename} cannot be read: {error.strerror}."))
-    return checked
+    return checker.check(_candidates(document, checker.keys, problems), problems)
 
 
 # multiplying ----------------------------------------------------------------------------------------------
 
 
 def _candidates(document: Document, keys: Keys, problems: list[Problem]) -> Iterator[Candidate]:
-    seeds: list[Flat] = [{"seed": node} for node in document.seeds] or [{}]
-    for variant in document.variants:
+    seeds = seed_axis(document)
+    for variant in (v for v in document.variants if not v.search):
         for choice in itertools.product(*variant.axes, seeds):
             own = functools.reduce(operator.or_, choice, variant.fixed)
-            yield _candidate(document, variant, own, keys, problems)
+            yield make_candidate(document, variant, own, keys, problems)
     for override in document.overrides:
         fixed = _without_nulls(override.fixed, keys.by_strategy[override.strategy])
         has_seed = fixed.keys() & {"seed", *STREAMS}
         for seed in [{}] if has_seed else seeds:
-            yield _candidate(document, override, override.fixed | seed, keys, problems)
+            yield make_candidate(document, override, override.fixed | seed, keys, problems)
 
 
-def _candidate(document: Document, variant: Variant, own: Flat, keys: Keys, problems: list[Problem]) -> Candidate:
+def seed_axis(document: Document) -> list[Flat]:
+    """The seeds as the last axis; one without a value where none are given."""
+    return [{"seed": node} for node in document.seeds] or [{}]
+
+
+def make_candidate(document: Document, variant: Variant, own: Flat, keys: Keys, problems: list[Problem]) -> Candidate:
+    """A trial of a strategy: what the base gives, and its own values above it."""
     known = keys.by_strategy[variant.strategy]
     flat = _without_nulls({key: node for key, node in document.base.items() if key in known} | own, known)
     own, fixed = _without_nulls(own, known), _without_nulls(variant.fixed, known)
     flat["proxy_strategy"] = Node(variant.strategy, variant.origin)
+    if document.workers:
+        flat["num_workers"] = document.workers
     if all(_is_fixed(flat, key) for key in STREAMS):
         multiplied = "seed" in own and "seed" not in fixed and len(document.seeds) > 1
         if multiplied or ("seed" in fixed and not fixed.keys() & set(STREAMS)):
@@ -170,11 +187,18 @@ def _validate(candidate: Candidate, keys: Keys, name: str, problems: list[Proble
         return _validate(shorter, keys, name, problems) if len(rest) < len(flat) else None
 
 
-def _contradictions(candidate: Candidate, config: TrialConfig, no_gpu: bool) -> Iterable[Problem]:
+def _contradictions(candidate: Candidate, config: TrialConfig, sweep: Flat) -> Iterable[Problem]:
     """What is right by itself but cannot run."""
     flat = candidate.flat
-    if no_gpu:
-        yield from (flat[f"finetune_config.{key}"].problem(_CUDA) for key in config.finetune_config.cuda_only)
+    asked = {key: sweep[f"resources.{key}"].plain() for key in _RESOURCES if f"resources.{key}" in sweep}
+    for key in [key for key in ("gpus", "gpus_per_worker") if asked.get(key) == 0]:
+        told = _CUDA.format(key)
+        yield from (flat[f"finetune_config.{name}"].problem(told) for name in config.finetune_config.cuda_only)
+    for name, why in config.finetune_config.not_for_fsdp.items() if asked.get("strategy") == "fsdp" else ():
+        node = flat[f"finetune_config.{name}"]
+        yield node.problem(
+            f"found {str(node.plain()).lower()}, but resources.strategy: fsdp does not go with it: {why}."
+        )
     outcome = config.data.outcome or (flat["data.outcome"].value if "data.outcome" in flat else None)
     if config.world is None and outcome is None:
         related = [*(f"data.{role}" for role in ROLES), "finetune_config.model"]
@@ -191,20 +215,33 @@ def _missing_files(candidate: Candidate, config: TrialConfig) -> Iterable[Proble
 
 
 def without_excluded(
-    trials: list[Checked], document: Document, keys: Keys, problems: list[Problem]
+    trials: list[Checked], searched: list[Checked], checker: Checker, problems: list[Problem]
 ) -> tuple[list[Checked], list[str]]:
-    """The trials that no exclusion matches, and a note on every exclusion."""
+    """The trials that no exclusion matches, and a note on every exclusion.
+
+    Args:
+        searched: trials of searches, of which a note only says that some are matched.
+    """
     notes: list[str] = []
-    for origin, flat in document.exclude:
-        wanted = _wanted(flat, keys, problems)
-        left = [t for t in trials if not _matches(t.config, wanted, keys.by_strategy[t.config.proxy_strategy])]
+    for origin, wanted in exclusions(checker, problems):
+        left = [t for t in trials if not _matches(t, wanted, checker.keys)]
         count = len(trials) - len(left)
         told = f"excludes {count} of {len(trials)} trials." if count else "matches no trial."
+        if any(_matches(t, wanted, checker.keys) for t in searched):
+            told = f"excludes {count} of {len(trials)} trials, and what a search would ask for."
         notes.append(str(origin.problem(told)))
         trials = left
-    if not trials and not problems:
-        problems.append(document.origin.problem("no trial is left: `exclude` matches all of them."))
     return trials, notes
+
+
+def exclusions(checker: Checker, problems: list[Problem]) -> list[tuple[Origin, dict[str, Any]]]:
+    """What `exclude` lists, the values as a config holds them."""
+    return [(origin, _wanted(flat, checker.keys, problems)) for origin, flat in checker.document.exclude]
+
+
+def is_excluded(trial: Checked, checker: Checker) -> bool:
+    """Whether an exclusion matches the trial."""
+    return any(_matches(trial, wanted, checker.keys) for _, wanted in exclusions(checker, []))
 
 
 def _wanted(flat: Flat, keys: Keys, problems: list[Problem]) -> dict[str, Any]:
@@ -217,61 +254,17 @@ def _wanted(flat: Flat, keys: Keys, problems: list[Problem]) -> dict[str, Any]:
     return wanted
 
 
-def _matches(config: TrialConfig, wanted: dict[str, Any], known: dict[str, FieldInfo]) -> bool:
+def _matches(trial: Checked, wanted: dict[str, Any], keys: Keys) -> bool:
+    known = keys.by_strategy[trial.config.proxy_strategy]
+
     def is_met(key: str, value: Any) -> bool:
         if value is None and key in known and null_is_default(known[key]):
             value = known[key].default  # of this strategy: two may have a knob of one name
-        return _get(config, key, object()) == value
+        return value_of(trial.config, key, object()) == value
 
     return all(is_met(key, value) for key, value in wanted.items())
 
 
-def _get(config: TrialConfig, key: str, default: Any = None) -> Any:
+def value_of(config: TrialConfig, key: str, default: Any = None) -> Any:
+    """The value of a dotted key."""
     return functools.reduce(lambda inner, part: getattr(inner, part, default), key.split("."), config)
-
-
-# naming ---------------------------------------------------------------------------------------------------
-
-
-def unique(trials: list[Checked]) -> tuple[list[Checked], list[tuple[Checked, Checked]]]:
-    """The first trial of every id, and the pairs (kept, merged into it)."""
-    first: dict[str, Checked] = {}
-    pairs = [(first.setdefault(trial.trial_id, trial), trial) for trial in trials]
-    return list(first.values()), [(kept, trial) for kept, trial in pairs if kept is not trial]
-
-
-def named(trials: list[Checked]) -> list[Trial]:
-    """The trials with readable slugs: the strategy, what varies within it, a hash of the whole setting."""
-    by_strategy: dict[str, list[Checked]] = defaultdict(list)
-    for trial in trials:
-        by_strategy[trial.config.proxy_strategy].append(trial)
-    varying = {strategy: _varying(group) for strategy, group in by_strategy.items()}
-    slugs = {trial.setting: _slug(trial, varying[trial.config.proxy_strategy]) for trial in trials}
-    shared = {slug for slug, count in Counter(slugs.values()).items() if count > 1}
-    slugs = {key: slug + key[_DIGITS:32] if slug in shared else slug for key, slug in slugs.items()}
-    return [trial.named(slugs[trial.setting]) for trial in trials]
-
-
-def _varying(trials: list[Checked]) -> list[str]:
-    """The dotted keys whose values differ between trials of one strategy, seeds aside; of a file, its content."""
-    flats = [flatten(trial.settings) for trial in trials]
-    keys = dict.fromkeys(key for flat in flats for key in flat if key not in STREAMS)
-    varying = [key for key in keys if len({repr(flat.get(key)) for flat in flats}) > 1]
-    return list(dict.fromkeys(key.removeprefix(f"{fingerprint.FILES}.") for key in varying))
-
-
-def _slug(trial: Checked, varying: list[str]) -> str:
-    parts = [f"{key.rpartition('.')[2]}-{_short(_get(trial.config, key))}" for key in varying]
-    readable = "_".join([trial.config.proxy_strategy, *parts])
-    return f"{readable[: _SLUG_LENGTH - _DIGITS - 1].rstrip('._-')}_{trial.setting[:_DIGITS]}"
-
-
-def _short(value: Any) -> str:
-    """A value as a part of a folder name."""
-    if isinstance(value, list | tuple):
-        return "-".join(map(_short, value))
-    text = f"{value:g}" if isinstance(value, float) else str(value)
-    if value is None or isinstance(value, bool):
-        text = text.lower()
-    name = text.rsplit("/", 1)[-1]  # of a path or a hub id
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".") or "empty"

@@ -21,7 +21,7 @@ from selgen_ray.trainers import registry
 Flat = dict[str, Node]
 """Dotted config key -> the node of its value."""
 
-_SHORT = 15  # that many keys are still listed in a message
+_SHORT = 20  # that many keys are still listed in a message
 _ELSEWHERE = {  # what other tools call it
     "lr": "learning_rate",
     "batch_size": "per_device_train_batch_size",
@@ -98,7 +98,7 @@ def registered_keys() -> Keys:
     """The keys of the strategies that are registered now."""
     models = {name: registry.config_model(name) for name in registry.strategies()}
     by_strategy = {name: fields(model) for name, model in models.items()}
-    found = frozenset(section for model in models.values() for section in _sections(model))
+    found = frozenset(section for model in models.values() for section in sections(model))
     aliases = {"finetune_config.seed": "seed"}  # where the first generation looked for it
     for key, info in ((key, info) for known in by_strategy.values() for key, info in known.items()):
         if isinstance(info.validation_alias, str):
@@ -127,9 +127,10 @@ def fields(model: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo]:
     return found
 
 
-def _sections(model: type[BaseModel], prefix: str = "") -> list[str]:
+def sections(model: type[BaseModel], prefix: str = "") -> list[str]:
+    """The dotted keys of a model that hold other keys."""
     inner = {f"{prefix}{name}": _section_model(info) for name, info in model.model_fields.items()}
-    return [key for name, section in inner.items() if section for key in [name, *_sections(section, f"{name}.")]]
+    return [key for name, section in inner.items() if section for key in [name, *sections(section, f"{name}.")]]
 
 
 def _section_model(info: FieldInfo) -> type[BaseModel] | None:
@@ -137,17 +138,17 @@ def _section_model(info: FieldInfo) -> type[BaseModel] | None:
     return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
 
 
-def _kinds(annotation: Any) -> list[Any]:
+def kinds(annotation: Any) -> list[Any]:
     """The alternatives of a union, or the one type."""
     union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
-    return [kind for arg in typing.get_args(annotation) for kind in _kinds(arg)] if union else [annotation]
+    return [kind for arg in typing.get_args(annotation) for kind in kinds(arg)] if union else [annotation]
 
 
 def allowed(info: FieldInfo) -> str:
     """What a field takes, in plain words: 'a whole number >= 1 or null'."""
     signs = [(name.lower(), m) for m in info.metadata if (name := type(m).__name__) in _BOUNDS]
     bounds = " and ".join(f"{_BOUNDS[name.title()]} {getattr(m, name)}" for name, m in signs)
-    return " or ".join(_word(kind, bounds) for kind in _kinds(info.annotation))
+    return " or ".join(_word(kind, bounds) for kind in kinds(info.annotation))
 
 
 def _word(kind: Any, bounds: str) -> str:
@@ -155,14 +156,14 @@ def _word(kind: Any, bounds: str) -> str:
     if typing.get_origin(kind) is Literal:
         return ", ".join(map(str, args))
     if typing.get_origin(kind) in (list, tuple):
-        return "a list of " + " or ".join(_word(k, bounds) for k in _kinds(args[0]))
+        return "a list of " + " or ".join(_word(k, bounds) for k in kinds(args[0]))
     word = _WORDS.get(kind, getattr(kind, "__name__", str(kind)))
     return f"{word} {bounds}" if bounds and kind in (int, float) else word
 
 
 def refused(info: FieldInfo, value: Any) -> str:
     """The message for a value of the wrong type or out of bounds."""
-    options = [str(o) for k in _kinds(info.annotation) if typing.get_origin(k) is Literal for o in typing.get_args(k)]
+    options = [str(o) for k in kinds(info.annotation) if typing.get_origin(k) is Literal for o in typing.get_args(k)]
     hint = nearest(value, options) if isinstance(value, str) else ""
     return f"found {show(value)}; allowed: {allowed(info)}.{hint}"
 
@@ -193,13 +194,22 @@ def coerce(info: FieldInfo, value: Any) -> Any:
     return TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False)).validate_python(value)
 
 
+def is_valid(info: FieldInfo, value: Any) -> bool:
+    """Whether the field takes the value, and it is not null."""
+    try:
+        return coerce(info, value) is not None
+    except ValidationError:
+        return False
+
+
 def explain(error: ValidationError, flat: Flat, known: dict[str, FieldInfo], fallback: Origin) -> list[Problem]:
     """A validation error as problems at the places where the values came from."""
     by_key: dict[str, Problem] = {}
     pairs: list[Problem] = []
     derived: list[Problem] = []
     for item in error.errors(include_url=False):
-        text = item["msg"].removeprefix("Value error, ") + "."
+        text = item["msg"].removeprefix("Value error, ")
+        text += "" if text.endswith("?") else "."
         loc = [str(part) for part in item["loc"]]
         paths = (".".join(loc[:n]) for n in range(len(loc), 0, -1))
         key = next((path for path in paths if path in known), "")

@@ -37,11 +37,13 @@ class Mappings:
         keys: the config keys there are.
         problems: what is wrong is added here, and left out of what the methods return.
         incomplete: a strategy or the base is missing, so conclusions from what is there would mislead.
+        workers: what resources.workers says.
     """
 
     keys: Keys
     problems: list[Problem]
     incomplete: bool = False
+    workers: Any = 1
 
     def entries(self, node: Node, keys: Keys, prefix: str = "") -> Flat:
         """Dotted key -> node, of the keys that `keys` knows; the others are reported, with the nearest."""
@@ -89,6 +91,8 @@ class Mappings:
         value, info = node.plain(), self.keys.known[key]
         if not self.fits(info, node):
             return None
+        if key == "num_workers":
+            return self.num_workers(node)
         if key == "proxy_strategy":
             name = self.strategy(info.default if value is None else value, node)
             return Node(name, node.origin) if name else None
@@ -98,6 +102,13 @@ class Mappings:
             path = find(node, self.problems, folder=key not in _PATHS)
             return Node(str(path.resolve()), node.origin) if path else node
         return Node(_absolute(node), node.origin) if value and names_a_file(info) else node
+
+    def num_workers(self, node: Node) -> None:
+        """No value: it follows the resources, and a config.json of an earlier run must have had the same."""
+        value = node.plain()
+        if not (node.origin.included and value in (None, self.workers)):
+            told = f"found {show(value)}, but it is no key of a search space: set resources.workers"
+            self.problems.append(node.problem(f"{told}: {value}." if isinstance(value, int) else f"{told}."))
 
     def fits(self, info: FieldInfo, node: Node) -> bool:
         """False, and a problem, for a yes/no value where a number belongs."""

@@ -3,24 +3,48 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from pydantic import Field, SerializeAsAny, field_validator
+from pydantic import Field, SerializeAsAny, SkipValidation, field_validator, model_validator
 
 from selgen_ray.config import TrialConfig
+from selgen_ray.data.sets import EVAL_NAMES
+from selgen_ray.errors import nearest
+from selgen_ray.results import less_is_better
+from selgen_ray.space.ranges import Range
+from selgen_ray.space.trackers import Tracker
 from selgen_ray.strict import Strict
 from selgen_ray.trainers.plugins import Plugin
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """What a file name may be on every file system and object store."""
+_SETS = (*EVAL_NAMES, "align_test_minus_align_train")
+Mode = Literal["max", "min"]
 
 
 class Resources(Strict):
-    """What one trial gets, and how many run and retry."""
+    """What one trial gets, and how many run and retry.
+
+    A trial runs in one process, with `gpus` and `cpus`; with `workers` it runs in that many, and the keys of one
+    worker take their place.
+    """
 
     gpus: float | None = Field(
         default=None, description="GPUs of a trial; default: 1 where there are any, else 0", ge=0, le=64
     )
     cpus: float = Field(default=1.0, description="CPU cores of a trial", gt=0, le=1024)
+    workers: int | None = Field(
+        default=None, description="processes that train one trial together; default: one", ge=1, le=1024
+    )
+    gpus_per_worker: int | None = Field(
+        default=None, description="GPUs of a worker; default: 1 where there are any, else 0", ge=0, le=64
+    )
+    cpus_per_worker: float | None = Field(default=None, description="CPU cores of a worker; default: 1", gt=0, le=1024)
+    strategy: Literal["ddp", "fsdp"] | None = Field(
+        default=None, description="ddp (default): each worker has the whole model; fsdp: they share it out"
+    )
     max_concurrent: int | None = Field(
         default=None, description="trials at a time; default: as many as fit", ge=1, le=10_000
     )
@@ -34,6 +58,38 @@ class Resources(Strict):
             raise ValueError("a trial gets a share of one GPU or whole GPUs")
         return value
 
+    @field_validator("gpus_per_worker", mode="before")
+    @classmethod
+    def _whole(cls, value: Any) -> Any:
+        if isinstance(value, float) and value != int(value):
+            raise ValueError("a worker gets whole GPUs or none: NCCL needs a GPU for each")
+        return value
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Resources:
+        given = self.model_fields_set
+        if self.workers is None:
+            for key in ("gpus_per_worker", "cpus_per_worker", "strategy"):
+                if key in given and getattr(self, key) is not None:
+                    raise ValueError(f"{key} is given, but workers is not: say how many")
+        for key in ("gpus", "cpus"):
+            if self.workers is not None and key in given and getattr(self, key) is not None:
+                raise ValueError(f"workers and {key} are both given: with workers, set {key}_per_worker instead")
+        return self
+
+
+def metric_name(value: str) -> str:
+    """The name of a metric of evaluations. Raises ValueError: it cannot be one."""
+    if value in ("capability", "alignment"):
+        return value
+    if not re.fullmatch(r"[^/\s]+/[^/\s]+", value):
+        raise ValueError("allowed: capability, alignment, or the 'set/metric' of an evaluation")
+    name, metric = value.split("/")
+    if name not in _SETS:
+        near = nearest(f"{name}/{metric}", [f"{one}/{metric}" for one in _SETS])
+        raise ValueError(f"there is no set {name!r}; allowed: {', '.join(_SETS)}.{near}".removesuffix("."))
+    return value
+
 
 class Pareto(Strict):
     """The two numbers that are weighed against each other; more is better in both."""
@@ -44,9 +100,43 @@ class Pareto(Strict):
     @field_validator("x", "y")
     @classmethod
     def _metric(cls, value: str) -> str:
-        if value not in ("capability", "alignment") and not re.fullmatch(r"[^/\s]+/[^/\s]+", value):
-            raise ValueError("allowed: capability, alignment, or the 'set/metric' of an evaluation")
-        return value
+        return metric_name(value)
+
+
+class StoppingRule(Strict):
+    """When a setting is stopped that does worse than others; off unless a scheduler is given.
+
+    The time is counted in epochs of training, the value of a setting is the mean over its seeds.
+    """
+
+    scheduler: Literal["asha", "median"] | None = Field(
+        default=None, description="Ray Tune's AsyncHyperBandScheduler or MedianStoppingRule; default: none"
+    )
+    metric: str = Field(default="alignment", description="'capability', 'alignment' or 'set/metric'")
+    mode: Mode | None = Field(default=None, description="default: min for a loss, a perplexity or a KL, else max")
+    grace_epochs: int = Field(default=1, description="no setting is stopped before", ge=1, le=100_000)
+    reduction_factor: float | None = Field(
+        default=None, description="asha: the best 1/reduction_factor go on; default: 3", gt=1, le=100
+    )
+    min_settings: int | None = Field(
+        default=None, description="median: so many others must have come that far; default: 3", ge=1, le=100_000
+    )
+    keep: list[str] = Field(default=[], description="strategies whose settings are never stopped")
+
+    @field_validator("metric")
+    @classmethod
+    def _metric(cls, value: str) -> str:
+        return metric_name(value)
+
+    @model_validator(mode="after")
+    def _fits_the_scheduler(self) -> StoppingRule:
+        given = [key for key in self.model_fields_set if getattr(self, key) is not None]
+        if self.scheduler is None and given:
+            raise ValueError(f"{min(given)} is given, but scheduler is not: asha or median")
+        for key, owner in (("reduction_factor", "asha"), ("min_settings", "median")):
+            if key in given and self.scheduler != owner:
+                raise ValueError(f"{key} belongs to scheduler: {owner}, and the scheduler is {self.scheduler}")
+        return self
 
 
 class SweepSettings(Strict):
@@ -56,7 +146,9 @@ class SweepSettings(Strict):
     storage_path: str = Field("./sweeps", description="folder or URI, relative to the current directory")
     resources: Resources = Resources()
     pareto: Pareto = Pareto()
+    early_stopping: StoppingRule = StoppingRule()
     plugins: list[str] = Field(default=[], description="Python files that define strategies")
+    trackers: list[Tracker] = Field(default=[], description="where numbers go too: tensorboard, wandb, mlflow, trackio")
 
     @field_validator("storage_path")
     @classmethod
@@ -95,16 +187,65 @@ class Trial(Strict):
         return f"{self.slug}/seed_{self.config.seed}"
 
 
+@dataclass(frozen=True)
+class Objective:
+    """A number that a search makes as large or as small as it can: the mean over a setting's seeds."""
+
+    metric: str
+    mode: Mode
+
+    @classmethod
+    def of(cls, metric: str, mode: Mode | None = None) -> Objective:
+        """Where no mode is given, small for a loss, a perplexity or a KL, else large."""
+        return cls(metric, mode or ("min" if less_is_better(metric) else "max"))
+
+
+@dataclass(frozen=True)
+class SearchSpec:
+    """A search whose settings depend on the results of those before; see `selgen_ray.searching`.
+
+    Attributes:
+        key: names it in the sweep's folder: the strategy and a hash of all that is not searched, seeds aside.
+        place: where it stands in the file.
+        strategy, num_settings, seed: as the file has them.
+        objectives: one, or the two of `pareto`.
+        ranges: dotted config key -> the values it may take.
+        num_seeds: trials of a setting.
+        build: values -> one trial a seed, without those that `exclude` matches. Raises SpecError.
+        samples: the trials of some settings, to check data and resources before the sweep starts.
+    """
+
+    key: str
+    place: str
+    strategy: str
+    num_settings: int
+    seed: int
+    objectives: tuple[Objective, ...]
+    ranges: Mapping[str, Range]
+    num_seeds: int
+    build: Callable[[Mapping[str, Any]], list[Trial]]
+    samples: tuple[Trial, ...]
+
+    @property
+    def line(self) -> str:
+        """What it is, for people who look at the plan."""
+        goal = " and ".join(f"{one.mode} {one.metric}" for one in self.objectives)
+        size = f"{self.num_settings} settings x {self.num_seeds} seeds"
+        return f"{self.key}: up to {size} by optuna ({goal}), of {', '.join(self.ranges)}"
+
+
 class SweepSpec(SweepSettings):
     """A search space, read, checked and written out.
 
     Attributes:
         trials: unique, in the order of the file: strategies, their settings, seeds; then overrides.
+        searches: whose trials are not known yet.
         plugin_sources: the content of `plugins` as it was when the search space was read.
         notes: what a person should know though it is no error: merged duplicates, unused knobs, exclusions.
     """
 
     trials: list[Trial]
+    searches: tuple[SkipValidation[SearchSpec], ...] = Field(default=(), exclude=True, description="settings to come")
     plugin_sources: tuple[Plugin, ...] = Field(default=(), description="what workers load")
     notes: list[str] = Field(default=[], description="for people")
 

@@ -56,6 +56,11 @@ class Node:
         return [node.plain() for node in self.value] if isinstance(self.value, list) else self.value
 
 
+def written(value: Any, origin: Origin) -> Node:
+    """A plain value as if it had been written there."""
+    return Node([written(item, origin) for item in value] if isinstance(value, list) else value, origin)
+
+
 def show(value: Any) -> str:
     """A found value as the message shows it: short, in YAML's words."""
     if isinstance(value, dict):

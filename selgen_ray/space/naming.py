@@ -1,0 +1,61 @@
+"""Readable, unique names for the settings of a search space."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from typing import Any
+
+from selgen_ray import fingerprint
+from selgen_ray.results import flatten
+from selgen_ray.space.document import STREAMS
+from selgen_ray.space.expansion import Checked, value_of
+from selgen_ray.space.models import Trial
+
+_SLUG_LENGTH = 80
+_DIGITS = 6  # of the setting's hash in a slug; more where two slugs would be equal
+
+
+def unique(trials: list[Checked]) -> tuple[list[Checked], list[tuple[Checked, Checked]]]:
+    """The first trial of every id, and the pairs (kept, merged into it)."""
+    first: dict[str, Checked] = {}
+    pairs = [(first.setdefault(trial.trial_id, trial), trial) for trial in trials]
+    return list(first.values()), [(kept, trial) for kept, trial in pairs if kept is not trial]
+
+
+def named(trials: list[Checked]) -> list[Trial]:
+    """The trials with readable slugs: the strategy, what varies within it, a hash of the whole setting."""
+    by_strategy: dict[str, list[Checked]] = defaultdict(list)
+    for trial in trials:
+        by_strategy[trial.config.proxy_strategy].append(trial)
+    keys = {strategy: varying(group) for strategy, group in by_strategy.items()}
+    slugs = {trial.setting: slug(trial, keys[trial.config.proxy_strategy]) for trial in trials}
+    shared = {one for one, count in Counter(slugs.values()).items() if count > 1}
+    slugs = {key: one + key[_DIGITS:32] if one in shared else one for key, one in slugs.items()}
+    return [trial.named(slugs[trial.setting]) for trial in trials]
+
+
+def varying(trials: list[Checked]) -> list[str]:
+    """The dotted keys whose values differ between trials of one strategy, seeds aside; of a file, its content."""
+    flats = [flatten(trial.settings) for trial in trials]
+    keys = dict.fromkeys(key for flat in flats for key in flat if key not in STREAMS)
+    found = [key for key in keys if len({repr(flat.get(key)) for flat in flats}) > 1]
+    return list(dict.fromkeys(key.removeprefix(f"{fingerprint.FILES}.") for key in found))
+
+
+def slug(trial: Checked, keys: list[str]) -> str:
+    """The name of a setting: the strategy, its values of the keys, a hash of all of it."""
+    parts = [f"{key.rpartition('.')[2]}-{_short(value_of(trial.config, key))}" for key in keys]
+    readable = "_".join([trial.config.proxy_strategy, *parts])
+    return f"{readable[: _SLUG_LENGTH - _DIGITS - 1].rstrip('._-')}_{trial.setting[:_DIGITS]}"
+
+
+def _short(value: Any) -> str:
+    """A value as a part of a folder name."""
+    if isinstance(value, list | tuple):
+        return "-".join(map(_short, value))
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    if value is None or isinstance(value, bool):
+        text = text.lower()
+    name = text.rsplit("/", 1)[-1]  # of a path or a hub id
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".") or "empty"

@@ -1,0 +1,130 @@
+"""From a section `search` to what makes the trials of the settings it will ask for."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+import operator
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from selgen_ray import fingerprint
+from selgen_ray.errors import Problem, SpecError
+from selgen_ray.space.document import STREAMS, Variant
+from selgen_ray.space.expansion import Checked, Checker, is_excluded, make_candidate, seed_axis
+from selgen_ray.space.keys import Flat
+from selgen_ray.space.models import Pareto, SearchSpec, Trial
+from selgen_ray.space.naming import slug, unique, varying
+from selgen_ray.space.ranges import draw
+from selgen_ray.space.searches import Section
+
+_DIGITS = 8  # of the hash in a search's key
+
+
+@dataclass(frozen=True)
+class Template:
+    """The settings of a strategy that differ in the searched keys alone, before a search gives these values.
+
+    Attributes:
+        own: the strategy's values of the other keys.
+    """
+
+    checker: Checker
+    variant: Variant
+    section: Section
+    own: Flat
+
+    def trials(self, values: Mapping[str, Any], problems: list[Problem]) -> list[Checked]:
+        """One trial a seed, duplicates left out; what is wrong is added to `problems`."""
+        document, own = self.checker.document, self.own | self.section.flat(dict(values))
+        candidates = [
+            make_candidate(document, self.variant, own | seed, self.checker.keys, problems)
+            for seed in seed_axis(document)
+        ]
+        return unique(self.checker.check(candidates, problems))[0]
+
+    def points(self) -> Iterable[dict[str, Any]]:
+        """Some settings, in which each end of a range and each choice is met."""
+        ranges, settings = self.section.ranges, self.section.settings
+        first = draw(ranges, 0, settings.seed, self.variant.strategy)
+        yield first
+        for share in (0.0, math.nextafter(1, 0)):
+            yield {key: one.at(share) for key, one in ranges.items()}
+        for key, one in ranges.items():
+            yield from (first | {key: choice} for choice in one.choices)
+
+    def key(self, sample: Checked) -> str:
+        """The same for a search as long as nothing changes but what it may vary: ranges, seeds, its own settings."""
+        settings: dict[str, Any] = {k: v for k, v in sample.settings.items() if k not in STREAMS}
+        for key in self.section.ranges:
+            *path, leaf = key.split(".")
+            inner = functools.reduce(lambda found, part: found.get(part, {}), path, settings)
+            if leaf in inner:
+                settings = _without(settings, [*path, leaf])
+        digest = fingerprint.digest({"settings": settings, "searched": sorted(self.section.ranges)})
+        return f"{self.variant.strategy}_{digest[:_DIGITS]}"
+
+
+def _without(tree: dict[str, Any], path: list[str]) -> dict[str, Any]:
+    first, *rest = path
+    if rest:
+        return {**tree, first: _without(tree[first], rest)}
+    return {key: value for key, value in tree.items() if key != first}
+
+
+def find_searches(checker: Checker, problems: list[Problem]) -> list[tuple[Template, list[Checked]]]:
+    """Every search of the sweep with trials of some of its settings; one for each combination of the other axes."""
+    found: list[tuple[Template, list[Checked]]] = []
+    for variant in checker.document.variants:
+        if section := variant.search:
+            for choice in itertools.product(*variant.axes):
+                own = functools.reduce(operator.or_, choice, variant.fixed)
+                template = Template(checker, variant, section, own)
+                samples = [trial for point in template.points() for trial in template.trials(point, problems)]
+                found.append((template, samples))
+    return found
+
+
+def as_searches(found: list[tuple[Template, list[Checked]]], pareto: Pareto) -> list[SearchSpec]:
+    """What the sweep is to search: without what is excluded, and each search once."""
+    left = [(template, [t for t in samples if not is_excluded(t, template.checker)]) for template, samples in found]
+    by_strategy: dict[str, list[tuple[Template, list[Checked]]]] = defaultdict(list)
+    for template, samples in left:
+        if samples:
+            by_strategy[template.variant.strategy].append((template, samples))
+    specs: dict[str, SearchSpec] = {}
+    for group in by_strategy.values():
+        fixed = varying([samples[0] for _, samples in group])
+        for template, samples in group:
+            spec = _search(template, samples, fixed, pareto)
+            specs.setdefault(spec.key, spec)
+    return list(specs.values())
+
+
+def _search(template: Template, samples: list[Checked], fixed: list[str], pareto: Pareto) -> SearchSpec:
+    section = template.section
+    named = [*dict.fromkeys([*fixed, *section.ranges])]
+    return SearchSpec(
+        key=template.key(samples[0]),
+        place=section.origin.key,
+        strategy=template.variant.strategy,
+        num_settings=section.settings.num_settings,
+        seed=section.settings.seed,
+        objectives=section.objectives(pareto.x, pareto.y),
+        ranges=section.ranges,
+        num_seeds=len(seed_axis(template.checker.document)),
+        build=functools.partial(_build, template, named),
+        samples=tuple(trial.named(slug(trial, named)) for trial in unique(samples)[0]),
+    )
+
+
+def _build(template: Template, named: list[str], values: Mapping[str, Any]) -> list[Trial]:
+    """The trials of a setting that a search asks for, named so whatever else it asks for."""
+    problems: list[Problem] = []
+    trials = template.trials(values, problems)
+    if problems:
+        raise SpecError(problems)
+    return [trial.named(slug(trial, named)) for trial in trials if not is_excluded(trial, template.checker)]
