@@ -1,0 +1,191 @@
+"""Cluster metrics: what Ray's dashboard, its Grafana and any Prometheus show of a running sweep.
+
+Ray exports a value within ten seconds of its being set, and forgets it when it is not set again within twenty. So
+what goes on is set every few seconds, by a thread, and what has ended vanishes by itself: however many trials a
+worker runs, it shows the numbers of one, and for a moment the last ones of those before.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ray import tune
+from ray.util.metrics import Gauge
+
+if TYPE_CHECKING:
+    from selgen_ray.progress import Board
+    from selgen_ray.results import TrialResult
+    from selgen_ray.trial import TrialTask
+
+logger = logging.getLogger(__name__)
+_AGAIN_S = 5.0  # half of the interval at which Ray collects
+_TRIAL = ("sweep", "trial", "strategy", "seed")
+# what a progress line or an evaluation calls it -> the metric, and what it is
+_NUMBERS = {
+    "loss": ("selgen_loss", "total loss of the running phase, mean since the line before"),
+    "tokens_per_s": ("selgen_tokens_per_second", "tokens processed a second"),
+    "step": ("selgen_step", "optimizer steps done in the running phase"),
+    "progress": ("selgen_progress", "share of the trial's training that is done, 0 to 1"),
+    "gpu_memory": (
+        "selgen_gpu_memory_bytes",
+        "most GPU memory allocated so far in the trial, in bytes; 0 without a GPU",
+    ),
+    "capability": ("selgen_capability", "capability at the newest evaluation"),
+    "alignment": ("selgen_alignment", "alignment at the newest evaluation"),
+}
+STATUSES = ("pending", "running", "completed", "diverged", "failed", "stopped")
+
+
+class TrialMetrics:
+    """The metrics of the trial that this worker runs, from its start to `finish`; in the worker's process.
+
+    Args:
+        sweep: its name.
+        task: the trial.
+        again_s: how often what goes on is set again; half of the interval at which Ray collects, or less.
+    """
+
+    def __init__(self, sweep: str, task: TrialTask, again_s: float = _AGAIN_S):
+        strategy, seed = str(task.config["proxy_strategy"]), str(task.config["seed"])
+        self._tags: dict[str, str] = dict(zip(_TRIAL, (sweep, task.name, strategy, seed), strict=True))
+        self._shown = _Shown(again_s)
+        self._status("running")
+        _reset_gpu_memory()
+
+    def update(self, progress: Mapping[str, Any]) -> None:
+        """Show a progress line, or under 'evaluated' one of `TrialResult.readings`; what it lacks stays as it is."""
+        numbers = {**progress, **(progress.get("evaluated") or {}), "gpu_memory": _gpu_memory()}
+        if progress.get("phase") == "train" and progress.get("num_steps"):
+            numbers["progress"] = progress.get("step", 0) / progress["num_steps"]
+        self._set(numbers)
+
+    def finish(self, status: str, result: TrialResult | None = None) -> None:
+        """Show how the trial ended, once: it vanishes within half a minute, for the next one."""
+        self._shown.clear()
+        self._status("running", 0.0)
+        self._status(status)
+        if result is not None:
+            scores = {"capability": result.capability, "alignment": result.alignment}
+            self._set(scores | ({"progress": 1.0} if status == "completed" else {}))
+        self._shown.stop()
+
+    def _set(self, numbers: Mapping[str, Any]) -> None:
+        for key, (name, description) in _NUMBERS.items():
+            if _is_number(numbers.get(key)):
+                self._shown.set(_gauge(name, description, _TRIAL), self._tags, float(numbers[key]))
+
+    def _status(self, status: str, value: float = 1.0) -> None:
+        gauge = _gauge("selgen_trial_status", "1 for the status that the trial has", (*_TRIAL, "status"))
+        self._shown.set(gauge, self._tags | {"status": status}, value)
+
+
+class SweepMetrics:
+    """The metrics of a whole sweep, in the process that runs it, until `stop`."""
+
+    def __init__(self, sweep: str, again_s: float = _AGAIN_S):
+        self._sweep = {"sweep": sweep}
+        self._shown = _Shown(again_s)
+
+    def update(self, counts: Mapping[str, int], seconds_left: float | None) -> None:
+        """Show how many trials have each status (those that are left out: none), and the estimate of the time left."""
+        trials = _gauge("selgen_trials", "trials of the sweep by status", ("sweep", "status"))
+        for status in dict.fromkeys([*STATUSES, *counts]):
+            self._shown.set(trials, self._sweep | {"status": status}, float(counts.get(status, 0)))
+        if seconds_left is not None:
+            left = _gauge("selgen_seconds_left", "estimate of the time left, in seconds", ("sweep",))
+            self._shown.set(left, self._sweep, seconds_left)
+
+    def stop(self) -> None:
+        """The sweep has ended: its metrics vanish within half a minute."""
+        self._shown.stop()
+
+
+class SweepWatch(tune.Callback):
+    """Keeps the metrics of a sweep like what its terminal shows.
+
+    Args:
+        sweep: its name.
+        board: what is shown.
+        before: status -> trials of the sweep that had it before this run, and are not run again.
+    """
+
+    def __init__(self, sweep: str, board: Board, before: Mapping[str, int]):
+        self._metrics, self._board, self._before = SweepMetrics(sweep), board, Counter(before)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its callbacks for a restore that is never made
+
+    def on_step_end(self, iteration: int, trials: list, **info: Any) -> None:
+        board, running = self._board, len(self._board.running)
+        counts = self._before + Counter(board.finished) + Counter(running=running)
+        counts["pending"] = max(0, board.total - board.num_finished - running)
+        self._metrics.update(counts, board.seconds_left())
+
+    def on_experiment_end(self, trials: list, **info: Any) -> None:
+        self._metrics.stop()
+
+
+class _Shown:
+    """Values that are to stay visible: set now and again every few seconds, until `stop`."""
+
+    def __init__(self, again_s: float) -> None:
+        self._again_s = again_s
+        self._values: dict[tuple[Gauge, tuple[tuple[str, str], ...]], float] = {}
+        self._lock, self._over = threading.Lock(), threading.Event()
+        threading.Thread(target=self._keep, name="metrics", daemon=True).start()
+
+    def set(self, gauge: Gauge, tags: Mapping[str, str], value: float) -> None:
+        with self._lock:
+            self._values[gauge, tuple(tags.items())] = value
+            _send(gauge, dict(tags), value)
+
+    def clear(self) -> None:
+        """Set the values no more."""
+        with self._lock:
+            self._values.clear()
+
+    def stop(self) -> None:
+        self._over.set()
+        self.clear()
+
+    def _keep(self) -> None:
+        while not self._over.wait(self._again_s):
+            with self._lock:
+                for (gauge, tags), value in self._values.items():
+                    _send(gauge, dict(tags), value)
+
+
+def _send(gauge: Gauge, tags: dict[str, str], value: float) -> None:
+    try:
+        gauge.set(value, tags=tags)
+    except Exception as error:  # a metric that is not shown must not end a trial
+        logger.warning("a metric cannot be shown: %s", error)
+
+
+@functools.cache
+def _gauge(name: str, description: str, tag_keys: tuple[str, ...]) -> Gauge:
+    """One object a process: Ray registers a name once."""
+    return Gauge(name, description, tag_keys=tag_keys)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _gpu_memory() -> int:
+    import torch
+
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+
+
+def _reset_gpu_memory() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
