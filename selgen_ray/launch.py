@@ -1,152 +1,216 @@
-"""The Ray side of a sweep: cluster, resources, Tune trials, retries, progress. Nothing else imports ray."""
+"""The trials of a sweep as Ray Tune trials: started, watched, tried again, ended."""
 
 from __future__ import annotations
 
+import base64
 import contextlib
-import gc
-import logging
-import os
+import pickle
+import signal
 import tempfile
-import time
-from collections.abc import Mapping, Sequence
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
-# before ray is imported: no spam on the terminal, no per-trial log files nobody reads
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
+import selgen_ray.cluster  # noqa: F401  # isort: skip  # it sets the environment that ray reads
 
 import ray
 from ray import tune
 
 # Ray's own: another copy cannot find the arguments that Ray has overwritten
 from ray._raylet import setproctitle  # pyright: ignore[reportAttributeAccessIssue]
-from ray.exceptions import RayTaskError
-from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.search import Searcher
 from ray.tune.trainable.function_trainable import wrap_function
 
-from selgen_ray.errors import DataError, ModelError, SpecError, TrialError
-from selgen_ray.progress import Board, Display, finished_line
-from selgen_ray.results import FILE_NAME, TrialResult
-from selgen_ray.space import Resources
+from selgen_ray.added import AddedTrial
+from selgen_ray.cluster import HeadWatch, Places, TrialResources, how_many_fit, nodes, resolve_resources
+from selgen_ray.driver import Driver
+from selgen_ray.feed import Feed
+from selgen_ray.guidance import Guidance
+from selgen_ray.launch_group import DRIVER, GroupResources, resolve_group, run_group
+from selgen_ray.launch_group import how_many_fit as how_many_groups_fit
+from selgen_ray.plan import Plan
+from selgen_ray.progress import Board, Display
+from selgen_ray.ray_repairs import survive_lost_workers
+from selgen_ray.space import Resources, SweepSpec
+from selgen_ray.trackers import tracker_callbacks
 from selgen_ray.trial import TrialTask
+from selgen_ray.watcher import Watcher
+from selgen_ray.watching import SweepWatch
 
-logger = logging.getLogger(__name__)
-_REPORT_EVERY_S = 0.5  # a report waits for the driver: more often would slow a short trial down
-# what workers must be told even when the cluster was started elsewhere; never a credential
-_FORWARDED = ("HF_HUB_OFFLINE", "HF_HOME")
+Granted = TrialResources | GroupResources
+
+
+def resolve(resources: Resources) -> Granted:
+    """What a trial gets on this cluster, one process or a group. Raises InfeasibleError: nodes are too small."""
+    return (resolve_group if resources.workers else resolve_resources)(resources, nodes())
+
+
+def _fits(granted: Granted) -> Callable[[Sequence[Mapping[str, float]]], int]:
+    """How many trials nodes can hold."""
+    if isinstance(granted, GroupResources):
+        return lambda nodes: how_many_groups_fit(nodes, granted)
+
+    def with_some_more(nodes: Sequence[Mapping[str, float]]) -> int:
+        fit = how_many_fit(nodes, granted)
+        return fit + max(1, min(fit // 4, 64))  # so that an autoscaler sees them wait
+
+    return with_some_more
 
 
 @dataclass(frozen=True)
-class TrialResources:
-    """What one trial gets, after asking the cluster."""
+class Launch:
+    """What is launched, and how.
 
-    cpus: float
-    gpus: float
+    Attributes:
+        spec: the search space.
+        plan: which trials run.
+        granted: what a trial gets on this cluster.
+        display: shows the progress.
+        abandon: tells the user why the sweep ended and how it goes on, and ends the process.
+        time_budget_s: after so long the sweep ends as after Ctrl-C; None: no limit.
+    """
+
+    spec: SweepSpec
+    plan: Plan
+    granted: Granted
+    display: Display
+    abandon: Callable[[str], NoReturn]
+    time_budget_s: float | None = None
 
 
-class InfeasibleError(RuntimeError):
-    """No node of the cluster can ever hold a trial; waiting would be for ever."""
+def launch(run: Launch) -> str | None:
+    """Run what the plan leaves to run, as many trials at a time as fit; return when nothing runs any more.
 
+    What became of a trial stands in its results.json alone; what happened on the way in events.jsonl. Ctrl-C and
+    SIGTERM end the sweep after the running steps, with checkpoints; a second one at once.
 
-def connect(resources: Resources) -> str | None:
-    """Join the cluster at RAY_ADDRESS, or start a local one. Returns the dashboard's URL, or None.
+    Returns:
+        Why it ended early, or None.
 
     Raises:
-        ConnectionError: nothing answers at RAY_ADDRESS.
+        KeyboardInterrupt: at a second Ctrl-C.
     """
-    env = {name: os.environ[name] for name in _FORWARDED if name in os.environ}
-    env |= {
-        "OMP_NUM_THREADS": str(resources.torch_threads),
-        "TOKENIZERS_PARALLELISM": "false",
-        # a stopped trial may take long to unwind; Tune would give up on reusing its worker, and hang
-        "TUNE_FUNCTION_THREAD_TIMEOUT_S": "30",
-    }
-    context = ray.init(
-        address=os.environ.get("RAY_ADDRESS") or "local",
-        runtime_env={"env_vars": env},
-        logging_level=logging.ERROR,
-        log_to_driver=False,
+    tasks = {p.task.trial_id: p.task for p in run.plan.planned}
+    board = Board(total=len(run.plan.to_run))
+    max_failures, ask = run.spec.resources.max_failures, (lambda: driver.guidance.ask())
+    feed = Feed(run.plan.to_run, max_failures, lambda: limit(), ask, lambda: driver.guidance.may_ask)
+
+    def make(trial: AddedTrial) -> TrialTask:
+        return run.plan.make.task(trial, trial.config, trial.plugins)
+
+    def say(text: str) -> None:
+        run.display.line(text, board)
+
+    driver = Driver(run.plan.folder, feed, board, tasks, make, run.time_budget_s, say)
+    driver.guidance = Guidance(run.spec, run.plan, driver.stop, driver.keep)
+    places = Places(_fits(run.granted), lambda event, node: driver.events.add(event, node=node))
+
+    def limit() -> int:
+        return min(places(), run.spec.resources.max_concurrent or places())
+
+    runs_now = {task.trial_id for task in run.plan.to_run}
+    before = Counter(str(p.found) for p in run.plan.planned if p.found and p.task.trial_id not in runs_now)
+    watching = [SweepWatch(run.spec.name, board, before)]
+    watching += tracker_callbacks(
+        run.spec.trackers, run.spec.name, run.plan.folder, feed.known.__getitem__, driver.later
     )
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failure gets a line of ours, not a page of Tune's
-    return f"http://{context.dashboard_url}" if context.dashboard_url else None
+
+    def give_up() -> None:  # Ray's calls may never come back without a head: end from here
+        driver.why_ending = "the Ray cluster is gone"
+        driver.close()
+        run.display.stop()
+        run.abandon(driver.why_ending)
+
+    with driver, _heeded_signals(driver, say), _shown(run.display), HeadWatch(give_up) as head:
+        try:
+            _fit(run, feed, [Watcher(driver, run.display, max_failures), *watching])
+        except Exception:
+            if not head.is_dying():
+                raise
+            give_up()
+    return driver.why_ending
 
 
-def disconnect() -> None:
-    """Leave the cluster; a local one ends."""
-    ray.shutdown()
-
-
-def resolve_resources(resources: Resources) -> TrialResources:
-    """Decide what a trial gets, and make sure that some node has it.
-
-    Raises:
-        InfeasibleError: no node is large enough; says what was asked for and what the largest nodes have.
-    """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    gpus = resources.gpus
-    if gpus is None:
-        gpus = 1.0 if any(node.get("GPU", 0) >= 1 for node in nodes) else 0.0
-    if not any(node.get("CPU", 0) >= resources.cpus and node.get("GPU", 0) >= gpus for node in nodes):
-        offered = ", ".join(sorted({f"{n.get('CPU', 0):g} CPUs and {n.get('GPU', 0):g} GPUs" for n in nodes}))
-        raise InfeasibleError(
-            f"resources: a trial asks for {resources.cpus:g} CPUs and {gpus:g} GPUs, but the nodes have: {offered}"
-        )
-    return TrialResources(resources.cpus, gpus)
-
-
-def check_cuda(cuda_only: Sequence[str], granted: TrialResources) -> None:
-    """Refuse configs that work on CUDA only when trials get no GPU. Raises InfeasibleError."""
-    if cuda_only and not granted.gpus:
-        keys = ", ".join(f"finetune_config.{key}" for key in cuda_only)
-        raise InfeasibleError(f"{keys}: works on a CUDA GPU only, and this cluster gives the trials none")
-
-
-def launch(
-    name: str, tasks: Sequence[TrialTask], resources: Resources, granted: TrialResources, display: Display
-) -> None:
-    """Run every task as a Ray Tune trial, as many at a time as fit; return when none is left to run.
-
-    A trial that raises is tried again up to `max_failures` times from its last checkpoint, in a fresh process; one
-    whose input is wrong is not. What became of a trial stands in its results.json alone.
-    """
-    board = Board(total=len(tasks))
-    by_id = {task.trial_id: task for task in tasks}
-    # Tune replaces objects in a search space by placeholders, so trials carry their id and look the task up
-    trainable = _trainable(name, ray.put(by_id), granted, resources.torch_threads)
+def _fit(run: Launch, feed: Feed, callbacks: list[tune.Callback]) -> None:
+    survive_lost_workers()
+    known = dict(feed.known)
     with tempfile.TemporaryDirectory(prefix="selgen_tune_") as scratch:  # Tune's own state is not the sweep's truth
-        tuner = tune.Tuner(
-            trainable,
-            param_space={"trial_id": tune.grid_search(list(by_id))},
+        tune.Tuner(
+            _trainable(run, ray.put(known)),
             tune_config=tune.TuneConfig(
+                search_alg=_Feeder(feed, frozenset(known)),
+                num_samples=-1,
                 reuse_actors=True,
-                max_concurrent_trials=resources.max_concurrent,
-                trial_name_creator=lambda trial: by_id[trial.config["trial_id"]].name,
-                trial_dirname_creator=lambda trial: trial.config["trial_id"],
+                trial_name_creator=lambda trial: trial.config["name"],
+                trial_dirname_creator=lambda trial: trial.trial_id,
             ),
             run_config=tune.RunConfig(
-                name=name,
+                name=run.spec.name,
                 storage_path=scratch,
                 verbose=0,
-                failure_config=tune.FailureConfig(max_failures=resources.max_failures),
-                callbacks=[_Watcher(board, display, by_id)],
+                failure_config=tune.FailureConfig(max_failures=0),  # the feed hands out again what is worth it
+                callbacks=callbacks,
             ),
-        )
-        display.start()
-        try:
-            tuner.fit()
-        finally:
-            display.stop()
+        ).fit()
 
 
-def _trainable(sweep: str, tasks: ray.ObjectRef, granted: TrialResources, torch_threads: int) -> type:
+class _Feeder(Searcher):
+    """Gives Tune the next trial of the feed whenever it asks."""
+
+    def __init__(self, feed: Feed, known: frozenset[str]):
+        super().__init__()
+        self._feed, self._known = feed, known
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles what it is given for a restore that is never made
+
+    def suggest(self, trial_id: str) -> Any:  # Ray's annotation forgets FINISHED
+        task = self._feed.next()
+        if task is not None:
+            config = {"trial_id": task.trial_id, "name": task.name}
+            if task.trial_id not in self._known:  # to the workers, which know those that were there from the start
+                config["late"] = base64.b64encode(pickle.dumps(task)).decode()
+            return config
+        return Searcher.FINISHED if self._feed.is_over else None
+
+    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None: ...
+
+    def save(self, checkpoint_path: str) -> None: ...  # the sweep's folder is what a restart reads
+
+    def restore(self, checkpoint_path: str) -> None: ...
+
+
+def _trainable(run: Launch, first: ray.ObjectRef) -> type:
     """The Tune trainable: a function in a reused worker, so that imports and base model are loaded once."""
+    name, granted, torch_threads, sweep = run.spec.name, run.granted, run.spec.resources.torch_threads, run.plan.folder
+    group = granted if isinstance(granted, GroupResources) else None
+    bundle: dict[str, float] = dict(DRIVER)
+    if isinstance(granted, TrialResources):
+        bundle = {"CPU": granted.cpus, "GPU": granted.gpus}
 
-    def run(config: dict[str, Any]) -> None:
-        _run_in_worker(ray.get(tasks)[config["trial_id"]], torch_threads)
+    def task_of(config: dict[str, Any]) -> TrialTask:
+        late = config.get("late")
+        return ray.get(first)[config["trial_id"]] if late is None else pickle.loads(base64.b64decode(late))
 
-    class TrialWorker(wrap_function(run)):  # type: ignore[misc]  # Ray has no public class to name a function by
+    def train(config: dict[str, Any]) -> None:
+        from selgen_ray.watching import TrialMetrics
+        from selgen_ray.worker import run_in_worker
+
+        task = task_of(config)
+        if group is not None:
+            run_group(task, sweep, group, torch_threads, tune.report)
+            return
+        run_in_worker(task, sweep, torch_threads, tune.report, TrialMetrics(name, task))
+
+    class TrialWorker(wrap_function(train)):  # type: ignore[misc]  # Ray has no public class to name a function by
+        def setup(self, config: dict[str, Any]) -> None:
+            from selgen_ray.worker import heed_sigterm
+
+            heed_sigterm()  # here, since signals are a matter of the main thread
+            super().setup(config)
+
         def step(self) -> dict[str, Any]:
             # Ray names the process after the method; the dashboard lists processes, so name it after the trial
             setproctitle(f"ray::{self.trial_name}")
@@ -154,108 +218,43 @@ def _trainable(sweep: str, tasks: ray.ObjectRef, granted: TrialResources, torch_
 
         @classmethod
         def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
-            return tune.PlacementGroupFactory([{"CPU": granted.cpus, "GPU": granted.gpus}])
+            return tune.PlacementGroupFactory([bundle])
 
         def __repr__(self) -> str:
-            return f"trial worker of {sweep}"  # Ray asks once, and the worker outlives its first trial
+            return f"trial worker of {name}"  # Ray asks once, and the worker outlives its first trial
 
     return TrialWorker
 
 
-def _run_in_worker(task: TrialTask, torch_threads: int) -> None:
-    import torch
-
-    from selgen_ray.trial import run_trial
-
-    _quiet_worker()
-    _free_memory()
-    torch.set_num_threads(torch_threads)
-    last = 0.0
-
-    def report(metrics: dict[str, Any]) -> None:
-        nonlocal last
-        if time.monotonic() - last > _REPORT_EVERY_S:
-            last = time.monotonic()
-            tune.report(metrics)
-
+@contextlib.contextmanager
+def _shown(display: Display) -> Iterator[None]:
+    display.start()
     try:
-        result = run_trial(task, report)
-    except (DataError, ModelError, SpecError) as error:
-        logger.error("%s", error)  # published as failed; the same input would fail again
-        tune.report({"status": "failed", "error": str(error)})
+        yield
+    finally:
+        display.stop()
+
+
+@contextlib.contextmanager
+def _heeded_signals(driver: Driver, say: Callable[[str], None]) -> Iterator[None]:
+    """The first SIGINT or SIGTERM ends the sweep in an orderly way, the second one at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # somebody else's process: its signals are not ours
         return
-    except Exception as error:
-        raise TrialError(f"{type(error).__name__}: {error}") from error
-    tune.report({"status": result.status, "capability": result.capability, "alignment": result.alignment})
+    names = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 
+    def heed(number: int, frame: Any) -> None:
+        if driver.why_ending is not None:
+            raise KeyboardInterrupt
+        name = names[signal.Signals(number)]
+        driver.end(name)
+        # not from here: the terminal may be in the middle of a line
+        hint = "; again: at once" if number == signal.SIGINT else ""
+        driver.later(lambda: say(f"{name}: finishing steps and saving checkpoints{hint}"))
 
-def _quiet_worker() -> None:
-    import transformers
-
-    transformers.logging.disable_progress_bar()
-    transformers.logging.set_verbosity_error()
-
-
-def _free_memory() -> None:
-    """Drop what the trial before left, then keep the collector off everything that stays: it costs a step's time."""
-    import torch
-
-    gc.unfreeze()
-    gc.collect()
-    gc.freeze()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def mark_failed(task: TrialTask, cause: str) -> None:
-    """Publish status 'failed' for a trial whose worker could not: killed, out of memory, node lost."""
-    result = TrialResult(
-        trial_id=task.trial_id, slug=task.slug, seed=task.config["seed"], status="running", config=task.config
-    )
-    with contextlib.suppress(FileNotFoundError):
-        result = TrialResult.model_validate_json(task.folder.read(FILE_NAME))
-    if result.status == "running":
-        result.status, result.error = "failed", cause
-        result.publish(task.folder)
-
-
-def _cause(trial: TuneTrial) -> str:
-    """What Ray knows of a failure; a traceback's own last line comes first."""
-    error = trial.get_pickled_error() or trial.get_error()
-    lines = str(error or "the worker died; Ray gives no cause, its log is in the dashboard").strip().splitlines()
-    return "\n".join([lines[-1], *lines[:-1]] if isinstance(error, RayTaskError) else lines)
-
-
-class _Watcher(tune.Callback):
-    """Tune's events to the board; marks what died without a word."""
-
-    def __init__(self, board: Board, display: Display, tasks: Mapping[str, TrialTask]):
-        self._board, self._display, self._tasks = board, display, tasks
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune pickles its callbacks for a restore that is never made; a terminal cannot be pickled
-
-    def on_trial_start(self, iteration: int, trials: list, trial: TuneTrial, **info: Any) -> None:
-        self._board.running.setdefault(str(trial), {})
-        self._display.update(self._board)
-
-    def on_trial_result(self, iteration: int, trials: list, trial: TuneTrial, result: dict, **info: Any) -> None:
-        self._board.running[str(trial)] = result
-        self._display.update(self._board)
-
-    def on_trial_complete(self, iteration: int, trials: list, trial: TuneTrial, **info: Any) -> None:
-        last = trial.last_result or {}
-        self._finish(trial, last.get("status", "stopped"), last)
-
-    def on_trial_recover(self, iteration: int, trials: list, trial: TuneTrial, **info: Any) -> None:
-        self._board.running.pop(str(trial), None)
-        self._display.line(f"retrying   {trial}  {_cause(trial).splitlines()[0]}", self._board)
-
-    def on_trial_error(self, iteration: int, trials: list, trial: TuneTrial, **info: Any) -> None:
-        mark_failed(self._tasks[trial.config["trial_id"]], _cause(trial))
-        self._finish(trial, "failed", {})
-
-    def _finish(self, trial: TuneTrial, status: str, metrics: dict[str, Any]) -> None:
-        self._board.running.pop(str(trial), None)
-        self._board.finished[status] = self._board.finished.get(status, 0) + 1
-        self._display.line(finished_line(str(trial), status, metrics), self._board)
+    before = {number: signal.signal(number, heed) for number in names}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

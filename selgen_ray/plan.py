@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import Any, Literal
 
+from selgen_ray.added import AddedTrial, read_added
+from selgen_ray.control import Control
 from selgen_ray.data.rows import Row, load_roles
 from selgen_ray.errors import DataError
 from selgen_ray.provenance import git_commit
-from selgen_ray.results import Status, read_trials
+from selgen_ray.results import Status, read_heads
+from selgen_ray.searching import Search
 from selgen_ray.space import SweepSpec, Trial
 from selgen_ray.storage import Folder
 from selgen_ray.trainers import plugins
+from selgen_ray.trainers.plugins import Plugin
 from selgen_ray.trainers.registry import get_trainer
 from selgen_ray.trial import TrialTask
 
-_FINISHED: tuple[Status, ...] = ("completed", "diverged")
+Found = Status | Literal["removed"] | None
+_FINISHED: tuple[Found, ...] = ("completed", "diverged")
 
 
 @dataclass(frozen=True)
@@ -24,41 +30,98 @@ class Planned:
     """One trial of the sweep.
 
     Attributes:
-        trial: as the search space names it.
         task: what a worker gets.
-        found: the status of the result that is already there; None: there is none.
+        found: the status of the result that is already there; 'stopped' or 'removed' where somebody asked for it; None:
+            there is nothing.
         error: the cause that result gives.
     """
 
-    trial: Trial
     task: TrialTask
-    found: Status | None
-    error: str | None
+    found: Found
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class TaskMaker:
+    """Makes the tasks of one sweep: its own trials, and those that are added to it.
+
+    Attributes:
+        found: trial id -> folder of the result that is there already, and the result.
+        stamp: names the folder of new results.
+        commit: of the directory the sweep was started in.
+    """
+
+    folder: Folder
+    found: dict[str, tuple[Folder, Any]]
+    stamp: str = field(default_factory=lambda: datetime.now(UTC).strftime("%Y%m%d_%H%M%S"))
+    commit: str | None = field(default_factory=git_commit)
+
+    def task(self, trial: Trial | AddedTrial, config: dict[str, Any], sources: tuple[Plugin, ...]) -> TrialTask:
+        """What a worker gets of a trial."""
+        place, _ = self.found.get(trial.trial_id, (None, None))
+        return TrialTask(
+            config=config,
+            trial_id=trial.trial_id,
+            slug=trial.slug,
+            folder=place or self.folder / trial.name / "results" / self.stamp,
+            model_hash=trial.model_hash,
+            cache=self.folder / "cache",
+            git_commit=self.commit,
+            plugins=sources,
+        )
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All trials of a sweep, and how many results of other trials its folder also holds."""
+    """All trials of a sweep, and how many results of other trials its folder also holds.
+
+    Attributes:
+        planned: the trials that were selected.
+        make: the maker of its tasks.
+        searches: whose trials are not all known yet.
+        num_left_out: of the sweep, not selected.
+    """
 
     folder: Folder
     planned: tuple[Planned, ...]
     num_foreign: int
+    make: TaskMaker
+    searches: tuple[Search, ...] = ()
+    num_left_out: int = 0
 
-    def with_status(self, *found: Status | None) -> list[Planned]:
+    def with_status(self, *found: Found) -> list[Planned]:
         """The trials whose result on storage has one of these statuses."""
         return [p for p in self.planned if p.found in found]
+
+    def selected(self, select: Callable[[TrialTask], bool]) -> Plan:
+        """The plan of some of the trials."""
+        kept = tuple(p for p in self.planned if select(p.task))
+        searches = tuple(one for one in self.searches if any(map(select, self.samples(one))))
+        left_out = self.num_left_out + len(self.planned) - len(kept)
+        return replace(self, planned=kept, searches=searches, num_left_out=left_out)
+
+    def samples(self, search: Search) -> list[TrialTask]:
+        """Some of the trials that a search could ask for."""
+        return [self.make.task(trial, trial.config.model_dump(mode="json"), ()) for trial in search.spec.samples]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is anything to run, or a search may ask for more."""
+        return bool(self.to_run) or not all(search.is_done for search in self.searches)
 
     @property
     def to_run(self) -> list[TrialTask]:
         """What is left: cut off first, so that a sweep finishes what it began."""
-        order: list[Status | None] = ["running", "failed", None]
+        order: list[Found] = ["running", "failed", None]
         return [p.task for status in order for p in self.with_status(status)]
 
     def lines(self) -> list[str]:
         """The plan in words: counts of each kind, then trials per strategy."""
-        kinds: Sequence[tuple[str, Status | None]] = (
+        kinds: Sequence[tuple[str, Found]] = (
             ("completed, skipped", "completed"),
             ("diverged, skipped", "diverged"),
+            ("stopped, skipped until a retry", "stopped"),
+            ("removed, skipped until a retry", "removed"),
             ("cut off, continued from the last checkpoint", "running"),
             ("failed, tried again", "failed"),
             ("new", None),
@@ -68,11 +131,14 @@ class Plan:
         lines += [f"  {count:5d} {text}" for count, text in counts if count]
         strategies: dict[str, list[Planned]] = {}
         for p in self.planned:
-            strategies.setdefault(p.trial.config.proxy_strategy, []).append(p)
+            strategies.setdefault(p.task.config["proxy_strategy"], []).append(p)
         for name, trials in sorted(strategies.items()):
             done = sum(p.found in _FINISHED for p in trials)
-            settings = len({p.trial.slug for p in trials})
+            settings = len({p.task.slug for p in trials})
             lines.append(f"  {name}: {_count(len(trials), 'trial')}, {_count(settings, 'setting')}, {done} done")
+        lines += [f"  search {search.spec.line}, {len(search.asked)} asked" for search in self.searches]
+        if self.num_left_out:
+            lines.append(f"  {self.num_left_out:5d} others not selected")
         if self.num_foreign:
             lines.append(f"  note: the folder also holds {self.num_foreign} results of trials this file does not name")
         return lines
@@ -88,29 +154,35 @@ def sweep_folder(spec: SweepSpec) -> Folder:
 
 
 def make_plan(spec: SweepSpec) -> Plan:
-    """Compare the sweep's trials with the results its folder already holds.
+    """Compare the sweep's trials, and those that were added to it, with the results its folder already holds.
 
     Trials are found by id, not by path: a folder keeps its name when the YAML grows another axis.
+
+    Raises:
+        StorageError: the folder cannot be read, or holds a results.json that is none.
     """
     folder = sweep_folder(spec)
-    found = {result.trial_id: (place, result) for place, result in read_trials(folder)}
-    stamp = datetime.now(UTC).strftime("%Y%m%d_%H%M%S")
-    commit = git_commit()
+    control = Control(folder)
+    found = {result.trial_id: (place, result) for place, result in read_heads(folder)}
+    make = TaskMaker(folder, found)
+    tasks = {t.trial_id: make.task(t, t.config.model_dump(mode="json"), spec.plugin_sources) for t in spec.trials}
+    added = read_added(control, control.added.names())
+    tasks = {trial.trial_id: make.task(trial, trial.config, trial.plugins) for trial in added} | tasks
+    entries = [trial.search for trial in added if trial.search]
+    searches = tuple(Search(one, entries) for one in spec.searches)
+    for trial in (t for search in searches for asked in search.asked for t in asked.trials):
+        if trial.trial_id not in tasks:  # of a seed that the file did not name then
+            tasks[trial.trial_id] = make.task(trial, trial.config.model_dump(mode="json"), spec.plugin_sources)
+    stopped, removed = control.stop.names(), control.removed.names()
     planned = []
-    for trial in spec.trials:
-        place, result = found.get(trial.trial_id, (None, None))
-        task = TrialTask(
-            config=trial.config.model_dump(mode="json"),
-            trial_id=trial.trial_id,
-            slug=trial.slug,
-            folder=place or folder / trial.name / "results" / stamp,
-            model_hash=trial.model_hash,
-            cache=folder / "cache",
-            git_commit=commit,
-            plugins=spec.plugin_sources,
-        )
-        planned.append(Planned(trial, task, result.status if result else None, result.error if result else None))
-    return Plan(folder, tuple(planned), len(found.keys() - {t.trial_id for t in spec.trials}))
+    for task in tasks.values():
+        _, result = found.get(task.trial_id, (None, None))
+        status: Found = result.status if result else None
+        if status not in _FINISHED:
+            marked = "removed" if task.trial_id in removed else "stopped" if task.trial_id in stopped else None
+            status = marked or status
+        planned.append(Planned(task, status, result.error if result else None))
+    return Plan(folder, tuple(planned), len(found.keys() - tasks.keys()), make, searches)
 
 
 def check_data(spec: SweepSpec) -> list[str]:
@@ -119,7 +191,7 @@ def check_data(spec: SweepSpec) -> list[str]:
     problems: dict[str, None] = {}
     loaded: dict[tuple[str, str | None], dict[str, list[Row]]] = {}
     checked: set[tuple[str, ...]] = set()
-    for trial in spec.trials:
+    for trial in [*spec.trials, *(sample for search in spec.searches for sample in search.samples)]:
         config = trial.config
         source = (config.data.model_dump_json(), config.world)  # another seed of the same data has the same form
         key = (*map(str, source), config.proxy_strategy, config.finetune_config.model_dump_json())

@@ -15,6 +15,7 @@ import boto3
 import pytest
 import torch
 from moto.server import ThreadedMotoServer
+from running import slow_space, sweep
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -156,3 +157,12 @@ def make_config(tiny_model_dir: str, data_files: dict[str, str]) -> Callable[...
         }
 
     return make
+
+
+@pytest.fixture(scope="session")
+def slow_reference(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: str, data_files: dict[str, str]) -> Path:
+    """The folder of a sweep of 4 trials of some seconds each that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("slow")
+    done = sweep(slow_space(folder, tiny_model_dir, data_files))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder

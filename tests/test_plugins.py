@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_sweep import environment
+from running import environment
 
 from selgen_ray.errors import PluginError, SpecError
 from selgen_ray.fingerprint import settings, trial_id

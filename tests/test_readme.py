@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from test_sweep import results, sweep, write_space
+from running import results, sweep, write_space
 
 from selgen_ray.errors import SpecError
 from selgen_ray.plan import check_data, make_plan

@@ -28,8 +28,9 @@ from selgen_ray.report.labels import Label, place_labels
 from selgen_ray.report.naming import explained, knob_texts
 from selgen_ray.report.scales import axis_limits, beyond, inside, limits
 from selgen_ray.report.settings import STRATEGIES, Axis
-from selgen_ray.results import FILE_NAME, load_results, read_trials
+from selgen_ray.results import FILE_NAME, read_trials
 from selgen_ray.storage import Folder
+from selgen_ray.table import load_results
 
 ROOT = Path(__file__).parents[1]
 T2 = 4.302652729749462  # Student's t, 0.975, 2 degrees of freedom
@@ -80,7 +81,7 @@ def test_the_table_is_what_one_computes_by_hand(sweep):
     assert (strong.seeds, strong.x.mean, strong.y.mean, strong.num_trials) == ((1,), 0.4, 0.6, 3)
     assert strong.x.half_width is None and strong.change_x.half_width is None
     assert [s.label for s in report.settings if s.on_front] == ["naive", "kl_divergence β=10"]
-    assert report.counts == {"completed": 7, "diverged": 1, "running": 1, "failed": 1}
+    assert report.counts == {"completed": 7, "diverged": 1, "stopped": 0, "running": 1, "failed": 1}
 
 
 def test_the_base_model_counts_each_seed_once(sweep):
@@ -107,7 +108,7 @@ def test_the_text(sweep):
     assert str(sweep_folder / "report" / "pareto.png") in lines
 
 
-@pytest.mark.parametrize("status", ["diverged", "failed", "running"])
+@pytest.mark.parametrize("status", ["diverged", "failed", "running", "stopped"])
 def test_only_completed_trials_are_averaged_and_drawn(sweep, status):
     before = report_of(sweep)
     tempting = fake_result("kl_divergence", 9, 1.0, 1.0, status, beta_kl=10.0, base=(0.9, 0.1))

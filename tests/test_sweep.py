@@ -7,71 +7,37 @@ import json
 import os
 import pty
 import re
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import jsonschema
 import psutil
 import pytest
-import safetensors.torch
 import torch
-import yaml
+from running import (
+    adapters,
+    assert_same_sweep,
+    command,
+    environment,
+    free_port,
+    kill_9,
+    results,
+    slow_space,
+    start,
+    sweep,
+    tree,
+    under_way,
+    wait_for,
+    write_space,
+)
 
-from selgen_ray.results import json_schema, load_results
+from selgen_ray.results import json_schema
 from selgen_ray.storage import Folder
+from selgen_ray.table import load_results
 from selgen_ray.trainers import get_trainer
 
 pytestmark = pytest.mark.ray
-ROOT = Path(__file__).parents[1]
-
-
-def write_space(folder: Path, model: str, data: dict[str, str], finetune: dict | None = None, **space) -> Path:
-    cfg = {"model": model, "learning_rate": 5e-3, "epochs": 2, "per_device_train_batch_size": 4, "r": 4}
-    cfg |= {"max_new_tokens": 4, "logging_steps": 2, "save_steps": 3, "save_model_locally": True} | (finetune or {})
-    content = {
-        "name": "tiny",
-        "storage_path": "./sweeps",  # as users write it; workers have another current directory
-        "base": {"finetune_config": cfg, "data": data},
-        "seeds": [1, 2],
-        "strategies": {"naive": {}, "kl_divergence": {"grid": {"finetune_config.beta_kl": [1.0, 10.0]}}},
-    } | space
-    path = folder / "space.yaml"
-    path.write_text(yaml.safe_dump({key: value for key, value in content.items() if value is not None}))
-    return path
-
-
-def environment() -> dict[str, str]:
-    env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-    return env | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-
-
-def command(space: Path, *args: str) -> list[str]:
-    return [sys.executable, "-m", "selgen_ray.sweep", str(space), *args]
-
-
-def sweep(space: Path, *args: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    options = {"capture_output": True, "text": True, "timeout": 300, "cwd": space.parent}
-    return subprocess.run(command(space, *args), env=env or environment(), **options)
-
-
-def results(folder: Path) -> dict[str, dict]:
-    """'<slug>/seed_<N>' -> results.json, of one sweep folder; a trial with two of them is an error."""
-    found = {}
-    for path in sorted((folder / "sweeps" / "tiny").glob("*/seed_*/results/*/results.json")):
-        name = "/".join(path.parts[-5:-3])
-        assert name not in found, f"{name} has two results"
-        found[name] = json.loads(path.read_text())
-    return found
-
-
-def adapters(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
-    found = {}
-    for path in (folder / "sweeps" / "tiny").glob("*/seed_*/results/*/model/adapter_model.safetensors"):
-        found["/".join(path.parts[-6:-4])] = safetensors.torch.load_file(path)
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -204,12 +170,6 @@ def test_a_running_cluster_is_joined_and_left_running(tmp_path, tiny_model_dir, 
         cluster.wait()
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def test_bad_input_is_refused_before_ray_starts(tmp_path, tiny_model_dir, data_files):
     rows = tmp_path / "broken.jsonl"
     rows.write_text('{"messages": []}\n')
@@ -222,7 +182,7 @@ def test_bad_input_is_refused_before_ray_starts(tmp_path, tiny_model_dir, data_f
     assert "kl_divergence needs data.proxy" in done.stderr
     (tmp_path / "a_file").write_text("")
     done = sweep(write_space(tmp_path, tiny_model_dir, data_files, storage_path="./a_file"))
-    assert done.returncode == 2 and "cannot write" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2 and "Not a directory" in done.stderr and "Traceback" not in done.stderr
     done = sweep(tmp_path / "nowhere.yaml")
     assert done.returncode == 2 and "nowhere.yaml" in done.stderr and "Traceback" not in done.stderr
 
@@ -245,63 +205,6 @@ def test_in_a_terminal_running_trials_have_a_live_line(tmp_path, tiny_model_dir,
 
 
 # -- kills -----------------------------------------------------------------------------------------------------------
-
-SLOW = {"epochs": 30, "save_steps": 5, "logging_steps": 5, "max_to_eval": 1, "max_new_tokens": 1, "lora_dropout": 0.1}
-
-
-def wait_for(condition, seconds: float = 120):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := condition():
-            return found
-        time.sleep(0.05)
-    raise AssertionError(f"nothing within {seconds} s")
-
-
-def slow_space(folder: Path, model: str, data: dict[str, str]) -> Path:
-    strategies = {"naive": {}, "kl_divergence": {"fixed": {"finetune_config.beta_kl": 3.0}}}
-    return write_space(folder, model, data, SLOW, strategies=strategies)
-
-
-def start(space: Path) -> subprocess.Popen:
-    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command(space), env=environment(), cwd=space.parent, **pipe)
-
-
-def tree(process: subprocess.Popen) -> list[psutil.Process]:
-    return [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-
-
-def kill_9(processes: list[psutil.Process]) -> None:
-    for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-
-
-def under_way(folder: Path, at_least: int = 20) -> list[str]:
-    """Running trials that have a checkpoint of some steps; a finished one may still be deleting its own."""
-    manifests = (folder / "sweeps").glob("tiny/*/seed_*/results/*/checkpoints/*/manifest.json")
-    far = {"/".join(p.parts[-7:-5]) for p in manifests if int(p.parent.name.removeprefix("step_")) >= at_least}
-    return [name for name, result in results(folder).items() if result["status"] == "running" and name in far]
-
-
-@pytest.fixture(scope="module")
-def slow_reference(tmp_path_factory, tiny_model_dir, data_files):
-    folder = tmp_path_factory.mktemp("slow")
-    done = sweep(slow_space(folder, tiny_model_dir, data_files))
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder
-
-
-def assert_same_sweep(folder: Path, reference: Path) -> None:
-    expected, found = adapters(reference), adapters(folder)
-    assert found.keys() == expected.keys() and len(found) == 4
-    for name, tensors in expected.items():
-        assert all(torch.equal(tensors[key], found[name][key]) for key in tensors), name
-    for name, result in results(reference).items():
-        other = results(folder)[name]
-        for key in ("train_steps", "train_losses", "eval_steps", "eval_results", "tokens", "trial_id"):
-            assert other[key] == result[key], (name, key)
 
 
 def test_kill_9_of_the_whole_tree_loses_nothing_but_the_steps_since_the_checkpoint(

@@ -44,6 +44,7 @@ class Sets:
 
     Args:
         encode: (role, its rows) -> their tokens.
+        num_workers: ranks that train the trial; a step has as many times the micro-batches.
     """
 
     def __init__(
@@ -52,8 +53,10 @@ class Sets:
         config: FinetuneConfig,
         data_seed: int,
         encode: Callable[[str, list[Row]], list[Encoded]],
+        num_workers: int = 1,
     ):
         self._config = config
+        self._num_micro = config.gradient_accumulation_steps * num_workers
         self._seed = data_seed
         self.train: dict[str, RowSet] = {}
         self.evals: dict[str, RowSet] = {}
@@ -98,7 +101,7 @@ class Sets:
         cfg = self._config
         rows = {name: self.union(name) for name in names}
         micro = {name: micro_batch_size(cfg, name) for name in names}
-        steps = {n: steps_per_epoch(len(rows[n]), micro[n], cfg.gradient_accumulation_steps) for n in names}
+        steps = {n: steps_per_epoch(len(rows[n]), micro[n], self._num_micro) for n in names}
         continuous = cfg.proxy_cycling_mode == "continuous"
         leading = names[0] if continuous else max(names, key=steps.__getitem__)
         return {
@@ -106,7 +109,7 @@ class Sets:
                 name=name,
                 lengths=tuple(len(e) for e in rows[name]),
                 micro_batch=micro[name],
-                num_micro=cfg.gradient_accumulation_steps,
+                num_micro=self._num_micro,
                 seed=self._seed,
                 phase=phase,
                 steps_per_epoch=steps[leading],

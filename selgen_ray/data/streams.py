@@ -24,7 +24,7 @@ class Stream:
         name: part of the key of its randomness.
         lengths: tokens of each row.
         micro_batch: rows of a micro-batch.
-        num_micro: micro-batches of a step (gradient accumulation).
+        num_micro: micro-batches of a step, those of all ranks.
         seed, phase: the rest of the key.
         steps_per_epoch: of the phase, the same for all its streams.
         restarts: 'epoch': every epoch is one pass, its last step may be smaller; 'never': passes follow each

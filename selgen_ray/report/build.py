@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from selgen_ray.errors import nearest
 from selgen_ray.report.settings import Axis, Setting, make_settings
-from selgen_ray.results import PREFERENCE, TrialResult, as_table, read_trials
+from selgen_ray.results import PREFERENCE, TrialResult, read_trials
 from selgen_ray.stats import Summary, summarise
 from selgen_ray.storage import Folder
+from selgen_ray.table import as_table
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,7 +10,7 @@ from typing import Any
 
 from selgen_ray.report.naming import knob_texts, value_text
 from selgen_ray.report.versions import NAMES, STREAMS, SWEEPS, Group, with_versions
-from selgen_ray.results import TrialResult, finite, flatten
+from selgen_ray.results import TrialResult, finite, flatten, less_is_better
 from selgen_ray.stats import Summary, paired_change, pareto_front, summarise
 
 # the usual order of the strategies, in tables and legends; others follow by name
@@ -20,7 +20,6 @@ STRATEGIES = (
     *("steering_weights", "steering_weights_add_alignment_plane", "safe_lora"),
 )
 _SLUG_HASH = re.compile(r"_([0-9a-f]{6,32})$")
-_LOWER_IS_BETTER = re.compile(r"(^|[/_])(loss|perplexity|kl)$")
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Axis:
     @property
     def sign(self) -> int:
         """+1 where more is better, -1 for a loss, a perplexity or a KL."""
-        return -1 if _LOWER_IS_BETTER.search(self.name) else 1
+        return -1 if less_is_better(self.name) else 1
 
     def metric(self, result: TrialResult) -> str | None:
         """The 'set/metric' that this axis is in a trial."""
@@ -41,8 +40,7 @@ class Axis:
 
     def value(self, result: TrialResult) -> float | None:
         """At the last evaluation; None where it is missing or not finite."""
-        headlines = {"capability": result.capability, "alignment": result.alignment}
-        return finite(headlines[self.name] if self.name in headlines else result.metric(self.name))
+        return result.value(self.name)
 
     def base(self, result: TrialResult) -> float | None:
         """Before training; None where it is missing or not finite."""

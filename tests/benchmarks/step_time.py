@@ -64,7 +64,7 @@ def time_steps(trainer: BaseTrainer, num_steps: int) -> list[float]:
             torch.cuda.synchronize()
         times.append(time.perf_counter())
 
-    phase = trainer._main_phase()
+    phase = trainer.main_phase()
     phase.job.num_steps = num_steps + 2
     phase.run(after_step)
     return [b - a for a, b in itertools.pairwise(times)]

@@ -1,0 +1,208 @@
+"""The Ray cluster of a sweep: joining it, what a trial gets there, and how many trials fit on its nodes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+# before ray is imported: no spam on the terminal, no per-trial log files nobody reads
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
+os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Tune's would drop running trials without a checkpoint
+os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "1000"  # the feed decides how many trials wait for a place
+os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")  # Tune's own state is not the sweep's truth
+
+import ray
+
+from selgen_ray import hardware, jobs
+from selgen_ray.config import FinetuneConfig
+from selgen_ray.space import Resources
+
+_NODES_EVERY_S = 5.0
+_HEAD_TIMEOUT = "RAY_gcs_rpc_server_reconnect_timeout_s"
+# what workers must be told even when the cluster was started elsewhere; never a credential
+_FORWARDED = ("HF_HUB_OFFLINE", "HF_HOME")
+
+
+@dataclass(frozen=True)
+class TrialResources:
+    """What one trial gets, after asking the cluster."""
+
+    cpus: float
+    gpus: float
+
+
+class InfeasibleError(RuntimeError):
+    """No node of the cluster can ever hold a trial; waiting would be for ever."""
+
+
+def connect(resources: Resources) -> str | None:
+    """Join the cluster at RAY_ADDRESS, or start a local one. Returns the dashboard's URL, or None.
+
+    Raises:
+        ConnectionError: nothing answers at RAY_ADDRESS.
+    """
+    env = {name: os.environ[name] for name in _FORWARDED if name in os.environ}
+    env |= {
+        "OMP_NUM_THREADS": str(resources.torch_threads),
+        "TOKENIZERS_PARALLELISM": "false",
+        # a stopped trial may take long to unwind; Tune would give up on reusing its worker, and hang
+        "TUNE_FUNCTION_THREAD_TIMEOUT_S": "30",
+    }
+    context = ray.init(
+        address=os.environ.get("RAY_ADDRESS") or "local",
+        runtime_env={"env_vars": {name: env[name] for name in env.keys() - jobs.set_by_the_job()}},
+        logging_level=logging.ERROR,
+        log_to_driver=False,
+    )
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failure gets a line of ours, not a page of Tune's
+    return f"http://{context.dashboard_url}" if context.dashboard_url else None
+
+
+def disconnect() -> None:
+    """Leave the cluster; a local one ends."""
+    ray.shutdown()
+
+
+def nodes() -> list[dict[str, float]]:
+    """The resources of each node that is alive, as Ray names them."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def resolve_resources(resources: Resources, nodes: Sequence[Mapping[str, float]]) -> TrialResources:
+    """Decide what a trial gets, and make sure that some node has it.
+
+    Raises:
+        InfeasibleError: no node is large enough; says what was asked for and what the largest nodes have.
+    """
+    gpus = resources.gpus
+    if gpus is None:
+        gpus = 1.0 if any(node.get("GPU", 0) >= 1 for node in nodes) else 0.0
+    if not any(node.get("CPU", 0) >= resources.cpus and node.get("GPU", 0) >= gpus for node in nodes):
+        offered = ", ".join(sorted({f"{n.get('CPU', 0):g} CPUs and {n.get('GPU', 0):g} GPUs" for n in nodes}))
+        raise InfeasibleError(
+            f"resources: a trial asks for {resources.cpus:g} CPUs and {gpus:g} GPUs, but the nodes have: {offered}"
+        )
+    return TrialResources(resources.cpus, gpus)
+
+
+def how_many_fit(nodes: Sequence[Mapping[str, float]], granted: TrialResources) -> int:
+    """Trials that the nodes can hold at a time, were they empty."""
+    return sum(_fit(node, granted) for node in nodes)
+
+
+def check_hardware(configs: Iterable[FinetuneConfig], gpus: float) -> None:
+    """Refuse settings that a process with so many GPUs cannot run.
+
+    Raises:
+        InfeasibleError: what, and what to use instead.
+
+    One place is looked at; where nodes differ, the worker's own check finds the rest.
+    """
+    asking = [config for config in configs if hardware.asked(config)]
+    if not asking:
+        return
+    look = ray.remote(num_cpus=0, num_gpus=gpus)(hardware.this_device)
+    device = ray.get(look.remote())
+    found = dict.fromkeys(text for config in asking for text in hardware.problems(config, device))
+    if found:
+        raise InfeasibleError("\n".join(found))
+
+
+class Places:
+    """How many trials the cluster can hold now; looked up every few seconds, since nodes come and go.
+
+    Args:
+        fit: how many trials nodes can hold.
+        on_change: called with 'node_joined' or 'node_lost' and the node's address.
+    """
+
+    def __init__(self, fit: Callable[[Sequence[Mapping[str, float]]], int], on_change: Callable[[str, str], None]):
+        self._fit, self._on_change = fit, on_change
+        self._alive: dict[str, str] | None = None
+        self._places, self._looked = 0, -_NODES_EVERY_S
+
+    def __call__(self) -> int:
+        """Trials that fit on the nodes, were they empty."""
+        if time.monotonic() - self._looked >= _NODES_EVERY_S:
+            self._looked = time.monotonic()
+            alive = [node for node in ray.nodes() if node["Alive"]]
+            self._places = self._fit([node["Resources"] for node in alive])
+            self._notice({node["NodeID"]: node["NodeManagerAddress"] for node in alive})
+        return self._places
+
+    def _notice(self, alive: dict[str, str]) -> None:
+        before, self._alive = self._alive, alive
+        if before is not None:
+            for node in before.keys() - alive.keys():
+                self._on_change("node_lost", before[node])
+            for node in alive.keys() - before.keys():
+                self._on_change("node_joined", alive[node])
+
+
+def _fit(node: Mapping[str, float], granted: TrialResources) -> int:
+    shares = [node.get("CPU", 0) / granted.cpus]
+    if granted.gpus >= 1:
+        shares.append(node.get("GPU", 0) / granted.gpus)
+    elif granted.gpus:  # a share of a GPU is never put together from two of them
+        shares.append(node.get("GPU", 0) * int(1 / granted.gpus + 1e-9))
+    return int(min(shares) + 1e-9)
+
+
+class HeadWatch:
+    """Tells, inside its `with`, when the cluster's head has not answered for too long.
+
+    Ray itself ends the process then, without a word that helps, a minute after it lost the head. This is faster by a
+    quarter, and waits as much longer as Ray is told to (`_HEAD_TIMEOUT`), for clusters whose
+    head comes back.
+
+    Args:
+        on_lost: called once, in the thread that watches.
+    """
+
+    def __init__(self, on_lost: Callable[[], None]):
+        self._on_lost = on_lost
+        self._patience_s = 0.75 * float(os.environ.get(_HEAD_TIMEOUT, "60"))
+        host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+        self._address = (host, int(port))
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="head of the cluster", daemon=True)
+
+    def answers(self) -> bool:
+        """Whether somebody listens where the head is."""
+        try:
+            with socket.create_connection(self._address, timeout=5):
+                return True
+        except OSError:
+            return False
+
+    def is_dying(self) -> bool:
+        """Whether the head stops answering now: a cluster that is stopped loses its nodes first."""
+        for _ in range(20):
+            if not self.answers():
+                return True
+            time.sleep(0.5)
+        return False
+
+    def _watch(self) -> None:
+        seen = time.monotonic()
+        while not self._over.wait(min(2.0, self._patience_s / 4)):
+            if self.answers():
+                seen = time.monotonic()
+            elif time.monotonic() - seen > self._patience_s:
+                self._on_lost()
+                return
+
+    def __enter__(self) -> HeadWatch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._over.set()

@@ -1,0 +1,218 @@
+"""The process that runs a sweep, beside Ray: its claim on the sweep, the event log, what `sweep status` reads, and
+the requests it obeys."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from selgen_ray.added import AddedTrial, read_added, write_added
+from selgen_ray.control import ALL, LIVE, PLAN, Control
+from selgen_ray.events import EventLog
+from selgen_ray.feed import Feed
+from selgen_ray.guidance import Guidance
+from selgen_ray.leases import Lease, Watch, this_host
+from selgen_ray.progress import Board
+from selgen_ray.results import now
+from selgen_ray.storage import Folder
+from selgen_ray.trial import TrialTask
+
+logger = logging.getLogger(__name__)
+LEASE_S = 30.0
+_LOOK_EVERY_S = {True: 1.0, False: 5.0}  # is the storage local? A look at an object store costs a request
+
+
+class SweepBusyError(RuntimeError):
+    """Another process runs this sweep; the message says which."""
+
+
+def claim(control: Control, lease_s: float = LEASE_S) -> Lease:
+    """The right to run a sweep, held inside its `with`.
+
+    One who was killed on this machine is known to be dead at once, one on another after `lease_s` of silence.
+
+    Raises:
+        SweepBusyError: another process runs it. StorageError: the folder cannot be read or written.
+    """
+    watch, first = Watch(control.folder / "driver", lease_s, 0.5), None
+    while (lease := watch.acquire()) is None:
+        holder = watch.holder()
+        if holder is None:
+            continue
+        where = str(holder.get("host", "")).split(" ")[0]
+        if holder.get("host") == this_host() or first not in (None, holder):  # it lives, or has just given a sign
+            raise SweepBusyError(
+                f"{control.folder}: process {holder.get('pid')} on {where} is running this sweep. 'python -m "
+                "selgen_ray.sweep status' shows how far it is, 'add' gives it more trials, 'stop --all' ends it"
+            )
+        if first is None:
+            first = holder
+            logger.warning("process %s on %s may be running this sweep: waiting for a sign", holder.get("pid"), where)
+        time.sleep(lease_s / 30)
+    return lease
+
+
+class Driver:
+    """What the driver of a sweep does besides running trials, in a thread of its own.
+
+    Storage that is away holds nobody up: what could not be written waits for the next round.
+
+    Args:
+        sweep: its folder.
+        feed: of the trials.
+        board: of what the terminal shows.
+        tasks: trial id -> task, of every trial of the sweep, finished ones included.
+        make: the task of a trial that is added.
+        time_budget_s: after so long the sweep ends as after Ctrl-C; None: no limit.
+        say: shows a line to the user.
+
+    Attributes:
+        why_ending: why the sweep is to end early, once it is.
+        guidance: what results decide; set before the `with`.
+    """
+
+    guidance: Guidance
+
+    def __init__(
+        self,
+        sweep: Folder,
+        feed: Feed,
+        board: Board,
+        tasks: Mapping[str, TrialTask],
+        make: Callable[[AddedTrial], TrialTask],
+        time_budget_s: float | None = None,
+        say: Callable[[str], None] = lambda _: None,
+    ):
+        self.control, self.events = Control(sweep), EventLog(sweep)
+        self.feed, self.board, self._tasks, self._make, self._say = feed, board, dict(tasks), make, say
+        self.why_ending: str | None = None
+        self._every_s = _LOOK_EVERY_S[sweep.local_path is not None]
+        self._deadline = time.monotonic() + time_budget_s if time_budget_s is not None else None
+        self._later: deque[Callable[[], None]] = deque()
+        self._over, self._wake, self._closing = threading.Event(), threading.Event(), threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="driver", daemon=True)
+
+    def __enter__(self) -> Driver:
+        self.control.stop.clear(ALL)
+        plan = {trial_id: task.name for trial_id, task in self._tasks.items()}
+        self.control.folder.write_json(PLAN, {"updated_at": now(), "trials": plan})
+        self.events.add("sweep_started", trials=self.feed.total)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Write what is left to write; once."""
+        with self._closing:
+            if not self._over.is_set():
+                self._close()
+
+    def _close(self) -> None:
+        self._over.set()
+        self._wake.set()
+        self._thread.join()
+        self.events.add("sweep_ended", **self._counts(), **({"why": self.why_ending} if self.why_ending else {}))
+        for write in (self._write_later, self.events.flush, self._write_live, lambda: self.control.stop.clear(ALL)):
+            self._try(write)
+
+    def end(self, why: str) -> None:
+        """Let running trials finish their step and save a checkpoint; start no others. Safe in a signal handler."""
+        if self.why_ending is None:
+            self.why_ending = why
+            self.feed.is_ending = True
+            self.later(lambda: self.control.stop.set(ALL, why=why))
+            self.later(lambda: self.events.add("sweep_ending", why=why))
+            self._wake.set()
+
+    def stop(self, tasks: Iterable[TrialTask], why: str) -> None:
+        """End trials for good, those that run after their step; a retry lets them go on."""
+        for task in tasks:
+            self.later(functools.partial(self.control.stop.set, task.trial_id, why=why))
+        self._wake.set()
+
+    def keep(self, trial: AddedTrial, task: TrialTask) -> None:
+        """A search asks for a trial: keep it in the sweep's folder, so that the search finds it again."""
+        if trial.trial_id not in self._tasks:
+            self._tasks[trial.trial_id] = task
+            self.board.total += 1
+            self.events.add("asked", task.name, search=trial.search)
+        self.later(lambda: write_added(self.control, trial))
+
+    def later(self, write: Callable[[], None]) -> None:
+        """Do something with the storage soon, again and again until it succeeds."""
+        self._later.append(write)
+
+    # -- the thread ------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._over.is_set():
+            if self._deadline is not None and time.monotonic() > self._deadline:
+                self.end("the time budget is used up")
+                self._say("the time budget is used up: finishing steps and saving checkpoints")
+                self._deadline = None
+            for job in (self._write_later, self.events.flush, self._write_live, self._obey):
+                self._try(job)
+            self._wake.wait(self._every_s)
+            self._wake.clear()
+
+    def _try(self, job: Callable[[], None]) -> None:
+        try:
+            job()
+        except OSError as error:
+            logger.warning("%s", error)
+
+    def _write_later(self) -> None:
+        while self._later:
+            self._later[0]()
+            self._later.popleft()
+
+    def _counts(self) -> dict[str, Any]:
+        return {"total": self.board.total, "finished": dict(self.board.finished), "running": len(self.board.running)}
+
+    def _write_live(self) -> None:
+        running = {
+            name: {k: v for k, v in metrics.items() if isinstance(v, int | float | str)}
+            for name, metrics in list(self.board.running.items())
+        }
+        live = {"updated_at": now(), "every_s": self._every_s, "host": socket.gethostname(), "pid": os.getpid()}
+        live |= self._counts() | {"running": running, "seconds_left": self.board.seconds_left()}
+        self.control.folder.write_json(LIVE, live | {"ending": self.why_ending, "over": self._over.is_set()})
+
+    def _obey(self) -> None:
+        """One listing shows everything that was asked for."""
+        asked: dict[str, set[str]] = {"stop": set(), "removed": set(), "retry": set(), "added": set()}
+        for path in self.control.folder.files(recursive=True):
+            kind, _, name = path.partition("/")
+            if kind in asked and name.endswith(".json"):
+                asked[kind].add(name.removesuffix(".json"))
+        if ALL in asked["stop"] and self.why_ending is None:
+            why = self.control.why_stopped(ALL)
+            self._say(f"{why}: finishing steps and saving checkpoints")
+            self.end(why)
+        for task in self.feed.drop(asked["stop"] | asked["removed"]):
+            status = "removed" if task.trial_id in asked["removed"] else "stopped"
+            self.board.finished[status] = self.board.finished.get(status, 0) + 1
+            self.events.add(status, task.name, why=self.control.why_stopped(task.trial_id))
+            self.guidance.ended(task.trial_id, "stopped")
+        for trial in read_added(self.control, asked["added"] - self._tasks.keys()):
+            self._tasks[trial.trial_id] = self._make(trial)
+            self._hand_out("added", trial.trial_id)
+        for trial_id in asked["retry"]:
+            if trial_id in self._tasks:
+                self._hand_out("retry_requested", trial_id)
+            self.control.retry.clear(trial_id)
+
+    def _hand_out(self, event: str, trial_id: str) -> None:
+        for task in self.feed.add([self._tasks[trial_id]]):
+            self.board.total += 1
+            self.events.add(event, task.name)
+            self.guidance.add([task])

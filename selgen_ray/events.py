@@ -1,0 +1,82 @@
+"""The event log of a sweep, `events.jsonl`: what happened to whom, when and why, a JSON object a line."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from typing import Any
+
+from selgen_ray.results import now
+from selgen_ray.storage import Folder
+
+FILE_NAME = "events.jsonl"
+
+
+class EventLog:
+    """The log of a sweep, written by its one driver.
+
+    Lines wait in memory until `flush`, so that neither a slow storage nor one that is away holds anybody up.
+    """
+
+    def __init__(self, sweep: Folder):
+        self.sweep = sweep
+        self._waiting: list[bytes] = []
+        self._adding, self._flushing = threading.Lock(), threading.Lock()
+        self._written: bytes | None = None  # on an object store: all that the object holds
+
+    def add(self, event: str, trial: str | None = None, **info: Any) -> None:
+        """Note an event, such as 'retry', of a trial ('<slug>/seed_<N>') or of the sweep."""
+        content = {"at": now(), "event": event} | ({"trial": trial} if trial else {}) | info
+        with self._adding:
+            self._waiting.append(json.dumps(content, default=str).encode() + b"\n")
+
+    def flush(self) -> None:
+        """Write what waits. Raises StorageError, and keeps it then for the next time."""
+        with self._flushing:
+            with self._adding:
+                lines = list(self._waiting)
+            if not lines:
+                return
+            if (local := self.sweep.local_path) is not None:
+                _append(local, b"".join(lines))
+            else:  # objects cannot be appended to
+                before = self._read() if self._written is None else self._written
+                self.sweep.write(FILE_NAME, before + b"".join(lines))
+                self._written = before + b"".join(lines)
+            with self._adding:
+                del self._waiting[: len(lines)]
+
+    def _read(self) -> bytes:
+        try:
+            before = self.sweep.read(FILE_NAME)
+        except FileNotFoundError:
+            return b""
+        return before if before.endswith(b"\n") else before + b"\n"
+
+
+def _append(folder: Any, content: bytes) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / FILE_NAME).open("a+b") as log:
+        if log.tell():
+            log.seek(-1, os.SEEK_END)
+            if log.read(1) != b"\n":  # a crash cut the last line off: it must not take the next one with it
+                content = b"\n" + content
+        log.write(content)
+        log.flush()
+        os.fsync(log.fileno())
+
+
+def read_events(sweep: Folder) -> list[dict[str, Any]]:
+    """The events of a sweep, oldest first; [] where there are none. A line that was cut off is left out."""
+    try:
+        lines = sweep.read(FILE_NAME).splitlines()
+    except FileNotFoundError:
+        return []
+    events = []
+    for line in lines:
+        try:
+            events.append(dict(json.loads(line)))
+        except (ValueError, TypeError):
+            continue
+    return events

@@ -1,0 +1,176 @@
+"""One trial on several workers: a Ray Train group inside a Tune trial, which itself takes next to nothing."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import selgen_ray.cluster  # noqa: F401  # isort: skip  # it sets the environment that ray reads
+
+from ray.exceptions import RayActorError
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+from ray.train.v2.api.exceptions import PreemptionError, WorkerGroupError  # ray.train does not name them
+from ray.util.queue import Empty, Queue
+
+from selgen_ray.cluster import InfeasibleError
+from selgen_ray.errors import INPUT_ERRORS, TrialError
+from selgen_ray.group_worker import GivePlacesBack, GroupTorchConfig, train_in_group
+from selgen_ray.space import Resources
+from selgen_ray.storage import Folder
+from selgen_ray.trial import TrialTask
+from selgen_ray.worker import Report
+
+DRIVER = {"memory": 2**20}
+"""What a Tune trial whose workers are elsewhere asks for: no CPU, or it would take the place of a worker."""
+_COLLECTIVE_TIMEOUT_S = 24 * 3600  # rank 0 may wait that long for another trial's value; who dies is noticed by Ray
+_START_ATTEMPTS = 240  # of a minute each, for places that others hold or an autoscaler has yet to make
+_FETCH_S = 1.0
+
+
+@dataclass(frozen=True)
+class GroupResources:
+    """What the group of one trial gets, after asking the cluster."""
+
+    workers: int
+    cpus_per_worker: float
+    gpus_per_worker: int
+    fsdp: bool = False
+
+
+def resolve_group(resources: Resources, nodes: Sequence[Mapping[str, float]]) -> GroupResources:
+    """Decide what a group gets, and make sure that the nodes have it.
+
+    Args:
+        resources: with `workers`.
+        nodes: the resources of each node that is alive, as Ray names them.
+
+    Raises:
+        InfeasibleError: they could not hold one trial; says what was asked for and what they have.
+    """
+    gpus = resources.gpus_per_worker
+    if gpus is None:
+        gpus = int(any(node.get("GPU", 0) >= 1 for node in nodes))
+    fsdp = resources.strategy == "fsdp"
+    granted = GroupResources(resources.workers or 1, resources.cpus_per_worker or 1.0, gpus, fsdp)
+    if how_many_fit(nodes, granted) == 0:
+        offered = ", ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
+        raise InfeasibleError(
+            f"resources: a trial asks for {granted.workers} workers of {granted.cpus_per_worker:g} CPUs and "
+            f"{granted.gpus_per_worker} GPUs each, but the nodes have: {offered}"
+        )
+    return granted
+
+
+def how_many_fit(nodes: Sequence[Mapping[str, float]], granted: GroupResources) -> int:
+    """Trials that the nodes can hold at a time, were they empty; the workers of one may lie on several nodes."""
+    return sum(_workers_on(node, granted) for node in nodes) // granted.workers
+
+
+def _workers_on(node: Mapping[str, float], granted: GroupResources) -> int:
+    shares = [node.get("CPU", 0) / granted.cpus_per_worker]
+    if granted.gpus_per_worker:
+        shares.append(node.get("GPU", 0) / granted.gpus_per_worker)
+    return int(min(shares) + 1e-9)
+
+
+class _Trainer(TorchTrainer):
+    """With a watch of our own over the group's places.
+
+    Ray's asks the machine's newest dashboard: it takes a running group's places away when another cluster starts on
+    the machine, and where there is no dashboard each trial waits 12 s for it.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        found = super()._create_default_callbacks()
+        others = [callback for callback in found if type(callback).__name__ != "PlacementGroupCleanerCallback"]
+        return [*others, GivePlacesBack()]
+
+
+def run_group(task: TrialTask, sweep: Folder, granted: GroupResources, torch_threads: int, report: Report) -> None:
+    """Run a trial on a group of workers, forwarding progress and events of rank 0; the last report holds its status.
+
+    Call it where nobody else waits: it returns when the group has ended.
+
+    Raises:
+        TrialError: a worker failed in a way that another try may mend; a wrong input is reported as 'failed'.
+    """
+    mailbox = Queue(actor_options={"num_cpus": 0})  # train.report would make all ranks wait for each other
+    with tempfile.TemporaryDirectory(prefix="selgen_train_") as scratch:  # Train's own state; checkpoints are ours
+        trainer = _Trainer(
+            lambda: train_in_group(task, sweep, torch_threads, mailbox, granted.fsdp),
+            scaling_config=ScalingConfig(
+                num_workers=granted.workers,
+                use_gpu=granted.gpus_per_worker > 0,
+                resources_per_worker={"CPU": granted.cpus_per_worker, "GPU": granted.gpus_per_worker},
+            ),
+            run_config=RunConfig(
+                name=task.trial_id,
+                storage_path=scratch,
+                failure_config=FailureConfig(0, controller_failure_limit=_START_ATTEMPTS, max_preemption_failures=0),
+            ),
+            torch_config=GroupTorchConfig(
+                # a GPU group also sends numbers that lie on the CPU
+                backend="cpu:gloo,cuda:nccl" if granted.gpus_per_worker else "gloo",
+                timeout_s=_COLLECTIVE_TIMEOUT_S,
+            ),
+        )
+        _forward(_in_thread(trainer.fit), mailbox, report)
+
+
+def _in_thread(function: Callable[[], Any]) -> tuple[threading.Thread, list[Exception]]:
+    """A thread that runs the function, and what it raised."""
+    errors: list[Exception] = []
+
+    def run() -> None:
+        try:
+            function()
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name="worker group", daemon=True)
+    thread.start()
+    return thread, errors
+
+
+def _forward(group: tuple[threading.Thread, list[Exception]], mailbox: Queue, report: Report) -> None:
+    """Report what arrives until the group has ended, in this thread: Tune expects it from no other."""
+    thread, errors = group
+    while True:
+        ended = not thread.is_alive()  # before the look: what was sent before the end has then arrived
+        try:
+            report(mailbox.get(timeout=_FETCH_S) if not ended else mailbox.get_nowait())
+        except Empty:
+            if ended:
+                break
+    mailbox.shutdown()
+    if errors:
+        _explain(errors[0], report)
+
+
+def _explain(error: Exception, report: Report) -> None:
+    """Raise what a worker met. A wrong input is only reported: it would fail again."""
+    if isinstance(error, PreemptionError):
+        report({"status": "preempted"})
+        raise TrialError(str(error)) from error
+    failures = error.worker_failures if isinstance(error, WorkerGroupError) else {}
+    for failure in failures.values():
+        if isinstance(failure, INPUT_ERRORS):
+            report({"status": "failed", "error": str(failure)})
+            return
+    if not failures:
+        raise TrialError(f"{type(error).__name__}: {error}") from error
+    # where one rank dies, the others lose their connection to it: the one that died comes first
+    ranks = sorted(failures, key=lambda rank: (not _died(failures[rank]), rank))
+    raise TrialError("\n".join(f"worker {rank}: {_text(failures[rank])}" for rank in ranks)) from error
+
+
+def _died(failure: Exception) -> bool:
+    return isinstance(getattr(failure, "health_check_failure", failure), RayActorError)
+
+
+def _text(failure: Exception) -> str:
+    return "it died: its process or its machine is gone" if _died(failure) else str(failure)

@@ -1,0 +1,25 @@
+"""What Ray 2.60 gets wrong, put right in this process; each repair does nothing where Ray no longer needs it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray.air.execution._internal.actor_manager import RayActorManager
+from ray.exceptions import RayActorError, RayError, RayTaskError
+
+
+def survive_lost_workers() -> None:
+    """Let Tune take every error of Ray's for the death of one worker.
+
+    Ray 2.60 knows a worker that died, but stops the whole run over one that was killed for want of memory.
+    """
+    known = RayActorManager._actor_task_failed
+    if known.__module__ == __name__:
+        return
+
+    def actor_task_failed(self: RayActorManager, tracked_actor_task: Any, exception: Exception) -> None:
+        if isinstance(exception, RayError) and not isinstance(exception, RayActorError | RayTaskError):
+            exception = RayActorError(error_msg=str(exception))
+        known(self, tracked_actor_task, exception)
+
+    RayActorManager._actor_task_failed = actor_task_failed

@@ -1,0 +1,184 @@
+"""`python -m selgen_ray.sweep space.yaml`: load, plan, launch, report."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from selgen_ray import jobs, steer
+from selgen_ray.config import FinetuneConfig
+from selgen_ray.control import Control
+from selgen_ray.driver import SweepBusyError, claim
+from selgen_ray.errors import SpecError, StorageError
+from selgen_ray.plan import Plan, check_data, make_plan
+from selgen_ray.results import FILE_NAME
+from selgen_ray.selection import SelectionError, parse_only
+from selgen_ray.space import SweepSpec, load_space
+
+DONE, UNFINISHED, BAD_INPUT = 0, 1, 2
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; returns its exit status."""
+    args = _parser().parse_args(argv)
+    try:
+        spec = load_space(args.space)
+        if lost := jobs.lost_storage(spec.storage_path):
+            return _refuse(f"{args.space}: {lost}")
+        if problems := check_data(spec):
+            return _refuse("\n".join(f"{args.space}: {problem}" for problem in problems))
+        if args.max_concurrent:
+            spec = spec.model_copy(
+                update={"resources": spec.resources.model_copy(update={"max_concurrent": args.max_concurrent})}
+            )
+        plan = _plan(spec, args.only)
+    except (SpecError, StorageError, SelectionError) as error:
+        return _refuse(str(error))
+    _say(*plan.lines(), *_resource_lines(spec), *(f"  note: {note}" for note in spec.notes))
+    if args.dry_run:
+        return DONE
+    try:
+        return _run(spec, plan, args)
+    except (StorageError, SweepBusyError) as error:
+        return _refuse(str(error))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m selgen_ray.sweep",
+        description="Run a sweep, or what is left of it.",
+        epilog=f"To look at a sweep and steer it while it runs: {', '.join(steer.COMMANDS)}; each has --help.",
+    )
+    parser.add_argument("space", metavar="space.yaml", help="the search space")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and stop; Ray is not started")
+    parser.add_argument(
+        "--only",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="run these trials alone: strategy=kl_divergence, seed=1,2, beta_kl=10; several options must all hold",
+    )
+    parser.add_argument("--max-concurrent", metavar="N", type=_count, help="trials at a time, in place of the YAML's")
+    parser.add_argument(
+        "--time-budget", metavar="8h", type=_seconds, help="end after so long, as after Ctrl-C: 90m, 1h30m, 2d"
+    )
+    return parser
+
+
+def _plan(spec: SweepSpec, only: list[str]) -> Plan:
+    plan = make_plan(spec)
+    return plan.selected(parse_only(only, [p.task for p in plan.planned])) if only else plan
+
+
+def _run(spec: SweepSpec, plan: Plan, args: argparse.Namespace) -> int:
+    """Run what is left, if anything, and report."""
+    why = None
+    if plan.is_open:
+        with claim(Control(plan.folder)):
+            plan.folder.write("space.yaml", Path(args.space).read_bytes())  # the very file, beside its results
+            problem, why = _launch(spec, _plan(spec, args.only), args)
+        if problem:
+            return _refuse(problem)
+        plan = _plan(spec, args.only)
+    return _finish(spec, plan, resume_command(args), why)
+
+
+def resume_command(args: argparse.Namespace) -> str:
+    """What continues the sweep, to be pasted into a shell."""
+    parts = ["python", "-m", "selgen_ray.sweep", args.space]
+    parts += [part for only in args.only for part in ("--only", only)]
+    parts += ["--max-concurrent", str(args.max_concurrent)] if args.max_concurrent else []
+    return shlex.join(parts)
+
+
+def _launch(spec: SweepSpec, plan: Plan, args: argparse.Namespace) -> tuple[str | None, str | None]:
+    """Run what is left; returns what is wrong with the request, if anything, and why the sweep ended early."""
+    from selgen_ray import cluster  # late: a dry run, or a finished sweep, needs no Ray
+    from selgen_ray.launch import Launch, launch, resolve
+    from selgen_ray.progress import make_display
+    from selgen_ray.trackers import TrackerError
+
+    def abandon(why: str) -> NoReturn:
+        try:
+            _finish(spec, _plan(spec, args.only), resume_command(args), why)
+        finally:
+            os._exit(UNFINISHED)  # Ray's own threads would keep the process, or end it with a wrong status
+
+    tasks = [p.task for p in plan.planned] + [task for search in plan.searches for task in plan.samples(search)]
+    shared = FinetuneConfig.model_fields.keys()
+    configs = [{k: v for k, v in task.config["finetune_config"].items() if k in shared} for task in tasks]
+    try:
+        dashboard = cluster.connect(spec.resources)
+        granted = resolve(spec.resources)
+        gpus = granted.gpus if isinstance(granted, cluster.TrialResources) else granted.gpus_per_worker
+        cluster.check_hardware(map(FinetuneConfig.model_validate, configs), gpus)
+        if dashboard:
+            _say(f"dashboard: {dashboard}")
+        return None, launch(Launch(spec, plan, granted, make_display(), abandon, args.time_budget))
+    except KeyboardInterrupt:
+        return None, "interrupted"
+    except ConnectionError as error:
+        hint = "Is it running? One with token authentication needs RAY_AUTH_MODE=token."
+        return f"RAY_ADDRESS {os.environ.get('RAY_ADDRESS')!r}: {error}. {hint}", None
+    except (cluster.InfeasibleError, TrackerError) as error:
+        return str(error), None
+    finally:
+        cluster.disconnect()
+
+
+def _finish(spec: SweepSpec, plan: Plan, resume: str, why: str | None) -> int:
+    """Report what the results on storage say, and what is left."""
+    from selgen_ray.report import write_report
+
+    if plan.with_status("completed"):
+        report = write_report(plan.folder, x=spec.pareto.x, y=spec.pareto.y, title=spec.name)
+        _say("", report.to_text())
+    failed, left = plan.with_status("failed"), plan.with_status("running", None)
+    for p in failed:
+        cause = (p.error or "no cause is known").strip().splitlines()[-1]
+        _say(f"failed: {p.task.name}: {cause}", f"  see {p.task.folder}/{FILE_NAME}")
+    if failed or left:
+        early = f"ended early ({why}): " if why else ""
+        _say(f"{early}{len(failed)} failed, {len(left)} left to run; to go on: {resume}")
+    return UNFINISHED if failed or left else DONE
+
+
+def _resource_lines(spec: SweepSpec) -> list[str]:
+    asked = spec.resources
+    limit = f", at most {asked.max_concurrent} at a time" if asked.max_concurrent else ""
+    rest = f"{limit}; retries: up to {asked.max_failures}"
+    if asked.workers:
+        gpus = "1 where the cluster has any, else 0" if asked.gpus_per_worker is None else f"{asked.gpus_per_worker:g}"
+        each = f"CPUs: {asked.cpus_per_worker or 1:g}, GPUs: {gpus}"
+        return [f"  each trial: {asked.workers} workers ({asked.strategy or 'ddp'}), each {each}{rest}"]
+    gpus = "1 where the cluster has any, else 0" if asked.gpus is None else f"{asked.gpus:g}"
+    return [f"  each trial: CPUs: {asked.cpus:g}, GPUs: {gpus}{rest}"]
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"found {text!r}; allowed is a whole number from 1")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    parts = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
+    if not text or not parts:
+        raise argparse.ArgumentTypeError(f"found {text!r}; allowed are 8h, 90m, 1h30m, 2d, 45s")
+    return sum(int(n) * unit for n, unit in zip(parts.groups(), (86400, 3600, 60, 1), strict=True) if n)
+
+
+def _say(*lines: str) -> None:
+    sys.stdout.write("".join(line + "\n" for line in lines))
+    sys.stdout.flush()
+
+
+def _refuse(message: str) -> int:
+    sys.stderr.write(message + "\n")
+    return BAD_INPUT

@@ -1,0 +1,93 @@
+"""Which trials of a sweep are meant: `--only strategy=kl_divergence`, a trial's name, a pattern."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from selgen_ray.errors import nearest
+from selgen_ray.results import flatten
+
+if TYPE_CHECKING:
+    from selgen_ray.trial import TrialTask
+
+_SHORT = {"strategy": "proxy_strategy"}
+
+
+class SelectionError(ValueError):
+    """Nothing fits what was asked for; the message says what there is."""
+
+
+def parse_only(only: Iterable[str], tasks: Iterable[TrialTask]) -> Callable[[TrialTask], bool]:
+    """The trials for which every 'key=value' holds; several values are separated by commas.
+
+    A key is 'strategy', 'seed', 'trial' (a pattern of '<setting>/seed_<N>'), or a key of the config, of which the last
+    part is enough.
+
+    Raises:
+        SelectionError: a key that no trial has, or a value that none has.
+    """
+    configs = {task.trial_id: _flat(task) for task in tasks}
+    conditions = [_condition(text, configs) for text in only]
+    return lambda task: all(condition(_flat(task)) for condition in conditions)
+
+
+def _flat(task: TrialTask) -> dict[str, Any]:
+    return {"trial": task.name, **flatten(task.config)}
+
+
+def _condition(text: str, configs: Mapping[str, dict[str, Any]]) -> Callable[[dict[str, Any]], bool]:
+    key, mark, wanted = text.partition("=")
+    if not (mark and key and wanted):
+        raise SelectionError(f"--only {text}: write key=value, such as strategy=kl_divergence")
+    key = _SHORT.get(key, key)
+    there = {full for config in configs.values() for full in config}
+    keys = [full for full in sorted(there) if full == key or full.rpartition(".")[2] == key]
+    if not keys:
+        raise SelectionError(f"--only {text}: no trial has the key {key!r}.{nearest(key, there)}")
+    texts = wanted.split(",")
+
+    def holds(config: dict[str, Any]) -> bool:
+        return any(_is(config[full], one, full) for full in keys if full in config for one in texts)
+
+    if not any(holds(config) for config in configs.values()):
+        found = sorted({str(config[full]) for config in configs.values() for full in keys if full in config})
+        listed = ", ".join(found[:12]) + (", ..." if len(found) > 12 else "")
+        raise SelectionError(f"--only {text}: no trial has it. Found: {listed}.{nearest(wanted, found)}")
+    return holds
+
+
+def _is(value: Any, text: str, key: str) -> bool:
+    if key == "trial":
+        return fnmatch.fnmatchcase(value, text)
+    try:
+        return str(value) == text or (value == yaml.safe_load(text) and not isinstance(value, bool))
+    except yaml.YAMLError:
+        return False
+
+
+def find_trials(wanted: Iterable[str], names: Mapping[str, str]) -> dict[str, str]:
+    """The trials that people mean.
+
+    Args:
+        wanted: names '<setting>/seed_<N>', settings, ids or the beginnings of ids, or patterns with * and ?.
+        names: trial id -> name, of all there are.
+
+    Returns:
+        Trial id -> name.
+
+    Raises:
+        SelectionError: one of `wanted` fits none; the message names the nearest.
+    """
+    found: dict[str, str] = {}
+    for text in wanted:
+        fits = {i: n for i, n in names.items() if n == text or n.rpartition("/")[0] == text}
+        fits = fits or {i: n for i, n in names.items() if len(text) >= 4 and i.startswith(text)}
+        fits = fits or {i: n for i, n in names.items() if fnmatch.fnmatchcase(n, text)}
+        if not fits:
+            raise SelectionError(f"no trial {text!r} in this sweep.{nearest(text, names.values())}")
+        found |= fits
+    return found

@@ -1,0 +1,274 @@
+"""`python -m selgen_ray.sweep status|stop|retry|rm|add`: look at a sweep and steer it, from any machine that sees its
+folder. Exit status: 0 done, 2 the request is wrong."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from selgen_ray.control import ALL, LIVE, PLAN, Control
+from selgen_ray.errors import SpecError, StorageError
+from selgen_ray.progress import clock, running_line
+from selgen_ray.results import FILE_NAME, TrialResult, read_heads
+from selgen_ray.selection import SelectionError, find_trials
+from selgen_ray.storage import Folder
+
+COMMANDS = ("status", "stop", "retry", "rm", "add")
+DONE, WRONG = 0, 2
+_SILENT_S = 60.0  # a driver that has not written for so long is taken for dead
+
+
+@dataclass
+class Sweep:
+    """A sweep as its folder shows it.
+
+    Attributes:
+        names: trial id -> '<setting>/seed_<N>', of every trial that is known.
+        status: trial id -> 'completed', 'running', 'waiting' and so on.
+        errors: trial id -> its cause.
+        places: trial id -> folder of its result.
+        live: what the driver wrote last, {} where none ever did.
+    """
+
+    folder: Folder
+    control: Control
+    names: dict[str, str] = field(default_factory=dict)
+    status: dict[str, str] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
+    places: dict[str, Folder] = field(default_factory=dict)
+    live: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def silent_s(self) -> float | None:
+        """Seconds since the driver's last sign of life, by the clocks of both machines; None: none is running."""
+        if not self.live or self.live.get("over"):
+            return None
+        return (datetime.now(UTC) - datetime.fromisoformat(self.live["updated_at"])).total_seconds()
+
+    @property
+    def is_driven(self) -> bool:
+        """Whether a process runs the sweep now."""
+        return self.silent_s is not None and self.silent_s < _SILENT_S
+
+
+def read_state(folder: Folder) -> Sweep:
+    """What a sweep's folder says. Raises StorageError: there is no sweep, or it cannot be read."""
+    control = Control(folder)
+    sweep = Sweep(folder, control, live=control.read(LIVE))
+    sweep.names |= control.read(PLAN).get("trials", {})
+    added = control.added.names()
+    for place, result in read_heads(folder):
+        trial_id = result.trial_id
+        sweep.names[trial_id] = f"{result.slug}/seed_{result.seed}"
+        sweep.status[trial_id], sweep.places[trial_id] = result.status, place
+        if result.error:
+            sweep.errors[trial_id] = result.error.strip().splitlines()[-1]
+    sweep.names |= control.names_of_added(added - sweep.names.keys())
+    if not sweep.names and not sweep.live:
+        raise StorageError(f"no sweep at {folder}: name its folder, or the YAML file of its search space")
+    running = set(sweep.live.get("running", {})) if sweep.is_driven else set()
+    stopped, removed = control.stop.names(), control.removed.names()
+    for trial_id, name in sweep.names.items():
+        found = sweep.status.get(trial_id, "waiting")
+        if found in ("running", "failed") and name not in running:
+            found = "cut off" if found == "running" else found
+        elif found == "waiting" and name in running:
+            found = "running"
+        if found in ("waiting", "cut off", "failed"):
+            found = "removed" if trial_id in removed else "stopped" if trial_id in stopped else found
+        sweep.status[trial_id] = found
+    return sweep
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one of the commands; returns its exit status."""
+    args = _parser().parse_args(argv)
+    try:
+        folder = _folder(args.sweep)
+        commands: dict[str, Callable[[argparse.Namespace, Folder], list[str]]] = {
+            "status": _status,
+            "stop": _stop,
+            "retry": _retry,
+            "rm": _rm,
+            "add": _add,
+        }
+        lines = commands[args.command](args, folder)
+    except (SpecError, StorageError, SelectionError) as error:
+        sys.stderr.write(f"{error}\n")
+        return WRONG
+    sys.stdout.write("".join(line + "\n" for line in lines))
+    return DONE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m selgen_ray.sweep", description="Look at a sweep and steer it.")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=text, description=text)
+        made.add_argument("sweep", help="the sweep's folder, a path or URI, or the YAML file of its search space")
+        return made
+
+    def trials(made: argparse.ArgumentParser) -> None:
+        told = "'<setting>/seed_<N>', a setting, an id, or a pattern with *"
+        made.add_argument("trials", metavar="TRIAL", nargs="*", help=told)
+
+    status = command("status", "what is done, what runs, what failed and why, and the time left")
+    status.add_argument("--json", action="store_true", help="for programs")
+    stop = command("stop", "let trials finish their step, save a checkpoint and end; a retry lets them go on")
+    trials(stop)
+    stop.add_argument("--all", action="store_true", help="end the whole sweep, as Ctrl-C does")
+    stop.add_argument("--why", help="a reason, kept with the trial")
+    retry = command("retry", "let trials run again that failed, diverged, were stopped or removed")
+    trials(retry)
+    for name in ("failed", "diverged", "stopped"):
+        retry.add_argument(f"--{name}", action="append_const", dest="kinds", const=name, help=f"all that {name}")
+    rm = command("rm", "delete trials and their results; they do not run again until a retry")
+    trials(rm)
+    rm.add_argument("--yes", action="store_true", help="do not ask")
+    add = command("add", "let the sweep have the trials of another search space, now or when it is run again")
+    add.add_argument("space", metavar="more.yaml", help="the search space; its name and storage_path do not count")
+    return parser
+
+
+def _folder(text: str) -> Folder:
+    if text.endswith((".yaml", ".yml")) and Path(text).is_file():
+        from selgen_ray.plan import sweep_folder  # late: these take seconds to import, which a folder does not need
+        from selgen_ray.space import load_space
+
+        return sweep_folder(load_space(text))
+    return Folder(text)
+
+
+def _status(args: argparse.Namespace, folder: Folder) -> list[str]:
+    sweep = read_state(folder)
+    counts: dict[str, int] = {}
+    for status in sweep.status.values():
+        counts[status] = counts.get(status, 0) + 1
+    left = sweep.live.get("seconds_left") if sweep.is_driven else None
+    running = sweep.live.get("running", {}) if sweep.is_driven else {}
+    ill = {s: {sweep.names[i]: sweep.errors.get(i, "") for i, f in sweep.status.items() if f == s} for s in _ILL}
+    if args.json:
+        content = {"folder": str(folder), "is_driven": sweep.is_driven, "counts": counts, "seconds_left": left}
+        return [json.dumps(content | {"running": running, **{s: names for s, names in ill.items() if names}}, indent=1)]
+    listed = ", ".join(f"{counts[status]} {status}" for status in _ORDER if status in counts)
+    lines = [f"{folder}: {_driver(sweep)}", f"  {len(sweep.names)} trials: {listed}"]
+    lines += [f"  {clock(left)} left"] if left is not None else []
+    lines += [f"  running   {running_line(name, metrics)}" for name, metrics in sorted(running.items())]
+    lines += [f"  {status:9s} {name}  {why}".rstrip() for status in _ILL for name, why in sorted(ill[status].items())]
+    return lines
+
+
+_ILL = ("failed", "diverged", "stopped")
+_ORDER = ("completed", "diverged", "failed", "stopped", "removed", "cut off", "running", "waiting")
+
+
+def _driver(sweep: Sweep) -> str:
+    silent = sweep.silent_s
+    if silent is None:
+        return "not running"
+    where = f"by process {sweep.live.get('pid')} on {sweep.live.get('host')}"
+    if not sweep.is_driven:
+        return f"no sign of life for {clock(silent)}; it was run {where}"
+    ending = f", ending ({sweep.live['ending']})" if sweep.live.get("ending") else ""
+    return f"run {where}{ending}"
+
+
+def _hint(sweep: Sweep) -> str:
+    if sweep.is_driven:
+        return "the running sweep takes it up within seconds"
+    return "no process runs the sweep: it counts when the sweep is run again"
+
+
+def _stop(args: argparse.Namespace, folder: Folder) -> list[str]:
+    sweep = read_state(folder)
+    why = {"why": args.why} if args.why else {}
+    if args.all:
+        if not sweep.is_driven:
+            raise SelectionError(f"{folder}: no process runs this sweep, so there is nothing to stop")
+        sweep.control.stop.set(ALL, **({"why": "stopped by 'sweep stop --all'"} | why))
+        return ["asked the sweep to end: it finishes steps, saves checkpoints, and can be run again"]
+    lines = []
+    for trial_id, name in _wanted(args.trials, sweep, "TRIAL or --all").items():
+        if sweep.status[trial_id] in ("completed", "diverged"):
+            lines.append(f"{name} is {sweep.status[trial_id]} already")
+        else:
+            sweep.control.stop.set(trial_id, **why)
+            lines.append(f"{name} is to stop: {_hint(sweep)}")
+    return lines
+
+
+def _wanted(texts: list[str], sweep: Sweep, needed: str) -> dict[str, str]:
+    if not texts:
+        raise SelectionError(f"name at least one {needed}")
+    return find_trials(texts, sweep.names)
+
+
+def _retry(args: argparse.Namespace, folder: Folder) -> list[str]:
+    sweep = read_state(folder)
+    kinds = args.kinds or []
+    wanted = {i: name for i, name in sweep.names.items() if sweep.status[i] in kinds}
+    if args.trials or not kinds:
+        wanted |= _wanted(args.trials, sweep, "TRIAL, --failed, --diverged or --stopped")
+    lines = [] if wanted else [f"none {' or '.join(kinds)}"]
+    for trial_id, name in wanted.items():
+        if sweep.status[trial_id] in ("completed", "running"):
+            lines.append(f"{name} is {sweep.status[trial_id]}: nothing to retry")
+            continue
+        if trial_id in sweep.places:
+            _reopen(sweep.places[trial_id])
+        sweep.control.stop.clear(trial_id)
+        sweep.control.removed.clear(trial_id)
+        sweep.control.retry.set(trial_id)
+        lines.append(f"{name} is to run again: {_hint(sweep)}")
+    return lines
+
+
+def _reopen(place: Folder) -> None:
+    """A trial that ended for good counts as cut off; what checkpoints it has are gone on from."""
+    result = TrialResult.model_validate_json(place.read(FILE_NAME))
+    if result.status in ("diverged", "stopped", "failed"):
+        result.status, result.error = "running", None
+        result.publish(place)
+
+
+def _rm(args: argparse.Namespace, folder: Folder) -> list[str]:
+    sweep = read_state(folder)
+    wanted = _wanted(args.trials, sweep, "TRIAL")
+    busy = [name for trial_id, name in wanted.items() if sweep.status[trial_id] == "running"]
+    if busy:
+        raise SelectionError(f"{', '.join(busy)}: running; stop it first, or let it end")
+    if not args.yes:
+        if not sys.stdin.isatty():
+            raise SelectionError(f"this deletes {len(wanted)} trials: say --yes")
+        sys.stdout.write("".join(f"{name}  ({sweep.status[i]})\n" for i, name in wanted.items()))
+        if input(f"delete these {len(wanted)} trials and their results? [y/N] ").strip().lower() not in ("y", "yes"):
+            return ["nothing was deleted"]
+    for trial_id in wanted:
+        sweep.control.removed.set(trial_id)  # first: a sweep that runs must not start it in between
+        if trial_id in sweep.places:
+            sweep.places[trial_id].delete()
+    return [f"{name} is removed" for name in wanted.values()]
+
+
+def _add(args: argparse.Namespace, folder: Folder) -> list[str]:
+    from selgen_ray.added import AddedTrial, write_added
+    from selgen_ray.plan import check_data
+    from selgen_ray.space import load_space
+
+    sweep = read_state(folder)
+    spec = load_space(args.space)
+    if problems := check_data(spec):
+        raise SelectionError("\n".join(f"{args.space}: {problem}" for problem in problems))
+    new = [trial for trial in spec.trials if trial.trial_id not in sweep.names]
+    for trial in new:
+        write_added(sweep.control, AddedTrial.of(trial, spec.plugin_sources))
+    there = len(spec.trials) - len(new)
+    lines = [f"added {len(new)} trials: {_hint(sweep)}"] if new else ["nothing to add"]
+    return lines + ([f"{there} are in the sweep already"] if there else [])

@@ -1,0 +1,184 @@
+"""What happens in a worker: one trial after the other, each watched for requests to stop. Nothing here imports ray."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from selgen_ray.control import ALL, Control
+from selgen_ray.errors import DataError, ModelError, SpecError, TrialError
+from selgen_ray.stopping import StopSignal
+from selgen_ray.storage import Folder
+from selgen_ray.trial import TrialTask, run_trial
+
+if TYPE_CHECKING:
+    from selgen_ray.watching import TrialMetrics
+
+logger = logging.getLogger(__name__)
+_REPORT_EVERY_S = 0.5  # a report waits for the driver: more often would slow a short trial down
+_LOOK_EVERY_S = {True: 1.0, False: 5.0}  # is the storage local? A look at an object store costs a request
+
+Report = Callable[[dict[str, Any]], None]
+_running: StopSignal | None = None  # of the trial that this process runs now
+
+
+def run_in_worker(task: TrialTask, sweep: Folder, torch_threads: int, report: Report, metrics: TrialMetrics) -> None:
+    """Run a trial, forwarding its progress and events; the last report holds its status.
+
+    Raises:
+        TrialError: the trial failed in a way that another try may mend; a wrong input is reported as 'failed'.
+    """
+    import torch
+
+    quiet_worker()
+    free_memory()
+    torch.set_num_threads(torch_threads)
+    reports = Reports(report)
+
+    def progress(line: dict[str, Any]) -> None:
+        metrics.update(line)
+        reports.progress(line)
+
+    try:
+        with watched(sweep, task.trial_id) as stop:
+            result = run_trial(task, progress, stop=stop, on_event=reports.event)
+    except (DataError, ModelError, SpecError) as error:
+        metrics.finish("failed")
+        logger.error("%s", error)  # published as failed; the same input would fail again
+        reports.last({"status": "failed", "error": str(error)})
+        return
+    except Exception as error:
+        metrics.finish("failed")
+        raise TrialError(f"{type(error).__name__}: {error}") from error
+    status = "preempted" if result.status == "running" else result.status
+    metrics.finish(status, result)
+    reports.last({"status": status, "capability": result.capability, "alignment": result.alignment})
+    if sigterm_arrived():
+        raise TrialError("the worker got SIGTERM: its machine goes away")  # or the next trial would be given to it
+
+
+class Reports:
+    """Progress for the driver: seldom, but with every event and every evaluation."""
+
+    def __init__(self, send: Report):
+        self._send = send
+        self._last = 0.0
+        self._held: dict[str, Any] = {}  # the newest progress that was not reported
+        self._events: list[dict[str, Any]] = []  # appended to by the thread that writes checkpoints too
+
+    def event(self, event: dict[str, Any]) -> None:
+        """Keep an event for the next report."""
+        self._events.append(event)
+
+    def progress(self, metrics: dict[str, Any]) -> None:
+        """Report the progress, unless the last report was a moment ago and nothing would be lost."""
+        if self._events or "evaluated" in metrics or time.monotonic() - self._last > _REPORT_EVERY_S:
+            self.last(self._held | metrics if "evaluated" in metrics else metrics)
+        else:
+            self._held = metrics
+
+    def last(self, metrics: dict[str, Any]) -> None:
+        """Report at once."""
+        events, self._events, self._held = self._events, [], {}
+        self._last = time.monotonic()
+        self._send(metrics | ({"events": events} if events else {}))
+
+
+@contextlib.contextmanager
+def watched(sweep: Folder, trial_id: str) -> Iterator[StopSignal]:
+    """A signal that is set when somebody asks this trial or the whole sweep to stop, or SIGTERM arrives.
+
+    A thread looks at the sweep's folder, so that storage that is away does not hold up the training.
+    """
+    global _running
+    stop, ended = StopSignal(), threading.Event()
+    control = Control(sweep)
+
+    def look() -> None:
+        while not ended.is_set() and not stop.requested:
+            try:
+                asked = control.stop.names()
+                if trial_id in asked:
+                    stop.request("stopped", control.why_stopped(trial_id))
+                elif ALL in asked:
+                    stop.request("preempted", control.why_stopped(ALL))
+            except OSError as error:
+                logger.warning("cannot look for requests to stop: %s", error)
+            ended.wait(_LOOK_EVERY_S[sweep.local_path is not None])
+
+    _running = stop
+    if sigterm_arrived():
+        stop.request("preempted", "the worker got SIGTERM")
+    thread = threading.Thread(target=look, name="requests to stop", daemon=True)
+    thread.start()
+    try:
+        yield stop
+    finally:
+        _running = None
+        ended.set()  # not joined: a look at storage that is away may last
+
+
+_sigterm = threading.Event()
+
+
+def sigterm_arrived() -> bool:
+    """Whether this process was asked to go."""
+    return _sigterm.is_set()
+
+
+def heed_sigterm() -> None:
+    """Let SIGTERM stop the running trial after its step, with a checkpoint; call it from the main thread.
+
+    A process that runs no trial ends at once, as it would have.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+
+    def on_sigterm(number: int, frame: Any) -> None:
+        _sigterm.set()
+        if _running is not None:
+            _running.request("preempted", "the worker got SIGTERM")
+        elif callable(before):
+            before(number, frame)
+        else:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, on_sigterm)
+
+
+def quiet_worker() -> None:
+    """No progress bars and warnings of libraries in the worker's log."""
+    import transformers
+
+    transformers.logging.disable_progress_bar()
+    transformers.logging.set_verbosity_error()
+
+
+_frozen = 0  # objects that the last full collection left
+
+
+def free_memory() -> None:
+    """Drop what the trial before left, then keep the collector off everything that stays: it costs a step's time.
+
+    What stayed from earlier trials is looked at again only when it has grown: a full collection takes a fifth of a
+    second with the libraries loaded.
+    """
+    global _frozen
+    import torch
+
+    is_full = gc.get_freeze_count() > 1.1 * _frozen
+    if is_full:
+        gc.unfreeze()
+    gc.collect()
+    gc.freeze()
+    if is_full:
+        _frozen = gc.get_freeze_count()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,158 @@
+"""A trial on a group of workers, on a real Ray cluster: it runs, it survives a worker, and groups wait for places."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import safetensors.torch
+import torch
+
+import selgen_ray.cluster  # noqa: F401  # isort: skip  # it sets the environment that ray reads
+
+import ray
+from conftest import make_roles, write_jsonl
+from ray import tune
+
+from selgen_ray.cluster import InfeasibleError
+from selgen_ray.errors import TrialError
+from selgen_ray.launch_group import DRIVER, GroupResources, how_many_fit, resolve_group, run_group
+from selgen_ray.space import Resources
+from selgen_ray.storage import Folder
+from selgen_ray.trainers import build_config
+from selgen_ray.trial import TrialTask, run_trial
+
+CPUS = 2  # one group at a time
+GRANTED = GroupResources(workers=2, cpus_per_worker=1.0, gpus_per_worker=0)
+
+
+def node(cpus: float, gpus: float = 0) -> dict[str, float]:
+    return {"CPU": cpus, "GPU": gpus}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "granted", "fit"),
+    [
+        ([node(4)], (2, 1.0, 0), 2),
+        ([node(2)], (2, 1.0, 0), 1),  # the one who waits for them takes no CPU
+        ([node(4)], (3, 1.0, 0), 1),
+        ([node(1), node(1)], (2, 1.0, 0), 1),  # over nodes
+        ([node(3), node(3)], (2, 2.0, 0), 1),
+        ([node(1.5)], (1, 0.5, 0), 3),
+        ([node(8, 4), node(8, 4)], (2, 1.0, 1), 4),
+        ([node(8, 4), node(8, 4)], (8, 1.0, 1), 1),
+        ([node(2, 4), node(8, 1)], (1, 1.0, 1), 3),  # CPUs here, GPUs there
+        ([node(8, 3)], (1, 1.0, 2), 1),
+        ([node(64)], (1, 1.0, 1), 0),
+        ([node(4)], (5, 1.0, 0), 0),
+        ([], (1, 1.0, 0), 0),
+    ],
+)
+def test_how_many_trials_fit(nodes, granted, fit):
+    assert how_many_fit(nodes, GroupResources(*granted)) == fit
+
+
+def test_a_group_that_no_cluster_of_this_size_holds_is_refused():
+    with pytest.raises(InfeasibleError, match=r"5 workers of 2 CPUs and 0 GPUs each.*: 4 CPUs and 0 GPUs"):
+        resolve_group(Resources(workers=5, cpus_per_worker=2.0), [node(4)])
+    assert resolve_group(Resources(workers=2), [node(4, 2)]) == GroupResources(2, 1.0, 1)
+    assert resolve_group(Resources(workers=2), [node(4)]) == GroupResources(2, 1.0, 0)
+
+
+@pytest.fixture
+def cluster():
+    ray.init(address="local", num_cpus=CPUS, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+def outcome(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    result = json.loads((folder / "results.json").read_text())
+    return result, safetensors.torch.load_file(folder / "model/adapter_model.safetensors")
+
+
+class Killer(tune.Callback):
+    """Kills a worker of the trial 'killed' once, as soon as it has a checkpoint; keeps what is reported."""
+
+    def __init__(self, root: Path):
+        self.root, self.killed, self.reports = root, 0, {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
+        name = trial.config["name"]
+        self.reports.setdefault(name, []).append(result)
+        if name == "killed" and not self.killed and list((self.root / name / "checkpoints").glob("*/manifest.json")):
+            self.killed = workers_of(name)[-1]
+            os.kill(self.killed, signal.SIGKILL)
+
+
+def workers_of(trial_id: str) -> list[int]:
+    """Their processes: the directory of each is named after the trial."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if "RayTrainWorker" in " ".join(process.cmdline()) and Path(process.cwd()).name == trial_id:
+                found.append(process.pid)
+    return sorted(found)
+
+
+def test_groups_run_wait_for_places_and_survive_a_killed_worker(cluster, tmp_path, tiny_model_dir, data_files):
+    rows = write_jsonl(tmp_path / "outcome.jsonl", make_roles(400)["outcome"])
+    cfg = {"model": tiny_model_dir, "optim": "sgd", "learning_rate": 0.3, "epochs": 1, "r": 4, "max_new_tokens": 1}
+    cfg |= {"per_device_train_batch_size": 2, "max_to_eval": 1, "logging_steps": 5, "save_steps": 5}
+    cfg |= {"save_model_locally": True, "lora_dropout": 0.1}
+    config = {"proxy_strategy": "kl_divergence", "seed": 1, "num_workers": 2, "finetune_config": cfg}
+    config |= {"data": {"outcome": rows, "proxy": data_files["proxy"]}}
+    configs = {"plain": config, "killed": config}
+
+    def task(name: str, config: dict[str, Any]) -> TrialTask:
+        raw = build_config(config).model_dump(mode="json")
+        return TrialTask(raw, name, "slug_abc123", Folder(str(tmp_path / name)))
+
+    def train(chosen: dict[str, Any]) -> None:
+        name = chosen["name"]
+        try:
+            run_group(task(name, configs[name]), Folder(str(tmp_path / "sweep")), GRANTED, 1, tune.report)
+        except TrialError as error:
+            (tmp_path / name / "error").write_text(str(error))
+            raise
+
+    watch = Killer(tmp_path)
+    results = tune.Tuner(
+        tune.with_resources(train, tune.PlacementGroupFactory([DRIVER])),
+        param_space={"name": tune.grid_search(list(configs))},
+        run_config=tune.RunConfig(
+            storage_path=str(tmp_path / "tune"),
+            verbose=0,
+            callbacks=[watch],
+            failure_config=tune.FailureConfig(max_failures=1),
+        ),
+    ).fit()
+    assert not results.errors
+    assert watch.killed
+    assert (tmp_path / "killed/error").read_text().splitlines()[0].endswith("its process or its machine is gone")
+    assert not (tmp_path / "plain/error").exists()
+    found = {name: json.loads((tmp_path / name / "results.json").read_bytes()) for name in configs}
+    assert {name: result["status"] for name, result in found.items()} == dict.fromkeys(configs, "completed")
+    assert {name: result["num_resumes"] for name, result in found.items()} == {"plain": 0, "killed": 1}
+    # as if it had not been killed, and as one process has it
+    plain, killed = outcome(tmp_path / "plain"), outcome(tmp_path / "killed")
+    assert killed[0]["train_losses"] == plain[0]["train_losses"]
+    assert all(torch.equal(killed[1][name], tensor) for name, tensor in plain[1].items())
+    alone = config | {"num_workers": 1, "finetune_config": cfg | {"gradient_accumulation_steps": 2}}
+    run_trial(task("alone", alone))
+    for name, tensor in outcome(tmp_path / "alone")[1].items():
+        torch.testing.assert_close(plain[1][name], tensor, rtol=0, atol=1e-5)
+    # what the driver is told on the way
+    reports = watch.reports["plain"]
+    assert [r["evaluated"]["step"] for r in reports if "evaluated" in r] == [0, plain[0]["train_steps"][-1]]
+    assert any(r.get("phase") == "train" and 0 < r["step"] < plain[0]["train_steps"][-1] for r in reports)
+    assert reports[-1]["status"] == "completed"

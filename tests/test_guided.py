@@ -1,0 +1,64 @@
+"""Searches and early stopping in a real sweep: what results decide while it runs, and after it was cut off."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from running import kill_9, results, start, sweep, tree, wait_for, write_space
+
+from selgen_ray.events import read_events
+from selgen_ray.storage import Folder
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+BETA = "finetune_config.beta_kl"
+
+
+def test_a_search_asks_while_the_sweep_runs_and_goes_on_after_it_was_killed(tmp_path, tiny_model_dir, data_files):
+    pytest.importorskip("optuna")
+    search = {"algorithm": "optuna", "num_settings": 4, BETA: {"min": 0.1, "max": 10, "log": True}}
+    strategies = {"kl_divergence": {"search": search}}
+    finetune = {"epochs": 4, "max_new_tokens": 1, "max_to_eval": 1}
+    space = write_space(tmp_path, tiny_model_dir, data_files, finetune, strategies=strategies)
+    plan = sweep(space, "--dry-run").stdout
+    assert "0 trials in " in plan and "up to 4 settings x 2 seeds by optuna" in plan and "0 asked" in plan
+    process = start(space)
+    wait_for(lambda: "completed" in {r["status"] for r in results(tmp_path).values()})
+    kill_9(tree(process))
+    process.wait()
+    asked = {p.stem for p in (tmp_path / "sweeps" / "tiny" / "control" / "added").glob("*.json")}
+    assert asked and len(asked) % 2 == 0
+    done = sweep(space)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = results(tmp_path)
+    assert len(found) == 8 and {r["status"] for r in found.values()} == {"completed"}
+    assert asked <= {r["trial_id"] for r in found.values()}
+    betas = {r["config"]["finetune_config"]["beta_kl"] for r in found.values()}
+    assert len(betas) == 4 and all(0.1 <= beta <= 10 for beta in betas)
+    marks = [json.loads(p.read_text()) for p in (tmp_path / "sweeps" / "tiny" / "control" / "added").glob("*.json")]
+    assert {mark["search"]["number"] for mark in marks} == set(range(4))
+    assert not [e for e in read_events(Folder(str(tmp_path / "sweeps" / "tiny"))) if e["event"] == "retry"]
+    again = sweep(space)
+    assert again.returncode == 0 and "8 completed, skipped" in again.stdout and "dashboard" not in again.stdout
+
+
+def test_settings_that_do_worse_are_stopped_with_all_their_seeds(tmp_path, tiny_model_dir, data_files):
+    finetune = {"epochs": 20, "max_new_tokens": 1, "save_steps": 500, "max_to_eval": 2}
+    # learning rates that are too small to learn anything; the good one comes first and sets the mark
+    grid = {"grid": {"finetune_config.learning_rate": [5.0e-3, 1.0e-9, 2.0e-9]}}
+    rule = {"scheduler": "asha", "metric": "task_train/loss", "grace_epochs": 2, "reduction_factor": 2}
+    space = write_space(tmp_path, tiny_model_dir, data_files, finetune, strategies={"naive": grid}, early_stopping=rule)
+    done = sweep(space)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = results(tmp_path)
+    by_rate: dict[float, set[str]] = {}
+    for result in found.values():
+        by_rate.setdefault(result["config"]["finetune_config"]["learning_rate"], set()).add(result["status"])
+    assert by_rate[5.0e-3] == {"completed"}
+    stopped = [result for result in found.values() if result["status"] == "stopped"]
+    assert stopped and all(result["error"].startswith("early stopping") for result in stopped)
+    assert all(statuses in ({"completed"}, {"stopped"}) for statuses in by_rate.values()), by_rate
+    events = read_events(Folder(str(tmp_path / "sweeps" / "tiny")))
+    assert {e["trial"] for e in events if e["event"] == "stopped"} >= {f"{r['slug']}/seed_{r['seed']}" for r in stopped}
+    again = sweep(space, "--dry-run").stdout
+    assert f"{len(stopped)} stopped, skipped until a retry" in again

@@ -1,0 +1,170 @@
+"""Steering a sweep by its folder while another process runs it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from running import SLOW, environment, results, start, sweep, under_way, wait_for, write_space
+
+from selgen_ray.events import EventLog, read_events
+from selgen_ray.feed import Feed
+from selgen_ray.storage import Folder
+from selgen_ray.trial import TrialTask
+
+
+def steer(command: str, folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "selgen_ray.sweep", command, str(folder), *args]
+    options = {"capture_output": True, "text": True, "timeout": 300, "env": environment()}
+    return subprocess.run(line, cwd=folder.parent, **options)
+
+
+def status(folder: Path) -> dict:
+    return json.loads(steer("status", folder, "--json").stdout)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_running_sweep_is_watched_and_steered_from_elsewhere(tmp_path, tiny_model_dir, data_files):
+    finetune = SLOW | {"epochs": 120}
+    space = write_space(tmp_path, tiny_model_dir, data_files, finetune, strategies={"naive": {}}, seeds=[1, 2, 3, 4])
+    place = tmp_path / "sweeps" / "tiny"
+    process = start(space)
+    first, second = wait_for(lambda: (found := sorted(under_way(tmp_path))) and len(found) == 2 and found)
+
+    # watched
+    seen = wait_for(lambda: (s := status(place)) and s["seconds_left"] and s)
+    assert seen["is_driven"] and seen["counts"] == {"running": 2, "waiting": 2} and seen["seconds_left"] > 0
+    assert seen["running"][first]["num_steps"] == 840 and 0 < seen["running"][first]["step"] <= 840
+    told = steer("status", space).stdout  # the YAML does as well as the folder
+    assert f"running   {first}  step " in told and "4 trials: 2 running, 2 waiting" in told
+
+    # not run twice
+    twice = sweep(space)
+    assert twice.returncode == 2 and f"process {process.pid} on " in twice.stderr
+    assert "is running this sweep" in twice.stderr and "Traceback" not in twice.stderr
+
+    # steered
+    refused = steer("rm", place, first, "--yes")
+    assert refused.returncode == 2 and "running; stop it first" in refused.stderr
+    waiting = next(name for name in (f"{first[:-1]}{n}" for n in "1234") if name not in (first, second))
+    assert "is to stop" in steer("stop", place, first, waiting, "--why", "too slow").stdout
+    more = tmp_path / "more.yaml"
+    more.write_text(space.read_text().replace("seeds:\n- 1\n- 2\n- 3\n- 4", "seeds:\n- 1\n- 9"))
+    assert "added 1 trials" in (added := steer("add", place, str(more)).stdout) and "1 are in the sweep" in added
+    wait_for(lambda: results(tmp_path)[first]["status"] == "stopped")
+    assert results(tmp_path)[first]["error"] == "too slow"
+    nine = f"{first[:-1]}9"
+    wait_for(lambda: nine in under_way(tmp_path))
+
+    # ended, and looked at
+    assert "asked the sweep to end" in steer("stop", place, "--all").stdout
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 1 and "to go on: " in output, output
+    after = status(place)
+    assert not after["is_driven"] and set(after["stopped"]) == {first, waiting}
+    assert after["counts"].get("cut off", 0) >= 1
+    happened = {(e["event"], e.get("trial")) for e in read_events(Folder(str(place)))}
+    assert {("stopped", first), ("stopped", waiting), ("added", nine), ("sweep_ended", None)} <= happened
+
+    # a stopped trial waits for a retry, the others go on; what was added is part of the sweep
+    dry = sweep(space, "--dry-run").stdout
+    assert "2 stopped, skipped until a retry" in dry and "5 trials in " in dry
+    assert "is to run again" in steer("retry", place, "--stopped").stdout
+    assert "nothing to stop" in steer("stop", place, "--all").stderr
+    assert steer("rm", place, second, "--yes").stdout == f"{second} is removed\n"
+    done = sweep(space)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = results(tmp_path)
+    assert second not in found and {r["status"] for r in found.values()} == {"completed"} and len(found) == 4
+    assert found[first]["num_resumes"] == 1 and found[first]["error"] is None
+    assert status(place)["counts"] == {"completed": 4, "removed": 1}
+    assert "is completed already" in steer("stop", place, first).stdout
+    assert "is to run again" in steer("retry", place, second).stdout
+    assert "1 new" in sweep(space, "--dry-run").stdout
+
+
+def test_bad_requests_are_refused_in_words(tmp_path):
+    nowhere = steer("status", tmp_path / "nowhere")
+    assert nowhere.returncode == 2 and "no sweep at" in nowhere.stderr and "Traceback" not in nowhere.stderr
+    place = Folder(str(tmp_path))
+    place.write_json("control/plan.json", {"trials": {"0123456789abcdef": "naive_c0ffee/seed_1"}})
+    for command, args, told in [
+        ("stop", [], "name at least one TRIAL or --all"),
+        ("stop", ["naive_c0ffe/seed_1"], "Did you mean 'naive_c0ffee/seed_1'?"),
+        ("stop", ["--all"], "no process runs this sweep"),
+        ("retry", [], "--failed"),
+        ("rm", ["naive_c0ffee"], "say --yes"),
+        ("add", [str(tmp_path / "none.yaml")], "none.yaml"),
+    ]:
+        done = steer(command, tmp_path, *args)
+        assert done.returncode == 2 and told in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+def task(trial_id: str) -> TrialTask:
+    return TrialTask({"seed": 1}, trial_id, "slug", Folder("/nowhere"), git_commit=None)
+
+
+def test_the_feed_tries_again_what_crashed_or_was_preempted_and_nothing_else():
+    feed = Feed([task(i) for i in "abcdef"], max_failures=1, limit=lambda: 6)
+    given = [feed.next() for _ in range(6)]
+    assert [t.trial_id for t in given if t] == list("abcdef") and feed.next() is None
+    outcomes = {"a": "completed", "b": "diverged", "c": "stopped", "d": "failed", "e": "preempted", "f": "crashed"}
+    assert [i for i, outcome in outcomes.items() if feed.ended(i, outcome)] == ["e", "f"]
+    assert {feed.next().trial_id, feed.next().trial_id} == {"e", "f"}
+    assert feed.ended("e", "preempted") and not feed.ended("f", "crashed")  # one retry was allowed
+    assert feed.next().trial_id == "e" and not feed.is_over
+    assert not feed.ended("e", "completed") and feed.is_over
+
+
+def test_the_feed_keeps_the_limit_which_may_change():
+    allowed = [1]
+    feed = Feed([task(i) for i in "abc"], 0, lambda: allowed[0])
+    assert feed.next().trial_id == "a" and feed.next() is None
+    allowed[0] = 2
+    assert feed.next().trial_id == "b" and feed.next() is None
+    feed.ended("a", "completed")
+    assert [t.trial_id for t in feed.drop(["b", "c"])] == ["c"]  # b runs
+    assert [t.trial_id for t in feed.add([task("b"), task("d")])] == ["d"]
+    feed.end()
+    assert feed.next() is None and not feed.is_over
+    feed.ended("b", "completed")
+    assert feed.is_over
+
+
+def test_the_event_log_survives_a_torn_line(tmp_path, s3_uri):
+    for place in (Folder(str(tmp_path)), Folder(s3_uri) / "events"):
+        log = EventLog(place)
+        log.add("started", "a/seed_1")
+        log.flush()
+        place.write("events.jsonl", place.read("events.jsonl") + b'{"at": "2026-11-2')  # a crash
+        log = EventLog(place)
+        log.add("retry", "a/seed_1", why="killed")
+        log.flush()
+        log.add("completed", "a/seed_1")
+        log.flush()
+        log.flush()
+        assert [e["event"] for e in read_events(place)] == ["started", "retry", "completed"]
+
+
+def test_a_preempted_worker_is_told_by_sigterm(tmp_path):
+    script = """
+import os, signal, sys, threading
+from selgen_ray.storage import Folder
+from selgen_ray.worker import heed_sigterm, sigterm_arrived, watched
+heed_sigterm()
+with watched(Folder(sys.argv[1]), "0123456789abcdef") as stop:
+    os.kill(os.getpid(), signal.SIGTERM)
+    print(stop.requested, sigterm_arrived(), flush=True)
+os.kill(os.getpid(), signal.SIGTERM)
+print("still here")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, timeout=120, env=environment()
+    )
+    assert done.stdout == "('preempted', 'the worker got SIGTERM') True\n", done.stdout + done.stderr
+    assert done.returncode == -signal.SIGTERM
