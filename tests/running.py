@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import socket
@@ -46,6 +47,23 @@ def command(space: Path, *args: str) -> list[str]:
 def sweep(space: Path, *args: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     options = {"capture_output": True, "text": True, "timeout": 300, "cwd": space.parent}
     return subprocess.run(command(space, *args), env=env or environment(), **options)
+
+
+def in_process(space: Path, *args: str) -> tuple[int, str, str]:
+    """As `sweep`, in this process, for what needs no Ray: (status, output, errors)."""
+    from selgen_ray.run import main  # late: a process of its own imports PyTorch in seconds, this one has it
+
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.chdir(space.parent), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = main([str(space), *args])
+    return status, out.getvalue(), err.getvalue()
+
+
+def dry_run(space: Path) -> str:
+    """What the plan says."""
+    status, out, err = in_process(space, "--dry-run")
+    assert status == 0, err
+    return out
 
 
 def results(folder: Path) -> dict[str, dict]:

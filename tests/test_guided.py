@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from running import kill_9, results, start, sweep, tree, wait_for, write_space
+from running import dry_run, in_process, kill_9, results, start, sweep, tree, wait_for, write_space
 
 from selgen_ray.events import read_events
 from selgen_ray.storage import Folder
@@ -20,7 +20,7 @@ def test_a_search_asks_while_the_sweep_runs_and_goes_on_after_it_was_killed(tmp_
     strategies = {"kl_divergence": {"search": search}}
     finetune = {"epochs": 4, "max_new_tokens": 1, "max_to_eval": 1}
     space = write_space(tmp_path, tiny_model_dir, data_files, finetune, strategies=strategies)
-    plan = sweep(space, "--dry-run").stdout
+    plan = dry_run(space)
     assert "0 trials in " in plan and "up to 4 settings x 2 seeds by optuna" in plan and "0 asked" in plan
     process = start(space)
     wait_for(lambda: "completed" in {r["status"] for r in results(tmp_path).values()})
@@ -38,8 +38,8 @@ def test_a_search_asks_while_the_sweep_runs_and_goes_on_after_it_was_killed(tmp_
     marks = [json.loads(p.read_text()) for p in (tmp_path / "sweeps" / "tiny" / "control" / "added").glob("*.json")]
     assert {mark["search"]["number"] for mark in marks} == set(range(4))
     assert not [e for e in read_events(Folder(str(tmp_path / "sweeps" / "tiny"))) if e["event"] == "retry"]
-    again = sweep(space)
-    assert again.returncode == 0 and "8 completed, skipped" in again.stdout and "dashboard" not in again.stdout
+    status, again, _ = in_process(space)
+    assert status == 0 and "8 completed, skipped" in again and "dashboard" not in again
 
 
 def test_settings_that_do_worse_are_stopped_with_all_their_seeds(tmp_path, tiny_model_dir, data_files):
@@ -60,5 +60,5 @@ def test_settings_that_do_worse_are_stopped_with_all_their_seeds(tmp_path, tiny_
     assert all(statuses in ({"completed"}, {"stopped"}) for statuses in by_rate.values()), by_rate
     events = read_events(Folder(str(tmp_path / "sweeps" / "tiny")))
     assert {e["trial"] for e in events if e["event"] == "stopped"} >= {f"{r['slug']}/seed_{r['seed']}" for r in stopped}
-    again = sweep(space, "--dry-run").stdout
+    again = dry_run(space)
     assert f"{len(stopped)} stopped, skipped until a retry" in again

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from running import SLOW, environment, results, start, sweep, under_way, wait_for, write_space
+from running import SLOW, dry_run, environment, results, start, sweep, under_way, wait_for, write_space
 
 from selgen_ray.events import EventLog, read_events
 from selgen_ray.feed import Feed
@@ -72,7 +72,7 @@ def test_a_running_sweep_is_watched_and_steered_from_elsewhere(tmp_path, tiny_mo
     assert {("stopped", first), ("stopped", waiting), ("added", nine), ("sweep_ended", None)} <= happened
 
     # a stopped trial waits for a retry, the others go on; what was added is part of the sweep
-    dry = sweep(space, "--dry-run").stdout
+    dry = dry_run(space)
     assert "2 stopped, skipped until a retry" in dry and "5 trials in " in dry
     assert "is to run again" in steer("retry", place, "--stopped").stdout
     assert "nothing to stop" in steer("stop", place, "--all").stderr
@@ -85,7 +85,7 @@ def test_a_running_sweep_is_watched_and_steered_from_elsewhere(tmp_path, tiny_mo
     assert status(place)["counts"] == {"completed": 4, "removed": 1}
     assert "is completed already" in steer("stop", place, first).stdout
     assert "is to run again" in steer("retry", place, second).stdout
-    assert "1 new" in sweep(space, "--dry-run").stdout
+    assert "1 new" in dry_run(space)
 
 
 def test_bad_requests_are_refused_in_words(tmp_path):

@@ -8,8 +8,6 @@ import os
 import pty
 import re
 import subprocess
-import sys
-from pathlib import Path
 
 import jsonschema
 import psutil
@@ -19,8 +17,9 @@ from running import (
     adapters,
     assert_same_sweep,
     command,
+    dry_run,
     environment,
-    free_port,
+    in_process,
     kill_9,
     results,
     slow_space,
@@ -101,15 +100,15 @@ def test_no_checkpoint_is_left_behind_and_adapters_differ_between_seeds(undistur
 def test_again_skips_all_and_a_longer_list_runs_what_was_added(undisturbed, tiny_model_dir, data_files):
     folder, space, _ = undisturbed
     before = {p: p.stat().st_mtime_ns for p in (folder / "sweeps").rglob("results.json")}
-    again = sweep(space)
-    assert again.returncode == 0
-    assert "6 completed, skipped" in again.stdout and " new" not in again.stdout
-    assert "dashboard" not in again.stdout  # nothing to run: Ray was not started
+    status, again, _ = in_process(space)
+    assert status == 0
+    assert "6 completed, skipped" in again and " new" not in again
+    assert "dashboard" not in again  # nothing to run: Ray was not started
     more = write_space(folder, tiny_model_dir, data_files, seeds=[1, 2, 3], strategies={"naive": {}})
-    dry = sweep(more, "--dry-run")
-    assert "2 completed, skipped" in dry.stdout and "1 new" in dry.stdout
-    assert "naive: 3 trials, 1 setting, 2 done" in dry.stdout
-    assert "4 results of trials this file does not name" in dry.stdout
+    dry = dry_run(more)
+    assert "2 completed, skipped" in dry and "1 new" in dry
+    assert "naive: 3 trials, 1 setting, 2 done" in dry
+    assert "4 results of trials this file does not name" in dry
     added = sweep(more)
     assert added.returncode == 0, added.stderr
     assert len(results(folder)) == 7
@@ -134,8 +133,8 @@ def test_a_failed_and_a_diverged_trial_do_not_stop_the_others(tmp_path, tiny_mod
     assert "1 failed" in done.stdout and f"python -m selgen_ray.sweep {space}" in done.stdout
     assert "1 diverged" in done.stdout
     # the diverged one stays as it is, the failed one is tried again
-    again = sweep(space, "--dry-run")
-    assert "1 diverged, skipped" in again.stdout and "1 failed, tried again" in again.stdout
+    again = dry_run(space)
+    assert "1 diverged, skipped" in again and "1 failed, tried again" in again
 
 
 def test_more_than_the_cluster_has_is_refused(tmp_path, tiny_model_dir, data_files):
@@ -144,45 +143,19 @@ def test_more_than_the_cluster_has_is_refused(tmp_path, tiny_model_dir, data_fil
     assert "a trial asks for 1000 CPUs" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_running_cluster_is_joined_and_left_running(tmp_path, tiny_model_dir, data_files):
-    ray = str(Path(sys.executable).with_name("ray"))
-    env = environment() | {"RAY_AUTH_MODE": "token"}
-    port = free_port()
-    start_head = [ray, "start", "--head", f"--port={port}", "--num-cpus=1", "--include-dashboard=false", "--block"]
-    cluster = subprocess.Popen(start_head, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    env |= {"RAY_ADDRESS": f"127.0.0.1:{port}"}
-
-    def is_up() -> bool:
-        return subprocess.run([ray, "status"], env=env, capture_output=True, timeout=60).returncode == 0
-
-    try:
-        wait_for(is_up)
-        space = write_space(tmp_path, tiny_model_dir, data_files, strategies={"naive": {}})
-        done = sweep(space, env=env)
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert {r["status"] for r in results(tmp_path).values()} == {"completed"}
-        assert is_up()  # it is not ours to stop
-    finally:
-        doomed = tree(cluster)
-        cluster.terminate()  # stops what it started, and no other cluster of this machine
-        psutil.wait_procs(doomed, timeout=20)
-        kill_9(doomed)
-        cluster.wait()
-
-
 def test_bad_input_is_refused_before_ray_starts(tmp_path, tiny_model_dir, data_files):
     rows = tmp_path / "broken.jsonl"
     rows.write_text('{"messages": []}\n')
-    done = sweep(write_space(tmp_path, tiny_model_dir, {**data_files, "proxy": str(rows)}))
-    assert done.returncode == 2
-    assert "broken.jsonl:1: 'messages' must be a non-empty list" in done.stderr
+    status, _, told = in_process(write_space(tmp_path, tiny_model_dir, {**data_files, "proxy": str(rows)}))
+    assert status == 2
+    assert "broken.jsonl:1: 'messages' must be a non-empty list" in told
     no_proxy = {k: v for k, v in data_files.items() if k != "proxy"}
-    done = sweep(write_space(tmp_path, tiny_model_dir, no_proxy))
-    assert done.returncode == 2
-    assert "kl_divergence needs data.proxy" in done.stderr
+    status, _, told = in_process(write_space(tmp_path, tiny_model_dir, no_proxy))
+    assert status == 2
+    assert "kl_divergence needs data.proxy" in told
     (tmp_path / "a_file").write_text("")
-    done = sweep(write_space(tmp_path, tiny_model_dir, data_files, storage_path="./a_file"))
-    assert done.returncode == 2 and "Not a directory" in done.stderr and "Traceback" not in done.stderr
+    status, _, told = in_process(write_space(tmp_path, tiny_model_dir, data_files, storage_path="./a_file"))
+    assert status == 2 and "Not a directory" in told
     done = sweep(tmp_path / "nowhere.yaml")
     assert done.returncode == 2 and "nowhere.yaml" in done.stderr and "Traceback" not in done.stderr
 
@@ -223,7 +196,7 @@ def test_kill_9_of_the_whole_tree_loses_nothing_but_the_steps_since_the_checkpoi
     finished = [name for name, r in before.items() if r["status"] == "completed"]
     cut_off = [name for name, r in before.items() if r["status"] == "running"]
     assert finished and cut_off
-    dry = sweep(space, "--dry-run").stdout
+    dry = dry_run(space)
     assert f"{len(finished)} completed, skipped" in dry
     assert f"{len(cut_off)} cut off, continued" in dry
 
@@ -297,7 +270,7 @@ def test_a_sweep_on_s3_runs_resumes_and_reports(tmp_path, tiny_model_dir, data_f
     files = (Folder(s3_uri) / "tiny").files(recursive=True)
     assert any(name.endswith("model/adapter_model.safetensors") for name in files)
     assert "report/pareto.png" in files and not any("checkpoints" in name for name in files)
-    again = sweep(space, "--dry-run")
-    assert "1 completed, skipped" in again.stdout
+    again = dry_run(space)
+    assert "1 completed, skipped" in again
     secret = os.environ["AWS_SECRET_ACCESS_KEY"]
     assert all(secret.encode() not in (Folder(s3_uri) / "tiny").read(name) for name in files)

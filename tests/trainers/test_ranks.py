@@ -23,12 +23,12 @@ from test_strategies import STRENGTH
 from torch.distributed.tensor import DTensor
 
 from selgen_ray import models, sharding
-from selgen_ray.errors import SpecError
+from selgen_ray.errors import DataError, SpecError
 from selgen_ray.results import TrialResult
 from selgen_ray.space import load_space
 from selgen_ray.stopping import StopSignal
 from selgen_ray.storage import Folder
-from selgen_ray.trainers import build_config, knob, ranks
+from selgen_ray.trainers import build_config, get_trainer, knob, ranks
 from selgen_ray.trainers.checkpoints import Checkpoints
 from selgen_ray.trainers.naive import StandardTrainer
 from selgen_ray.trial import TrialTask, run_trial
@@ -221,7 +221,7 @@ def test_only_rank_0_writes_and_all_know_the_same(group):
 
 def test_rank_0_alone_writes_checkpoints(group):
     written = [json.loads((group / "saving" / f"rank_{rank}.json").read_text())[3] for rank in (0, 1)]
-    assert written == [[1, 2], []]
+    assert written == [[1, 2, 3], []]
 
 
 def test_a_loss_that_is_not_finite_ends_all_ranks(group):
@@ -239,6 +239,14 @@ def test_memory_that_runs_out_on_one_rank_makes_all_split_alike(base, group, tmp
     for rank in (0, 1):
         events = json.loads((group / "small" / f"rank_{rank}.json").read_text())[1]
         assert [event["event"] for event in events] == ["auto_batch"]
+
+
+def test_a_throw_away_training_of_one_step_is_refused_at_the_groups_batch_size(base, roles):
+    strategy, cfg = "grad_project_precomputed_proxy_grad", {"proxy_batch_size": 5, "proxy_epochs": 1}
+    alone, together = (build_config(base(strategy, number, gradient_accumulation_steps=1, **cfg)) for number in (1, 2))
+    get_trainer(strategy).check_rows(alone, roles)
+    with pytest.raises(DataError, match="one step"):
+        get_trainer(strategy).check_rows(together, roles)
 
 
 def test_a_trial_for_a_group_does_not_run_alone(base, tmp_path):
