@@ -34,10 +34,11 @@ from selgen_ray.plan import Plan
 from selgen_ray.progress import Board, Display
 from selgen_ray.ray_repairs import survive_lost_workers
 from selgen_ray.space import Resources, SweepSpec
+from selgen_ray.storage import Folder
 from selgen_ray.trackers import tracker_callbacks
 from selgen_ray.trial import TrialTask
 from selgen_ray.watcher import Watcher
-from selgen_ray.watching import SweepWatch
+from selgen_ray.watching import SweepWatch, TrialMetrics
 
 Granted = TrialResources | GroupResources
 
@@ -186,23 +187,20 @@ def _trainable(run: Launch, first: ray.ObjectRef) -> type:
     """The Tune trainable: a function in a reused worker, so that imports and base model are loaded once."""
     name, granted, torch_threads, sweep = run.spec.name, run.granted, run.spec.resources.torch_threads, run.plan.folder
     group = granted if isinstance(granted, GroupResources) else None
-    bundle: dict[str, float] = dict(DRIVER)
-    if isinstance(granted, TrialResources):
-        bundle = {"CPU": granted.cpus, "GPU": granted.gpus}
+    bundle = {"CPU": granted.cpus, "GPU": granted.gpus} if isinstance(granted, TrialResources) else DRIVER
 
     def task_of(config: dict[str, Any]) -> TrialTask:
         late = config.get("late")
         return ray.get(first)[config["trial_id"]] if late is None else pickle.loads(base64.b64decode(late))
 
     def train(config: dict[str, Any]) -> None:
-        from selgen_ray.watching import TrialMetrics
         from selgen_ray.worker import run_in_worker
 
         task = task_of(config)
-        if group is not None:
-            run_group(task, sweep, group, torch_threads, tune.report)
-            return
-        run_in_worker(task, sweep, torch_threads, tune.report, TrialMetrics(name, task))
+        if group is None:
+            run_in_worker(task, sweep, torch_threads, tune.report, TrialMetrics(name, task))
+        else:
+            _run_group(task, sweep, group, torch_threads, TrialMetrics(name, task))
 
     class TrialWorker(wrap_function(train)):  # type: ignore[misc]  # Ray has no public class to name a function by
         def setup(self, config: dict[str, Any]) -> None:
@@ -224,6 +222,22 @@ def _trainable(run: Launch, first: ray.ObjectRef) -> type:
             return f"trial worker of {name}"  # Ray asks once, and the worker outlives its first trial
 
     return TrialWorker
+
+
+def _run_group(task: TrialTask, sweep: Folder, group: GroupResources, threads: int, metrics: TrialMetrics) -> None:
+    """As `run_in_worker`, on several workers: what rank 0 says is shown by this process."""
+    status = "failed"
+
+    def report(line: dict[str, Any]) -> None:
+        nonlocal status
+        metrics.update(line)
+        status = line.get("status", status)
+        tune.report(line)
+
+    try:
+        run_group(task, sweep, group, threads, report)
+    finally:
+        metrics.finish(status)
 
 
 @contextlib.contextmanager

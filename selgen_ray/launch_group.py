@@ -24,7 +24,7 @@ from selgen_ray.storage import Folder
 from selgen_ray.trial import TrialTask
 from selgen_ray.worker import Report
 
-DRIVER = {"memory": 2**20}
+DRIVER: dict[str, float] = {"memory": 2**20}
 """What a Tune trial whose workers are elsewhere asks for: no CPU, or it would take the place of a worker."""
 _COLLECTIVE_TIMEOUT_S = 24 * 3600  # rank 0 may wait that long for another trial's value; who dies is noticed by Ray
 _START_ATTEMPTS = 240  # of a minute each, for places that others hold or an autoscaler has yet to make

@@ -192,6 +192,7 @@ def test_a_time_budget_ends_the_sweep_as_ctrl_c_does(tmp_path, tiny_model_dir, d
     assert "ended early (the time budget is used up): 0 failed, 4 left to run" in done.stdout
 
 
+@pytest.mark.by_hand
 def test_ctrl_c_twice_ends_at_once(tmp_path, tiny_model_dir, data_files):
     space = slow_space(tmp_path, tiny_model_dir, data_files)
     process = start(space, None, "--max-concurrent", "1")

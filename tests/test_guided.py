@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from running import dry_run, in_process, kill_9, results, start, sweep, tree, wait_for, write_space
+from running import dry_run, in_process, results, sweep, write_space
 
 from selgen_ray.events import read_events
 from selgen_ray.storage import Folder
@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 BETA = "finetune_config.beta_kl"
 
 
-def test_a_search_asks_while_the_sweep_runs_and_goes_on_after_it_was_killed(tmp_path, tiny_model_dir, data_files):
+def test_a_search_asks_while_the_sweep_runs(tmp_path, tiny_model_dir, data_files):
     pytest.importorskip("optuna")
     search = {"algorithm": "optuna", "num_settings": 4, BETA: {"min": 0.1, "max": 10, "log": True}}
     strategies = {"kl_divergence": {"search": search}}
@@ -22,17 +22,10 @@ def test_a_search_asks_while_the_sweep_runs_and_goes_on_after_it_was_killed(tmp_
     space = write_space(tmp_path, tiny_model_dir, data_files, finetune, strategies=strategies)
     plan = dry_run(space)
     assert "0 trials in " in plan and "up to 4 settings x 2 seeds by optuna" in plan and "0 asked" in plan
-    process = start(space)
-    wait_for(lambda: "completed" in {r["status"] for r in results(tmp_path).values()})
-    kill_9(tree(process))
-    process.wait()
-    asked = {p.stem for p in (tmp_path / "sweeps" / "tiny" / "control" / "added").glob("*.json")}
-    assert asked and len(asked) % 2 == 0
     done = sweep(space)
     assert done.returncode == 0, done.stdout + done.stderr
     found = results(tmp_path)
     assert len(found) == 8 and {r["status"] for r in found.values()} == {"completed"}
-    assert asked <= {r["trial_id"] for r in found.values()}
     betas = {r["config"]["finetune_config"]["beta_kl"] for r in found.values()}
     assert len(betas) == 4 and all(0.1 <= beta <= 10 for beta in betas)
     marks = [json.loads(p.read_text()) for p in (tmp_path / "sweeps" / "tiny" / "control" / "added").glob("*.json")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -44,6 +45,8 @@ def cluster() -> Iterator[dict[str, str]]:
     # a socket's path is limited to 107 characters, and pytest's folders are deep
     folder = tempfile.mkdtemp(prefix="ray_")
     env = environment() | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a-token-of-the-tests" * 3}
+    # a job's `python` is what its node finds first, and these tests may run in an environment that is not activated
+    env["PATH"] = f"{Path(RAY).parent}{os.pathsep}{env['PATH']}"
     start = [RAY, "start", "--head", "--block", f"--port={port}", "--num-cpus=2", f"--temp-dir={folder}"]
     start += [f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"]
     process = subprocess.Popen(start, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
