@@ -630,3 +630,17 @@ def test_a_key_may_come_from_an_anchor_too(fail: Fail) -> None:
     anchor = "base: &b {seed: 1, finetune_config.r: 4}\noverrides:\n- {<<: *b, seed: 2}\n- {<<: *b, seed: 3, seed: 4}\n"
     (problem,) = fail(anchor).problems
     assert (problem.line, problem.key) == (4, "overrides[1]")
+
+
+@pytest.mark.parametrize(
+    ("location", "told"),
+    [
+        ("s4://bucket/x", "'s4://bucket/x': s4:// is not known. Allowed are a path, abfs://"),
+        ("s3://AKIA0:topsecret@bucket/x", "'s3://bucket/x' holds credentials"),
+        ("s3:/bucket/x", "did you mean 's3://'?"),
+    ],
+)
+def test_a_storage_path_that_is_none_has_its_line_and_keeps_its_secret(fail, location, told):
+    (problem,) = fail(f"name: x\nstorage_path: {location}\n").problems
+    assert problem.line == 2 and problem.key == "storage_path" and told in str(problem)
+    assert "topsecret" not in str(problem) and "AKIA0" not in str(problem)

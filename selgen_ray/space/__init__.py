@@ -7,7 +7,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from selgen_ray.errors import Problem, SpecError
+from selgen_ray import locations
+from selgen_ray.errors import Problem, SpecError, StorageError
 from selgen_ray.space.document import Document, read_document, read_space
 from selgen_ray.space.expansion import Checked, Checker, expand, without_excluded
 from selgen_ray.space.keys import explain, fields, nested, registered_keys
@@ -74,10 +75,13 @@ def _settings(document: Document, path: Path, problems: list[Problem]) -> SweepS
         settings = SweepSettings.model_validate({"name": default} | nested(document.settings))
         wrong = misplaced(settings.trackers, settings.storage_path)
         problems += [document.settings["trackers"].problem(told) for told in wrong]
+        locations.check(settings.storage_path)
         return settings
     except ValidationError as error:
         problems += explain(error, document.settings, fields(SweepSettings), document.origin)
-        return None
+    except StorageError as error:  # without the value, which may hold a secret
+        problems.append(document.settings["storage_path"].problem(str(error).removeprefix("storage_path ")))
+    return None
 
 
 def _early_stopping(settings: SweepSettings, document: Document, trials: list[Checked]) -> list[Problem]:
