@@ -14,6 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import boto3
 import pytest
 import torch
+from clusters import Cluster
 from moto.server import ThreadedMotoServer
 from running import slow_space, sweep
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -160,9 +161,18 @@ def make_config(tiny_model_dir: str, data_files: dict[str, str]) -> Callable[...
 
 
 @pytest.fixture(scope="session")
-def slow_reference(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: str, data_files: dict[str, str]) -> Path:
+def joined(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment of a sweep on a running cluster: to start one for each takes longer than many a sweep."""
+    with Cluster(tmp_path_factory.mktemp("ray"), head_cpus=2) as cluster:
+        yield cluster.env
+
+
+@pytest.fixture(scope="session")
+def slow_reference(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: str, data_files: dict[str, str], joined: dict[str, str]
+) -> Path:
     """The folder of a sweep of 4 trials of some seconds each that nothing disturbed."""
     folder = tmp_path_factory.mktemp("slow")
-    done = sweep(slow_space(folder, tiny_model_dir, data_files))
+    done = sweep(slow_space(folder, tiny_model_dir, data_files), env=joined)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder

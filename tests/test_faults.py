@@ -69,7 +69,7 @@ def test_the_trials_of_a_lost_node_go_on_elsewhere(tmp_path, tiny_model_dir, dat
 
 
 def test_a_cluster_that_stops_ends_the_sweep_which_goes_on_elsewhere(
-    tmp_path, tiny_model_dir, data_files, slow_reference, cluster
+    tmp_path, tiny_model_dir, data_files, slow_reference, cluster, joined
 ):
     space = slow_space(tmp_path, tiny_model_dir, data_files)
     process = start(space, cluster.env | {"RAY_gcs_rpc_server_reconnect_timeout_s": "12"})  # instead of 60
@@ -81,7 +81,7 @@ def test_a_cluster_that_stops_ends_the_sweep_which_goes_on_elsewhere(
     assert process.returncode == 1, output
     assert f"to go on: python -m selgen_ray.sweep {space}" in output
     assert "running" in {result["status"] for result in results(tmp_path).values()}
-    done = sweep(space)
+    done = sweep(space, env=joined)
     assert done.returncode == 0, done.stdout + done.stderr
     assert_same_sweep(tmp_path, slow_reference)
 
@@ -142,7 +142,7 @@ def small_disk(tmp_path):
 
 
 def test_a_full_disk_fails_the_trials_in_words_and_costs_nothing_that_was_finished(
-    small_disk, tmp_path, tiny_model_dir, data_files
+    small_disk, tmp_path, tiny_model_dir, data_files, joined
 ):
     options = {"storage_path": str(small_disk / "sweeps"), "strategies": {"naive": {}}, "seeds": [1]}
     space = write_space(
@@ -154,19 +154,21 @@ def test_a_full_disk_fails_the_trials_in_words_and_costs_nothing_that_was_finish
     with contextlib.suppress(OSError), filler.open("wb") as out:
         while True:
             out.write(bytes(4096))
-    full = sweep(space)
+    full = sweep(space, env=joined)
     assert full.returncode in (1, 2)
     assert "no space left" in (full.stdout + full.stderr).lower() and "Traceback" not in full.stdout + full.stderr
     assert not list(small_disk.rglob("*.tmp"))
     filler.unlink()
-    again = sweep(space)
+    again = sweep(space, env=joined)
     assert again.returncode == 0, again.stdout + again.stderr
     found = results(small_disk)
     assert found.pop(f"{kept.slug}/seed_7") == kept.model_dump(mode="json")
     assert [result["status"] for result in found.values()] == ["completed"]
 
 
-def test_ctrl_c_once_saves_what_runs_and_says_how_to_go_on(tmp_path, tiny_model_dir, data_files, slow_reference):
+def test_ctrl_c_once_saves_what_runs_and_says_how_to_go_on(
+    tmp_path, tiny_model_dir, data_files, slow_reference, joined
+):
     space = slow_space(tmp_path, tiny_model_dir, data_files)
     process = start(space, None, "--max-concurrent", "1")
     wait_for(lambda: under_way(tmp_path))
@@ -178,7 +180,7 @@ def test_ctrl_c_once_saves_what_runs_and_says_how_to_go_on(tmp_path, tiny_model_
     assert "ended early (Ctrl-C): " in output and resume in output
     cut_off = list(tmp_path.rglob("checkpoints/step_*"))
     assert cut_off and [e["why"] for e in events(tmp_path, "sweep_ended")] == ["Ctrl-C"]
-    done = sweep(space)
+    done = sweep(space, env=joined)
     assert done.returncode == 0, done.stdout + done.stderr
     assert sum(result["num_resumes"] for result in results(tmp_path).values()) == 1
     assert_same_sweep(tmp_path, slow_reference)

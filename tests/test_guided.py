@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 BETA = "finetune_config.beta_kl"
 
 
-def test_a_search_asks_while_the_sweep_runs(tmp_path, tiny_model_dir, data_files):
+def test_a_search_asks_while_the_sweep_runs(tmp_path, tiny_model_dir, data_files, joined):
     pytest.importorskip("optuna")
     search = {"algorithm": "optuna", "num_settings": 4, BETA: {"min": 0.1, "max": 10, "log": True}}
     strategies = {"kl_divergence": {"search": search}}
@@ -22,7 +22,7 @@ def test_a_search_asks_while_the_sweep_runs(tmp_path, tiny_model_dir, data_files
     space = write_space(tmp_path, tiny_model_dir, data_files, finetune, strategies=strategies)
     plan = dry_run(space)
     assert "0 trials in " in plan and "up to 4 settings x 2 seeds by optuna" in plan and "0 asked" in plan
-    done = sweep(space)
+    done = sweep(space, env=joined)
     assert done.returncode == 0, done.stdout + done.stderr
     found = results(tmp_path)
     assert len(found) == 8 and {r["status"] for r in found.values()} == {"completed"}
@@ -35,13 +35,13 @@ def test_a_search_asks_while_the_sweep_runs(tmp_path, tiny_model_dir, data_files
     assert status == 0 and "8 completed, skipped" in again and "dashboard" not in again
 
 
-def test_settings_that_do_worse_are_stopped_with_all_their_seeds(tmp_path, tiny_model_dir, data_files):
+def test_settings_that_do_worse_are_stopped_with_all_their_seeds(tmp_path, tiny_model_dir, data_files, joined):
     finetune = {"epochs": 20, "max_new_tokens": 1, "save_steps": 500, "max_to_eval": 2}
     # learning rates that are too small to learn anything; the good one comes first and sets the mark
     grid = {"grid": {"finetune_config.learning_rate": [5.0e-3, 1.0e-9, 2.0e-9]}}
     rule = {"scheduler": "asha", "metric": "task_train/loss", "grace_epochs": 2, "reduction_factor": 2}
     space = write_space(tmp_path, tiny_model_dir, data_files, finetune, strategies={"naive": grid}, early_stopping=rule)
-    done = sweep(space)
+    done = sweep(space, env=joined)
     assert done.returncode == 0, done.stdout + done.stderr
     found = results(tmp_path)
     by_rate: dict[float, set[str]] = {}

@@ -100,11 +100,11 @@ def test_the_strategy_of_the_readme_trains(make_config, strategy_file):
 
 @pytest.mark.ray
 def test_the_strategy_of_the_readme_runs_in_a_sweep_of_two_trials(
-    strategy_file, its_section, tiny_model_dir, data_files, monkeypatch
+    strategy_file, its_section, tiny_model_dir, data_files, joined, monkeypatch
 ):
     folder = strategy_file.parent
     space = write_space(folder, tiny_model_dir, data_files, {"epochs": 1}, seeds=[1], **its_section)
-    done = sweep(space)
+    done = sweep(space, env=joined)
     assert done.returncode == 0 and done.stderr == "", done.stdout + done.stderr
     found = results(folder)
     assert len(found) == 2 and {r["status"] for r in found.values()} == {"completed"}

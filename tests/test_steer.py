@@ -29,11 +29,11 @@ def status(folder: Path) -> dict:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_running_sweep_is_watched_and_steered_from_elsewhere(tmp_path, tiny_model_dir, data_files):
+def test_a_running_sweep_is_watched_and_steered_from_elsewhere(tmp_path, tiny_model_dir, data_files, joined):
     finetune = SLOW | {"epochs": 70}
     space = write_space(tmp_path, tiny_model_dir, data_files, finetune, strategies={"naive": {}}, seeds=[1, 2, 3, 4])
     place = tmp_path / "sweeps" / "tiny"
-    process = start(space)
+    process = start(space, joined)
     first, second = wait_for(lambda: (found := sorted(under_way(tmp_path))) and len(found) == 2 and found)
 
     # watched
@@ -76,7 +76,7 @@ def test_a_running_sweep_is_watched_and_steered_from_elsewhere(tmp_path, tiny_mo
     assert "is to run again" in steer("retry", place, "--stopped").stdout
     assert "nothing to stop" in steer("stop", place, "--all").stderr
     assert steer("rm", place, second, "--yes").stdout == f"{second} is removed\n"
-    done = sweep(space)
+    done = sweep(space, env=joined)
     assert done.returncode == 0, done.stdout + done.stderr
     found = results(tmp_path)
     assert second not in found and {r["status"] for r in found.values()} == {"completed"} and len(found) == 4

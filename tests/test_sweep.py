@@ -18,7 +18,6 @@ from running import (
     assert_same_sweep,
     command,
     dry_run,
-    environment,
     in_process,
     kill_9,
     results,
@@ -99,7 +98,7 @@ def test_no_checkpoint_is_left_behind_and_adapters_differ_between_seeds(undistur
     assert any(not torch.equal(first[name], second[name]) for name in first)
 
 
-def test_again_skips_all_and_a_longer_list_runs_what_was_added(undisturbed, tiny_model_dir, data_files):
+def test_again_skips_all_and_a_longer_list_runs_what_was_added(undisturbed, tiny_model_dir, data_files, joined):
     folder, space, _ = undisturbed
     before = {p: p.stat().st_mtime_ns for p in (folder / "sweeps").rglob("results.json")}
     status, again, _ = in_process(space)
@@ -111,21 +110,21 @@ def test_again_skips_all_and_a_longer_list_runs_what_was_added(undisturbed, tiny
     assert "2 completed, skipped" in dry and "1 new" in dry
     assert "naive: 3 trials, 1 setting, 2 done" in dry
     assert "4 results of trials this file does not name" in dry
-    added = sweep(more)
+    added = sweep(more, env=joined)
     assert added.returncode == 0, added.stderr
     assert len(results(folder)) == 7
     for path, stamp in before.items():
         assert path.stat().st_mtime_ns == stamp, "a finished result was written again"
 
 
-def test_a_failed_and_a_diverged_trial_do_not_stop_the_others(tmp_path, tiny_model_dir, data_files):
+def test_a_failed_and_a_diverged_trial_do_not_stop_the_others(tmp_path, tiny_model_dir, data_files, joined):
     overrides = [
         {"proxy_strategy": "naive"},
         {"proxy_strategy": "naive", "finetune_config": {"learning_rate": 1e30, "optim": "sgd"}},
         {"proxy_strategy": "naive", "finetune_config": {"target_modules": ["no_such_layer"]}},
     ]
     space = write_space(tmp_path, tiny_model_dir, data_files, strategies=None, overrides=overrides, seeds=[1])
-    done = sweep(space)
+    done = sweep(space, env=joined)
     assert done.returncode == 1
     by_status = {r["status"]: r for r in results(tmp_path).values()}
     assert set(by_status) == {"completed", "diverged", "failed"}
@@ -161,11 +160,11 @@ def test_bad_input_is_refused_before_ray_starts(tmp_path, tiny_model_dir, data_f
     assert done.returncode == 2 and "nowhere.yaml" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_in_a_terminal_running_trials_have_a_live_line(tmp_path, tiny_model_dir, data_files):
+def test_in_a_terminal_running_trials_have_a_live_line(tmp_path, tiny_model_dir, data_files, joined):
     finetune = {"epochs": 40, "max_to_eval": 1, "max_new_tokens": 1}
     space = write_space(tmp_path, tiny_model_dir, data_files, finetune, strategies={"naive": {}}, seeds=[1])
     terminal, end = pty.openpty()
-    env = environment() | {"TERM": "xterm", "COLUMNS": "120"}
+    env = joined | {"TERM": "xterm", "COLUMNS": "120"}
     process = subprocess.Popen(command(space), stdin=end, stdout=end, stderr=end, env=env, cwd=tmp_path)
     os.close(end)
     output = b""
@@ -232,14 +231,16 @@ def test_a_killed_worker_is_tried_again_from_its_checkpoint(tmp_path, tiny_model
     assert_same_sweep(tmp_path, slow_reference)
 
 
-def test_a_killed_preparation_is_taken_over_by_the_trial_that_waits_for_it(tmp_path, tiny_model_dir, data_files):
+def test_a_killed_preparation_is_taken_over_by_the_trial_that_waits_for_it(
+    tmp_path, tiny_model_dir, data_files, joined
+):
     finetune = {"epochs": 1, "save_steps": 5, "logging_steps": 1, "max_to_eval": 1, "max_new_tokens": 1}
     finetune |= {"proxy_epochs": 150, "negative_proxy": None}
     strategies = {"orth_penalty": {"grid": {"finetune_config.lambda_1": [0.1, 0.2]}}}
     space = write_space(
         tmp_path, tiny_model_dir, data_files, finetune, strategies=strategies, seeds=[1], resources={"max_failures": 0}
     )
-    process = start(space)
+    process = start(space, joined)
     cache = tmp_path / "sweeps" / "tiny" / "cache" / "throw_away_trainings"
     wait_for(lambda: list(cache.glob("*/work/checkpoints/*/manifest.json")))
     # the lease says who computes
@@ -257,7 +258,7 @@ def test_a_killed_preparation_is_taken_over_by_the_trial_that_waits_for_it(tmp_p
         weights = {name.replace(".default", ""): p for name, p in alone.parameters.items()}
     (saved,) = adapters(tmp_path).values()
     assert all(torch.equal(saved[name], p) for name, p in weights.items())
-    assert sweep(space).returncode == 0  # and the same command finishes the other
+    assert sweep(space, env=joined).returncode == 0  # and the same command finishes the other
     assert len(list(cache.glob("*/leases/*.json"))) == 2
 
 
