@@ -10,6 +10,7 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from selgen_ray.errors import Problem, nearest
+from selgen_ray.first_generation.adopt import adopt
 from selgen_ray.space.keys import Flat, Keys, fields, is_valid, says_nothing, sections
 from selgen_ray.space.mappings import is_a
 from selgen_ray.space.models import SweepSettings
@@ -70,8 +71,8 @@ def read_document(tree: Node, keys: Keys, problems: list[Problem]) -> Document:
     return _Sections(keys, problems).document(tree)
 
 
-def read_space(path: Path, problems: list[Problem], chain: tuple[Path, ...] = ()) -> Node | None:
-    """A search space laid over those that it extends, or None if it is none; problems are added to `problems`."""
+def read_space(path: Path, problems: list[Problem], notes: list[str], chain: tuple[Path, ...] = ()) -> Node | None:
+    """A search space laid over those that it extends, or None if it is none; adds to `problems` and `notes`."""
     tree = read_tree(path, problems)
     if tree is None or not is_a(dict, tree, problems):
         return None
@@ -82,6 +83,8 @@ def read_space(path: Path, problems: list[Problem], chain: tuple[Path, ...] = ()
             included = read_tree(where, problems, included=True) if where else None
             if included and is_a(kind, included, problems):
                 sections[key] = included
+    if any(key in sections and sections[key].origin.included for key in ("base", "overrides")):
+        adopt(sections, notes)
     tree = Node(sections, tree.origin)
     if "extends" not in sections:
         return tree
@@ -91,7 +94,7 @@ def read_space(path: Path, problems: list[Problem], chain: tuple[Path, ...] = ()
     if where and where.resolve() in chain:
         names = " -> ".join(one.name for one in (*chain, where))
         problems.append(link.problem(f"found {link.value!r}, which extends itself: {names}."))
-    elif where and (below := read_space(where, problems, chain)):
+    elif where and (below := read_space(where, problems, notes, chain)):
         del sections["extends"]
         return merge(below, tree)
     return tree
@@ -283,6 +286,8 @@ class _Sections(Searches):
         notes = []
         for key in [k for k, node in base.items() if k not in used and not says_nothing(self.keys.known[k], node)]:
             owners, here = ", ".join(self.keys.owners[key]), ", ".join(strategies)
+            if base[key].origin.line is None and base[key].origin.included:  # a default that nobody wrote
+                continue
             told = f"no trial uses it: it is a knob of {owners}, and the sweep's strategies are {here}."
             if base[key].origin.included:
                 notes.append(str(base[key].problem(told)))
