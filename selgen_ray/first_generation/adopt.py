@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from selgen_ray.first_generation.convert import convert, convert_override, is_first_generation, nested_node
-from selgen_ray.first_generation.record import NULL, Converted
+from selgen_ray.first_generation.record import Converted
 from selgen_ray.space.keys import registered_keys
 from selgen_ray.space.tree import Node, show
 
@@ -26,14 +26,16 @@ def adopt(sections: dict[str, Node], notes: list[str]) -> None:
         if "seeds" in sections:
             for key in [key for key in _SEEDS if key in done.values]:
                 done.take_back(key, "`seeds` gives it")
-        sections["base"] = nested_node(done.values, base.origin)
+        sections["base"] = nested_node(done.values | done.unknown, base.origin)
         notes += _told([done], base.origin.file)
     if overrides and overrides.origin.included and (is_old or is_first_generation(overrides, keys)):
         start = base if base and is_old else _strategy_alone(base, overrides)
         whole = done if is_old else convert(start, keys, defaults=False)
         made = [convert_override(whole, start, item, keys, is_old) for item in overrides.value]
         pairs = zip(made, overrides.value, strict=True)
-        items = [nested_node(one.values, item.origin) if _is_config(item) else item for one, item in pairs]
+        items = [
+            nested_node(one.values | one.unknown, item.origin) if _is_config(item) else item for one, item in pairs
+        ]
         sections["overrides"] = Node(items, overrides.origin)
         notes += _told(made, overrides.origin.file)
 
@@ -55,7 +57,7 @@ def _told(parts: list[Converted], file: str) -> list[str]:
         for record in part.records:
             if record.kind in ("renamed", "converted"):
                 became[f"{record.key} is {record.to}"] = None
-            elif record.kind == "dropped" and record.why != NULL:
+            elif record.kind == "dropped":
                 left_out[record.key] = None
             elif record.kind == "default":
                 added[f"{record.to} {show(part.values[record.key].plain())}"] = None

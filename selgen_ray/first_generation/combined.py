@@ -43,7 +43,7 @@ def _rows(found: Converted, taken: Taken, keys: Keys) -> None:
     path = found.values.get("data.outcome")
     for i, (rows, key, node, why) in enumerate(limits):
         if i > 0:
-            found.drop(key, node, f"{limits[0][1]} allows fewer rows")
+            found.drop(key, node, f"{limits[0][1]} allows fewer rows", lost=False)
         elif path is None:
             found.drop(key, node, "there is no data.outcome that it could limit")
         elif not takes(keys, "data.outcome", {"path": path.plain(), "limit": rows}):
@@ -65,7 +65,7 @@ def _proxy(found: Converted, taken: Taken, keys: Keys) -> None:
         return
     node, key = taken["align_train_dataset_type"]
     if node.value == "subset":
-        found.drop(key, node, "align_train_coverage alone takes a share of the alignment data as the proxy")
+        found.drop(key, node, "align_train_coverage takes a share of the alignment data as the proxy", lost=False)
         return
     if "align_train_coverage" in found.values:
         found.take_back("align_train_coverage", f"not read where {key} names labels")
@@ -92,14 +92,14 @@ def _choices(found: Converted, taken: Taken) -> None:
         node, key = taken[name]
         if not asked:
             why = "nothing was asked without use_mcq_hhh" if name != "use_mcq_hhh" else "false, as today's default"
-            found.drop(key, node, why)
+            found.drop(key, node, why, lost=False)
         elif name == "use_mcq_hhh":
             why = "asked of the pairs in evaluation alone; then the proxy was trained in that form too"
             found.put("evals.mcq_from_pairs", Node(True, node.origin), key, "converted", why)
         elif name == "HHH_mcq_instructions":
             found.put("evals.mcq_instructions", node, key, "renamed")
         else:
-            found.drop(key, node, "evals.mcq_from_pairs says it")
+            found.drop(key, node, "evals.mcq_from_pairs says it", lost=False)
 
 
 def _plane(found: Converted, taken: Taken) -> None:
@@ -112,9 +112,9 @@ def _plane(found: Converted, taken: Taken) -> None:
         if loads and name != "save_steering_vector":
             found.put(f"finetune_config.{name}", node, key, "same")
         elif name == "load_steering_vector":
-            found.drop(key, node, "false, as today's default")
+            found.drop(key, node, "false, as today's default", lost=False)
         else:
-            found.drop(key, node, "vectors are computed once and shared by content, not by a path")
+            found.drop(key, node, "vectors are computed once and shared by content, not by a path", lost=False)
 
 
 def _schedule(found: Converted, taken: Taken) -> None:
@@ -126,7 +126,7 @@ def _schedule(found: Converted, taken: Taken) -> None:
         if linear:
             found.put(_LAST, node, key, "same")
         else:
-            found.drop(key, node, "counts with alpha_scheduler_type: linear alone")
+            found.drop(key, node, "counts with alpha_scheduler_type: linear alone", lost=False)
     elif scheduler is not None and linear:
         source = min(found.sources[_SCHEDULER])
         found.put(_LAST, Node(0.1, scheduler.origin), source, "converted", "0.1 where it was not given")

@@ -10,7 +10,7 @@ from selgen_ray.config import ROLES
 from selgen_ray.errors import nearest
 from selgen_ray.first_generation import combined
 from selgen_ray.first_generation.keys import DATA_FILES, RULES, STRATEGIES, TELLTALES, Rule, SaysNothing
-from selgen_ray.first_generation.record import NULL, Converted, Kind, Record
+from selgen_ray.first_generation.record import Converted, Kind, Record
 from selgen_ray.space.keys import Flat, Keys, kinds, says_nothing
 from selgen_ray.space.tree import Node, Origin, is_there, merge, near_name, show
 
@@ -38,10 +38,10 @@ def leaves(tree: Node, keys: Keys, prefix: str = "") -> Iterator[tuple[str, Node
 
 
 def convert(tree: Node, keys: Keys, own: frozenset[str] | None = None, defaults: bool = True) -> Converted:
-    """A whole config in today's keys.
+    """A whole config in today's keys; the paths of data files that are there are absolute.
 
     Args:
-        tree: the config, as `read_tree` gives it.
+        tree: the config, as `read_tree` gives it; of no file, its paths stay as they are.
         keys: the config keys of today.
         own: what an override wrote itself, of a config that it was laid over; None: it is no override.
         defaults: add the first generation's defaults of what the file does not say.
@@ -56,7 +56,8 @@ def convert(tree: Node, keys: Keys, own: frozenset[str] | None = None, defaults:
     combined.combine(found, keys, own)
     if defaults:
         combined.add_defaults(found, keys, tree.origin)
-    _locate(found, Path(tree.origin.file).parent)
+    if tree.origin.file:
+        _locate(found, Path(tree.origin.file).parent)
     for to in [to for to in found.values if to not in keys.known and to not in keys.sections]:
         found.take_back(to, f"this version has no {to}")
     found.records.sort(key=lambda record: (record.origin.line or 0, record.key))
@@ -84,6 +85,7 @@ def convert_override(base: Converted, below: Node, override: Node, keys: Keys, d
     for to in [to for to in base.values if to not in whole.values]:  # null over a value takes it back
         result.values[to], result.sources[to] = Node(None, override.origin), set()
     result.missing = {role: told for role, told in whole.missing.items() if f"data.{role}" in result.values}
+    result.unknown = {key: node for key, node in whole.unknown.items() if key in own}
     _owned(result, whole.strategy, own, keys)
     return result
 
@@ -133,12 +135,12 @@ def _settle(to: str | None, claims: list[Claim], found: Converted, keys: Keys) -
     for _, key, node, rule in claims:
         told = rule.why if rule else ""
         if node.value is None and (to not in keys.known or says_nothing(keys.known[to], node)):
-            found.drop(key, node, NULL)
+            found.drop(key, node, "null, which says nothing", lost=False)
             continue
         try:
             value = rule.value(node.plain()) if rule else node.plain()
         except SaysNothing as nothing:
-            found.drop(key, node, str(nothing))
+            found.drop(key, node, str(nothing), nothing.lost)
             continue
         if to is None or settled:
             found.drop(key, node, told if to is None else f"{settled} decides")
@@ -147,7 +149,7 @@ def _settle(to: str | None, claims: list[Claim], found: Converted, keys: Keys) -
         changed = value != node.plain()
         kind: Kind = "converted" if changed else "same" if key == to else "renamed"
         if changed:
-            told = f"{show(node.plain())} is {show(value)}" + (f"; {told}" if told else "")
+            told = f"{show(node.plain())} became {show(value)}" + (f"; {told}" if told else "")
         found.put(to, Node(value, node.origin) if changed else node, key, kind, told)
         settled = key
 
@@ -163,6 +165,7 @@ def _unknown(key: str, node: Node, found: Converted, keys: Keys) -> None:
     near = keys.nearest(key)
     hint = f" Did you mean {near!r}?" if near else nearest(key.rpartition(".")[2], RULES)
     why = f"no key of either generation; the first one passed over such a key.{hint}"
+    found.unknown[key] = node
     found.records.append(Record(key, "unknown", None, why, node.origin))
 
 

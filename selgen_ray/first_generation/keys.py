@@ -15,7 +15,15 @@ APART = "(apart)."
 
 
 class SaysNothing(Exception):
-    """A value has no counterpart, because of what it is; the text says why."""
+    """A value has no counterpart, because of what it is; the text says why.
+
+    Attributes:
+        lost: something was asked for that is not done today.
+    """
+
+    def __init__(self, why: str, lost: bool = False):
+        super().__init__(why)
+        self.lost = lost
 
 
 @dataclass(frozen=True)
@@ -48,24 +56,24 @@ def _half(value: Any) -> str:
 def _json_lines(value: Any) -> None:
     if value == "jsonl":
         raise SaysNothing("every data file is JSON lines")
-    raise SaysNothing(f"found {value!r}: data files are JSON lines, bring them into that form")
+    raise SaysNothing(f"found {value!r}: data files are JSON lines, bring them into that form", lost=True)
 
 
 def _subset(value: Any) -> None:
     if value == "subset":
         raise SaysNothing("align_train_coverage alone takes a share of the alignment data as the proxy")
-    raise SaysNothing(f"found {value!r}, of which nothing read anything but 'subset'")
+    raise SaysNothing(f"found {value!r}, of which nothing read anything but 'subset'", lost=True)
 
 
 def _always(value: Any) -> None:
     if value:
         raise SaysNothing("every trial trains on data.outcome")
-    raise SaysNothing("found false, which nothing read: every trial trains on data.outcome")
+    raise SaysNothing("found false, which nothing read: every trial trains on data.outcome", lost=True)
 
 
 def _tiny(value: Any) -> None:
     if value:
-        raise SaysNothing("found true, 20 training rows: data.outcome.limit and max_to_eval do that")
+        raise SaysNothing("found true, 20 training rows: data.outcome.limit and max_to_eval do that", lost=True)
     raise SaysNothing("false: nothing to do")
 
 
@@ -78,12 +86,14 @@ def _own_name(value: Any) -> Any:
 def _sft(value: Any) -> None:
     if value == "sft":
         raise SaysNothing("cross-entropy is the loss of the outcome with every strategy")
-    raise SaysNothing(f"found {value!r}: proxy_strategy says what the loss is")
+    raise SaysNothing(f"found {value!r}: proxy_strategy says what the loss is", lost=True)
 
 
 def _not_whole(value: Any) -> None:
     if value:
-        raise SaysNothing("found true: name the base as finetune_config.model, what was trained as its adapter")
+        raise SaysNothing(
+            "found true: name the base as finetune_config.model, what was trained as its adapter", lost=True
+        )
     raise SaysNothing("false: as today without an adapter")
 
 
@@ -105,8 +115,11 @@ RULES: dict[str, Rule] = {
     "max_train_size": Rule(f"{APART}max_train_size"),
     "max_dataset_size": Rule(f"{APART}max_dataset_size"),
     "task_train_split": Rule("finetune_config.train_split", "one share for outcome and proxy"),
-    "train_split": Rule("finetune_config.train_split", rank=1),
+    "train_split": Rule(
+        "finetune_config.train_split", "with validation_dataset_path it split the proxy alone; it splits both", rank=1
+    ),
     "limit_proxy_data_to": Rule("limit_proxy_data_to"),
+    "upsample_proxy_to": Rule("upsample_proxy_to"),
     "align_train_coverage": Rule("align_train_coverage"),
     "align_train_dataset_type": Rule(f"{APART}align_train_dataset_type"),
     "align_train_strategy": Rule(None, value=_subset),
@@ -134,6 +147,8 @@ RULES: dict[str, Rule] = {
     "load_from_finetuned": Rule(None, value=_not_whole),
     "finetuned_model_id": Rule("finetune_config.finetuned_model_id", value=_own_name),
     "merge_before_push": Rule("finetune_config.save_merged"),
+    "push_to_hub": Rule("finetune_config.push_to_hub"),
+    "push_to_private": Rule("finetune_config.push_to_private"),
     "loss": Rule(None, value=_sft),
     **_dropped("save_model_locally keeps the finished adapter", "save_adapter_weights"),
     **_dropped(_RESUMES, "resume_from_epoch", "loaded_train_losses", "loaded_results"),
@@ -158,6 +173,12 @@ RULES: dict[str, Rule] = {
         *("facts_jsonl_path", "factual_knowlege_filepath"),
     ),
     **_dropped("samples of replies are not kept", "generation_limit"),
+    # training: kept, with the effect that they name
+    "optim": Rule("finetune_config.optim", "AdamW of PyTorch ran then, whatever was named"),
+    "weight_decay": Rule("finetune_config.weight_decay", "0.01 then, whatever was written"),
+    "gradient_accumulation_steps": Rule(
+        "finetune_config.gradient_accumulation_steps", "not accumulated then, but the schedule was shorter by it"
+    ),
     # strategies
     "proxy_epochs": Rule("finetune_config.proxy_epochs"),
     "load_steering_vector": Rule(f"{APART}load_steering_vector"),
@@ -193,6 +214,7 @@ STRATEGIES: dict[str, tuple[str, dict[str, Any]]] = {
 
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 DEFAULTS: dict[str, Any] = {
+    "finetune_config.loss_on": "all",
     "finetune_config.model": "google/gemma-2b-it",
     "finetune_config.max_seq_length": 126,
     "finetune_config.r": 32,

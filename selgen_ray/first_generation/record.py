@@ -10,8 +10,7 @@ from pydantic import ValidationError
 from selgen_ray.space.keys import Flat, Keys, coerce
 from selgen_ray.space.tree import Node, Origin
 
-Kind = Literal["same", "renamed", "converted", "dropped", "unknown", "default"]
-NULL = "null, which says nothing"
+Kind = Literal["same", "renamed", "converted", "void", "dropped", "unknown", "default"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,8 @@ class Record:
     Attributes:
         key: dotted, as the file has it; of a default, the key of today.
         kind: 'same': key and value are kept. 'renamed': the key is another. 'converted': the value too. 'unknown':
-            neither generation has it. 'default': the file was silent, and today's default is not that of then.
+            neither generation has it. 'void': what it says needs no saying today. 'dropped': it has no counterpart.
+            'default': the file was silent, and today's default is not that of then.
         to: dotted key of today.
         why: for people; of a dropped key always.
     """
@@ -42,12 +42,14 @@ class Converted:
         sources: dotted key of today -> the keys of the file that it comes from.
         records: one for each key of the file, and for each default that was added.
         missing: role -> what is wrong with its path, where no file is there.
+        unknown: dotted key of the file that neither generation has -> value.
     """
 
     values: Flat = field(default_factory=dict)
     sources: dict[str, set[str]] = field(default_factory=dict)
     records: list[Record] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
+    unknown: Flat = field(default_factory=dict)
 
     def put(self, to: str, node: Node, source: str, kind: Kind, why: str = "") -> None:
         """Set a key of today, and record where from."""
@@ -55,9 +57,9 @@ class Converted:
         self.sources[to] = {source}
         self.records.append(Record(source, kind, to, why, node.origin))
 
-    def drop(self, source: str, node: Node, why: str) -> None:
-        """Record that a key is left out."""
-        self.records.append(Record(source, "dropped", None, why, node.origin))
+    def drop(self, source: str, node: Node, why: str, lost: bool = True) -> None:
+        """Record that a key is left out, and whether anything is lost by it."""
+        self.records.append(Record(source, "dropped" if lost else "void", None, why, node.origin))
 
     def remove(self, to: str) -> tuple[Node, str]:
         """Take out what was put, with its records; returns the value and a key that it came from, or ''."""

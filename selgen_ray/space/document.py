@@ -10,7 +10,6 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from selgen_ray.errors import Problem, nearest
-from selgen_ray.first_generation.adopt import adopt
 from selgen_ray.space.keys import Flat, Keys, fields, is_valid, says_nothing, sections
 from selgen_ray.space.mappings import is_a
 from selgen_ray.space.models import SweepSettings
@@ -84,6 +83,8 @@ def read_space(path: Path, problems: list[Problem], notes: list[str], chain: tup
             if included and is_a(kind, included, problems):
                 sections[key] = included
     if any(key in sections and sections[key].origin.included for key in ("base", "overrides")):
+        from selgen_ray.first_generation.adopt import adopt  # late: it builds on this package
+
         adopt(sections, notes)
     tree = Node(sections, tree.origin)
     if "extends" not in sections:
@@ -120,7 +121,7 @@ class _Sections(Searches):
         }
         self.incomplete = bool(unread)
         sections = {key: node for key, node in sections.items() if key not in unread}
-        base = self.flat(sections["base"]) if "base" in sections else {}
+        base = self.config(sections["base"]) if "base" in sections else {}
         variants = self.variants(sections, base, tree.origin.file)
         overrides = [self.override(node, base) for node in self.items(sections.get("overrides"))]
         found = [v for v in [*variants, *overrides] if v]
@@ -204,6 +205,7 @@ class _Sections(Searches):
             fixed = self.flat(parts["fixed"]) if "fixed" in parts else {}
             axes = self.axes({key: parts[key] for key in ("grid", "zip") if key in parts})
             if strategy:
+                fixed = self.with_implied(name, fixed, child)
                 axes = [[self.owned(flat, strategy) for flat in axis] for axis in axes]
                 search = self.search(parts["search"], strategy) if "search" in parts else None
                 if search and len(self.owned(search.keys, strategy)) < len(search.keys):
@@ -213,7 +215,7 @@ class _Sections(Searches):
     def override(self, node: Node, base: Flat) -> Variant | None:
         if not is_a(dict, node, self.problems):
             return None
-        flat = self.flat(node)
+        flat = self.config(node)
         if "proxy_strategy" in node.value and "proxy_strategy" not in flat:
             return None
         name = flat.get("proxy_strategy") or base.get("proxy_strategy")
