@@ -26,7 +26,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("give a folder with config.json, or --results OLD_FOLDER SWEEP_FOLDER")
     try:
         lines = _results(args) if args.results else _config(args)
-    except (SpecError, StorageError) as error:
+    except SpecError as error:
+        sys.stderr.write("".join(f"{problem}\n" for problem in dict.fromkeys(error.problems)))
+        return BAD_INPUT
+    except StorageError as error:
         sys.stderr.write(f"{error}\n")
         return BAD_INPUT
     except FileExistsError as error:

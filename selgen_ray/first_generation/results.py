@@ -14,7 +14,7 @@ from selgen_ray.errors import StorageError
 from selgen_ray.first_generation.convert import convert, nested_node
 from selgen_ray.results import Status, TrialResult, finite, flatten
 from selgen_ray.space.keys import registered_keys
-from selgen_ray.space.tree import Node, Origin, show, written
+from selgen_ray.space.tree import Node, Origin, json_problem, show, written
 from selgen_ray.trainers import registry
 
 UNKNOWN_STEP = -1
@@ -70,7 +70,7 @@ def old_result(text: str, source: str) -> TrialResult:
     try:
         content = json.loads(text)
     except json.JSONDecodeError as error:
-        raise StorageError(f"{source}:{error.lineno}: column {error.colno}: {error.msg}") from error
+        raise StorageError(str(json_problem(Origin(source), text, error))) from error
     if not is_old_result(content):
         raise StorageError(f"{source} is no result of the first generation: it has no experiment_config")
     config = _config(content["experiment_config"])

@@ -10,13 +10,13 @@ from typing import Any
 
 import yaml
 
-from selgen_ray.config import ROLES
 from selgen_ray.first_generation.convert import nested_node
 from selgen_ray.first_generation.folder import Imported
 from selgen_ray.first_generation.record import Converted, Record
 from selgen_ray.space.tree import Origin
 
 _WIDTH = 112
+_FOLDERS_UP = 2  # a path from further up is written in full
 
 
 def to_yaml(made: Imported, target: Path) -> str:
@@ -107,4 +107,4 @@ def _relative(value: Any, target: Path) -> Any:
     if not isinstance(value, str) or not Path(value).is_absolute():
         return value
     near = os.path.relpath(value, target.resolve().parent)
-    return near if near.count("..") <= len(ROLES) - 3 else value
+    return near if near.count("..") <= _FOLDERS_UP else value

@@ -140,7 +140,7 @@ def read_tree(path: Path, problems: list[Problem], included: bool = False) -> No
     try:
         return _compose(text, root, path.suffix == ".json", problems)
     except json.JSONDecodeError as error:
-        problems.append(_broken(root, text, error.lineno, error.colno, error.msg))
+        problems.append(json_problem(root, text, error))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
@@ -168,6 +168,11 @@ def _compose(text: str, root: Origin, is_json: bool, problems: list[Problem]) ->
         return loader.construct_object(node)
 
     return _Builder(scalar, problems).node(top, root)
+
+
+def json_problem(root: Origin, text: str, error: json.JSONDecodeError) -> Problem:
+    """Where a text stops being JSON, what was found there, and what often is the cause."""
+    return _broken(root, text, error.lineno, error.colno, error.msg)
 
 
 def _broken(root: Origin, text: str, line: int, column: int, what: str) -> Problem:
