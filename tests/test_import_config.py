@@ -315,7 +315,7 @@ def test_where_a_value_goes(config: dict[str, Any], to: str, value: Any) -> None
         (with_(ADVICE, {"load_from_finetuned": True}), "finetune_config.load_from_finetuned", "adapter"),
         (ADVICE, "finetune_config.save_checkpoints_to_hub", "every save_steps"),
         (ADVICE, "mmlu_eval_limit", "options and answer"),
-        (SUMS, "expected_tone", "another model judged"),
+        (SUMS, "expected_tone", "another model"),
         (SUMS, "finetune_config.mcq_eval_frequency", "after every epoch"),
         (SUMS, "finetune_config.finetuned_model_id", "placeholder"),
         (SUMS, "finetune_config.load_in_16_bit", "float32"),
@@ -423,7 +423,7 @@ def test_keys_of_the_data_and_of_lettered_questions() -> None:
     }
     sums = values(converted({**SUMS, "max_dataset_size": 10}))
     assert sums["data.outcome"] == {"path": "data/outcome.jsonl", "limit": 10}
-    proxy = {"path": "data/truth.jsonl", "filter": {"label": ["capitals"]}}
+    proxy = {"path": "data/truth.jsonl", "filter": {"label": "capitals"}}
     assert sums.get("data.proxy", proxy) == proxy
     assert ("data.proxy" in sums) is takes(keys, "data.proxy", proxy)
 
@@ -497,7 +497,7 @@ def test_a_config_by_itself(project: Path, capsys: pytest.CaptureFixture[str]) -
     base = yaml.safe_load(Path("sums_config.yaml").read_text())["base"]
     assert base["data"]["truth"] == "../data/truth.jsonl"
     assert base["finetune_config"]["safe_lora_num_proj_layers"] == 4
-    if not takes(registered_keys(), "data.proxy", {"path": "x", "filter": {"label": ["y"]}}):
+    if not takes(registered_keys(), "data.proxy", {"path": "x", "filter": {"label": "y"}}):
         assert "data.proxy: needed by safe_lora" in out
 
 

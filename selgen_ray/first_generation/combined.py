@@ -69,7 +69,7 @@ def _proxy(found: Converted, taken: Taken, keys: Keys) -> None:
         return
     if "align_train_coverage" in found.values:
         found.take_back("align_train_coverage", f"not read where {key} names labels")
-    labels = node.plain() if isinstance(node.value, list) else [node.value]
+    labels = node.plain()
     truth = found.values.get("data.truth")
     wanted = {"label": labels}
     if truth and takes(keys, "data.proxy", {"path": truth.plain(), "filter": wanted}):
@@ -78,7 +78,7 @@ def _proxy(found: Converted, taken: Taken, keys: Keys) -> None:
         why = "the rows of data.truth with that label; data.proxy_neg must answer the same prompts row by row"
         found.put("data.proxy", whole, key, "converted", why)
     else:
-        named = ", ".join(map(str, labels))
+        named = " or ".join(map(str, labels if isinstance(labels, list) else [labels]))
         found.drop(key, node, f"name as data.proxy a file of the rows whose label is {named}")
 
 

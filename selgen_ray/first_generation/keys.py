@@ -97,7 +97,7 @@ def _not_whole(value: Any) -> None:
     raise SaysNothing("false: as today without an adapter")
 
 
-_JUDGED = "another model judged texts; write such a score as a metric of your own"
+_JUDGED = "another model or a list of words scored texts: choose what is measured anew"
 _OWN_CHECKPOINTS = "a trial writes checkpoints every save_steps, goes on from them, and deletes them when it is done"
 _MMLU = "lettered questions are rows with options and answer, in data.collateral for example"
 _EVERY_EPOCH = "every metric is computed after every epoch, on max_to_eval rows"
@@ -172,7 +172,7 @@ RULES: dict[str, Rule] = {
         *("do_factual_knowledge_eval", "factual_knowledge_eval_limit", "factual_knowledge_eval_frequency"),
         *("facts_jsonl_path", "factual_knowlege_filepath"),
     ),
-    **_dropped("samples of replies are not kept", "generation_limit"),
+    "generation_limit": Rule("evals.num_samples", "samples of replies, kept in results.json"),
     # training: kept, with the effect that they name
     "optim": Rule("finetune_config.optim", "AdamW of PyTorch ran then, whatever was named"),
     "weight_decay": Rule("finetune_config.weight_decay", "0.01 then, whatever was written"),
