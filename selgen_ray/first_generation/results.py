@@ -73,18 +73,25 @@ def old_result(text: str, source: str) -> TrialResult:
         raise StorageError(str(json_problem(Origin(source), text, error))) from error
     if not is_old_result(content):
         raise StorageError(f"{source} is no result of the first generation: it has no experiment_config")
-    config = _config(content["experiment_config"])
+    result = _result(content, source)
+    result.capability_metric = evals.headline(result.eval_results, ("task_test", "task_train"), evals.CAPABILITY)
+    result.alignment_metric = evals.headline(result.eval_results, ("align_test", "align_train"), evals.ALIGNMENT)
+    result.capability = result.metric(result.capability_metric)
+    result.alignment = result.metric(result.alignment_metric)
+    return result
+
+
+def _result(content: Mapping[str, Any], source: str) -> TrialResult:
+    """The result without its headlines."""
+    config, identity = _config(content["experiment_config"]), _identity(content["experiment_config"])
     series = dict(_series(content.get("eval_results") or content.get("outcome_results") or {}))
     count = max((len(values) for by_metric in series.values() for values in by_metric.values()), default=0)
     losses = _train_losses(content)
-    identity = _identity(content["experiment_config"])
-    setting = fingerprint.digest(identity)
-    seed = config["seed"]
     status, error = _status(series, losses, count)
-    result = TrialResult(
-        trial_id=fingerprint.digest({**identity, "seed": seed})[: fingerprint.ID_LENGTH],
-        slug=_slug(config, setting),
-        seed=seed,
+    return TrialResult(
+        trial_id=fingerprint.digest({**identity, "seed": config["seed"]})[: fingerprint.ID_LENGTH],
+        slug=_slug(config, fingerprint.digest(identity)),
+        seed=config["seed"],
         status=status,
         error=error,
         config=config,
@@ -97,11 +104,6 @@ def old_result(text: str, source: str) -> TrialResult:
         eval_results={name: _even(by_metric, count) for name, by_metric in series.items()},
         started_at=_time(content),
     )
-    result.capability_metric = evals.headline(result.eval_results, ("task_test", "task_train"), evals.CAPABILITY)
-    result.alignment_metric = evals.headline(result.eval_results, ("align_test", "align_train"), evals.ALIGNMENT)
-    result.capability = result.metric(result.capability_metric)
-    result.alignment = result.metric(result.alignment_metric)
-    return result
 
 
 def of_preparation(path: str) -> bool:
