@@ -125,6 +125,9 @@ class TrialResult(TrainingRecord):
     git_commit: str | None = None
     data_hashes: dict[str, str] = Field(default={}, description="role -> sha256 of its rows")
     model_hash: str | None = None
+    imported_from: str | None = Field(
+        default=None, description="the file of the first generation that this was; steps that it did not say are -1"
+    )
     model_path: str | None = Field(default=None, description="where the finished model was saved, when it was")
     started_at: str = Field(default_factory=now)
     updated_at: str = Field(default_factory=now)
@@ -163,6 +166,11 @@ class TrialResult(TrainingRecord):
         folder.write_json(FILE_NAME, {key: content[key] for key in order})  # what a reader looks for comes first
 
 
+def same_training(one: TrialResult, other: TrialResult) -> bool:
+    """Whether two results have the very same losses, to the last digit: one training under two names."""
+    return bool(one.train_losses) and (one.train_losses, one.eval_results) == (other.train_losses, other.eval_results)
+
+
 def json_schema() -> dict[str, Any]:
     """The JSON Schema (2020-12) of results.json."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **TrialResult.model_json_schema()}
@@ -196,7 +204,18 @@ def _read_all(sweep: Folder, kind: type[R]) -> Iterator[tuple[Folder, R]]:
             try:
                 yield folder, kind.model_validate_json(content)
             except ValidationError as error:
-                raise StorageError(f"{folder / FILE_NAME} is not a trial's result: {error}") from error
+                if b'"experiment_config"' not in content:
+                    raise StorageError(f"{folder / FILE_NAME} is not a trial's result: {error}") from error
+                yield from ((folder, old) for old in _of_first_generation(folder / FILE_NAME, content, kind))
+
+
+def _of_first_generation(path: Folder, content: bytes, kind: type[R]) -> Iterator[R]:
+    """A result that the first generation wrote; none of a throw-away training, which is no trial."""
+    from selgen_ray.first_generation.results import of_preparation, old_result  # late: it takes seconds to import
+
+    if not of_preparation(str(path)):
+        result = old_result(content.decode(), str(path)).model_dump(include=set(kind.model_fields))
+        yield kind.model_validate(result)
 
 
 def _one_each(found: Iterable[tuple[Folder, R]]) -> list[tuple[Folder, R]]:

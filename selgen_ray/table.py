@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _ATTRIBUTES = (
     *("trial_id", "slug", "seed", "status", "capability", "alignment", "capability_metric", "alignment_metric"),
-    *("num_resumes", "error", "updated_at"),
+    *("num_resumes", "error", "updated_at", "imported_from"),
 )
 _DERIVED = ("proxy_strategy", "base_capability", "base_alignment", "folder")
 

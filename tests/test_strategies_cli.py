@@ -86,7 +86,7 @@ def test_the_list_has_every_strategy(run: Run) -> None:
     lines = run()
     names = [line.split()[0] for line in lines if line and not line.startswith(" ")]
     assert names == list(strategies())
-    assert "naive (or task_trained)" in lines
+    assert "naive (or task_trained, mixed)" in lines
     start = lines.index("kl_divergence")
     assert lines[start : lines.index("", start)] == [
         "kl_divergence",
@@ -221,5 +221,5 @@ def test_a_plugin_that_cannot_be_used_is_told(capsys: pytest.CaptureFixture[str]
 def test_the_module_is_a_command() -> None:
     command = [sys.executable, "-m", "selgen_ray.strategies", "show", "naive"]
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=True)
-    assert done.stdout.startswith("naive (or task_trained)\n")
+    assert done.stdout.startswith("naive (or task_trained, mixed)\n")
     assert "\x1b" not in done.stdout

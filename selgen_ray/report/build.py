@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from selgen_ray.errors import nearest
 from selgen_ray.report.settings import Axis, Setting, make_settings
-from selgen_ray.results import PREFERENCE, TrialResult, read_trials
+from selgen_ray.results import PREFERENCE, TrialResult, read_trials, same_training
 from selgen_ray.stats import Summary, summarise
 from selgen_ray.storage import Folder
 from selgen_ray.table import as_table
@@ -148,7 +148,7 @@ def make_report(found: Sequence[tuple[Folder, TrialResult]], sweep: str, title: 
         bases=tuple(_bases(completed, x, y)),
         counts={status: counts[status] for status in PREFERENCE},
         left_out=tuple(_left_out(found, settings)),
-        notes=tuple(_notes(completed, x, y)),
+        notes=(*_notes(completed, x, y), *_repeated(completed, settings)),
         unknown_axes=tuple(_unknown(completed, x, y)),
     )
 
@@ -182,6 +182,7 @@ def _bases(completed: Iterable[TrialResult], x: Axis, y: Axis) -> Iterable[Base]
     models: dict[tuple[str, str | None], dict[int, list[TrialResult]]] = defaultdict(lambda: defaultdict(list))
     for result in completed:
         name = str(result.config.get("finetune_config", {}).get("model", "base model"))
+        name += " (imported)" if result.imported_from else ""
         models[name, result.model_hash][result.seed].append(result)
     for (name, _), by_seed in models.items():
         values: list[Summary | None] = []
@@ -214,6 +215,18 @@ def _notes(completed: Iterable[TrialResult], x: Axis, y: Axis) -> Iterable[str]:
         names = sorted({name for r in completed if axis.value(r) is not None and (name := axis.metric(r))})
         if len(names) > 1:
             yield f"{axis.name} is not the same everywhere: {', '.join(names)}; the averages mix them"
+
+
+def _repeated(completed: Sequence[TrialResult], settings: Sequence[Setting]) -> Iterable[str]:
+    """Seeds that are one training: their spread says nothing."""
+    by_id = {result.trial_id: result for result in completed}
+    for s in settings:
+        trials = [by_id[trial_id] for trial_id in s.trial_ids if trial_id in by_id]
+        for i, result in enumerate(trials):
+            twin = next((one for one in trials[:i] if one.seed != result.seed and same_training(one, result)), None)
+            if twin:
+                told = f"{s.label}: the losses of seeds {twin.seed} and {result.seed} are the same to the last digit"
+                yield f"{told}, so they are one training and not two"
 
 
 def _unknown(completed: Sequence[TrialResult], x: Axis, y: Axis) -> Iterable[str]:

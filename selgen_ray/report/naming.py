@@ -38,6 +38,7 @@ WORDS: dict[str, dict[Any, str]] = {
     "direct_steering": {False: "gradients", True: "weights"},
     "penalty_normalize": {False: "cosines off", True: "cosines"},
     "dpo_average_log_prob": {False: "log π summed", True: "log π averaged"},
+    "imported": {False: "of this sweep", True: "imported"},
     "safe_lora_type": {"threshold": "threshold", "number": "number"},
 }
 

@@ -184,7 +184,7 @@ def _change(trials: Iterable[TrialResult], axis: Axis) -> Summary | None:
 
 def _knobs(groups: Sequence[Sequence[TrialResult]]) -> list[dict[str, Any]]:
     """For each setting of one strategy: what tells it from the others, under short names."""
-    flats = [[flatten(r.config) for r in group] for group in groups]
+    flats = [[flatten(r.config) | {"imported": r.imported_from is not None} for r in group] for group in groups]
     everything = [flat for group in flats for flat in group]
     hidden = {*NAMES, *SWEEPS} | {s for s in STREAMS if all(f.get(s) == f.get("seed") for f in everything)}
     varying = [

@@ -41,7 +41,8 @@ def load_space(path: str | Path) -> SweepSpec:
             first and alone: without it, keys are not known.
     """
     problems: list[Problem] = []
-    tree = read_space(Path(path), problems)
+    imported: list[str] = []
+    tree = read_space(Path(path), problems, imported)
     used = use_plugins(tree, problems) if tree else None
     if used is None:
         raise SpecError(_in_order(problems, str(path)))
@@ -65,7 +66,7 @@ def load_space(path: str | Path) -> SweepSpec:
     kept, repeated = unique(trials)
     planned = named(kept)
     merged = _merged(repeated, {trial.trial_id: trial.name for trial in planned})
-    notes = [*document.notes, *excluded, *merged]
+    notes = [*imported, *document.notes, *excluded, *merged]
     return SweepSpec(**dict(settings), trials=planned, searches=tuple(searches), notes=notes, plugin_sources=plugins)
 
 

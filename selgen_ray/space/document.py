@@ -70,8 +70,8 @@ def read_document(tree: Node, keys: Keys, problems: list[Problem]) -> Document:
     return _Sections(keys, problems).document(tree)
 
 
-def read_space(path: Path, problems: list[Problem], chain: tuple[Path, ...] = ()) -> Node | None:
-    """A search space laid over those that it extends, or None if it is none; problems are added to `problems`."""
+def read_space(path: Path, problems: list[Problem], notes: list[str], chain: tuple[Path, ...] = ()) -> Node | None:
+    """A search space laid over those that it extends, or None if it is none; adds to `problems` and `notes`."""
     tree = read_tree(path, problems)
     if tree is None or not is_a(dict, tree, problems):
         return None
@@ -82,6 +82,10 @@ def read_space(path: Path, problems: list[Problem], chain: tuple[Path, ...] = ()
             included = read_tree(where, problems, included=True) if where else None
             if included and is_a(kind, included, problems):
                 sections[key] = included
+    if any(key in sections and sections[key].origin.included for key in ("base", "overrides")):
+        from selgen_ray.first_generation.adopt import adopt  # late: it builds on this package
+
+        adopt(sections, notes)
     tree = Node(sections, tree.origin)
     if "extends" not in sections:
         return tree
@@ -91,7 +95,7 @@ def read_space(path: Path, problems: list[Problem], chain: tuple[Path, ...] = ()
     if where and where.resolve() in chain:
         names = " -> ".join(one.name for one in (*chain, where))
         problems.append(link.problem(f"found {link.value!r}, which extends itself: {names}."))
-    elif where and (below := read_space(where, problems, chain)):
+    elif where and (below := read_space(where, problems, notes, chain)):
         del sections["extends"]
         return merge(below, tree)
     return tree
@@ -117,7 +121,7 @@ class _Sections(Searches):
         }
         self.incomplete = bool(unread)
         sections = {key: node for key, node in sections.items() if key not in unread}
-        base = self.flat(sections["base"]) if "base" in sections else {}
+        base = self.config(sections["base"]) if "base" in sections else {}
         variants = self.variants(sections, base, tree.origin.file)
         overrides = [self.override(node, base) for node in self.items(sections.get("overrides"))]
         found = [v for v in [*variants, *overrides] if v]
@@ -201,6 +205,7 @@ class _Sections(Searches):
             fixed = self.flat(parts["fixed"]) if "fixed" in parts else {}
             axes = self.axes({key: parts[key] for key in ("grid", "zip") if key in parts})
             if strategy:
+                fixed = self.with_implied(name, fixed, child)
                 axes = [[self.owned(flat, strategy) for flat in axis] for axis in axes]
                 search = self.search(parts["search"], strategy) if "search" in parts else None
                 if search and len(self.owned(search.keys, strategy)) < len(search.keys):
@@ -210,7 +215,7 @@ class _Sections(Searches):
     def override(self, node: Node, base: Flat) -> Variant | None:
         if not is_a(dict, node, self.problems):
             return None
-        flat = self.flat(node)
+        flat = self.config(node)
         if "proxy_strategy" in node.value and "proxy_strategy" not in flat:
             return None
         name = flat.get("proxy_strategy") or base.get("proxy_strategy")
@@ -283,6 +288,8 @@ class _Sections(Searches):
         notes = []
         for key in [k for k, node in base.items() if k not in used and not says_nothing(self.keys.known[k], node)]:
             owners, here = ", ".join(self.keys.owners[key]), ", ".join(strategies)
+            if base[key].origin.line is None and base[key].origin.included:  # a default that nobody wrote
+                continue
             told = f"no trial uses it: it is a knob of {owners}, and the sweep's strategies are {here}."
             if base[key].origin.included:
                 notes.append(str(base[key].problem(told)))

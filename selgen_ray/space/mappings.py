@@ -70,6 +70,21 @@ class Mappings:
         checked = {key: self.value(key, child) for key, child in self.config_entries(node).items()}
         return {key: child for key, child in checked.items() if child}
 
+    def config(self, node: Node) -> Flat:
+        """The same of a mapping that may name a strategy, with what that name says of other keys."""
+        named = node.value.get("proxy_strategy") if isinstance(node.value, dict) else None
+        return self.with_implied(named.value, self.flat(node), named) if named else self.flat(node)
+
+    def with_implied(self, name: Any, flat: Flat, node: Node) -> Flat:
+        """`flat` with the keys that another name of a strategy says; another value of one of them is reported."""
+        for key, value in registry.implied(str(name)).items():
+            given = flat.get(key)
+            if given and given.value not in (None, value):
+                told = f"found {show(given.value)}, but the strategy {name} says {show(value)}: leave one of them out."
+                self.problems.append(given.problem(told))
+            flat = flat | {key: Node(value, node.origin)}
+        return flat
+
     def config_entries(self, node: Node) -> Flat:
         """The same with the values as they are written."""
         if node.value is None or not is_a(dict, node, self.problems):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from selgen_ray.errors import Problem, nearest
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser reads 10,000 overrides in a second
 _TAG = "tag:yaml.org,2002:"
+_MARKER = re.compile(r"(<<<<<<<|=======|>>>>>>>|\|\|\|\|\|\|\|)(\s|$)")
+_SHOWN = 20  # characters of what could not be parsed
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,8 @@ class Node:
 
 def written(value: Any, origin: Origin) -> Node:
     """A plain value as if it had been written there."""
+    if isinstance(value, dict):
+        return Node({key: written(item, origin) for key, item in value.items()}, origin)
     return Node([written(item, origin) for item in value] if isinstance(value, list) else value, origin)
 
 
@@ -135,7 +140,7 @@ def read_tree(path: Path, problems: list[Problem], included: bool = False) -> No
     try:
         return _compose(text, root, path.suffix == ".json", problems)
     except json.JSONDecodeError as error:
-        problems.append(_broken(root, text, error.lineno, error.colno, error.msg))
+        problems.append(json_problem(root, text, error))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
@@ -165,19 +170,34 @@ def _compose(text: str, root: Origin, is_json: bool, problems: list[Problem]) ->
     return _Builder(scalar, problems).node(top, root)
 
 
+def json_problem(root: Origin, text: str, error: json.JSONDecodeError) -> Problem:
+    """Where a text stops being JSON, what was found there, and what often is the cause."""
+    return _broken(root, text, error.lineno, error.colno, error.msg)
+
+
 def _broken(root: Origin, text: str, line: int, column: int, what: str) -> Problem:
     lines = text.splitlines() or [""]
     line = min(line, len(lines))  # a bracket that is never closed is missed after the last line
     here = lines[line - 1]
-    before = "\n".join([*lines[: line - 1], here[: column - 1]])
+    before = "\n".join([*lines[: line - 1], here[: column - 1]]).rstrip()
+    after = here[column - 1 :].strip()
+    found = f", found {show(after[:_SHOWN])}" if after and root.file.endswith(".json") else ""
     hint = ""
-    if any(one.startswith(("<<<<<<<", ">>>>>>>")) for one in lines):
-        hint = " The file has merge conflict markers."
+    if markers := [number for number, one in enumerate(lines, 1) if _MARKER.match(one)]:
+        listed = ", ".join(f"{lines[number - 1].split()[0]} in line {number}" for number in markers[:3])
+        hint = f" The file has merge conflict markers of git ({listed}): keep one of the two versions."
     elif "\t" in here[: len(here) - len(here.lstrip())]:
         hint = " The line is indented with a tab; use spaces."
-    elif root.file.endswith(".json") and before.rstrip().endswith(","):
-        hint = " A comma must not come before a closing bracket."
-    return Problem(root.file, line, "", f"cannot be parsed, column {column}: {what}.{hint}")
+    elif root.file.endswith(".json") and (before.endswith(",") or "trailing comma" in what):
+        number, end = (line, column) if "trailing comma" in what else _end(before)
+        hint = f" A comma must not come before a closing bracket: it is in line {number}, column {end}."
+    return Problem(root.file, line, "", f"cannot be parsed, column {column}: {what}{found}.{hint}")
+
+
+def _end(text: str) -> tuple[int, int]:
+    """Line and column of the last character."""
+    lines = text.splitlines()
+    return len(lines), len(lines[-1])
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,7 @@ class BaseTrainer:
 
     proxy_strategy_name: ClassVar[str]
     aliases: ClassVar[tuple[str, ...]] = ()
+    implied: ClassVar[dict[str, dict[str, Any]]] = {}  # alias -> top-level config keys that it says as well
     required_roles: ClassVar[tuple[str, ...]] = ("outcome",)
 
     def __init_subclass__(cls, **kwargs: Any):

@@ -11,7 +11,8 @@ class StandardTrainer(BaseTrainer):
     """Minimise L over O ∪ P, shuffled together; over O alone without a proxy or with `train_on_proxy: false`."""
 
     proxy_strategy_name = "naive"
-    aliases = ("task_trained",)
+    aliases = ("task_trained", "mixed")
+    implied = {"mixed": {"train_on_proxy": True}}
     train_on_proxy: bool = knob(True, "mix the proxy into the training data", section="")
 
     def terms(self) -> list[Term]:

@@ -11,6 +11,7 @@ class PositiveNegativeProxyTrainer(BaseTrainer):
     """Minimise L_O + lambda_proxy * L_P - neg_lambda_proxy * L_N; an absent set drops its term."""
 
     proxy_strategy_name = "positive_negative_proxy"
+    aliases = ("upweighted_standard",)
     lambda_proxy: float = knob(1.0, "weight of the loss on proxy", ge=0)
     neg_lambda_proxy: float = knob(0.0, "weight with which the loss on proxy_neg is increased", ge=0)
 

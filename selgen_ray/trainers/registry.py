@@ -62,6 +62,7 @@ def register(trainer: type[BaseTrainer]) -> None:
     """
     name = trainer.proxy_strategy_name
     trainer.aliases = vars(trainer).get("aliases", ())  # those it inherits are another strategy's
+    trainer.implied = vars(trainer).get("implied", {})
     for one in (name, *trainer.aliases):
         if not isinstance(one, str) or not _NAME.fullmatch(one):
             raise ValueError(f"proxy strategy {one!r}: allowed: letters, digits, '_' and '-', a letter first")
@@ -128,6 +129,12 @@ def canonical(name: str) -> str:
     return _ALIASES.get(name, name)
 
 
+def implied(name: str) -> dict[str, Any]:
+    """Top-level config keys that an alias says as well, such as 'mixed': {'train_on_proxy': True}."""
+    trainer = strategies().get(canonical(name))
+    return dict(trainer.implied.get(name, {})) if trainer else {}
+
+
 def get_trainer(name: str) -> type[BaseTrainer]:
     """The trainer class of a strategy name or alias.
 
@@ -190,9 +197,14 @@ def build_config(raw: dict[str, Any]) -> TrialConfig:
     """Validate a nested config dict against the model of its strategy.
 
     Raises:
-        ValueError: unknown strategy. pydantic.ValidationError: unknown key or wrong value.
+        ValueError: unknown strategy, or one whose name says another value of a key. pydantic.ValidationError: unknown
+            key or wrong value.
     """
     named = raw.get("proxy_strategy")
+    for key, value in implied(str(named)).items():
+        if raw.get(key) not in (None, value):
+            raise ValueError(f"{key} is {raw[key]}, but proxy_strategy {named} says {value}: leave one of them out")
+        raw = {**raw, key: value}
     name = canonical(TrialConfig.model_fields["proxy_strategy"].default if named is None else named)
     get_trainer(name)
     return config_model(name).model_validate({**raw, "proxy_strategy": name})

@@ -1,0 +1,69 @@
+"""First-generation files that a search space names as its `base` and `overrides`, read as if they were of today."""
+
+from __future__ import annotations
+
+from selgen_ray.first_generation.convert import convert, convert_override, is_first_generation, nested_node
+from selgen_ray.first_generation.record import Converted
+from selgen_ray.space.keys import registered_keys
+from selgen_ray.space.tree import Node, show
+
+_SEEDS = ("data_seed", "model_seed", "seed")
+
+
+def adopt(sections: dict[str, Node], notes: list[str]) -> None:
+    """Put the sections `base` and `overrides`, where they are files of the first generation, into today's keys.
+
+    Args:
+        sections: of one search space; changed in place.
+        notes: what was done is added here.
+    """
+    keys = registered_keys()
+    base, overrides = sections.get("base"), sections.get("overrides")
+    is_old = base is not None and base.origin.included and is_first_generation(base, keys)
+    done = Converted()
+    if base and is_old:
+        done = convert(base, keys)
+        if "seeds" in sections:
+            for key in [key for key in _SEEDS if key in done.values]:
+                done.take_back(key, "`seeds` gives it")
+        sections["base"] = nested_node(done.values | done.unknown, base.origin)
+        notes += _told([done], base.origin.file)
+    if overrides and overrides.origin.included and (is_old or is_first_generation(overrides, keys)):
+        start = base if base and is_old else _strategy_alone(base, overrides)
+        whole = done if is_old else convert(start, keys, defaults=False)
+        made = [convert_override(whole, start, item, keys, is_old) for item in overrides.value]
+        pairs = zip(made, overrides.value, strict=True)
+        items = [
+            nested_node(one.values | one.unknown, item.origin) if _is_config(item) else item for one, item in pairs
+        ]
+        sections["overrides"] = Node(items, overrides.origin)
+        notes += _told(made, overrides.origin.file)
+
+
+def _is_config(node: Node) -> bool:
+    return isinstance(node.value, dict)
+
+
+def _strategy_alone(base: Node | None, overrides: Node) -> Node:
+    """What of a base of today decides which knobs an override has."""
+    known = base.value if base and isinstance(base.value, dict) else {}
+    return Node({key: known[key] for key in ("proxy_strategy",) if key in known}, overrides.origin)
+
+
+def _told(parts: list[Converted], file: str) -> list[str]:
+    """What was done to a file, in a line for each kind."""
+    became, left_out, added = {}, {}, {}
+    for part in parts:
+        for record in part.records:
+            if record.kind in ("renamed", "converted"):
+                became[f"{record.key} is {record.to}"] = None
+            elif record.kind == "dropped":
+                left_out[record.key] = None
+            elif record.kind == "default":
+                added[f"{record.to} {show(part.values[record.key].plain())}"] = None
+    lines = {
+        "of the first generation": became,
+        "left out, `python -m selgen_ray.import_config` says why": left_out,
+        "not said, so as the first generation's defaults": added,
+    }
+    return [f"{file}: {text}: {', '.join(found)}" for text, found in lines.items() if found]

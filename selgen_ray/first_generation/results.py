@@ -1,0 +1,235 @@
+"""Results of the first generation as results of today."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from selgen_ray import evals, fingerprint
+from selgen_ray.errors import StorageError
+from selgen_ray.first_generation.convert import convert, nested_node
+from selgen_ray.results import Status, TrialResult, finite, flatten
+from selgen_ray.space.keys import registered_keys
+from selgen_ray.space.tree import Node, Origin, json_problem, show, written
+from selgen_ray.trainers import registry
+
+UNKNOWN_STEP = -1
+PREFIX = "old_"
+_SETS = {"align_test_minus": "align_test_minus_align_train"}
+_METRICS = {"mcq_accuracy": "mcq_probability"}  # it was the mean probability of the right letter
+_TERMS = {"proxy_train_losses": "proxy", "outcome_train_losses": "outcome", "proxy_neg_train_losses": "proxy_neg"}
+_STRENGTHS = ("beta_kl", "lambda_dpo", "lambda_proxy", "steering_alpha", "lambda_1", "safe_lora_threshold")
+# of one run: they say nothing about its setting
+_OF_THE_RUN = {
+    *("seed", "data_seed", "model_seed", "timestamp", "experiment_name", "finetuned_model_id", "output_dir"),
+    *("steering_vector_path", "proxy_plane_checkpoint_path", "loaded_results", "loaded_train_losses"),
+}
+
+
+def is_old_result(content: Any) -> bool:
+    """Whether a results.json has the first generation's form."""
+    return isinstance(content, dict) and "experiment_config" in content and not {"trial_id", "slug"} & content.keys()
+
+
+def read_old_results(path: str | Path) -> TrialResult:
+    """A results.json of the first generation.
+
+    Args:
+        path: the file, or a folder with it.
+
+    Raises:
+        StorageError: it cannot be read, or is none; the message has line and column of what is broken.
+    """
+    path = Path(path)
+    path = path / "results.json" if path.is_dir() else path
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise StorageError(f"{path} cannot be read: {error}") from error
+    return old_result(text, str(path))
+
+
+def old_result(text: str, source: str) -> TrialResult:
+    """The text of a results.json of the first generation as a result of today.
+
+    Its evaluations are of the epochs 0 (before training), 1, 2, ...; at which optimizer steps is not known, and said
+    as -1. `mcq_accuracy`, a mean probability, is `mcq_probability`. Where there is a loss, `token_probability` is
+    exp(-loss); the loss was a mean over batches, and of prompts as well as replies. `trial_id` is made of the config
+    without what names a run, so that a run and its repetition are one trial.
+
+    Args:
+        source: where it was read, for messages and `imported_from`.
+
+    Raises:
+        StorageError: it is no such result.
+    """
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise StorageError(str(json_problem(Origin(source), text, error))) from error
+    if not is_old_result(content):
+        raise StorageError(f"{source} is no result of the first generation: it has no experiment_config")
+    result = _result(content, source)
+    result.capability_metric = evals.headline(result.eval_results, ("task_test", "task_train"), evals.CAPABILITY)
+    result.alignment_metric = evals.headline(result.eval_results, ("align_test", "align_train"), evals.ALIGNMENT)
+    result.capability = result.metric(result.capability_metric)
+    result.alignment = result.metric(result.alignment_metric)
+    return result
+
+
+def _result(content: Mapping[str, Any], source: str) -> TrialResult:
+    """The result without its headlines."""
+    config, identity = _config(content["experiment_config"]), _identity(content["experiment_config"])
+    series = dict(_series(content.get("eval_results") or content.get("outcome_results") or {}))
+    count = max((len(values) for by_metric in series.values() for values in by_metric.values()), default=0)
+    losses = _train_losses(content)
+    status, error = _status(series, losses, count)
+    return TrialResult(
+        trial_id=fingerprint.digest({**identity, "seed": config["seed"]})[: fingerprint.ID_LENGTH],
+        slug=_slug(config, fingerprint.digest(identity)),
+        seed=config["seed"],
+        status=status,
+        error=error,
+        config=config,
+        imported_from=source,
+        train_steps=[UNKNOWN_STEP] * max(map(len, losses.values()), default=0),
+        train_losses=_even(losses),
+        eval_epochs=[float(i) for i in range(count)],
+        eval_steps=[0 if i == 0 else UNKNOWN_STEP for i in range(count)],
+        eval_versions=[""] * count,
+        eval_results={name: _even(by_metric, count) for name, by_metric in series.items()},
+        started_at=_time(content),
+    )
+
+
+def of_preparation(path: str) -> bool:
+    """Whether a results.json is of a throw-away training: it lay in a folder named by its side of the plane."""
+    return PurePosixPath(path).parent.parent.name in (
+        "positive_proxy",
+        "negative_proxy",
+        "proxy",
+        "proxy_neg",
+        "outcome",
+    )
+
+
+def folder_seed(path: str) -> int | None:
+    """The N of a folder seed_<N> in a path."""
+    found = re.findall(r"(?:^|[/\\])seed_(\d+)(?=[/\\])", path)
+    return int(found[-1]) if found else None
+
+
+# config -------------------------------------------------------------------------------------------------------
+
+
+def _config(written_then: dict[str, Any]) -> dict[str, Any]:
+    """Its config in today's keys, full where it is valid, with the seeds that were read."""
+    keys = registered_keys()
+    nowhere = Origin("")
+    found = convert(written(written_then, nowhere), keys)
+    plain = nested_node(found.values, nowhere).plain()
+    seed = plain.get("data_seed", plain.get("seed", 0))
+    seeds = {"seed": seed, "data_seed": seed, "model_seed": plain.get("model_seed", seed)}
+    plain |= seeds
+    strategy = found.strategy
+    if {"finetune_config.load_in_16bit"} & found.sources.get("finetune_config.dtype", set()):
+        found.values["finetune_config.dtype"] = Node("float16", nowhere)  # what ran; bfloat16 is what should have
+    if strategy in keys.by_strategy:  # the files listed the knobs of all strategies
+        here = nested_node({k: v for k, v in found.values.items() if k in keys.by_strategy[strategy]}, nowhere).plain()
+        plain = here | seeds
+    try:
+        return registry.build_config(plain).model_dump(mode="json")
+    except ValueError:  # what ran then may be forbidden today; it is only compared
+        return plain
+
+
+def _identity(written_then: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes it another setting: the config as it was, so that no later version of this module changes an id."""
+    flat = flatten(dict(written_then))
+    return {key: v for key, v in flat.items() if v is not None and key.rpartition(".")[2] not in _OF_THE_RUN}
+
+
+def _slug(config: Mapping[str, Any], setting: str) -> str:
+    """'old_<strategy>_<its strength>_<hash>'."""
+    strategy = str(config["proxy_strategy"])
+    knobs = config.get("finetune_config", {})
+    names = [name for name in _STRENGTHS if name in knobs and knobs[name] is not None]
+    parts = [f"{name}-{knobs[name]:g}" for name in names if isinstance(knobs[name], int | float)]
+    return "_".join([f"{PREFIX}{strategy}", *parts, setting[:6]])
+
+
+def _time(content: Mapping[str, Any]) -> str:
+    """When it was, by the clock of the machine that it ran on, taken for UTC."""
+    found = re.fullmatch(r"(\d{4})(\d\d)(\d\d)_(\d\d)(\d\d)(\d\d)", str(content.get("timestamp")))
+    return "{}-{}-{}T{}:{}:{}+00:00".format(*found.groups()) if found else "1970-01-01T00:00:00+00:00"
+
+
+# numbers ------------------------------------------------------------------------------------------------------
+
+Series = dict[str, list[float | None]]
+
+
+def _series(sets: Any) -> Iterator[tuple[str, Series]]:
+    """Set -> metric -> values by epoch, NaN where they were."""
+    for name, by_metric in _items(sets):
+        found: Series = {}
+        for metric, values in _items(by_metric):
+            if isinstance(values, list) and all(_is_number(value) or value is None for value in values):
+                found[_METRICS.get(metric, metric)] = list(values)
+            elif isinstance(values, dict):
+                _by_epoch(metric, values, found)
+        if "loss" in found:
+            found["token_probability"] = [None if v is None else math.exp(-v) for v in found["loss"]]
+        yield _SETS.get(name, name), {metric: values for metric, values in found.items() if values}
+
+
+def _items(content: Any) -> list[tuple[str, Any]]:
+    return [(str(key), value) for key, value in content.items()] if isinstance(content, dict) else []
+
+
+def _by_epoch(metric: str, values: Mapping[str, Any], found: Series) -> None:
+    """{epoch: value} of a metric, or {metric: value} of an epoch."""
+    pairs = [(metric, epoch, value) for epoch, value in values.items() if str(epoch).isdigit()]
+    if metric.isdigit():
+        pairs = [(name, metric, value) for name, value in values.items()]
+    for name, epoch, value in pairs:
+        if _is_number(value) and re.fullmatch(r"[^/\s]+", name):
+            series = found.setdefault(_METRICS.get(name, name), [])
+            series += [None] * (int(epoch) + 1 - len(series))
+            series[int(epoch)] = value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _train_losses(content: Mapping[str, Any]) -> Series:
+    """Term -> its losses by epoch; 'total' is what was minimised."""
+    listed = content.get("train_losses") or []
+    by_term: dict[str, Any] = listed if isinstance(listed, dict) else {"total": listed}
+    by_term = {"total" if name == "train" else name: values for name, values in by_term.items()}
+    by_term |= {term: content[key] for key, term in _TERMS.items() if content.get(key)}
+    return {name: [v if _is_number(v) else None for v in values] for name, values in by_term.items() if values}
+
+
+def _even(series: Series, count: int = 0) -> Series:
+    """The series of one length, None where there is no value or none that is finite."""
+    count = max([count, *map(len, series.values())])
+    return {name: [finite(v) for v in values] + [None] * (count - len(values)) for name, values in series.items()}
+
+
+def _status(series: Mapping[str, Series], losses: Series, count: int) -> tuple[Status, str | None]:
+    """A loss that is not finite is a run that diverged, whatever was drawn of it."""
+    if count < 2:
+        return "failed", "it has no evaluation after training"
+    named = {f"train/{name}": values for name, values in losses.items()}
+    named |= {f"{name}/loss": by_metric["loss"] for name, by_metric in series.items() if "loss" in by_metric}
+    for name, values in named.items():
+        for epoch, value in enumerate(values):
+            if value is not None and not math.isfinite(value):
+                return "diverged", f"{name} is {show(value)} at epoch {epoch}"
+    return "completed", None
