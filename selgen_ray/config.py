@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, field_validator, model_validator
 
 from selgen_ray import hardware
+from selgen_ray.data.sources import Source
 from selgen_ray.storage import absolute
 from selgen_ray.strict import Strict
 from selgen_ray.worlds.toy import ToyOptions
@@ -172,17 +173,18 @@ class FinetuneConfig(Strict):
 class DataConfig(Strict):
     """Where the rows of each role come from; without any path, and with `model: toy`, the toy world makes them."""
 
-    outcome: str | None = setting(None, "JSON lines: the task to learn")
-    proxy: str | None = setting(None, "JSON lines: aligned examples")
-    proxy_neg: str | None = setting(None, "JSON lines: the proxy's prompts with misaligned answers")
-    truth: str | None = setting(None, "JSON lines: evaluates alignment where it was not trained")
-    collateral: str | None = setting(None, "JSON lines: held-out task items")
+    outcome: Source | None = setting(None, "the task to learn")
+    proxy: Source | None = setting(None, "aligned examples")
+    proxy_neg: Source | None = setting(None, "the proxy's prompts with misaligned answers")
+    truth: Source | None = setting(None, "evaluates alignment where it was not trained")
+    collateral: Source | None = setting(None, "held-out task items")
     world: Literal["toy"] | None = setting(None, "generator of the roles that have no path")
+    on_bad_rows: Literal["error", "skip"] = setting("error", "rows that cannot be used: refuse them, or leave them out")
     toy: ToyOptions = setting(ToyOptions.model_validate({}), "sizes of the toy world's sets")
 
-    def paths(self) -> dict[str, str]:
-        """Role -> path, of the roles that come from a file."""
-        return {role: path for role in ROLES if (path := getattr(self, role)) is not None}
+    def sources(self) -> dict[str, Source]:
+        """Role -> source, of the roles that have one."""
+        return {role: source for role in ROLES if (source := getattr(self, role)) is not None}
 
 
 class TrialConfig(Strict):
@@ -192,6 +194,13 @@ class TrialConfig(Strict):
     seed: int = execution(42, "sets data_seed and model_seed unless they are given", ge=0, lt=2**63)
     data_seed: int = setting(-1, "generated data, splits and data order; default: seed", ge=-1, lt=2**63)
     model_seed: int = setting(-1, "adapter initialisation and dropout; default: seed", ge=-1, lt=2**63)
+    align_train_coverage: float | None = setting(
+        None, "share of the alignment data (data.proxy or data.truth) that is the proxy; the rest tests", gt=0, le=1
+    )
+    limit_proxy_data_to: int | None = setting(None, "training rows of proxy and proxy_neg, drawn at random", ge=1)
+    upsample_proxy_to: float | None = setting(
+        None, "repeat proxy rows until they are this share of the training rows of outcome and proxy", gt=0, lt=1
+    )
     num_workers: int = setting(1, "processes that train the trial together; resources.workers sets it", ge=1, le=1024)
     experiment_name: str | None = execution(None, "a name for people; default: the sweep's name")
     data: DataConfig = setting(DataConfig(), "the rows of each role")
@@ -209,7 +218,7 @@ class TrialConfig(Strict):
     @property
     def world(self) -> str | None:
         """The generator of the roles without a path, or None."""
-        if self.data.world or self.data.paths():
+        if self.data.world or self.data.sources():
             return self.data.world
         return "toy" if self.finetune_config.model == "toy" else None
 

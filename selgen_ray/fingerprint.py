@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from selgen_ray.config import TrialConfig, identity
+from selgen_ray.data.readers import is_hub_id
 from selgen_ray.trainers import plugins, registry
 from selgen_ray.worlds import toy
 
@@ -40,6 +41,17 @@ def model_fingerprint(model: str, revision: str | None = None) -> str:
     return f"hub:{model}@{revision or 'main'}"
 
 
+def data_fingerprint(path: str, revision: str | None = None) -> str:
+    """What identifies the rows at a path: their content where they are local, id and revision on the hub.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    if is_hub_id(path):
+        return f"hub:{path}@{revision or 'main'}"
+    return _content_sha256(path)
+
+
 def settings(config: TrialConfig, data_hashes: dict[str, str], model_hash: str) -> dict[str, Any]:
     """The identity of a trial as a nested dict: content in the place of paths, defaults left out.
 
@@ -47,14 +59,17 @@ def settings(config: TrialConfig, data_hashes: dict[str, str], model_hash: str) 
 
     Args:
         config: the validated config.
-        data_hashes: role -> hash of its file, for every role of `config.data.paths()`.
+        data_hashes: role -> `data_fingerprint` of its source, for every role of `config.data.sources()`.
         model_hash: `model_fingerprint` of the start model.
 
     Raises:
         OSError: a file that the strategy reads cannot be read.
     """
     found = identity(config)
-    data = found.pop("data", {}) | {role: data_hashes[role] for role in config.data.paths()}
+    data = found.pop("data", {}) | {
+        role: {"rows": data_hashes[role], **source.options} if source.options else data_hashes[role]
+        for role, source in config.data.sources().items()
+    }
     if config.world:  # `world: toy` says no more than a toy model without paths does
         data["world"] = config.world
     finetune = {k: v for k, v in found.pop("finetune_config", {}).items() if k != "model_revision"}

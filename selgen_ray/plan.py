@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from selgen_ray.added import AddedTrial, read_added
 from selgen_ray.control import Control
-from selgen_ray.data.rows import Row, load_roles
+from selgen_ray.data.rows import Roles, check_shares, load_roles
 from selgen_ray.errors import DataError
 from selgen_ray.provenance import git_commit
 from selgen_ray.results import Status, read_heads
@@ -189,12 +189,17 @@ def check_data(spec: SweepSpec) -> list[str]:
     """Everything wrong with the data of the sweep's trials, in words: found before any GPU is touched."""
     plugins.use(spec.plugin_sources)  # another search space may have been read since
     problems: dict[str, None] = {}
-    loaded: dict[tuple[str, str | None], dict[str, list[Row]]] = {}
+    loaded: dict[tuple[str, ...], Roles] = {}
     checked: set[tuple[str, ...]] = set()
     for trial in [*spec.trials, *(sample for search in spec.searches for sample in search.samples)]:
         config = trial.config
-        source = (config.data.model_dump_json(), config.world)  # another seed of the same data has the same form
-        key = (*map(str, source), config.proxy_strategy, config.finetune_config.model_dump_json())
+        source = (
+            config.data.model_dump_json(),
+            str(config.world),
+            str(config.align_train_coverage),
+        )  # another seed of the same data has the same form
+        shares = str((config.limit_proxy_data_to, config.upsample_proxy_to))
+        key = (*source, shares, config.proxy_strategy, config.finetune_config.model_dump_json())
         if key in checked:
             continue
         checked.add(key)
@@ -202,6 +207,7 @@ def check_data(spec: SweepSpec) -> list[str]:
             if source not in loaded:
                 loaded[source] = load_roles(config)
             get_trainer(config.proxy_strategy).check_rows(config, loaded[source])
+            check_shares(config, loaded[source])
         except DataError as error:
-            problems[str(error)] = None
+            problems |= dict.fromkeys(str(error).split("\n"))
     return list(problems)

@@ -209,6 +209,7 @@ def copy_record(result: TrialResult, trainer: BaseTrainer) -> None:
     result.num_resumes = trainer.num_resumes
     result.num_rows = {f"train/{k}": len(v.rows) for k, v in trainer.sets.train.items()}
     result.num_rows |= {f"eval/{k}": len(v.rows) for k, v in trainer.sets.evals.items()}
+    result.num_rows |= {f"skipped/{k}": v for k, v in trainer.sets.skipped.items()}
     result.capability_metric = evals.headline(result.eval_results, ("task_test", "task_train"), evals.CAPABILITY)
     result.alignment_metric = evals.headline(result.eval_results, ("align_test", "align_train"), evals.ALIGNMENT)
     result.capability = result.metric(result.capability_metric)

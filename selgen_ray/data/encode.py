@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from selgen_ray.data.rows import Row
+from selgen_ray.data.forms import Row
 from selgen_ray.errors import DataError
 
 

@@ -1,121 +1,128 @@
-"""Rows: reading and checking JSON lines, and the rows of each role of a trial."""
+"""Rows: those of each role of a trial, read, checked and put together."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from selgen_ray.config import ROLES, TrialConfig
-from selgen_ray.errors import DataError, nearest
+from selgen_ray.data.alignment import ProxyShare, check_pairs, cover
+from selgen_ray.data.forms import Row, row_problem
+from selgen_ray.data.readers import Found, shown
+from selgen_ray.data.sources import Source, read_source
+from selgen_ray.errors import DataError
+from selgen_ray.seeding import permutation, split_indices
 from selgen_ray.worlds import generate
 
-Row = dict[str, Any]
-_FORMS = "'messages', 'prompt' with 'completion', or 'text'"
-_SPEAKERS = ("system", "user", "assistant")
+_SKIP = "fix them, or leave them out with data.on_bad_rows: skip"
 
 
-def load_roles(config: TrialConfig) -> dict[str, list[Row]]:
-    """The rows of every role the trial has: from its file, else from its world.
+class Roles(dict[str, list[Row]]):
+    """Role -> its rows.
+
+    Attributes:
+        skipped: role -> how many bad rows were left out.
+    """
+
+    def __init__(self, rows: Mapping[str, list[Row]], skipped: Mapping[str, int] | None = None):
+        super().__init__(rows)
+        self.skipped = dict(skipped or {})
+
+
+def load_roles(config: TrialConfig) -> Roles:
+    """The rows of every role the trial has: from its source, else from its world.
+
+    Each source is filtered, shuffled and limited; then `align_train_coverage` takes its share.
 
     Raises:
-        DataError: a file is missing, empty or has a bad row; or there is no outcome data at all.
+        DataError: a source cannot be read, is empty or has bad rows; or there is no outcome data at all.
     """
     data, world = config.data, config.world
-    roles: dict[str, list[Row]] = dict(generate(world, data.toy, config.data_seed)) if world else {}
-    for role, path in data.paths().items():
-        roles[role] = read_jsonl(path)
+    roles: dict[str, list[Row]] = dict(generate(world, getattr(data, world), config.data_seed)) if world else {}
+    found = _checked({role: read_source(source) for role, source in data.sources().items()}, config)
+    for role, source in data.sources().items():
+        rows = [entry.row for entry in found[role] if entry.row is not None]
+        roles[role] = _ordered(rows, source, config.data_seed, role)
     if not roles.get("outcome"):
-        raise DataError("data.outcome: no outcome data: name a JSON-lines file, or use `data.world: toy`")
-    if "proxy" in roles and "proxy_neg" in roles and len(roles["proxy"]) != len(roles["proxy_neg"]):
-        # a pair is a row number: a shifted file would silently pair answers to different prompts
-        raise DataError(
-            f"data.proxy_neg has {len(roles['proxy_neg'])} rows but data.proxy has {len(roles['proxy'])}: "
-            "row i of one must answer the prompt of row i of the other"
-        )
-    return {role: roles[role] for role in ROLES if roles.get(role)}
+        raise DataError("data.outcome: no outcome data: name a file of rows, or use `data.world: toy`")
+    if config.align_train_coverage is not None:
+        roles = cover(roles, config.align_train_coverage, config.data_seed)
+    elif "proxy" in roles:
+        check_pairs(roles["proxy"], roles.get("proxy_neg"), "proxy")
+    skipped = {role: sum(entry.row is None for entry in entries) for role, entries in found.items()}
+    return Roles({role: roles[role] for role in ROLES if roles.get(role)}, {r: n for r, n in skipped.items() if n})
 
 
-def read_jsonl(path: str | Path) -> list[Row]:
-    """The rows of a JSON-lines file; empty lines are skipped.
-
-    Raises:
-        DataError: no such file, no rows, broken JSON or a row of no known form, with the line's number.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    rows = []
-    # not splitlines(): U+2028 and its like may stand inside a JSON text
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}:{number}: not JSON: {error.msg} at column {error.colno}") from error
-        if problem := row_problem(row):
-            raise DataError(f"{path}:{number}: {problem}")
-        rows.append(row)
-    if not rows:
-        raise DataError(f"{path}: has no rows")
-    return rows
+def read_rows(source: Source | str) -> list[Row]:
+    """The rows of one source. Raises DataError: it cannot be read, is empty or has bad rows."""
+    source = Source.model_validate(source) if isinstance(source, str) else source
+    entries = _with_problems(read_source(source))
+    _refuse_bad({"": entries}, {"": source})
+    return [entry.row for entry in entries if entry.row is not None]
 
 
-def row_problem(row: Any) -> str | None:
-    """What is wrong with a row, in words, or None."""
-    if not isinstance(row, dict):
-        return f"found {type(row).__name__}, expected an object with {_FORMS}"
-    forms = [form for form in ("messages", "prompt", "text") if row.get(form) is not None]
-    if len(forms) != 1:
-        hint = "".join(nearest(key, ("messages", "prompt", "completion", "text")) for key in list(row)[:3])
-        return f"found keys {sorted(row)}, expected exactly one of {_FORMS}.{hint if not forms else ''}"
-    if forms == ["messages"]:
-        problem = _messages_problem(row["messages"])
-    else:
-        needed = ("prompt", "completion") if forms == ["prompt"] else ("text",)
-        bad = [key for key in needed if not isinstance(row.get(key), str) or not row[key]]
-        problem = f"{bad[0]!r} must be non-empty text" if bad else None
-    return problem or _answer_problem(row)
+def check_shares(config: TrialConfig, roles: Mapping[str, Sequence[Row]]) -> None:
+    """Raises DataError: the proxy cannot be the share of the training rows that it is to be."""
+    split = config.finetune_config.train_split
+    outcome, proxy = (len(split_indices(len(roles.get(r, ())), split, 0)[0]) for r in ("outcome", "proxy"))
+    proxy_share(config).rows(outcome, proxy, config.data_seed)
 
 
-def _messages_problem(messages: Any) -> str | None:
-    if not isinstance(messages, list) or not messages:
-        return "'messages' must be a non-empty list of {role, content}"
-    for i, message in enumerate(messages):
-        if not isinstance(message, dict) or not isinstance(message.get("content"), str):
-            return f"messages[{i}] must be an object with 'role' and a text 'content'"
-        if message.get("role") not in _SPEAKERS:
-            return f"messages[{i}].role is {message.get('role')!r}, allowed: {', '.join(_SPEAKERS)}"
-    if messages[-1]["role"] != "assistant":
-        return "the last message must be the assistant's: there is no reply to learn"
-    return None
+def proxy_share(config: TrialConfig) -> ProxyShare:
+    """How much of the proxy the trial trains on."""
+    return ProxyShare(config.limit_proxy_data_to, config.upsample_proxy_to)
 
 
-def _answer_problem(row: Row) -> str | None:
-    choices = row.get("choices")
-    if row.get("text") is not None and (choices or row.get("answer")) is not None:
-        return "'answer' and 'choices' need 'messages' or 'prompt': a 'text' row has no reply to compare"
-    if choices is None:
-        return None
-    if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(c, str) and c for c in choices):
-        return "'choices' must be a list of at least two texts"
-    if row.get("answer") not in choices:
-        return f"'answer' {row.get('answer')!r} is not one of 'choices'"
-    return None
+def _checked(found: dict[str, list[Found]], config: TrialConfig) -> dict[str, list[Found]]:
+    """The entries, those that are bad without their row; a bad one of a pair takes its partner with it."""
+    found = {role: _with_problems(entries) for role, entries in found.items()}
+    if config.data.on_bad_rows == "error":
+        _refuse_bad(found, config.data.sources())
+    pair = [found[role] for role in ("proxy", "proxy_neg") if role in found]
+    if len(pair) == 2 and len(pair[0]) == len(pair[1]):
+        bad = [any(entry.row is None for entry in both) for both in zip(*pair, strict=True)]
+        for role in ("proxy", "proxy_neg"):
+            entries = zip(found[role], bad, strict=True)
+            found[role] = [replace(entry, row=None) if is_bad else entry for entry, is_bad in entries]
+    for role, entries in found.items():
+        if not any(entry.row is not None for entry in entries):
+            source = config.data.sources()[role]
+            why = "the filter keeps no row" if source.filter and not entries else "has no rows"
+            raise DataError(f"{source.path}: {why if not entries else 'has no good row'}")
+    return found
 
 
-def prompt_of(row: Row) -> str:
-    """The text that identifies what was asked, to find the same prompt in another set."""
-    if "messages" in row and row["messages"] is not None:
-        return json.dumps([[m["role"], m["content"]] for m in row["messages"][:-1]])
-    return str(row.get("prompt") or row.get("text"))
+def _with_problems(entries: list[Found]) -> list[Found]:
+    checked = []
+    for entry in entries:
+        problem = entry.problem if entry.row is None else row_problem(entry.row)
+        checked.append(Found(entry.where, None, problem) if problem else entry)
+    return checked
+
+
+def _refuse_bad(found: Mapping[str, list[Found]], sources: Mapping[str, Source]) -> None:
+    told = []
+    for role, entries in found.items():
+        if not entries and not sources[role].filter:
+            told.append(f"{sources[role].path}: has no rows")
+        if bad := [entry for entry in entries if entry.row is None]:
+            text = shown(bad, len(entries), sources[role].path)
+            told.append(text if len(bad) == 1 else f"{text}; {_SKIP}")
+    if told:
+        raise DataError("\n".join(told))
+
+
+def _ordered(rows: list[Row], source: Source, data_seed: int, role: str) -> list[Row]:
+    if source.shuffle:  # proxy and proxy_neg alike: their rows are pairs
+        rows = [rows[i] for i in permutation(len(rows), data_seed, "shuffle", role.removesuffix("_neg"))]
+    return rows[: source.limit]
 
 
 def rows_hash(rows: list[Row]) -> str:
     """sha256 of rows as canonical JSON lines."""
     digest = hashlib.sha256()
     for row in rows:
-        digest.update(json.dumps(row, sort_keys=True, ensure_ascii=False).encode() + b"\n")
+        digest.update(json.dumps(row, sort_keys=True, ensure_ascii=False, default=str).encode() + b"\n")
     return digest.hexdigest()

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from selgen_ray.config import FinetuneConfig
+from selgen_ray.data.alignment import ProxyShare
 from selgen_ray.data.encode import Encoded
-from selgen_ray.data.rows import Row, prompt_of
+from selgen_ray.data.forms import Row, prompt_of, reply_of
 from selgen_ray.data.streams import Stream, steps_per_epoch
 from selgen_ray.errors import DataError
 from selgen_ray.seeding import split_indices
@@ -41,10 +42,12 @@ class Sets:
     Attributes:
         train: role -> what is trained on; for outcome, proxy and proxy_neg.
         evals: evaluation set -> its rows: the held-out part of a trained role, all rows of the others.
+        skipped: role -> bad rows that were left out.
 
     Args:
         encode: (role, its rows) -> their tokens.
         num_workers: ranks that train the trial; a step has as many times the micro-batches.
+        share: how much of the proxy is trained on.
     """
 
     def __init__(
@@ -54,10 +57,12 @@ class Sets:
         data_seed: int,
         encode: Callable[[str, list[Row]], list[Encoded]],
         num_workers: int = 1,
+        share: ProxyShare = ProxyShare(),  # noqa: B008  # frozen
     ):
         self._config = config
         self._num_micro = config.gradient_accumulation_steps * num_workers
         self._seed = data_seed
+        self.skipped: dict[str, int] = dict(getattr(roles, "skipped", {}))
         self.train: dict[str, RowSet] = {}
         self.evals: dict[str, RowSet] = {}
         whole = {role: RowSet(rows, encode(role, rows)) for role, rows in roles.items()}
@@ -66,7 +71,11 @@ class Sets:
             # proxy and proxy_neg are split alike: their rows are pairs
             key = role.removesuffix("_neg")
             train, rest = split_indices(len(roles[role]), config.train_split, data_seed, "split", key)
+            if role != "outcome":
+                train = [train[i] for i in share.rows(len(self.train["outcome"].rows), len(train), data_seed)]
             self.train[role], held_out[role] = whole[role].take(train), whole[role].take(rest)
+        if "proxy" in held_out and "proxy_neg" in held_out:
+            held_out["proxy"] = _with_rejected(held_out["proxy"], held_out["proxy_neg"])
         for name, role in EVAL_NAMES.items():
             if role in held_out:
                 self._add(name, held_out[role])
@@ -118,6 +127,16 @@ class Sets:
             )
             for name in names
         }
+
+
+def _with_rejected(good: RowSet, bad: RowSet) -> RowSet:
+    """The same rows, those of one prompt each with the misaligned reply to it."""
+    pairs = zip(good.rows, bad.rows, strict=True)
+    rows = [
+        row if "rejected" in row or prompt_of(row) != prompt_of(other) else row | {"rejected": reply_of(other)}
+        for row, other in pairs
+    ]
+    return RowSet(rows, good.encoded)
 
 
 def micro_batch_size(config: FinetuneConfig, stream: str) -> int:

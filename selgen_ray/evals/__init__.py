@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from selgen_ray.data.encode import Encoded
-from selgen_ray.data.rows import Row
+from selgen_ray.data.forms import Row
 from selgen_ray.models import Model
 
 

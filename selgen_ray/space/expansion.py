@@ -81,7 +81,7 @@ class Checker:
 
     def __init__(self, document: Document, keys: Keys, name: str):
         self.document, self.keys, self.name = document, keys, name
-        self._data_hash = functools.cache(fingerprint.file_sha256)
+        self._data_hash = functools.cache(fingerprint.data_fingerprint)
         self._model_hash = functools.cache(fingerprint.model_fingerprint)
 
     def check(self, candidates: Iterable[Candidate], problems: list[Problem]) -> list[Checked]:
@@ -104,7 +104,7 @@ class Checker:
             return []
 
     def _checked(self, candidate: Candidate, config: TrialConfig) -> Checked:
-        data = {role: self._data_hash(path) for role, path in config.data.paths().items()}
+        data = {role: self._data_hash(s.path, s.revision) for role, s in config.data.sources().items()}
         model = self._model_hash(config.finetune_config.model, config.finetune_config.model_revision)
         return Checked(candidate, config, data, model, fingerprint.settings(config, data, model))
 

@@ -6,17 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from selgen_ray.config import ROLES
-from selgen_ray.errors import Problem
-from selgen_ray.space.keys import Flat, Keys, is_stray_bool, names_a_file, refused
-from selgen_ray.space.tree import Node, find, is_there, show
+from selgen_ray.data.sources import Source
+from selgen_ray.errors import Problem, nearest
+from selgen_ray.space.keys import Flat, Keys, explain, is_stray_bool, names_a_file, refused
+from selgen_ray.space.tree import Node, find, find_data, is_there, show
 from selgen_ray.storage import absolute
 from selgen_ray.trainers import registry
 
 _MODELS = {"finetune_config.model", "finetune_config.safe_lora_base_model"}
-_PATHS = {f"data.{role}" for role in ROLES}
+_SOURCES = {f"data.{role}" for role in ROLES}
 
 
 def is_a(kind: type, node: Node, problems: list[Problem]) -> bool:
@@ -111,12 +113,42 @@ class Mappings:
         if key == "proxy_strategy":
             name = self.strategy(info.default if value is None else value, node)
             return Node(name, node.origin) if name else None
+        if key in _SOURCES and value is not None:
+            return self.source(node)
         if not isinstance(value, str):
             return node
-        if key in _PATHS or (key in _MODELS and _is_path(node)):
-            path = find(node, self.problems, folder=key not in _PATHS)
+        if key in _MODELS and _is_path(node):
+            path = find(node, self.problems, folder=True)
             return Node(str(path.resolve()), node.origin) if path else node
         return Node(_absolute(node), node.origin) if value and names_a_file(info) else node
+
+    def source(self, node: Node) -> Node | None:
+        """Where rows come from: its path absolute, or None where it cannot be used."""
+        parts = {"path": node} if isinstance(node.value, str) else node.value
+        fields = Source.model_fields
+        if not isinstance(parts, dict):
+            told = f"found {show(node.plain())}; allowed: the path of a file or folder, a hub id, or a mapping of "
+            self.problems.append(node.problem(f"{told}{', '.join(fields)}."))
+            return None
+        before = len(self.problems)
+        for name, child in parts.items():
+            if name not in fields:
+                told = f"unknown key {name!r}. Allowed: {', '.join(fields)}.{nearest(name, fields)}"
+                self.problems.append(child.problem(told))
+            elif is_stray_bool(fields[name], child.plain()):
+                self.problems.append(child.problem(refused(fields[name], child.plain())))
+        if "path" not in parts:
+            self.problems.append(node.problem("has no path: name a file, a folder or a hub id."))
+        elif isinstance(parts["path"].value, str) and (path := find_data(parts["path"], self.problems)):
+            parts = parts | {"path": Node(path, parts["path"].origin)}
+        if len(self.problems) > before:
+            return None
+        try:
+            Source.model_validate(Node(parts, node.origin).plain())
+        except ValidationError as error:
+            self.problems += explain(error, parts, fields, node.origin)
+            return None
+        return Node(parts, node.origin)
 
     def num_workers(self, node: Node) -> None:
         """No value: it follows the resources, and a config.json of an earlier run must have had the same."""

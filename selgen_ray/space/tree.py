@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from selgen_ray.data.readers import is_hub_id
 from selgen_ray.errors import Problem, nearest
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser reads 10,000 overrides in a second
@@ -91,10 +92,7 @@ def find(node: Node, problems: list[Problem], folder: bool = False) -> Path | No
     if not isinstance(node.value, str) or not node.value:
         problems.append(node.problem(f"found {show(node.value)}; allowed: the path of a {_kind(folder)}."))
         return None
-    typed = Path(node.value)
-    with contextlib.suppress(RuntimeError):  # the home of a user who is not there
-        typed = typed.expanduser()
-    places = {Path.cwd() / start / typed: start / typed for start in (Path(), Path(node.origin.file).parent)}
+    typed, places = _places(node)
     for place in reversed(places):
         if is_there(place, folder):
             return places[place]
@@ -103,6 +101,26 @@ def find(node: Node, problems: list[Problem], folder: bool = False) -> Path | No
     found = f"found {node.value!r}, but there is no such {_kind(folder)}; tried {tried}."
     problems.append(node.problem(found + nearest(typed.name, near - {typed.name})))
     return None
+
+
+def find_data(node: Node, problems: list[Problem]) -> str | None:
+    """The absolute path of the file or folder that a node names, or the id of a data set on the hub as it is."""
+    _, places = _places(node)
+    for place in reversed(places):
+        if is_there(place) or is_there(place, True):
+            return str(places[place].resolve())
+    if is_hub_id(node.value):
+        return node.value
+    find(node, problems)
+    return None
+
+
+def _places(node: Node) -> tuple[Path, dict[Path, Path]]:
+    """What was typed, and absolute -> relative path of where it may be, the first choice last."""
+    typed = Path(node.value)
+    with contextlib.suppress(RuntimeError):  # the home of a user who is not there
+        typed = typed.expanduser()
+    return typed, {Path.cwd() / start / typed: start / typed for start in (Path(), Path(node.origin.file).parent)}
 
 
 def near_name(path: Path) -> str:

@@ -17,7 +17,8 @@ from selgen_ray import evals, models
 from selgen_ray.cache import Cache
 from selgen_ray.config import TrialConfig
 from selgen_ray.data.encode import Batch, Encoded, collate, encode_rows, pack, pad_id, unpack
-from selgen_ray.data.rows import Row, load_roles, rows_hash
+from selgen_ray.data.forms import Row
+from selgen_ray.data.rows import load_roles, proxy_share, rows_hash
 from selgen_ray.data.sets import Sets
 from selgen_ray.errors import DataError, ModelError
 from selgen_ray.results import TrainingRecord
@@ -124,7 +125,8 @@ class BaseTrainer:
             self.model = model
             self.parameters = models.trainable_parameters(model)
             self.share = Sharing(cache, self.cfg, model, type(self), model_hash)
-            self.sets = Sets(roles, self.cfg, self.config.data_seed, self._encode, self.config.num_workers)
+            share = proxy_share(self.config)
+            self.sets = Sets(roles, self.cfg, self.config.data_seed, self._encode, self.config.num_workers, share)
             self._open = stack.pop_all()
 
     # -- what a strategy asks for; each is looked at before any trial starts ------------------------------------------

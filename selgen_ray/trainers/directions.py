@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from selgen_ray.config import FinetuneConfig, TrialConfig, identity
-from selgen_ray.data.rows import Row
+from selgen_ray.data.forms import Row
 from selgen_ray.data.sets import micro_batch_size
 from selgen_ray.data.streams import steps_per_epoch
 from selgen_ray.errors import DataError

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from selgen_ray.config import TrialConfig
 from selgen_ray.data.encode import Batch
-from selgen_ray.data.rows import Row, prompt_of
+from selgen_ray.data.forms import Row, prompt_of
 from selgen_ray.errors import DataError
 from selgen_ray.trainers.base import BaseTrainer
 from selgen_ray.trainers.loop import Term

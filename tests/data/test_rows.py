@@ -5,7 +5,8 @@ import json
 import pytest
 from conftest import chat, write_jsonl
 
-from selgen_ray.data.rows import load_roles, prompt_of, read_jsonl, row_problem, rows_hash
+from selgen_ray.data.forms import prompt_of, row_problem
+from selgen_ray.data.rows import load_roles, read_rows, rows_hash
 from selgen_ray.errors import DataError
 from selgen_ray.trainers import build_config
 
@@ -53,23 +54,23 @@ def test_a_bad_line_is_named_by_file_and_number(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps(chat("q", "a")) + "\n\n{'single': 'quotes'}\n")
     with pytest.raises(DataError, match=r"rows\.jsonl:3: not JSON: .* at column 2"):
-        read_jsonl(path)
+        read_rows(str(path))
     with pytest.raises(DataError, match=r"rows2\.jsonl:2: 'completion'"):
-        read_jsonl(write_jsonl(tmp_path / "rows2.jsonl", [chat("q", "a"), {"prompt": "x"}]))
+        read_rows(write_jsonl(tmp_path / "rows2.jsonl", [chat("q", "a"), {"prompt": "x"}]))
 
 
 def test_missing_and_empty_files(tmp_path):
     with pytest.raises(DataError, match="no such file"):
-        read_jsonl(tmp_path / "none.jsonl")
+        read_rows(str(tmp_path / "none.jsonl"))
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(DataError, match="has no rows"):
-        read_jsonl(tmp_path / "empty.jsonl")
+        read_rows(str(tmp_path / "empty.jsonl"))
 
 
 def test_a_line_separator_inside_a_text_does_not_cut_the_row(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps({"text": "one\u2028two\x85three"}, ensure_ascii=False) + "\n", encoding="utf-8")
-    assert read_jsonl(path) == [{"text": "one\u2028two\x85three"}]
+    assert read_rows(str(path)) == [{"text": "one\u2028two\x85three"}]
 
 
 def test_pairs_must_match_in_number(tmp_path):
