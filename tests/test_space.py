@@ -429,7 +429,7 @@ def test_early_stopping_is_off_by_default(load: Load) -> None:
 def test_data_counts_by_content(load: Load, tmp_path: Path) -> None:
     text = "base: {data: {outcome: rows.jsonl}}"
     first = load(text, rows__jsonl="1")
-    assert first.trials[0].config.data.outcome == str(tmp_path.resolve() / "rows.jsonl")
+    assert first.trials[0].config.data.outcome.path == str(tmp_path.resolve() / "rows.jsonl")
     assert set(first.trials[0].data_hashes) == {"outcome"}
     moved = load("base: {data: {outcome: other.jsonl}}", other__jsonl="1")
     changed = load(text, rows__jsonl="2")
@@ -445,7 +445,7 @@ def test_paths_are_looked_up_beside_the_file_first_then_here(
     (here / "a.jsonl").write_text("here")
     (here / "b.jsonl").write_text("here")
     data = load("base: {data: {outcome: a.jsonl, proxy: b.jsonl}}", a__jsonl="beside").trials[0].config.data
-    assert (data.outcome, data.proxy) == (
+    assert (data.outcome.path, data.proxy.path) == (
         str(tmp_path.resolve() / "a.jsonl"),
         str(here.resolve() / "b.jsonl"),
     )
@@ -456,7 +456,7 @@ def test_paths_in_a_config_are_beside_the_config(load: Load, tmp_path: Path) -> 
     (tmp_path / "sub" / "rows.jsonl").write_text("1")
     (tmp_path / "sub" / "config.json").write_text('{"data": {"outcome": "rows.jsonl"}}')
     spec = load("base: sub/config.json")
-    assert spec.trials[0].config.data.outcome == str((tmp_path / "sub" / "rows.jsonl").resolve())
+    assert spec.trials[0].config.data.outcome.path == str((tmp_path / "sub" / "rows.jsonl").resolve())
 
 
 @pytest.mark.parametrize("model", ["./model", "model"])

@@ -97,7 +97,7 @@ class ProxyShare:
         if total < len(chosen):
             share = len(chosen) / (len(chosen) + num_outcome)
             raise DataError(
-                f"upsample_proxy_to is {self.upsample_to:g}, but the proxy is {share:.3g} of the training rows already, "
+                f"upsample_proxy_to is {self.upsample_to:g}, but the proxy is {share:.3g} of the training rows, "
                 f"{len(chosen)} beside {num_outcome} of outcome: limit_proxy_data_to: {max(total, 1)} takes fewer"
             )
         times, rest = divmod(total, len(chosen))

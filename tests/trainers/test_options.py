@@ -63,8 +63,10 @@ def test_every_field_is_classed():
     assert TrialConfig.model_fields.keys() == {
         *("proxy_strategy", "seed", "data_seed", "model_seed", "experiment_name", "data", "finetune_config"),
         "num_workers",  # test_ranks
+        *("align_train_coverage", "limit_proxy_data_to", "upsample_proxy_to"),  # test_alignment
     }
-    assert DataConfig.model_fields.keys() == {*("outcome", "proxy", "proxy_neg", "truth", "collateral", "world", "toy")}
+    roles = ("outcome", "proxy", "proxy_neg", "truth", "collateral")
+    assert DataConfig.model_fields.keys() == {*roles, "world", "toy", "on_bad_rows"}  # test_sources, test_toy
 
 
 def id_of(config):

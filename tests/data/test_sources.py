@@ -1,0 +1,195 @@
+"""Rows from files of every kind, folders and the hub, and what is done to them."""
+
+import csv
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import chat, write_jsonl
+
+from selgen_ray.data.rows import load_roles, read_rows
+from selgen_ray.data.sources import Source
+from selgen_ray.errors import DataError
+from selgen_ray.fingerprint import trial_id
+from selgen_ray.space import load_space
+from selgen_ray.trainers import build_config, get_trainer
+
+PAIRS = [{"prompt": f"q{i}", "completion": f"a{i}", "kind": "odd" if i % 2 else "even", "n": i} for i in range(6)]
+
+
+def from_source(seed=1, **source):
+    data = {"outcome": source}
+    return load_roles(build_config({"data": data, "seed": seed, "finetune_config": {"model": "x"}}))["outcome"]
+
+
+def test_every_kind_of_file_gives_the_same_rows(tmp_path):
+    write_jsonl(tmp_path / "a.jsonl", PAIRS)
+    (tmp_path / "a.json").write_text(json.dumps(PAIRS, indent=1))
+    pq.write_table(pa.Table.from_pylist(PAIRS), tmp_path / "a.parquet")
+    for name, mark in (("a.csv", ","), ("a.tsv", "\t")):
+        with (tmp_path / name).open("w", newline="") as out:
+            writer = csv.DictWriter(out, PAIRS[0], delimiter=mark)
+            writer.writeheader()
+            writer.writerows(PAIRS)
+    texts = [{key: str(value) for key, value in row.items()} for row in PAIRS]
+    for name, expected in [("jsonl", PAIRS), ("json", PAIRS), ("parquet", PAIRS), ("csv", texts), ("tsv", texts)]:
+        assert read_rows(str(tmp_path / f"a.{name}")) == expected, name
+
+
+def test_chats_in_a_table(tmp_path):
+    rows = [chat("q", "a", answer="a", choices=["a", "b"]), chat("r", "b")]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    assert read_rows(str(tmp_path / "a.parquet")) == rows  # what a row lacks is no null
+    with (tmp_path / "a.csv").open("w", newline="") as out:
+        writer = csv.writer(out)
+        writer.writerow(["messages", "answer"])
+        writer.writerow([json.dumps(rows[0]["messages"]), "a"])
+    assert read_rows(str(tmp_path / "a.csv")) == [{"messages": rows[0]["messages"], "answer": "a"}]
+
+
+def test_a_folder_and_its_splits(tmp_path):
+    write_jsonl(tmp_path / "train-00000-of-00002.jsonl", PAIRS[:2])
+    write_jsonl(tmp_path / "train-00001-of-00002.jsonl", PAIRS[2:4])
+    write_jsonl(tmp_path / "test.jsonl", PAIRS[4:])
+    (tmp_path / ".cache").mkdir()
+    write_jsonl(tmp_path / ".cache" / "train.jsonl", PAIRS)
+    assert from_source(path=str(tmp_path), split="train") == PAIRS[:4]
+    assert from_source(path=str(tmp_path), split="test") == PAIRS[4:]
+    with pytest.raises(DataError, match="has the splits test, train: say which"):
+        from_source(path=str(tmp_path))
+    with pytest.raises(DataError, match="no split 'trian'; found: test, train. Did you mean 'train'"):
+        from_source(path=str(tmp_path), split="trian")
+    with pytest.raises(DataError, match="one file has no split"):
+        from_source(path=str(tmp_path / "test.jsonl"), split="test")
+
+
+def test_a_hub_id_is_told_from_a_path_and_offline_is_said(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r"org/rows: no such local file or folder.*HF_HUB_OFFLINE is set"):
+        from_source(path="org/rows", revision="v1")
+    with pytest.raises(ValueError, match="revision is for a hub id"):
+        Source(path="rows.jsonl", revision="v1")
+
+
+def test_filter_columns_shuffle_and_limit(tmp_path):
+    table = [{"question": f"q{i}", "best": f"a{i}", "kind": "odd" if i % 2 else "even"} for i in range(8)]
+    path = write_jsonl(tmp_path / "a.jsonl", table)
+    columns = {"prompt": "question", "completion": "best"}
+    got = from_source(path=path, columns=columns, filter={"kind": "odd"}, limit=3)
+    assert [(row["prompt"], row["completion"]) for row in got] == [("q1", "a1"), ("q3", "a3"), ("q5", "a5")]
+    assert len(from_source(path=path, columns=columns, filter={"kind": ["odd", "even"]})) == 8
+    shuffled = [
+        [r["prompt"] for r in from_source(seed, path=path, columns=columns, shuffle=True)] for seed in (1, 1, 2)
+    ]
+    assert shuffled[0] == shuffled[1] != shuffled[2] and sorted(shuffled[0]) == sorted(shuffled[2])
+    with pytest.raises(DataError, match=r"has no column 'qestion'; found .* Did you mean 'question'"):
+        from_source(path=path, columns={"prompt": "qestion", "completion": "best"})
+    with pytest.raises(DataError, match="the filter keeps no row"):
+        from_source(path=path, columns=columns, filter={"kind": "prime"})
+
+
+def test_a_system_prompt_comes_first_unless_a_row_has_one(tmp_path):
+    own = {"messages": [{"role": "system", "content": "mine"}, *chat("q", "a")["messages"]]}
+    path = write_jsonl(tmp_path / "a.jsonl", [chat("q", "a"), {"prompt": "q", "completion": "a", "answer": "a"}, own])
+    first, second, third = from_source(path=path, system_prompt="be brief")
+    expected = [{"role": "system", "content": "be brief"}, *chat("q", "a")["messages"]]
+    assert first["messages"] == second["messages"] == expected and second["answer"] == "a" and third == own
+
+
+def test_preference_pairs(tmp_path):
+    user, good, bad = ({"role": r, "content": c} for r, c in (("user", "q"), ("assistant", "a"), ("assistant", "b")))
+    path = write_jsonl(
+        tmp_path / "a.jsonl",
+        [
+            {"prompt": "q", "chosen": "a", "rejected": "b"},
+            {"prompt": [user], "chosen": [good], "rejected": [bad]},
+            {"chosen": [user, good], "rejected": [user, bad]},
+        ],
+    )
+    first, *chats = from_source(path=path)
+    assert first == {"prompt": "q", "completion": "a", "rejected": "b"}
+    assert all(row == {"messages": [user, good], "rejected": "b"} for row in chats)
+
+
+def test_bad_rows_are_counted_and_the_first_three_named(tmp_path):
+    lines = [json.dumps(PAIRS[0]), "{broken", json.dumps({"prompt": "x"}), "[1]", json.dumps(PAIRS[1]), "nonsense"]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    with pytest.raises(DataError) as caught:
+        read_rows(str(tmp_path / "a.jsonl"))
+    told = str(caught.value)
+    assert "4 of 6 rows are bad, the first: line 2: not JSON" in told and "line 4: found list" in told
+    assert "line 6" not in told and "data.on_bad_rows: skip" in told
+
+
+def test_skipped_rows_take_their_partner_along_and_are_counted(tmp_path, make_config):
+    good = [chat(f"q{i}", f"a{i}") for i in range(6)]
+    broken = good[:2] + [{"messages": []}] + good[3:]
+    raw = make_config("dpo")
+    raw["data"] |= {
+        "proxy": write_jsonl(tmp_path / "p.jsonl", good),
+        "proxy_neg": write_jsonl(tmp_path / "n.jsonl", broken),
+        "on_bad_rows": "skip",
+    }
+    roles = load_roles(build_config(raw))
+    assert roles["proxy"] == roles["proxy_neg"] == good[:2] + good[3:]
+    assert roles.skipped == {"proxy": 1, "proxy_neg": 1}
+    with get_trainer("dpo")(raw) as trainer:
+        assert trainer.sets.skipped == {} and len(trainer.sets.train["proxy"].rows) == 4
+    raw["data"]["on_bad_rows"] = "error"
+    with pytest.raises(DataError, match=r"n\.jsonl:3: 'messages' must be"):
+        load_roles(build_config(raw))
+
+
+def test_what_is_done_to_the_rows_is_part_of_the_identity_and_the_path_is_not(tmp_path):
+    def id_of(**source):
+        config = build_config({"data": {"outcome": source}, "finetune_config": {"model": "x"}})
+        return trial_id(config, {"outcome": "hash"}, "model")
+
+    plain = id_of(path="a.jsonl")
+    assert plain == id_of(path="b.jsonl", limit=None)
+    options = [{"limit": 3}, {"shuffle": True}, {"filter": {"k": 1}}, {"columns": {"prompt": "q"}}, {"split": "x"}]
+    assert len({plain, *(id_of(path="a.jsonl", **option) for option in options)}) == 6
+
+
+def test_a_search_space_takes_a_path_or_a_mapping(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_jsonl(tmp_path / "a.jsonl", PAIRS)
+    text = "base: {finetune_config: {model: toy}, data: {outcome: %s}}\nname: x\n"
+    (tmp_path / "s.yaml").write_text(text % "{path: a.jsonl, limit: 2}")
+    (trial,) = load_space("s.yaml").trials
+    assert trial.config.data.outcome == Source(path=str(tmp_path.resolve() / "a.jsonl"), limit=2)
+    (tmp_path / "s.yaml").write_text(text % "a.jsonl")
+    (same,) = load_space("s.yaml").trials
+    assert same.config.model_dump(mode="json")["data"]["outcome"] == str(tmp_path.resolve() / "a.jsonl")
+    assert same.data_hashes == trial.data_hashes and same.trial_id != trial.trial_id
+    grid = (
+        "grid: {data.outcome: [a.jsonl, {path: a.jsonl, limit: 3}]}\nbase: {finetune_config: {model: toy}}\nname: x\n"
+    )
+    (tmp_path / "s.yaml").write_text(grid)
+    assert [t.config.data.outcome.limit for t in load_space("s.yaml").trials] == [None, 3]
+
+
+BAD = [
+    ("{path: a.jsonl, limti: 2}", "unknown key 'limti'. Allowed: path, split", "limit"),
+    ("{path: a.jsonl, limit: 0}", "found 0; allowed: a whole number >= 1", "limit"),
+    ("{path: a.jsonl, limit: true}", "found true; allowed: a whole number", "limit"),
+    ("{path: a.jsonl, columns: [q]}", "found", "columns"),
+    ("{path: a.jsonl, revision: v1}", "revision is for a hub id", ""),
+    ("{limit: 2}", "has no path", ""),
+    ("{path: b.jsonl}", "there is no such file", "path"),
+    ("b.jsonl", "there is no such file", ""),
+    ("5", "found 5; allowed: the path of a file or folder, a hub id, or a mapping of path", ""),
+    ("[a.jsonl]", "allowed: the path of a file or folder", ""),
+]
+
+
+@pytest.mark.parametrize(("source", "told", "key"), BAD)
+def test_a_wrong_source_is_named_with_file_line_and_key(tmp_path, monkeypatch, source, told, key):
+    monkeypatch.chdir(tmp_path)
+    write_jsonl(tmp_path / "a.jsonl", PAIRS)
+    (tmp_path / "s.yaml").write_text(f"name: x\nbase:\n  data:\n    outcome: {source}\n")
+    with pytest.raises(ValueError) as caught:
+        load_space("s.yaml")
+    problem = caught.value.problems[0]
+    assert told in str(problem) and (problem.line, problem.key) == (4, f"base.data.outcome{'.' + key if key else ''}")
