@@ -11,6 +11,7 @@ from selgen_ray.added import AddedTrial, read_added
 from selgen_ray.control import Control
 from selgen_ray.data.rows import Row, load_roles
 from selgen_ray.errors import DataError
+from selgen_ray.evals.checking import missing_data, missing_here
 from selgen_ray.provenance import git_commit
 from selgen_ray.results import Status, read_heads
 from selgen_ray.searching import Search
@@ -194,7 +195,12 @@ def check_data(spec: SweepSpec) -> list[str]:
     for trial in [*spec.trials, *(sample for search in spec.searches for sample in search.samples)]:
         config = trial.config
         source = (config.data.model_dump_json(), config.world)  # another seed of the same data has the same form
-        key = (*map(str, source), config.proxy_strategy, config.finetune_config.model_dump_json())
+        key = (
+            *map(str, source),
+            config.proxy_strategy,
+            config.finetune_config.model_dump_json(),
+            config.evals.model_dump_json(),
+        )
         if key in checked:
             continue
         checked.add(key)
@@ -202,6 +208,8 @@ def check_data(spec: SweepSpec) -> list[str]:
             if source not in loaded:
                 loaded[source] = load_roles(config)
             get_trainer(config.proxy_strategy).check_rows(config, loaded[source])
+            problems |= dict.fromkeys(missing_data(config.evals, loaded[source]))
+            problems |= dict.fromkeys(missing_here(config.evals))
         except DataError as error:
             problems[str(error)] = None
     return list(problems)

@@ -89,7 +89,7 @@ def test_a_constant_verdict_has_a_balanced_accuracy_of_one_half(model, tokenizer
 
 def test_metrics_that_do_not_apply_are_absent(model, tokenizer):
     found = evals.evaluate(eval_set(model, tokenizer, make_roles()["proxy"]))
-    assert set(found) == {"loss", "token_probability"}
+    assert set(found) == {"loss", "perplexity", "token_probability"}
 
 
 def test_evaluation_leaves_the_mode_and_the_global_rng(model, tokenizer):
