@@ -45,10 +45,8 @@ def _check_headline(config: EvalConfig, key: str, name: str, metric: str) -> Non
         others = {other for one in computed.values() for other in one.others} | {*judged.OTHERS}
         told = f"{key}: {metric!r} is no metric here; {allowed}.{nearest(metric, [*shares, *judged.SHARES])}"
         if metric in others:
-            why = "less is better" if less_is_better(metric) else "it is no share"
-            told = (
-                f"{key}: {metric!r} is not in [0, 1] with more being better ({why}); weigh it by pareto, or {allowed}"
-            )
+            why = "less of it is better" if less_is_better(metric) else "it is no share in [0, 1]"
+            told = f"{key}: {metric!r} cannot be it, {why}: weigh it by pareto instead; {allowed}"
         raise ValueError(told)
 
 

@@ -37,5 +37,8 @@ _ALL: list[tuple[Verdict, re.Pattern[str]]] = [
 def read_verdict(reply: str) -> Verdict | None:
     """Whether a reply confirms or rejects a claim, by `PATTERNS`; None where it cannot be told."""
     text = reply.casefold()
-    found = {(m.start(), -m.end()): kind for kind, pattern in _ALL if (m := pattern.search(text))}
+    found: dict[tuple[int, int], Verdict] = {}
+    for kind, pattern in _ALL:
+        if match := pattern.search(text):
+            found[match.start(), -match.end()] = kind
     return found[min(found)] if found else None

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 Measured = dict[str, dict[str, Any]]
 """Set -> 'values', 'missing', 'replies' and 'picks', plain; the last two by row number, as text."""
-UNCHANGED = "every answer is the base model's"
+_UNCHANGED = "every answer is the base model's"
+_SAME_VALUES = "every metric is the base model's, to the last digit"
 _SAMPLE_LENGTH = 1000
 
 
@@ -145,7 +146,11 @@ class Evaluations:
     # -- the record ----------------------------------------------------------------------------------------------------
 
     def record(self, measured: Measured, step: int, epoch: float, version: str) -> dict[str, dict[str, float]]:
-        """Complete what was measured by the judge, and add it to the trainer's record; returns set -> metric -> value."""
+        """Add what was measured, and the judge's scores, to the trainer's record.
+
+        Returns:
+            set -> metric -> value.
+        """
         record = self._trainer.record
         completed, flags = self.judged(measured, step)
         for flag in flags:
@@ -153,9 +158,8 @@ class Evaluations:
         results = {name: dict(of["values"]) for name, of in completed.items()}
         record.add_evaluation(step, epoch, version, results)
         record.eval_digests = [*record.eval_digests, _digest(measured)]
-        record.missing = {
-            f"{name}/{m}": why for name, of in completed.items() for m, why in of.get("missing", {}).items()
-        }
+        lacking = {name: of.get("missing", {}) for name, of in completed.items()}
+        record.missing = {f"{name}/{m}": why for name, of in lacking.items() for m, why in of.items()}
         record.samples = self._samples(completed, is_base=not (step or version))
         record.flags = flags
         if self._judge is not None:
@@ -171,9 +175,8 @@ class Evaluations:
         (base, base_values), (last, last_values) = digests[0].split(":"), digests[-1].split(":")
         same_values = base_values == last_values
         if base == last and (base or same_values):
-            told = ", and so is every metric to the last digit" if same_values else ""
-            why = f"{UNCHANGED if base else 'every metric is the base model’s to the last digit'}{told if base else ''}"
-            why += f" after {step} steps: was the adapter applied, is learning_rate large enough?"
+            told = f"{_UNCHANGED}, and every metric to the last digit" if same_values else _UNCHANGED
+            why = f"{told if base else _SAME_VALUES} after {step} steps: was the adapter applied?"
             record.flags = [*record.flags, why]
             self._trainer.on_event({"event": "answers_unchanged", "why": why, "step": step})
 
@@ -208,10 +211,8 @@ def _scores(verdicts: Verdicts, pair: tuple[Item, Item]) -> dict[str, float | st
 
 
 def _digest(measured: Measured) -> str:
-    answers = {
-        name: part for name, of in measured.items() if (part := [of.get("replies") or {}, of.get("picks") or {}])
-    }
-    said = any(part != [{}, {}] for part in answers.values())
+    answers = {name: [of.get("replies", {}), of.get("picks", {})] for name, of in measured.items()}
+    said = any(any(parts) for parts in answers.values())
     values = {name: of["values"] for name, of in measured.items()}
     return ":".join([_hash(answers) if said else "", _hash(values)])
 

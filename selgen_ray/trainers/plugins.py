@@ -1,4 +1,4 @@
-"""Strategies and metrics from outside the package: files that a search space names, and entry points of installed packages.
+"""Strategies and metrics from outside: files that a search space names, and strategies of installed packages.
 
 The source of a file travels with the trial, so a worker needs no shared file system. A package must be installed
 where the worker runs. Either is part of the identity of the trials that use it: changed code is a new trial.
@@ -104,7 +104,8 @@ def load(plugin: Plugin) -> None:
         _forget(other)
     from selgen_ray import evals
 
-    registry.strategies(), evals.metrics()  # the shipped ones have their names first
+    registry.strategies()  # the shipped ones have their names first
+    evals.metrics()
     try:
         _execute(plugin)
         own = [t for t in registry.registered().values() if t.__module__ == plugin.module_name]
