@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import requests
+from urllib3.exceptions import HTTPError, TimeoutError
 
 from selgen_ray.errors import ModelError
 from selgen_ray.eval_config import JudgeConfig
@@ -115,17 +116,18 @@ class JudgeClient:
                 allow_redirects=False,  # the key is for this server alone
                 stream=True,
             ) as response:
-                parts: list[bytes] = []
-                for part in response.iter_content(8192):  # a timeout of requests is only for the next bytes
-                    parts.append(part)
+                content = b""
+                # what there is, at once: a timeout of requests is only for the next bytes
+                while part := response.raw.read1(_MAX_BYTES, decode_content=True):
+                    content += part
                     if time.monotonic() > ends:
                         raise _Later(f"no whole answer within {limit_s:g} s")
-                    if sum(map(len, parts)) > _MAX_BYTES:
+                    if len(content) > _MAX_BYTES:
                         raise _Later("an answer of more than a megabyte")
-                return response.status_code, response.headers, b"".join(parts)
-        except requests.Timeout:
+                return response.status_code, response.headers, content
+        except (requests.Timeout, TimeoutError):
             raise _Later(f"no answer within {limit_s:g} s") from None
-        except (requests.RequestException, OSError) as error:
+        except (requests.RequestException, HTTPError, OSError) as error:
             raise _Later(f"no connection to {self.config.base_url} ({type(error).__name__})") from None
 
     def _authorise(self, request: requests.PreparedRequest) -> requests.PreparedRequest:

@@ -102,6 +102,8 @@ class Judge:
                     found.failures[asked[future]] = str(error)
                     if error.fatal or in_a_row >= max(_MIN_FAILURES, self.config.max_concurrent):
                         found.dead = str(error)
+        if not found.dead and left and len(found.failures) == len(left):
+            found.dead = next(iter(found.failures.values()))
         if found.dead:
             found.failures |= {asked[future]: found.dead for future in waiting}
 
