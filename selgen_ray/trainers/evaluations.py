@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 Measured = dict[str, dict[str, Any]]
 """Set -> 'values', 'missing', 'replies' and 'picks', plain; the last two by row number, as text."""
-_UNCHANGED = "every answer is the base model's"
-_SAME_VALUES = "every metric is the base model's, to the last digit"
 _SAMPLE_LENGTH = 1000
 
 
@@ -175,8 +173,11 @@ class Evaluations:
         (base, base_values), (last, last_values) = digests[0].split(":"), digests[-1].split(":")
         same_values = base_values == last_values
         if base == last and (base or same_values):
-            told = f"{_UNCHANGED}, and every metric to the last digit" if same_values else _UNCHANGED
-            why = f"{told if base else _SAME_VALUES} after {step} steps: was the adapter applied?"
+            same = f"every {'answer is' if base else 'metric is'} the base model's after {step} steps"
+            doubt = (
+                "to the last digit: was the adapter applied?" if same_values else "though the losses moved: too weak?"
+            )
+            why = f"{same}, {'and every metric, ' if base and same_values else ''}{doubt}"
             record.flags = [*record.flags, why]
             self._trainer.on_event({"event": "answers_unchanged", "why": why, "step": step})
 

@@ -117,7 +117,7 @@ def busy(prompt, before):
         {"raw": '{"choices": [{"message": {"content": "7"}, "logprobs": {"content": [{}]}}]}'},
         {"raw": "x" * 2**21},
     ],
-    ids=str,
+    ids=["500", "503", "408", "html", "list", "no choices", "number", "no top", "long"],
 )
 def test_what_passes_is_tried_again(first):
     with judge_server(lambda _, before: "70" if before else first) as server:
