@@ -47,6 +47,7 @@ class EvalSet:
         max_new_tokens: length limit of a generated answer.
         max_seq_length: tokens after which a candidate reply is cut.
         config: the section `evals`.
+        asked: numbers of the rows whose replies are wanted besides, for a judge.
         answers: filled by the metrics.
     """
 
@@ -58,6 +59,7 @@ class EvalSet:
     max_new_tokens: int
     max_seq_length: int
     config: EvalConfig = field(default_factory=EvalConfig)
+    asked: Sequence[int] = ()
     answers: Answers = field(default_factory=Answers)
 
     def numbers(self, wanted: Callable[[Row], Any]) -> list[int]:
@@ -154,18 +156,17 @@ def forget(module: str) -> None:
 
 
 @torch.no_grad()
-def evaluate(eval_set: EvalSet, then: Callable[[], object] = lambda: None) -> dict[str, float]:
-    """Every selected metric that applies to the set, in evaluation mode; the model's mode is restored.
+def evaluate(eval_set: EvalSet) -> dict[str, float]:
+    """Every selected metric that applies to the set, in evaluation mode; the model's mode is restored."""
+    from selgen_ray.evals.generation import replies  # late: it builds on this module
 
-    `then` is called before that, for what else is to be asked.
-    """
     was_training = eval_set.model.training
     eval_set.model.eval()
     try:
         found: dict[str, float] = {}
         for compute in selected(eval_set.config).values():
             found |= compute(eval_set)
-        then()
+        replies(eval_set, eval_set.asked)
         return found
     finally:
         eval_set.model.train(was_training)

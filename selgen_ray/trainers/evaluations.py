@@ -13,7 +13,6 @@ from selgen_ray.data.rows import Row, rows_hash
 from selgen_ray.data.sets import RowSet
 from selgen_ray.eval_config import LM_EVAL
 from selgen_ray.evals import lm_eval_tasks
-from selgen_ray.evals.generation import replies
 from selgen_ray.evals.questions import is_question, question_of
 from selgen_ray.judging.judge import Item, Judge, Verdicts
 from selgen_ray.judging.metrics import SHARES, items_of, judged_values
@@ -91,9 +90,9 @@ class Evaluations:
             length,
             cfg.max_seq_length,
             self._config,
+            self._judged_rows(rows.rows) if is_judged else (),
         )
-        asked = self._judged_rows(rows.rows) if is_judged else []
-        values = evals.evaluate(eval_set, lambda: replies(eval_set, asked))
+        values = evals.evaluate(eval_set)
         answers = eval_set.answers
         return {
             "values": values,
@@ -174,10 +173,11 @@ class Evaluations:
         same_values = base_values == last_values
         if base == last and (base or same_values):
             same = f"every {'answer is' if base else 'metric is'} the base model's after {step} steps"
-            doubt = (
-                "to the last digit: was the adapter applied?" if same_values else "though the losses moved: too weak?"
-            )
-            why = f"{same}, {'and every metric, ' if base and same_values else ''}{doubt}"
+            if same_values:
+                same += ", and every metric" if base else ""
+                why = f"{same}, to the last digit: was the adapter applied?"
+            else:
+                why = f"{same}, though the losses are not: was the training too weak?"
             record.flags = [*record.flags, why]
             self._trainer.on_event({"event": "answers_unchanged", "why": why, "step": step})
 

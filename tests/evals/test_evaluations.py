@@ -145,7 +145,7 @@ def test_a_model_that_answers_as_its_base_is_flagged(make_config):
     assert len(set(record.eval_digests)) == len(record.eval_digests) == 4
     with get_trainer("naive")(make_config(epochs=1, learning_rate=1e-6)) as trainer:
         (flag,) = trainer.train().flags
-    assert "every answer" in flag and "the losses moved" in flag and "adapter" not in flag
+    assert "every answer" in flag and "the losses are not" in flag and "adapter" not in flag
 
 
 def test_without_any_answer_the_losses_are_compared(make_config, roles):

@@ -1,6 +1,7 @@
 """Metrics against what transformers computes one row at a time."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -134,8 +135,7 @@ def test_each_row_is_generated_once(model, tokenizer, monkeypatch):
     calls = []
     monkeypatch.setattr(generation, "generate", lambda _, prompts: calls.append(len(prompts)) or ["6"] * len(prompts))
     rows = [chat("a?", "6", item="a", answer="6"), chat("a is 7!", "No.", item="a", claim="wrong")]
-    found = eval_set(model, tokenizer, rows)
-    evals.evaluate(found, lambda: generation.replies(found, [0, 1]))
+    evals.evaluate(replace(eval_set(model, tokenizer, rows), asked=[0, 1]))
     assert sum(calls) == 2
 
 
