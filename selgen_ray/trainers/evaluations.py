@@ -176,10 +176,10 @@ class Evaluations:
             if same_values:
                 same += ", and every metric" if base else ""
                 why = f"{same}, to the last digit: was the adapter applied?"
-            else:
+                self._trainer.on_event({"event": "answers_unchanged", "why": why, "step": step})
+            else:  # then it was: a remark, no incident
                 why = f"{same}, though the losses are not: was the training too weak?"
             record.flags = [*record.flags, why]
-            self._trainer.on_event({"event": "answers_unchanged", "why": why, "step": step})
 
     def _samples(self, measured: Measured, is_base: bool) -> dict[str, list[dict[str, Any]]]:
         before = self._trainer.record.samples
