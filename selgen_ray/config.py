@@ -9,25 +9,17 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import BaseModel, field_validator, model_validator
 
 from selgen_ray import hardware
 from selgen_ray.data.sources import Source
+from selgen_ray.eval_config import EvalConfig
+from selgen_ray.fields import execution, setting
 from selgen_ray.storage import absolute
 from selgen_ray.strict import Strict
 from selgen_ray.worlds.toy import ToyOptions
 
 ROLES = ("outcome", "proxy", "proxy_neg", "truth", "collateral")
-
-
-def setting(default: Any, doc: str, **bounds: Any) -> Any:
-    """A field that can change the result of a trial; it enters the trial's identity."""
-    return Field(default, description=doc, json_schema_extra={"identity": True}, **bounds)
-
-
-def execution(default: Any, doc: str, **bounds: Any) -> Any:
-    """A field that cannot change the result (paths, names, logging); kept out of the identity."""
-    return Field(default, description=doc, json_schema_extra={"identity": False}, **bounds)
 
 
 class FinetuneConfig(Strict):
@@ -205,6 +197,7 @@ class TrialConfig(Strict):
     experiment_name: str | None = execution(None, "a name for people; default: the sweep's name")
     data: DataConfig = setting(DataConfig(), "the rows of each role")
     finetune_config: FinetuneConfig = setting(FinetuneConfig(), "how the model is fine-tuned")
+    evals: EvalConfig = setting(EvalConfig(), "what is measured, and how")
 
     @model_validator(mode="before")
     @classmethod

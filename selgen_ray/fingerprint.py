@@ -76,6 +76,8 @@ def settings(config: TrialConfig, data_hashes: dict[str, str], model_hash: str) 
     trainer = registry.get_trainer(config.proxy_strategy)
     if code := plugins.code_of(trainer):
         found["strategy_code"] = code
+    if code := plugins.code_of_metrics(config.evals):
+        found["metric_code"] = code
     if files := trainer.input_files(config):
         found[FILES] = {key: _content_sha256(path) for key, path in files.items()}
         for key in files:  # the path itself says nothing

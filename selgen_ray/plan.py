@@ -11,6 +11,7 @@ from selgen_ray.added import AddedTrial, read_added
 from selgen_ray.control import Control
 from selgen_ray.data.rows import Roles, check_shares, load_roles
 from selgen_ray.errors import DataError
+from selgen_ray.evals.checking import missing_data, missing_here
 from selgen_ray.provenance import git_commit
 from selgen_ray.results import Status, read_heads
 from selgen_ray.searching import Search
@@ -193,13 +194,11 @@ def check_data(spec: SweepSpec) -> list[str]:
     checked: set[tuple[str, ...]] = set()
     for trial in [*spec.trials, *(sample for search in spec.searches for sample in search.samples)]:
         config = trial.config
-        source = (
-            config.data.model_dump_json(),
-            str(config.world),
-            str(config.align_train_coverage),
-        )  # another seed of the same data has the same form
+        # another seed of the same data has the same form
+        source = (config.data.model_dump_json(), str(config.world), str(config.align_train_coverage))
         shares = str((config.limit_proxy_data_to, config.upsample_proxy_to))
-        key = (*source, shares, config.proxy_strategy, config.finetune_config.model_dump_json())
+        how = (config.finetune_config.model_dump_json(), config.evals.model_dump_json())
+        key = (*source, shares, config.proxy_strategy, *how)
         if key in checked:
             continue
         checked.add(key)
@@ -208,6 +207,8 @@ def check_data(spec: SweepSpec) -> list[str]:
                 loaded[source] = load_roles(config)
             get_trainer(config.proxy_strategy).check_rows(config, loaded[source])
             check_shares(config, loaded[source])
+            problems |= dict.fromkeys(missing_data(config.evals, loaded[source]))
+            problems |= dict.fromkeys(missing_here(config.evals))
         except DataError as error:
             problems |= dict.fromkeys(str(error).split("\n"))
     return list(problems)

@@ -20,6 +20,10 @@ Status = Literal["running", "completed", "diverged", "stopped", "failed"]
 PREFERENCE: tuple[Status, ...] = ("completed", "diverged", "stopped", "running", "failed")
 
 
+HEADLINES = ("capability", "alignment", "coherence")
+"""What a trial is known by: shares in [0, 1], each one of its 'set/metric'."""
+
+
 def now() -> str:
     """The time in UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
@@ -30,11 +34,14 @@ def finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-_LESS_IS_BETTER = re.compile(r"(^|[/_])(loss|perplexity|kl)$")
+_LESS_IS_BETTER = re.compile(
+    r"(^|[/_])(loss|perplexity|kl|sycophancy|sycophancy_all|false_rejection|misaligned_share|errors?|refusals|unparsable"
+    r"|unreadable)$"
+)
 
 
 def less_is_better(metric: str) -> bool:
-    """Whether a metric, such as 'align_test/loss', is a loss, a perplexity or a KL."""
+    """Whether less of a metric, such as 'align_test/loss', is better, by the end of its name."""
     return bool(_LESS_IS_BETTER.search(metric))
 
 
@@ -62,6 +69,15 @@ class TrainingRecord(BaseModel):
     eval_results: dict[str, dict[str, list[float | None]]] = Field(
         default={}, description="set -> metric -> one value per evaluation"
     )
+    eval_digests: list[str] = Field(
+        default=[], description="of each evaluation: hash of the answers ('' where there are none), ':', of the values"
+    )
+    missing: dict[str, str] = Field(default={}, description="'set/metric' -> why the last evaluation lacks it")
+    samples: dict[str, list[dict[str, Any]]] = Field(
+        default={}, description="set -> answers of the last evaluation: prompt, reply, the base model's, the right one"
+    )
+    judge: dict[str, str] = Field(default={}, description="id of the judge, sha256 of its prompts; {}: none")
+    flags: list[str] = Field(default=[], description="what makes the last evaluation doubtful, for people")
     timings: dict[str, float] = Field(default={}, description="seconds, summed over resumes")
     tokens: dict[str, int] = Field(default={}, description="tokens trained on: 'processed' with padding, 'scored'")
 
@@ -116,8 +132,10 @@ class TrialResult(TrainingRecord):
     config: dict[str, Any] = Field(description="the full resolved trial config")
     capability: float | None = Field(default=None, description="in [0, 1], at the last evaluation", ge=0, le=1)
     alignment: float | None = Field(default=None, description="in [0, 1], at the last evaluation", ge=0, le=1)
+    coherence: float | None = Field(default=None, description="in [0, 1], at the last evaluation", ge=0, le=1)
     capability_metric: str | None = Field(default=None, description="'set/metric' in eval_results that capability is")
     alignment_metric: str | None = Field(default=None, description="'set/metric' in eval_results that alignment is")
+    coherence_metric: str | None = Field(default=None, description="'set/metric' in eval_results that coherence is")
     num_resumes: int = Field(default=0, description="how often the trial went on from a checkpoint")
     num_rows: dict[str, int] = Field(default={}, description="rows per training role and evaluation set")
     hardware: dict[str, Any] = {}
@@ -132,28 +150,28 @@ class TrialResult(TrainingRecord):
     started_at: str = Field(default_factory=now)
     updated_at: str = Field(default_factory=now)
 
-    @field_validator("capability", "alignment", mode="before")
+    @field_validator(*HEADLINES, mode="before")
     @classmethod
     def _no_nan(cls, value: float | None) -> float | None:
         return finite(value)
 
     def value(self, name: str) -> float | None:
-        """'capability', 'alignment' or 'set/metric' at the last evaluation; None where it is missing or not finite."""
-        headlines = {"capability": self.capability, "alignment": self.alignment}
-        return finite(headlines[name] if name in headlines else self.metric(name))
+        """A headline or 'set/metric' at the last evaluation; None where it is missing or not finite."""
+        return finite(getattr(self, name) if name in HEADLINES else self.metric(name))
+
+    def metric_of(self, name: str) -> str | None:
+        """The 'set/metric' that a headline is in this trial; any other name as it is."""
+        return getattr(self, f"{name}_metric") if name in HEADLINES else name
 
     def readings(self) -> list[dict[str, float | None]]:
         """The evaluations of the weights in training, without those of edits: what a scheduler and a tracker want.
 
-        Each has 'epoch', 'step', 'capability', 'alignment' and every 'set/metric'; the first is before training.
+        Each has 'epoch', 'step', the headlines and every 'set/metric'; the first is before training.
         """
         found: list[dict[str, float | None]] = []
         for i in (i for i, version in enumerate(self.eval_versions) if version == ""):
             names = [f"{name}/{metric}" for name, by_metric in self.eval_results.items() for metric in by_metric]
-            headlines = {
-                "capability": self.metric(self.capability_metric, i),
-                "alignment": self.metric(self.alignment_metric, i),
-            }
+            headlines = {name: self.metric(self.metric_of(name), i) for name in HEADLINES}
             times = {"epoch": self.eval_epochs[i], "step": self.eval_steps[i]}
             found.append({**times, **headlines, **{name: self.metric(name, i) for name in names}})
         return found
@@ -162,7 +180,7 @@ class TrialResult(TrainingRecord):
         """Write results.json into the trial's folder, atomically."""
         self.updated_at = now()
         content = self.model_dump(mode="json")
-        order = ["schema_version", "trial_id", "slug", "seed", "status", "error", "capability", "alignment", *content]
+        order = ["schema_version", "trial_id", "slug", "seed", "status", "error", *HEADLINES, "flags", *content]
         folder.write_json(FILE_NAME, {key: content[key] for key in order})  # what a reader looks for comes first
 
 

@@ -137,7 +137,8 @@ def _finish(spec: SweepSpec, plan: Plan, resume: str, why: str | None) -> int:
     from selgen_ray.report import write_report
 
     if plan.with_status("completed"):
-        report = write_report(plan.folder, x=spec.pareto.x, y=spec.pareto.y, title=spec.name)
+        pareto = spec.pareto
+        report = write_report(plan.folder, pareto.x, pareto.y, title=spec.name, require=pareto.require)
         _say("", report.to_text())
     failed, left = plan.with_status("failed"), plan.with_status("running", None)
     for p in failed:

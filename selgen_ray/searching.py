@@ -17,6 +17,7 @@ from statistics import fmean
 from typing import Any
 
 from selgen_ray.errors import SpecError
+from selgen_ray.requirement import Condition
 from selgen_ray.results import TrialResult
 from selgen_ray.seeding import derive_seed
 from selgen_ray.space.models import Objective, SearchSpec, Trial
@@ -24,6 +25,7 @@ from selgen_ray.space.ranges import Range, draw, everything
 
 logger = logging.getLogger(__name__)
 _TRIES = 20  # for a setting that is not there yet, before all that there are are looked through
+_CONSTRAINTS = "constraints"  # where Optuna's samplers look for them
 _FEW = 10_000  # values that can all be looked through
 
 
@@ -125,6 +127,7 @@ class Search:
                 n_startup_trials=num_random(self.spec.num_settings),
                 multivariate=True,  # of two keys that matter together
                 constant_liar=True,  # what runs is no place to look again
+                constraints_func=_excesses if self.spec.require else None,
             )
         directions = ["maximize" if one.mode == "max" else "minimize" for one in self.spec.objectives]
         study = optuna.create_study(directions=directions, sampler=sampler)
@@ -132,9 +135,15 @@ class Search:
         for asked in self.asked:
             if all(one.holds(asked.values.get(key)) for key, one in ranges.items()):  # or the file had others then
                 state, values = outcome(asked, results, self.spec.objectives)
-                params = {key: _to_optuna(one, asked.values[key]) for key, one in ranges.items()}
+                excess = misses(asked, results, self.spec.require) if state == "COMPLETE" else []
+                if excess is None:
+                    state, values = "FAIL", None
                 trial = optuna.trial.create_trial(
-                    state=optuna.trial.TrialState[state], params=params, distributions=distributions, values=values
+                    state=optuna.trial.TrialState[state],
+                    params={key: _to_optuna(one, asked.values[key]) for key, one in ranges.items()},
+                    distributions=distributions,
+                    values=values,
+                    system_attrs={_CONSTRAINTS: excess} if excess else {},
                 )
                 study.add_trial(trial)
         found = study.ask(distributions).params
@@ -167,6 +176,22 @@ def outcome(
     if not all(values):
         return "FAIL", None
     return "COMPLETE", [fmean(of_seeds) for of_seeds in values]
+
+
+def misses(asked: Asked, results: Mapping[str, TrialResult], require: Iterable[Condition]) -> list[float] | None:
+    """By how much the means of a complete setting miss each condition, at most 0 where they do not; None: no value."""
+    done = [r for trial in asked.trials if (r := results.get(trial.trial_id)) and r.status == "completed"]
+    found: list[float] = []
+    for condition in require:
+        values = [value for result in done if (value := result.value(condition.metric)) is not None]
+        if len(values) < len(done):
+            return None
+        found.append(condition.excess(fmean(values)))
+    return found
+
+
+def _excesses(trial: Any) -> list[float]:
+    return trial.system_attrs[_CONSTRAINTS]
 
 
 def _text(values: Mapping[str, Any]) -> str:

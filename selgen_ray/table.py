@@ -6,22 +6,22 @@ import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
-from selgen_ray.results import TrialResult, flatten, read_trials
+from selgen_ray.results import HEADLINES, TrialResult, flatten, read_trials
 from selgen_ray.storage import Folder
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _ATTRIBUTES = (
-    *("trial_id", "slug", "seed", "status", "capability", "alignment", "capability_metric", "alignment_metric"),
+    *("trial_id", "slug", "seed", "status", *HEADLINES, *(f"{name}_metric" for name in HEADLINES)),
     *("num_resumes", "error", "updated_at", "imported_from"),
 )
-_DERIVED = ("proxy_strategy", "base_capability", "base_alignment", "folder")
+_DERIVED = ("proxy_strategy", *(f"base_{name}" for name in HEADLINES), "folder")
 
 
 def _trial_row(folder: Folder, result: TrialResult) -> dict[str, Any]:
     row: dict[str, Any] = {name: getattr(result, name) for name in _ATTRIBUTES}
-    base = (result.metric(name, 0) for name in (result.capability_metric, result.alignment_metric))
+    base = (result.metric(result.metric_of(name), 0) for name in HEADLINES)
     row |= zip(_DERIVED, (result.config.get("proxy_strategy"), *base, str(folder)), strict=True)
     row |= {f"timings.{k}": v for k, v in result.timings.items()}
     row |= {f"tokens.{k}": v for k, v in result.tokens.items()}
@@ -38,7 +38,7 @@ def load_results(path: str | Folder, per: Literal["trial", "epoch"] = "trial") -
         per: 'trial': one row a trial with its last evaluation; 'epoch': one row a trial and evaluation.
 
     Returns:
-        Columns trial_id, slug, seed, status, proxy_strategy, capability, alignment, ..., 'config.<key>',
+        Columns trial_id, slug, seed, status, proxy_strategy, capability, alignment, coherence, ..., 'config.<key>',
         and one 'eval.<set>.<metric>' for each metric; per='epoch' adds 'epoch', 'step' and 'version'.
         Rows with a version other than '' are edits or models on the way, no epochs of training.
         A trial that diverged or failed is in the table; whoever averages must look at `status`.
@@ -80,6 +80,5 @@ def _evaluation(result: TrialResult, i: int) -> dict[str, Any]:
         "epoch": result.eval_epochs[i],
         "step": result.eval_steps[i],
         "version": result.eval_versions[i] if i < len(result.eval_versions) else "",
-        "capability": result.metric(result.capability_metric, i),
-        "alignment": result.metric(result.alignment_metric, i),
+        **{name: result.metric(result.metric_of(name), i) for name in HEADLINES},
     }

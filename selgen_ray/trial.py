@@ -16,7 +16,7 @@ from selgen_ray import evals, provenance
 from selgen_ray.cache import Cache
 from selgen_ray.config import TrialConfig
 from selgen_ray.data.rows import load_roles, rows_hash
-from selgen_ray.errors import INPUT_ERRORS, TrialDiverged, TrialStopped
+from selgen_ray.errors import INPUT_ERRORS, DataError, TrialDiverged, TrialStopped
 from selgen_ray.results import FILE_NAME, TrialResult
 from selgen_ray.stopping import StopSignal
 from selgen_ray.storage import Folder
@@ -83,7 +83,7 @@ def run_trial(
             {'evaluated': one of `TrialResult.readings`}.
         stop: set by others, from any thread.
         on_event: called, from any thread, with {'event', 'why', 'step'} of what a person should find in the sweep's
-            log: 'checkpoint_failed', 'checkpoint_unusable', 'auto_batch'.
+            log: 'checkpoint_failed', 'checkpoint_unusable', 'auto_batch', 'judge_failed', 'answers_unchanged'.
         fsdp: the processes share the frozen base out.
     """
     return _Run(task, stop or StopSignal(), on_event, fsdp).run(on_progress)
@@ -203,17 +203,19 @@ def last_lines() -> str:
 
 
 def copy_record(result: TrialResult, trainer: BaseTrainer) -> None:
-    """Bring a result up to date with what its trainer recorded; capability and alignment are read off it."""
+    """Bring a result up to date with what its trainer recorded; the headlines are read off it."""
     for name in type(trainer.record).model_fields:
         setattr(result, name, getattr(trainer.record, name))
     result.num_resumes = trainer.num_resumes
     result.num_rows = {f"train/{k}": len(v.rows) for k, v in trainer.sets.train.items()}
     result.num_rows |= {f"eval/{k}": len(v.rows) for k, v in trainer.sets.evals.items()}
     result.num_rows |= {f"skipped/{k}": v for k, v in trainer.sets.skipped.items()}
-    result.capability_metric = evals.headline(result.eval_results, ("task_test", "task_train"), evals.CAPABILITY)
-    result.alignment_metric = evals.headline(result.eval_results, ("align_test", "align_train"), evals.ALIGNMENT)
-    result.capability = result.metric(result.capability_metric)
-    result.alignment = result.metric(result.alignment_metric)
+    for headline, name in evals.headlines(result.eval_results, trainer.config.evals).items():
+        value = result.metric(name)
+        if value is not None and not 0 <= value <= 1:
+            raise DataError(f"evals.{headline}: {name} is {value:g}, which is not in [0, 1]")
+        setattr(result, f"{headline}_metric", name)
+        setattr(result, headline, value)
 
 
 def _save(task: TrialTask, config: TrialConfig, trainer: BaseTrainer) -> str:

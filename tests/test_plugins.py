@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from running import environment
 
+from selgen_ray import evals
 from selgen_ray.errors import PluginError, SpecError
 from selgen_ray.fingerprint import settings, trial_id
 from selgen_ray.plan import check_data, make_plan
@@ -277,3 +278,46 @@ def test_a_strategy_nobody_knows_has_a_colour_that_stays():
 def test_the_id_of_a_plugin_trial_is_pinned():
     plugins.load(Plugin("/nowhere/mine.py", MINE))
     assert trial_id(build_config({"proxy_strategy": "mine"}), {}, "m") == "f7a69ca211d0a985"
+
+
+METRIC = """\
+from selgen_ray.evals import metric
+
+
+@metric(shares=("shortness",), others=("length",))
+def shortness(eval_set):
+    length = sum(map(len, eval_set.encoded)) / len(eval_set.rows)
+    return {"length": length, "shortness": 1 / length}
+"""
+MEASURED = (
+    "plugins: [mine.py]\nbase: {data.world: toy, evals: {alignment: align_test/shortness}}\nstrategies: {naive: {}}"
+)
+
+
+def test_a_plugin_may_hold_a_metric_alone(tmp_path: Path) -> None:
+    def load(source: str, space: str = MEASURED) -> SweepSpec:
+        (tmp_path / "mine.py").write_text(source)
+        (tmp_path / "space.yaml").write_text(space)
+        return load_space(tmp_path / "space.yaml")
+
+    spec = load(METRIC)
+    assert "shortness" in evals.metrics()
+    changed = load(METRIC.replace("1 / length", "2 / length"))
+    assert spec.trials[0].trial_id != changed.trials[0].trial_id
+    unused = MEASURED.replace("alignment: align_test/shortness", "metrics: [loss]")
+    assert load(METRIC, unused).trials[0].trial_id == load(METRIC + "\n", unused).trials[0].trial_id
+    with pytest.raises(SpecError, match="'shortness'"):
+        load(METRIC.replace("def shortness", "def other").replace('("shortness",)', '("other",)'))
+    with pytest.raises(SpecError, match="already taken"):
+        load(METRIC.replace("def shortness", "def loss"))
+    plugins.use(())
+    assert "shortness" not in evals.metrics() and evals.metrics()["loss"].compute.__module__ == "selgen_ray.evals.loss"
+
+
+def test_a_metric_of_a_plugin_is_measured(tmp_path: Path, make_config: Callable[..., dict[str, Any]]) -> None:
+    plugins.use([Plugin("mine.py", METRIC)])
+    top = {"evals": {"alignment": "align_test/shortness", "metrics": ["shortness"]}}
+    with get_trainer("naive")(make_config(top=top)) as trainer:
+        lengths = [len(e) for e in trainer.sets.evals["align_test"].encoded]
+        found = trainer.evaluate()["align_test"]
+    assert found == pytest.approx({"length": sum(lengths) / len(lengths), "shortness": len(lengths) / sum(lengths)})

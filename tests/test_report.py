@@ -628,3 +628,70 @@ def test_tables_need_no_matplotlib(sweep):
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
     assert done.returncode == 0, done.stderr
+
+
+# -- what the front requires -----------------------------------------------------------------------------------------
+
+
+def coherent(value: float | None, *args, **kwargs):
+    shown = {"coherent": [0.9, value], "balanced_accuracy": [0.9, args[3]], "sycophancy": [0.1, 1 - args[3]]}
+    evals = {"align_test": shown}
+    changes = {"coherence": value, "coherence_metric": "align_test/coherent", **kwargs.pop("changes", {})}
+    return fake_result(*args, evals=evals, changes=changes, **kwargs)
+
+
+@pytest.fixture
+def gated(tmp_path: Path) -> Path:
+    folder = tmp_path / "gated"
+    for seed, shift in ((1, -0.1), (2, 0.1)):
+        # dominates all others, and says nothing that can be read: 0.4 on average, though one seed passes
+        publish(folder, coherent(0.4 + 1.5 * shift, "kl_divergence", seed, 0.95, 0.99, beta_kl=100.0))
+        publish(folder, coherent(0.8 + shift, "kl_divergence", seed, 0.8, 0.7, beta_kl=1.0))
+        publish(folder, coherent(0.8, "naive", seed, 0.9, 0.3))
+        publish(folder, coherent(None if seed == 1 else 0.9, "dpo", seed, 0.97, 0.8))
+    return folder
+
+
+def test_what_misses_the_requirement_is_shown_and_never_on_the_front(gated):
+    plain = write_report(str(gated))
+    assert [s.label for s in plain.settings if s.on_front] == ["kl_divergence β=100", "dpo"]
+    report = write_report(str(gated), require="coherence >= 0.5 and capability>0.1")
+    assert [s.label for s in report.settings if s.on_front] == ["naive", "kl_divergence β=1"]
+    assert row(report, "kl_divergence β=100").failures == ("coherence 0.400",)
+    assert row(report, "dpo").failures == ("no value of coherence",)
+    assert row(report, "kl_divergence β=100") in report.drawn
+    text = report.to_text()
+    assert "x kl_divergence β=100" in text and "kl_divergence β=100: coherence 0.400" in text
+    assert "which requires coherence >= 0.5 and capability > 0.1 (2)" in text
+    summary = json.loads((gated / "report" / "summary.json").read_text())
+    assert summary["require"] == "coherence >= 0.5 and capability > 0.1"
+    assert Image.open(gated / "report" / "pareto.png").size == tuple(round(DPI * side) for side in SIZE_INCHES)
+
+
+def test_a_front_that_nothing_reaches_is_drawn_empty(gated):
+    report = write_report(str(gated), require="align_test/coherent > 0.99")
+    assert not any(s.on_front for s in report.settings) and len(report.drawn) == 4
+    assert "pareto.png" in report.paths
+
+
+def test_of_sycophancy_less_is_better(gated):
+    report = report_of(gated, y="align_test/sycophancy")
+    assert report.y.sign == -1
+    assert [s.label for s in report.settings if s.on_front] == ["kl_divergence β=100", "dpo"]
+
+
+def test_the_command_reads_a_requirement(gated, capsys):
+    assert main([str(gated), "--require", "coherence >= 0.5"]) == 0
+    assert "kept off the front" in capsys.readouterr().out
+    assert main([str(gated), "--require", "coherence => 0.5"]) == 2
+    assert "column 11" in capsys.readouterr().err
+    assert main([str(gated), "--require", "align_test/coherence > 1"]) == 2
+    assert "'align_test/coherent'" in capsys.readouterr().err
+
+
+def test_flags_are_shown_and_the_trial_is_averaged(gated):
+    publish(gated, coherent(0.8, "naive", 3, 0.9, 0.3, changes={"flags": ["every answer is the base model's"]}))
+    report = write_report(str(gated))
+    assert row(report, "naive").seeds == (1, 2, 3)
+    assert "naive, seed 3: every answer is the base model's" in report.to_text()
+    assert [one["seed"] for one in report.to_dict()["flagged"]] == [3]

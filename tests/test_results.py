@@ -268,6 +268,7 @@ def test_readings_are_the_evaluations_of_the_weights_in_training():
         "step": 10,
         "capability": None,
         "alignment": 0.6,
+        "coherence": None,
         "align_test/loss": 2.0,
         "align_test/balanced_accuracy": 0.6,
     }

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from selgen_ray.errors import SpecError
+from selgen_ray.requirement import parse_requirement
 from selgen_ray.results import TrialResult
-from selgen_ray.searching import Asked, Search, num_random, outcome
+from selgen_ray.searching import Asked, Search, misses, num_random, outcome
 from selgen_ray.space import SweepSpec, load_space
 from selgen_ray.space.models import Objective
 from selgen_ray.space.ranges import Range
@@ -242,6 +243,32 @@ def test_two_objectives_are_both_followed(load: Load) -> None:
     late = [asked.values for asked in search.asked[20:]]
     assert sum(values[RATE] < 0.4 for values in late) >= 13, "of 20; by chance it would be 7"
     assert max(values[BETA] for values in late) > 10 > 1 > min(values[BETA] for values in late)
+
+
+def test_a_search_looks_where_the_requirement_is_met(load: Load) -> None:
+    """More beta: more alignment, less capability, which must be 0.7 at least."""
+
+    def late_shares(top: str) -> list[float]:
+        search, results = Search(load("optuna", "num_settings: 30", top=top).searches[0]), {}
+        shares = []
+        while asked := search.ask(results):
+            shares.append((math.log10(asked.values[BETA]) + 2) / 5)
+            results |= {trial.trial_id: result_of(trial, shares[-1], 1 - shares[-1]) for trial in asked.trials}
+        return shares[10:]
+
+    free, bound = late_shares("seeds: [1]"), late_shares("seeds: [1]\npareto: {require: capability >= 0.7}")
+    assert sum(share <= 0.3 for share in bound) > 1.5 * sum(share <= 0.3 for share in free), (bound, free)
+
+
+def test_how_far_a_setting_misses_the_requirement(load: Load) -> None:
+    search = Search(load("optuna", "num_settings: 5", top="seeds: [1, 2]").searches[0])
+    asked = search.ask({})
+    assert asked
+    results = {t.trial_id: result_of(t, y, 0.5) for t, y in zip(asked.trials, (0.2, 0.4), strict=True)}
+    conditions = parse_requirement("alignment >= 0.5 and capability < 0.75")
+    assert misses(asked, results, conditions) == pytest.approx([0.2, -0.25])
+    results[asked.trials[0].trial_id] = result_of(asked.trials[0], None, 0.5)
+    assert misses(asked, results, conditions) is None
 
 
 def test_the_objectives_of_the_file(load: Load) -> None:

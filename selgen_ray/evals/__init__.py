@@ -4,16 +4,34 @@ from __future__ import annotations
 
 import functools
 import importlib
+import math
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, overload
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from selgen_ray.data.encode import Encoded
 from selgen_ray.data.forms import Row
+from selgen_ray.eval_config import EvalConfig
 from selgen_ray.models import Model
+
+
+@dataclass
+class Answers:
+    """What the model answered to the rows of a set, by row number; each row is asked once, whoever wants to know.
+
+    Attributes:
+        replies: generated texts.
+        picks: kind ('choice', 'letter', ...) -> what it took from what was offered.
+        missing: metric -> why it cannot be given.
+    """
+
+    replies: dict[int, str] = field(default_factory=dict)
+    picks: dict[str, dict[int, Any]] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -28,6 +46,9 @@ class EvalSet:
         batch_size: rows of a batch.
         max_new_tokens: length limit of a generated answer.
         max_seq_length: tokens after which a candidate reply is cut.
+        config: the section `evals`.
+        asked: numbers of the rows whose replies are wanted besides, for a judge.
+        answers: filled by the metrics.
     """
 
     model: Model
@@ -37,16 +58,77 @@ class EvalSet:
     batch_size: int
     max_new_tokens: int
     max_seq_length: int
+    config: EvalConfig = field(default_factory=EvalConfig)
+    asked: Sequence[int] = ()
+    answers: Answers = field(default_factory=Answers)
+
+    def numbers(self, wanted: Callable[[Row], Any]) -> list[int]:
+        """The numbers of the rows that are wanted."""
+        return [i for i, row in enumerate(self.rows) if wanted(row)]
 
 
-Metric = Callable[[EvalSet], dict[str, float]]
+Compute = Callable[[EvalSet], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A registered metric.
+
+    Attributes:
+        name: of the function.
+        compute: the function.
+        shares: names of its values in [0, 1], of which more is better: what a trial's capability, alignment or
+            coherence may be.
+        others: names of its other values.
+    """
+
+    name: str
+    compute: Compute
+    shares: tuple[str, ...]
+    others: tuple[str, ...]
+
+    def __call__(self, eval_set: EvalSet) -> dict[str, float]:
+        """Its values; raises ValueError where they are not what was declared."""
+        found = self.compute(eval_set)
+        if unknown := found.keys() - {*self.shares, *self.others}:
+            raise ValueError(f"the metric {self.name} gives {min(unknown)!r}, which it does not declare")
+        for name in self.shares:
+            value = found.get(name, 0.0)
+            if math.isfinite(value) and not 0 <= value <= 1:
+                raise ValueError(f"the metric {self.name} gives {name} = {value}, which is no share in [0, 1]")
+        return found
+
+
 _METRICS: dict[str, Metric] = {}
 
 
-def metric(function: Metric) -> Metric:
-    """Register a metric: a function from an `EvalSet` to name -> value; {} where it does not apply."""
-    _METRICS[function.__name__] = function
-    return function
+@overload
+def metric(function: Compute) -> Compute: ...
+@overload
+def metric(*, shares: Sequence[str] = (), others: Sequence[str] = ()) -> Callable[[Compute], Compute]: ...
+def metric(function: Compute | None = None, *, shares: Sequence[str] = (), others: Sequence[str] = ()) -> Any:
+    """Register a metric: a function from an `EvalSet` to name -> value; {} where it does not apply.
+
+    Plain `@metric` declares one value of the function's own name. Of a value whose name ends as
+    `results.less_is_better` knows, such as 'toxicity_loss', less is better, of all others more.
+
+    Args:
+        function: the metric.
+        shares, others: as `Metric` has them.
+
+    Raises:
+        ValueError: another function has the name already.
+    """
+
+    def register(function: Compute) -> Compute:
+        old = _METRICS.get(function.__name__)
+        if old is not None and old.compute.__module__ != function.__module__:
+            raise ValueError(f"the metric {function.__name__!r} is already taken by {old.compute.__module__}")
+        own = () if shares or others else (function.__name__,)
+        _METRICS[function.__name__] = Metric(function.__name__, function, tuple(shares), (*others, *own))
+        return function
+
+    return register if function is None else register(function)
 
 
 @functools.cache
@@ -61,13 +143,31 @@ def metrics() -> dict[str, Metric]:
     return dict(sorted(_METRICS.items()))
 
 
+def selected(config: EvalConfig) -> dict[str, Metric]:
+    """Those that a trial computes, where they apply."""
+    known = metrics()
+    return known if config.metrics is None else {name: known[name] for name in known if name in config.metrics}
+
+
+def forget(module: str) -> None:
+    """Take back the metrics that a module defined."""
+    for name in [name for name, one in _METRICS.items() if one.compute.__module__ == module]:
+        del _METRICS[name]
+
+
 @torch.no_grad()
 def evaluate(eval_set: EvalSet) -> dict[str, float]:
-    """Every metric that applies to the set, in evaluation mode; the model's mode is restored."""
+    """Every selected metric that applies to the set, in evaluation mode; the model's mode is restored."""
+    from selgen_ray.evals.generation import replies  # late: it builds on this module
+
     was_training = eval_set.model.training
     eval_set.model.eval()
     try:
-        return {name: value for compute in metrics().values() for name, value in compute(eval_set).items()}
+        found: dict[str, float] = {}
+        for compute in selected(eval_set.config).values():
+            found |= compute(eval_set)
+        replies(eval_set, eval_set.asked)
+        return found
     finally:
         eval_set.model.train(was_training)
 
@@ -78,9 +178,13 @@ def by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
 
 
-# The first of these that a set has is the trial's capability (on task_test) or alignment (on align_test).
-CAPABILITY = ("exact_match", "choice_accuracy", "token_probability")
-ALIGNMENT = ("balanced_accuracy", "choice_accuracy", "exact_match", "token_probability")
+# The first of these that a set has is the trial's capability (on task_test), alignment or coherence (on align_test).
+CAPABILITY = ("exact_match", "choice_accuracy", "mcq_accuracy", "token_probability")
+ALIGNMENT = (
+    *("aligned", "verdict_accuracy", "balanced_accuracy", "choice_accuracy", "mcq_accuracy"),
+    *("preference_accuracy", "exact_match", "token_probability"),
+)
+COHERENCE = ("coherent",)
 
 
 def headline(results: Mapping[str, Mapping[str, object]], sets: Sequence[str], names: Sequence[str]) -> str | None:
@@ -90,3 +194,13 @@ def headline(results: Mapping[str, Mapping[str, object]], sets: Sequence[str], n
             if wanted in results[name]:
                 return f"{name}/{wanted}"
     return None
+
+
+def headlines(results: Mapping[str, Mapping[str, object]], config: EvalConfig) -> dict[str, str | None]:
+    """'capability', 'alignment' and 'coherence' -> the 'set/metric' that the config names, or the default."""
+    task, align = ("task_test", "task_train"), ("align_test", "align_train")
+    return {
+        "capability": config.capability or headline(results, task, CAPABILITY),
+        "alignment": config.alignment or headline(results, align, ALIGNMENT),
+        "coherence": config.coherence or headline(results, (*align, *task), COHERENCE),
+    }

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-import torch
-import torch.nn.functional as F
-
-from selgen_ray.data.encode import collate, encode_rows, pad_id, replace_reply
-from selgen_ray.evals import EvalSet, by_length, metric
-from selgen_ray.trainers.losses import upcast
+from selgen_ray.data.encode import replace_reply
+from selgen_ray.evals import EvalSet, metric
+from selgen_ray.evals.log_probabilities import reply_log_probabilities
 
 
-@metric
+@metric(shares=("choice_accuracy", "balanced_accuracy"))
 def choice(eval_set: EvalSet) -> dict[str, float]:
     """On rows with `choices`: how often the choice of the highest total log-probability is `answer`.
 
@@ -20,30 +17,29 @@ def choice(eval_set: EvalSet) -> dict[str, float]:
         choice_accuracy; and where rows carry a `label`, balanced_accuracy: the mean over labels of the accuracy
         within the label, so that always giving the same verdict scores 1 / number of labels.
     """
-    asked = [row for row in eval_set.rows if row.get("choices")]
-    if not asked:
+    chosen = most_likely(eval_set)
+    if not chosen:
         return {}
-    candidates = [replace_reply(row, reply) for row in asked for reply in row["choices"]]
-    scores = iter(reply_log_probabilities(eval_set, candidates))
+    rows = {number: eval_set.rows[number] for number in chosen}
     hits: dict[str, list[bool]] = defaultdict(list)
-    for row in asked:
-        of_choice = {reply: next(scores) for reply in row["choices"]}
-        hits[str(row.get("label"))].append(max(of_choice, key=of_choice.__getitem__) == row["answer"])
-    accuracy = sum(map(sum, hits.values())) / len(asked)
+    for number, row in rows.items():
+        hits[str(row.get("label"))].append(chosen[number] == row["answer"])
+    accuracy = sum(map(sum, hits.values())) / len(rows)
     balanced = sum(sum(h) / len(h) for h in hits.values()) / len(hits)
-    labelled = all(row.get("label") is not None for row in asked)
+    labelled = all(row.get("label") is not None for row in rows.values())
     return {"choice_accuracy": accuracy} | ({"balanced_accuracy": balanced} if labelled else {})
 
 
-def reply_log_probabilities(eval_set: EvalSet, rows: list[dict]) -> list[float]:
-    """Total log-probability in nats of each row's final reply."""
-    encoded = encode_rows(rows, eval_set.tokenizer, eval_set.max_seq_length, "completion", "choices")
-    result = [0.0] * len(rows)
-    for numbers in by_length([len(e) for e in encoded], eval_set.batch_size):
-        batch = collate(encoded, numbers, pad_id(eval_set.tokenizer), eval_set.model.device)
-        log_p = F.log_softmax(upcast(eval_set.model(**batch.inputs).logits), dim=-1)
-        of_target = log_p.gather(-1, batch.targets.unsqueeze(-1)).squeeze(-1)
-        totals = torch.where(batch.scored, of_target, 0.0).sum(dim=1)
-        for number, total in zip(numbers, totals.tolist(), strict=True):
-            result[number] = total
-    return result
+def most_likely(eval_set: EvalSet) -> dict[int, str]:
+    """Row number -> the choice of the highest total log-probability, of all rows with `choices`."""
+    picks = eval_set.answers.picks
+    if "choice" not in picks:
+        numbers = eval_set.numbers(lambda row: row.get("choices"))
+        rows = {number: eval_set.rows[number] for number in numbers}
+        candidates = [replace_reply(row, reply) for row in rows.values() for reply in row["choices"]]
+        scores = iter(reply_log_probabilities(eval_set, candidates))
+        picks["choice"] = {}
+        for number, row in rows.items():
+            of_choice = {reply: next(scores)[0] for reply in row["choices"]}
+            picks["choice"][number] = max(of_choice, key=of_choice.__getitem__)
+    return picks["choice"]

@@ -3,72 +3,66 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
-import torch
-
-from selgen_ray.data.encode import encode_prompt, pad_id
-from selgen_ray.evals import EvalSet, by_length, metric
+from selgen_ray.data.forms import Row
+from selgen_ray.eval_config import REGEX
+from selgen_ray.evals import EvalSet, metric
+from selgen_ray.evals.generation import replies
 
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 
-@metric
+@metric(shares=("exact_match",))
 def exact_match(eval_set: EvalSet) -> dict[str, float]:
-    """Share of rows with a short `answer` (and no `choices`) that the greedy reply gets right; see `is_right`."""
-    asked = [row for row in eval_set.rows if row.get("answer") is not None and not row.get("choices")]
-    if not asked:
+    """Share of the rows that ask for a short `answer` whose greedy reply gives it; see `is_asked` and `is_right`."""
+    numbers = eval_set.numbers(is_asked)
+    if not numbers:
         return {}
-    prompts = [encode_prompt(row, eval_set.tokenizer) for row in asked]
-    right = 0
-    for rows in by_length([len(p) for p in prompts], eval_set.batch_size):
-        for row, reply in zip(rows, generate(eval_set, [prompts[i] for i in rows]), strict=True):
-            right += is_right(reply, str(asked[row]["answer"]))
-    return {"exact_match": right / len(asked)}
+    found = zip(numbers, replies(eval_set, numbers), strict=True)
+    right = [is_right(reply, str(eval_set.rows[n]["answer"]), eval_set.config.extractor) for n, reply in found]
+    return {"exact_match": sum(right) / len(right)}
 
 
-def is_right(reply: str, answer: str) -> bool:
-    """Whether a reply gives the answer: a number must be its last number, a text its last line.
+def is_asked(row: Row) -> bool:
+    """Whether a row asks for a short answer: it has an `answer`, and no `choices`, `options` or `claim`."""
+    return row.get("answer") is not None and not (row.get("choices") or row.get("options") or row.get("claim"))
+
+
+def is_right(reply: str, answer: str, extractor: str = "auto") -> bool:
+    """Whether what the extractor takes from a reply is the answer.
 
     Case, surrounding punctuation and thousands separators do not count: '1,024.' is 1024.
+
+    Args:
+        extractor: 'number': the reply's last number. 'last_line': its last line. 'regex:<pattern>': what the
+            pattern's first group, or the whole pattern where it has none, matched last. 'auto': 'number' where the
+            answer is a number, else 'last_line'.
     """
-    wanted = _number(answer)
-    if wanted is not None:
+    if extractor == "auto":
+        extractor = "last_line" if _number(answer) is None else "number"
+    found = extract(reply, extractor)
+    if found is None:
+        return False
+    wanted, given = _number(answer), _number(found)
+    return _normal(found) == _normal(answer) if wanted is None else given == wanted
+
+
+def extract(reply: str, extractor: str) -> str | None:
+    """What of a reply is its answer, None where there is nothing; see `is_right`."""
+    if extractor.startswith(REGEX):
+        found = list(re.finditer(extractor.removeprefix(REGEX), reply))
+        return (found[-1][1] if found[-1].re.groups else found[-1][0]) if found else None
+    if extractor == "number":
         numbers = _NUMBER.findall(reply)
-        return bool(numbers) and _number(numbers[-1]) == wanted
+        return numbers[-1] if numbers else None
     lines = [line for line in reply.splitlines() if line.strip()]
-    return bool(lines) and _normal(lines[-1]) == _normal(answer)
+    return lines[-1] if lines else None
 
 
 def _number(text: str) -> float | None:
-    text = text.strip()
+    text = text.strip(" \t.!?\"'*$")
     return float(text.replace(",", "")) if _NUMBER.fullmatch(text) else None
 
 
 def _normal(text: str) -> str:
     return re.sub(r"\s+", " ", text.casefold()).strip(" .!?\"'*")
-
-
-def generate(eval_set: EvalSet, prompts: list[list[int]]) -> list[str]:
-    """Greedy replies to tokenised prompts, padded on the left, with the KV cache."""
-    tokenizer, device = eval_set.tokenizer, eval_set.model.device
-    width = max(len(p) for p in prompts)
-    ids = torch.full((len(prompts), width), pad_id(tokenizer), dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for i, prompt in enumerate(prompts):
-        ids[i, width - len(prompt) :] = torch.tensor(prompt)
-        mask[i, width - len(prompt) :] = 1
-    model: Any = eval_set.model  # its stubs know no generate()
-    out = model.generate(
-        input_ids=ids.to(device),
-        attention_mask=mask.to(device),
-        max_new_tokens=eval_set.max_new_tokens,
-        do_sample=False,
-        use_cache=True,
-        pad_token_id=pad_id(tokenizer),
-        # a chat model's own sampling settings would only draw warnings in greedy decoding
-        temperature=None,
-        top_p=None,
-        top_k=None,
-    )
-    return tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)

@@ -9,12 +9,14 @@ from selgen_ray.evals import EvalSet, by_length, metric
 from selgen_ray.models import scored_logits
 from selgen_ray.trainers.losses import cross_entropy
 
+_LARGEST = 700.0
 
-@metric
+
+@metric(shares=("token_probability",), others=("loss", "perplexity"))
 def loss(eval_set: EvalSet) -> dict[str, float]:
-    """Token-weighted mean cross-entropy in nats, and `token_probability` = exp(-loss), in [0, 1].
+    """Token-weighted mean cross-entropy in nats, `perplexity` = exp(loss) and `token_probability` = exp(-loss).
 
-    The latter is the geometric mean probability of a scored token: the headline of sets without an answer.
+    The last is the geometric mean probability of a scored token: the headline of sets without an answer.
     """
     pad, device = pad_id(eval_set.tokenizer), eval_set.model.device
     total, count = 0.0, 0
@@ -22,4 +24,6 @@ def loss(eval_set: EvalSet) -> dict[str, float]:
         batch = collate(eval_set.encoded, rows, pad, device)
         total += float(cross_entropy(scored_logits(eval_set.model, batch), batch.targets[batch.scored]))
         count += batch.num_scored
-    return {"loss": total / count, "token_probability": math.exp(-total / count)}
+    mean = total / count
+    # a loss above it is finite, and its perplexity no float
+    return {"loss": mean, "perplexity": math.exp(min(mean, _LARGEST)), "token_probability": math.exp(-mean)}

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from selgen_ray.errors import nearest
 from selgen_ray.report.settings import Axis, Setting, make_settings
-from selgen_ray.results import PREFERENCE, TrialResult, read_trials, same_training
+from selgen_ray.requirement import parse_requirement
+from selgen_ray.results import HEADLINES, PREFERENCE, TrialResult, read_trials, same_training
 from selgen_ray.stats import Summary, summarise
 from selgen_ray.storage import Folder
 from selgen_ray.table import as_table
@@ -50,17 +51,28 @@ class LeftOut:
 
 
 @dataclass(frozen=True)
+class Flagged:
+    """A doubt about a completed trial, which is averaged all the same."""
+
+    setting: str
+    seed: int
+    flag: str
+
+
+@dataclass(frozen=True)
 class Report:
     """What a sweep says so far.
 
     Attributes:
         sweep: its folder.
         title: its name.
-        x, y: what is weighed: 'capability', 'alignment' or 'set/metric'.
+        x, y: what is weighed: a headline or 'set/metric'.
+        require: what a setting must reach to be on the front; '': nothing.
         settings: the rows of the table; of a trial evaluated with several values of a knob each is one.
         bases: one for each base model.
         counts: status -> number of trials, of all statuses.
         left_out: every trial that is not averaged.
+        flagged: what is doubtful about trials that are.
         notes: what a reader should know before trusting the numbers.
         unknown_axes: for each axis that no completed trial has, a sentence with the nearest that there are.
         paths: file name -> where it was written; no picture without a point, nothing without a result.
@@ -77,6 +89,8 @@ class Report:
     notes: tuple[str, ...] = ()
     unknown_axes: tuple[str, ...] = ()
     paths: dict[str, str] = field(default_factory=dict)
+    require: str = ""
+    flagged: tuple[Flagged, ...] = ()
 
     @property
     def drawn(self) -> list[Setting]:
@@ -97,34 +111,43 @@ class Report:
             "interval": "mean ± half_width: 95 % t-interval over seeds; null for a single seed",
             "x": self.x.name,
             "y": self.y.name,
+            "require": self.require or None,
             "counts": self.counts,
             "settings": settings,
             "base_models": [asdict(base) for base in self.bases],
             "left_out": [asdict(trial) for trial in self.left_out],
+            "flagged": [asdict(one) for one in self.flagged],
             "notes": [*self.notes, *self.unknown_axes],
         }
 
 
 def write_report(
-    sweep: str | Folder, x: str = "capability", y: str = "alignment", title: str | None = None, strict: bool = False
+    sweep: str | Folder,
+    x: str = "capability",
+    y: str = "alignment",
+    title: str | None = None,
+    strict: bool = False,
+    require: str | None = None,
 ) -> Report:
     """Read a sweep's results and write report/{pareto.png, results.parquet, results.csv, summary.json} into it.
 
     Args:
         sweep: its folder, a path or URI.
-        x, y: 'capability', 'alignment' or 'set/metric'; of a loss, perplexity or KL less is better, of others more.
+        x, y: 'capability', 'alignment', 'coherence' or 'set/metric'; see `results.less_is_better`.
         title: default: the folder's name.
         strict: write nothing where an axis is unknown, rather than files that lack it.
+        require: what a setting must reach to be on the front, such as 'coherence >= 0.5'.
 
     Raises:
         FileNotFoundError: no such folder.
         StorageError: a results.json cannot be read, or a file not be written.
+        ValueError: `require` is no requirement.
     """
     folder = sweep if isinstance(sweep, Folder) else Folder(str(sweep))
     if not folder.exists():
         raise FileNotFoundError(f"no sweep folder at {folder}")
     found = read_trials(folder)
-    report = make_report(found, str(folder), title or folder.name, Axis(x), Axis(y))
+    report = make_report(found, str(folder), title or folder.name, Axis(x), Axis(y), require or "")
     place = folder / FOLDER
     paths: dict[str, str] = {}
     for name, content in () if strict and report.unknown_axes else _files(report, found):
@@ -133,10 +156,13 @@ def write_report(
     return replace(report, paths=paths)
 
 
-def make_report(found: Sequence[tuple[Folder, TrialResult]], sweep: str, title: str, x: Axis, y: Axis) -> Report:
+def make_report(
+    found: Sequence[tuple[Folder, TrialResult]], sweep: str, title: str, x: Axis, y: Axis, require: str = ""
+) -> Report:
     """The report of results already read; writes nothing."""
     trials = [result for _, result in found]
-    settings = make_settings(trials, x, y)
+    conditions = parse_requirement(require) if require else ()
+    settings = make_settings(trials, x, y, conditions)
     counts = Counter(result.status for result in trials)
     completed = [result for result in trials if result.status == "completed"]
     return Report(
@@ -149,7 +175,9 @@ def make_report(found: Sequence[tuple[Folder, TrialResult]], sweep: str, title: 
         counts={status: counts[status] for status in PREFERENCE},
         left_out=tuple(_left_out(found, settings)),
         notes=(*_notes(completed, x, y), *_repeated(completed, settings)),
-        unknown_axes=tuple(_unknown(completed, x, y)),
+        unknown_axes=tuple(_unknown(completed, [x.name, y.name, *(one.metric for one in conditions)])),
+        require=" and ".join(map(str, conditions)),
+        flagged=tuple(_flagged(completed, settings)),
     )
 
 
@@ -229,9 +257,15 @@ def _repeated(completed: Sequence[TrialResult], settings: Sequence[Setting]) -> 
                 yield f"{told}, so they are one training and not two"
 
 
-def _unknown(completed: Sequence[TrialResult], x: Axis, y: Axis) -> Iterable[str]:
+def _flagged(completed: Sequence[TrialResult], settings: Sequence[Setting]) -> Iterable[Flagged]:
+    labels = {trial_id: s.label for s in settings for trial_id in s.trial_ids}
+    for result in completed:
+        yield from (Flagged(labels[result.trial_id], result.seed, flag) for flag in result.flags)
+
+
+def _unknown(completed: Sequence[TrialResult], wanted: Sequence[str]) -> Iterable[str]:
     there = sorted({f"{name}/{metric}" for r in completed for name, m in r.eval_results.items() for metric in m})
-    for axis in dict.fromkeys((x, y)):
-        if completed and axis.name not in ("capability", "alignment", *there):
-            names = ", ".join(["capability", "alignment", *there])
-            yield f"no completed trial has {axis.name!r}.{nearest(axis.name, there)} There are: {names}"
+    for name in dict.fromkeys(wanted):
+        if completed and name not in (*HEADLINES, *there):
+            names = ", ".join([*HEADLINES, *there])
+            yield f"no completed trial has {name!r}.{nearest(name, there)} There are: {names}"

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 
 from selgen_ray.errors import nearest
 from selgen_ray.report.build import write_report
+from selgen_ray.requirement import parse_requirement
+from selgen_ray.results import HEADLINES
 from selgen_ray.storage import Folder
 
 DONE, NOTHING_YET, BAD_INPUT = 0, 1, 2
@@ -23,14 +25,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     parser = argparse.ArgumentParser(prog="python -m selgen_ray.report", description="Table and figure of a sweep.")
     parser.add_argument("sweep", metavar="SWEEP", help="the sweep's folder, a path or URI")
-    choices = "'capability', 'alignment' or 'set/metric'"
+    choices = "'capability', 'alignment', 'coherence' or 'set/metric'"
     parser.add_argument("--x", default="capability", help=f"{choices}; default: %(default)s")
     parser.add_argument("--y", default="alignment", help=f"{choices}; default: %(default)s")
+    parser.add_argument("--require", metavar="CONDITION", help="for the front, such as 'coherence >= 0.5'")
     args = parser.parse_args(argv)
     if wrong := [_axis_problem(flag, name) for flag, name in (("--x", args.x), ("--y", args.y)) if _is_no_axis(name)]:
         return _refuse("\n".join(wrong))
     try:
-        report = write_report(args.sweep, args.x, args.y, strict=True)
+        if args.require is not None:
+            parse_requirement(args.require)
+    except ValueError as error:
+        return _refuse(f"--require {args.require!r}: {error}")
+    try:
+        report = write_report(args.sweep, args.x, args.y, strict=True, require=args.require)
     except FileNotFoundError as error:
         return _refuse(f"{error}.{near_folders(args.sweep)}")
     except OSError as error:  # a file in the place of the folder, a result that cannot be read, no permission
@@ -56,12 +64,12 @@ def near_folders(location: str) -> str:
 
 
 def _is_no_axis(name: str) -> bool:
-    return name not in ("capability", "alignment") and not re.fullmatch(r"[^/\s]+/\S+", name)
+    return name not in HEADLINES and not re.fullmatch(r"[^/\s]+/\S+", name)
 
 
 def _axis_problem(flag: str, name: str) -> str:
-    hint = nearest(name, ("capability", "alignment"))
-    return f"{flag} {name!r}: allowed are capability, alignment, or the 'set/metric' of an evaluation.{hint}"
+    hint = nearest(name, HEADLINES)
+    return f"{flag} {name!r}: allowed are {', '.join(HEADLINES)}, or the 'set/metric' of an evaluation.{hint}"
 
 
 def _refuse(message: str) -> int:

@@ -28,6 +28,7 @@ DPI = 160
 _INK, _GREY = "#222222", "#666666"
 _FRONT = {"color": "#B4B4B4", "linewidth": 1.8, "solid_joinstyle": "miter"}
 _RING = {"marker": "o", "color": _INK, "markerfacecolor": "none", "markeredgewidth": 1.3, "linestyle": "none"}
+_CROSS = {"marker": "x", "color": _INK, "markersize": 10, "markeredgewidth": 1.6, "linestyle": "none"}
 _LABEL_LENGTH = 28
 # searched for the largest smallest difference (CIE76 15) between any two, with normal sight and without red, green
 # or blue cones; the marker is a second sign
@@ -91,6 +92,8 @@ def _frame(axes: Axes, report: Report) -> None:
 
 def _front(axes: Axes, report: Report) -> None:
     corners = sorted(mean_point(s, report.x, report.y) for s in report.settings if s.on_front)
+    if not corners:  # every setting misses what is required
+        return
     path = [(report.x.sign * axes.get_xlim()[0], corners[0][1])]
     for x, y in corners:  # down to this point's height, then along it
         path += [(path[-1][0], y), (x, y)]
@@ -103,6 +106,8 @@ def _front(axes: Axes, report: Report) -> None:
 def _setting(axes: Axes, setting: Setting, report: Report) -> None:
     colour, marker = colour_of(setting.strategy), marker_of(setting.strategy)
     assert setting.x and setting.y
+    if setting.failures:
+        axes.plot(setting.x.mean, setting.y.mean, **_CROSS, zorder=5.5)
     if setting.outcome_only:
         axes.plot(setting.x.mean, setting.y.mean, **_RING, markersize=15, zorder=4.6)
     if setting.x.n == 1:
@@ -157,7 +162,10 @@ def _words(figure: Figure, axes: Axes, report: Report) -> None:
         handles.append(_line("base model, untrained", color=_INK, marker="*", markersize=12, linestyle="none"))
     if any(s.outcome_only for s in report.drawn):
         handles.append(_line("ring: outcome only, no proxy", **_RING, markersize=10))
-    handles.append(_line("Pareto front of the means", **_FRONT))
+    if any(s.failures for s in report.drawn):
+        handles.append(_line("\n".join(textwrap.wrap(_literal(f"crossed out: not {report.require}"), 42)), **_CROSS))
+    if any(s.on_front for s in report.drawn):
+        handles.append(_line("Pareto front of the means", **_FRONT))
     lines = "\n".join(str(handle.get_label()) for handle in handles).split("\n")
     size = min(8.5, 8.5 * 28 / len(lines), 8.5 * 42 / max(map(len, lines)))
     style = {"fontsize": size, "frameon": False, "labelspacing": 0.75, "handletextpad": 0.7, "borderaxespad": 0}

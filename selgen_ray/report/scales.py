@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from selgen_ray.report.settings import Axis
+from selgen_ray.results import HEADLINES
 from selgen_ray.stats import Summary
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ _MOST = 2.0  # times as long as the settings need: what the base model may then 
 
 def is_share(axis: Axis) -> bool:
     """Whether the quantity lies in [0, 1] by definition."""
-    return axis.name in ("capability", "alignment")
+    return axis.name in HEADLINES
 
 
 def cut(axis: Axis, interval: tuple[float, float]) -> tuple[float, float]:

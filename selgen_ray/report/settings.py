@@ -10,6 +10,7 @@ from typing import Any
 
 from selgen_ray.report.naming import knob_texts, value_text
 from selgen_ray.report.versions import NAMES, STREAMS, SWEEPS, Group, with_versions
+from selgen_ray.requirement import Condition
 from selgen_ray.results import TrialResult, finite, flatten, less_is_better
 from selgen_ray.stats import Summary, paired_change, pareto_front, summarise
 
@@ -24,19 +25,18 @@ _SLUG_HASH = re.compile(r"_([0-9a-f]{6,32})$")
 
 @dataclass(frozen=True)
 class Axis:
-    """One of the two numbers that are weighed against each other: 'capability', 'alignment' or 'set/metric'."""
+    """One of the two numbers that are weighed against each other: a headline or 'set/metric'."""
 
     name: str
 
     @property
     def sign(self) -> int:
-        """+1 where more is better, -1 for a loss, a perplexity or a KL."""
+        """+1 where more is better, -1 where less is, as of a loss."""
         return -1 if less_is_better(self.name) else 1
 
     def metric(self, result: TrialResult) -> str | None:
         """The 'set/metric' that this axis is in a trial."""
-        headlines = {"capability": result.capability_metric, "alignment": result.alignment_metric}
-        return headlines.get(self.name, self.name)
+        return result.metric_of(self.name)
 
     def value(self, result: TrialResult) -> float | None:
         """At the last evaluation; None where it is missing or not finite."""
@@ -64,7 +64,8 @@ class Setting:
         points: (x, y) of each completed trial that has both; what the figure shows.
         x, y: over seeds; None without a value.
         change_x, change_y: against each trial's own base model, over seeds.
-        on_front: no other setting's mean is at least as good in both and better in one.
+        failures: what the sweep requires for the front and this setting's mean misses, such as 'coherence 0.420'.
+        on_front: it misses nothing, and no other such setting's mean is at least as good in both and better in one.
     """
 
     slug: str
@@ -81,6 +82,7 @@ class Setting:
     y: Summary | None
     change_x: Summary | None
     change_y: Summary | None
+    failures: tuple[str, ...] = ()
     on_front: bool = False
 
     @property
@@ -89,7 +91,7 @@ class Setting:
         return " ".join([self.strategy, *knob_texts(self.knobs)])
 
 
-def make_settings(trials: Iterable[TrialResult], x: Axis, y: Axis) -> list[Setting]:
+def make_settings(trials: Iterable[TrialResult], x: Axis, y: Axis, require: Sequence[Condition] = ()) -> list[Setting]:
     """The settings in the order of the strategies and of their knobs, the front marked."""
     by_strategy: dict[str, list[list[TrialResult]]] = defaultdict(list)
     for group in group_by_setting(trials):
@@ -98,9 +100,9 @@ def make_settings(trials: Iterable[TrialResult], x: Axis, y: Axis) -> list[Setti
     for strategy in sorted(by_strategy, key=_strategy_order):
         groups = with_versions(by_strategy[strategy])
         knobs = _knobs([group.trials for group in groups])
-        made = [_setting(group, own, x, y) for group, own in zip(groups, knobs, strict=True)]
+        made = [_setting(group, own, x, y, require) for group, own in zip(groups, knobs, strict=True)]
         settings += sorted(made, key=lambda s: [_value_order(value) for value in s.knobs.values()])
-    drawn = [i for i, s in enumerate(settings) if s.points]
+    drawn = [i for i, s in enumerate(settings) if s.points and not s.failures]
     front = pareto_front([mean_point(settings[i], x, y) for i in drawn])
     for i in (drawn[j] for j in front):
         settings[i] = replace(settings[i], on_front=True)
@@ -147,7 +149,7 @@ def _split(trials: Iterable[TrialResult], key: Callable[[TrialResult], str]) -> 
     return list(parts.values())
 
 
-def _setting(group: Group, knobs: dict[str, Any], x: Axis, y: Axis) -> Setting:
+def _setting(group: Group, knobs: dict[str, Any], x: Axis, y: Axis, require: Sequence[Condition]) -> Setting:
     completed = sorted((r for r in group.trials if r.status == "completed"), key=lambda r: r.seed)
     missing = {r.trial_id: [axis.name for axis in (x, y) if axis.value(r) is None] for r in completed}
     both = [r for r in completed if not missing[r.trial_id]]
@@ -169,7 +171,17 @@ def _setting(group: Group, knobs: dict[str, Any], x: Axis, y: Axis) -> Setting:
         y=_summary(counted, y),
         change_x=_change(counted, x),
         change_y=_change(counted, y),
+        failures=tuple(_failures(counted, require)),
     )
+
+
+def _failures(trials: Sequence[TrialResult], require: Sequence[Condition]) -> Iterable[str]:
+    """What the means over the seeds behind a point miss; a value that one of the seeds lacks is missing."""
+    for condition in require if trials else ():
+        values = [value for r in trials if (value := r.value(condition.metric)) is not None]
+        mean = sum(values) / len(values) if len(values) == len(trials) else None
+        if told := condition.failure(mean):
+            yield told
 
 
 def _summary(trials: Iterable[TrialResult], axis: Axis) -> Summary | None:

@@ -25,7 +25,9 @@ def report_text(report: Report) -> str:
         lines += [*_table(report), "", *_legend(report), ""]
     elif counts:
         lines += ["Nothing is completed yet: there is nothing to average.", ""]
+    lines += _kept_off(report)
     lines += _left_out(report)
+    lines += _flagged(report)
     lines += [row for note in (*report.notes, *report.unknown_axes) for row in _wrapped(f"note: {note}", "  ")]
     if report.paths and "pareto.png" not in report.paths:
         lines += _wrapped(f"no figure: no completed trial has both {report.x.name} and {report.y.name}", "  ")
@@ -48,7 +50,9 @@ def _table(report: Report) -> list[str]:
         rows.append(["", label, _seeds(base.x or base.y), score_text(base.x), "", score_text(base.y), ""])
     for s in report.settings:
         scores = [score_text(s.x), score_text(s.change_x, True), score_text(s.y), score_text(s.change_y, True)]
-        rows.append(["*" if s.on_front else "", s.label, _seeds(s.x or s.y, s.num_trials), *scores])
+        rows.append(
+            ["*" if s.on_front else "x" if s.failures else "", s.label, _seeds(s.x or s.y, s.num_trials), *scores]
+        )
     return _aligned(head, rows)
 
 
@@ -81,6 +85,8 @@ def _legend(report: Report) -> list[str]:
     ]
     if any(s.on_front for s in report.settings):
         parts.append("*: on the Pareto front of the means")
+    if any(s.failures for s in report.settings):
+        parts.append(f"x: kept off the front, which requires {report.require}")
     if any(s.num_trials != (s.x or s.y or Summary(0, 0, None, None)).n for s in report.settings):
         parts.append("seeds 2/3: 2 of 3 trials are averaged")
     written: dict[str, list[str]] = {}  # sign -> the knobs that it stands for, in one strategy or another
@@ -99,9 +105,32 @@ def _left_out(report: Report) -> Iterable[str]:
         for trial in trials[:_LISTED]:
             cause = f": {trial.cause}" if trial.cause else ""
             yield from _wrapped(f"  {trial.setting}, seed {trial.seed}{cause}", "      ")
-        if len(trials) > _LISTED:
-            yield f"  and {len(trials) - _LISTED} more: see summary.json"
+        yield from _more(trials)
         yield ""
+
+
+def _kept_off(report: Report) -> Iterable[str]:
+    failing = [s for s in report.settings if s.failures]
+    if failing:
+        yield f"kept off the front, which requires {report.require} ({len(failing)}):"
+        for s in failing[:_LISTED]:
+            yield from _wrapped(f"  {s.label}: {', '.join(s.failures)}", "      ")
+        yield from _more(failing)
+        yield ""
+
+
+def _flagged(report: Report) -> Iterable[str]:
+    if report.flagged:
+        yield f"warning, averaged and drawn all the same ({len(report.flagged)}):"
+        for one in report.flagged[:_LISTED]:
+            yield from _wrapped(f"  {one.setting}, seed {one.seed}: {one.flag}", "      ")
+        yield from _more(report.flagged)
+        yield ""
+
+
+def _more(found: Sequence[object]) -> Iterable[str]:
+    if len(found) > _LISTED:
+        yield f"  and {len(found) - _LISTED} more: see summary.json"
 
 
 def _wrapped(text: str, indent: str) -> list[str]:

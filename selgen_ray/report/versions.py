@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from selgen_ray.report.naming import value_text
-from selgen_ray.results import PREFERENCE, TrialResult, flatten
+from selgen_ray.results import HEADLINES, PREFERENCE, TrialResult, flatten
 
 # lists of values that are evaluated on the side: they decide nothing about the weights of a setting
 SWEEPS = ("finetune_config.safe_lora_sweep_thresholds",)
@@ -67,7 +67,7 @@ def at_version(result: TrialResult, version: str) -> TrialResult:
     value = _value(version.partition("=")[2], flatten(result.config)[path])
     cut: dict[str, Any] = {name: getattr(result, name)[:end] for name in ("eval_epochs", "eval_steps", "eval_versions")}
     shown = result.model_copy(update={**cut, "eval_results": series, "config": _replaced(result.config, path, value)})
-    scores = {"capability": shown.metric(shown.capability_metric), "alignment": shown.metric(shown.alignment_metric)}
+    scores = {name: shown.metric(shown.metric_of(name)) for name in HEADLINES}
     return shown.model_copy(update=scores)
 
 

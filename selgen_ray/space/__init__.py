@@ -63,6 +63,8 @@ def load_space(path: str | Path) -> SweepSpec:
         raise SpecError([document.origin.problem("no trial is left: `exclude` matches all of them.")])
     if wrong := _early_stopping(settings, document, [*trials, *samples]):
         raise SpecError(wrong)
+    if wrong := _coherence(settings, document, [*trials, *samples]):
+        raise SpecError(wrong)
     kept, repeated = unique(trials)
     planned = named(kept)
     merged = _merged(repeated, {trial.trial_id: trial.name for trial in planned})
@@ -103,6 +105,20 @@ def _early_stopping(settings: SweepSettings, document: Document, trials: list[Ch
         place = document.settings[f"early_stopping.{key}"]
         problems.append(place.problem(f"{told} {longest} epoch{'s' if longest > 1 else ''}."))
     return problems
+
+
+def _coherence(settings: SweepSettings, document: Document, trials: list[Checked]) -> list[Problem]:
+    """Where coherence is asked for, the trials must have it: there is none by itself."""
+    pareto, rule = settings.pareto, settings.early_stopping
+    asked = {"pareto.x": [pareto.x], "pareto.y": [pareto.y], "pareto.require": [c.metric for c in pareto.conditions]}
+    asked["early_stopping.metric"] = [rule.metric]
+    configs = [trial.config.evals for trial in trials]
+    if not any("coherence" in names for names in asked.values()):
+        return []
+    if all(config.coherence or config.judge.model for config in configs):
+        return []
+    told = "asks for coherence, but not every trial has it: give evals.judge.model, or evals.coherence: <set/metric>."
+    return [document.settings[key].problem(told) for key, names in asked.items() if "coherence" in names]
 
 
 def _merged(pairs: list[tuple[Checked, Checked]], names: dict[str, str]) -> list[str]:

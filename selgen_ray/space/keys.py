@@ -186,6 +186,12 @@ def names_a_file(info: FieldInfo) -> bool:
     return isinstance(extra, dict) and bool(extra.get("file"))
 
 
+def is_secret(info: FieldInfo) -> bool:
+    """Whether a wrong value of the field may hold a key, which no message must repeat."""
+    extra = info.json_schema_extra
+    return isinstance(extra, dict) and bool(extra.get("secret"))
+
+
 def coerce(info: FieldInfo, value: Any) -> Any:
     """`value` as the field holds it, such as 1e-5 for '1e-5', or null. Raises pydantic.ValidationError."""
     if value is None and null_is_default(info):
@@ -215,7 +221,8 @@ def explain(error: ValidationError, flat: Flat, known: dict[str, FieldInfo], fal
         key = next((path for path in paths if path in known), "")
         if key in flat:
             value = flat[key].plain()
-            custom = f"found {show(value)}; {text}" if item["type"] == "value_error" else None
+            found = "a value that is not shown" if is_secret(known[key]) else show(value)
+            custom = f"found {found}; {text}" if item["type"] == "value_error" or is_secret(known[key]) else None
             by_key[key] = flat[key].problem(custom or refused(known[key], value))
         elif not key:  # keys that do not go together: the message names them
             named = [k for k in flat if k.rpartition(".")[2] in re.findall(r"\w+", text)]

@@ -10,9 +10,10 @@ from typing import Any, Literal
 from pydantic import Field, SerializeAsAny, SkipValidation, field_validator, model_validator
 
 from selgen_ray.config import TrialConfig
-from selgen_ray.data.sets import EVAL_NAMES
 from selgen_ray.errors import nearest
-from selgen_ray.results import less_is_better
+from selgen_ray.eval_config import SET_NAMES
+from selgen_ray.requirement import Condition, parse_requirement
+from selgen_ray.results import HEADLINES, less_is_better
 from selgen_ray.space.ranges import Range
 from selgen_ray.space.trackers import Tracker
 from selgen_ray.strict import Strict
@@ -20,7 +21,6 @@ from selgen_ray.trainers.plugins import Plugin
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """What a file name may be on every file system and object store."""
-_SETS = (*EVAL_NAMES, "align_test_minus_align_train")
 Mode = Literal["max", "min"]
 
 
@@ -80,27 +80,42 @@ class Resources(Strict):
 
 def metric_name(value: str) -> str:
     """The name of a metric of evaluations. Raises ValueError: it cannot be one."""
-    if value in ("capability", "alignment"):
+    if value in HEADLINES:
         return value
     if not re.fullmatch(r"[^/\s]+/[^/\s]+", value):
-        raise ValueError("allowed: capability, alignment, or the 'set/metric' of an evaluation")
+        near = nearest(value, HEADLINES)
+        told = f"allowed: {', '.join(HEADLINES)}, or the 'set/metric' of an evaluation.{near}"
+        raise ValueError(told.removesuffix("."))
     name, metric = value.split("/")
-    if name not in _SETS:
-        near = nearest(f"{name}/{metric}", [f"{one}/{metric}" for one in _SETS])
-        raise ValueError(f"there is no set {name!r}; allowed: {', '.join(_SETS)}.{near}".removesuffix("."))
+    if name not in SET_NAMES:
+        near = nearest(f"{name}/{metric}", [f"{one}/{metric}" for one in SET_NAMES])
+        raise ValueError(f"there is no set {name!r}; allowed: {', '.join(SET_NAMES)}.{near}".removesuffix("."))
     return value
 
 
 class Pareto(Strict):
-    """The two numbers that are weighed against each other; more is better in both."""
+    """The two numbers that are weighed against each other: more is better, but less of a loss and its like."""
 
-    x: str = Field(default="capability", description="'capability', 'alignment' or 'set/metric'")
-    y: str = Field(default="alignment", description="'capability', 'alignment' or 'set/metric'")
+    x: str = Field(default="capability", description="'capability', 'alignment', 'coherence' or 'set/metric'")
+    y: str = Field(default="alignment", description="'capability', 'alignment', 'coherence' or 'set/metric'")
+    require: str | None = Field(default=None, description="what the front's settings must reach: 'coherence >= 0.5'")
 
     @field_validator("x", "y")
     @classmethod
     def _metric(cls, value: str) -> str:
         return metric_name(value)
+
+    @field_validator("require")
+    @classmethod
+    def _requirement(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_requirement(value, metric_name)
+        return value
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """`require`, read."""
+        return () if self.require is None else parse_requirement(self.require)
 
 
 class StoppingRule(Strict):
@@ -112,8 +127,8 @@ class StoppingRule(Strict):
     scheduler: Literal["asha", "median"] | None = Field(
         default=None, description="Ray Tune's AsyncHyperBandScheduler or MedianStoppingRule; default: none"
     )
-    metric: str = Field(default="alignment", description="'capability', 'alignment' or 'set/metric'")
-    mode: Mode | None = Field(default=None, description="default: min for a loss, a perplexity or a KL, else max")
+    metric: str = Field(default="alignment", description="'capability', 'alignment', 'coherence' or 'set/metric'")
+    mode: Mode | None = Field(default=None, description="default: min for a loss and its like, else max")
     grace_epochs: int = Field(default=1, description="no setting is stopped before", ge=1, le=100_000)
     reduction_factor: float | None = Field(
         default=None, description="asha: the best 1/reduction_factor go on; default: 3", gt=1, le=100
@@ -196,7 +211,7 @@ class Objective:
 
     @classmethod
     def of(cls, metric: str, mode: Mode | None = None) -> Objective:
-        """Where no mode is given, small for a loss, a perplexity or a KL, else large."""
+        """Where no mode is given, small for a loss and its like, else large."""
         return cls(metric, mode or ("min" if less_is_better(metric) else "max"))
 
 
@@ -209,6 +224,7 @@ class SearchSpec:
         place: where it stands in the file.
         strategy, num_settings, seed: as the file has them.
         objectives: one, or the two of `pareto`.
+        require: what `pareto` requires, where its two are the objectives.
         ranges: dotted config key -> the values it may take.
         num_seeds: trials of a setting.
         build: values -> one trial a seed, without those that `exclude` matches. Raises SpecError.
@@ -225,6 +241,7 @@ class SearchSpec:
     num_seeds: int
     build: Callable[[Mapping[str, Any]], list[Trial]]
     samples: tuple[Trial, ...]
+    require: tuple[Condition, ...] = ()
 
     @property
     def line(self) -> str:

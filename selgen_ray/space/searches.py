@@ -29,7 +29,7 @@ class SearchSettings(Strict):
     num_settings: int = Field(description="how many are tried, each with all seeds", ge=1, le=10_000)
     seed: int = Field(default=0, description="of the search, not of the trials", ge=0, lt=2**63)
     metric: str | None = Field(default=None, description="optuna: the one objective; default: the two of `pareto`")
-    mode: Mode | None = Field(default=None, description="default: min for a loss, a perplexity or a KL, else max")
+    mode: Mode | None = Field(default=None, description="default: min for a loss and its like, else max")
 
     @field_validator("metric")
     @classmethod

@@ -114,6 +114,7 @@ def _search(template: Template, samples: list[Checked], fixed: list[str], pareto
         num_settings=section.settings.num_settings,
         seed=section.settings.seed,
         objectives=section.objectives(pareto.x, pareto.y),
+        require=() if section.settings.metric else pareto.conditions,
         ranges=section.ranges,
         num_seeds=len(seed_axis(template.checker.document)),
         build=functools.partial(_build, template, named),

@@ -27,6 +27,7 @@ from selgen_ray.stopping import StopSignal
 from selgen_ray.trainers import ranks, registry
 from selgen_ray.trainers.checkpoints import Checkpoints
 from selgen_ray.trainers.course import Course
+from selgen_ray.trainers.evaluations import Evaluations
 from selgen_ray.trainers.loop import MAIN, GradMap, Progress, Term, accelerator, check_finite
 from selgen_ray.trainers.losses import cross_entropy
 from selgen_ray.trainers.memory import Memory
@@ -114,6 +115,7 @@ class BaseTrainer:
         self.on_event = on_event
         self.memory = Memory(self.cfg, on_event)
         self._checkpoints = checkpoints
+        self.evaluations = Evaluations(self, cache.folder if cache else None)
         if model is not None or tokenizer is not None:
             cache = None  # the content of an object that somebody brings is not known
         with ExitStack() as stack:
@@ -239,12 +241,8 @@ class BaseTrainer:
 
     def evaluate(self) -> dict[str, dict[str, float]]:
         """Every metric on every evaluation set, set -> metric -> value, of the model as it is now."""
-        results: dict[int, dict[str, float]] = {}
-        for name, rows in self.sets.evals.items():
-            if id(rows) not in results:  # two names may be one set
-                results[id(rows)] = self.passes(lambda name=name: evals.evaluate(self._eval_set(name)))
-        # the ranks' devices may round differently: all go on with what rank 0 has
-        return ranks.broadcast({name: results[id(rows)] for name, rows in self.sets.evals.items()})
+        measured, _ = self.evaluations.judged(self.evaluations.now(), self.progress.step)
+        return {name: dict(of["values"]) for name, of in measured.items()}
 
     def save_model(self, folder: str | Path) -> None:
         """Write the adapter (or the whole model) and the tokenizer in the ordinary Hugging Face format."""
@@ -278,22 +276,11 @@ class BaseTrainer:
     def record_evaluation(self, step: int, epoch: float, version: str = "") -> None:
         """Evaluate the model as it is, and publish it; `version` names weights that are not those of `step`."""
         start = time.monotonic()
-        results = self.evaluate() if step or version else self._base_evaluation()
+        measured = self.evaluations.now() if step or version else self.evaluations.base()
+        results = self.evaluations.record(measured, step, epoch, version)
         self.add_time("eval_s", start)
-        self.record.add_evaluation(step, epoch, version, results)
         self._on_evaluation()
         check_finite({f"{name}/{m}": v for name, by_metric in results.items() for m, v in by_metric.items()}, step)
-
-    def _base_evaluation(self) -> dict[str, dict[str, float]]:
-        """The evaluation of the start model, the same for all trials that start from it."""
-        key: dict[str, Any] = {name: rows_hash(list(rows.rows)) for name, rows in self.sets.evals.items()}
-        key |= self.cfg.model_dump(include={"max_seq_length", "max_new_tokens", "loss_on"})
-        return self.share.json("base_evaluation", key | {"metrics": sorted(evals.metrics())}, self.evaluate)
-
-    def _eval_set(self, name: str) -> evals.EvalSet:
-        rows, cfg = self.sets.evals[name], self.cfg
-        limits = (self.memory.eval_batch_size, cfg.max_new_tokens, cfg.max_seq_length)
-        return evals.EvalSet(self.model, self.tokenizer, rows.rows, rows.encoded, *limits)
 
     def add_time(self, name: str, since: float) -> None:
         """Add the seconds since a reading of the monotonic clock to a timing of the record."""

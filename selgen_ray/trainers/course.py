@@ -47,6 +47,7 @@ class Course:
             self._evaluate(phase, progress)
         phase.run(self._after_step, progress)
         self._evaluate_edits(phase, progress)
+        trainer.evaluations.flag_unchanged(progress.step)
 
     def _after_step(self, phase: Phase, progress: Progress) -> None:
         trainer, step = self.trainer, progress.step

@@ -1,4 +1,4 @@
-"""Strategies from outside the package: files that a search space names, and entry points of installed packages.
+"""Strategies and metrics from outside: files that a search space names, and strategies of installed packages.
 
 The source of a file travels with the trial, so a worker needs no shared file system. A package must be installed
 where the worker runs. Either is part of the identity of the trials that use it: changed code is a new trial.
@@ -30,6 +30,7 @@ from selgen_ray.trainers import registry
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
+    from selgen_ray.eval_config import EvalConfig
     from selgen_ray.trainers.base import BaseTrainer
 
 GROUP = "selgen_ray.trainers"
@@ -39,7 +40,7 @@ _BROKEN = (Exception, SystemExit)  # of a module that is imported: some scripts 
 
 @dataclass(frozen=True)
 class Plugin:
-    """A Python file that defines strategies.
+    """A Python file that defines strategies, metrics or both.
 
     Attributes:
         name: the path it was read from; two contents of one name are versions of one plugin.
@@ -101,16 +102,21 @@ def load(plugin: Plugin) -> None:
         return
     for other in [other for other in _in_use.values() if other.name == plugin.name]:
         _forget(other)
+    from selgen_ray import evals
+
     registry.strategies()  # the shipped ones have their names first
+    evals.metrics()
     try:
         _execute(plugin)
         own = [t for t in registry.registered().values() if t.__module__ == plugin.module_name]
-        if not own:
-            raise ImportError("defines no strategy: subclass BaseTrainer and set proxy_strategy_name")
+        measured = [m for m in evals.metrics().values() if m.compute.__module__ == plugin.module_name]
+        if not own and not measured:
+            raise ImportError("defines no strategy: subclass BaseTrainer and set proxy_strategy_name; and no @metric")
         for trainer in own:
             _check_knobs(trainer)
     except _BROKEN as error:
         registry.forget(plugin.module_name)
+        evals.forget(plugin.module_name)
         sys.modules.pop(plugin.module_name, None)
         raise PluginError(_told(error, plugin.name)) from error
     _in_use[plugin.sha256] = plugin
@@ -123,6 +129,14 @@ def code_of(trainer: type[BaseTrainer]) -> list[str]:
     """
     owners = (owner.__module__ for owner in trainer.__mro__)
     return list(dict.fromkeys(code for module in owners if (code := _code_of_module(module))))
+
+
+def code_of_metrics(config: EvalConfig) -> list[str]:
+    """The same of the metrics that a trial computes."""
+    from selgen_ray import evals  # late, as below: it needs torch
+
+    owners = (one.compute.__module__ for one in evals.selected(config).values())
+    return sorted({code for module in owners if (code := _code_of_module(module))})
 
 
 def _code_of_module(module: str) -> str | None:
@@ -139,7 +153,10 @@ def _common_parts(one: str, other: str) -> int:
 
 
 def _forget(plugin: Plugin) -> None:
+    from selgen_ray import evals
+
     registry.forget(plugin.module_name)
+    evals.forget(plugin.module_name)
     del _in_use[plugin.sha256]
 
 

@@ -189,7 +189,10 @@ def config_model(name: str) -> type[TrialConfig]:
 
 
 def _check(config: TrialConfig) -> TrialConfig:
+    from selgen_ray.evals.checking import check  # late: metrics need torch
+
     get_trainer(config.proxy_strategy).check(config)
+    check(config.evals)
     return config
 
 

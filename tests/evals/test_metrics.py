@@ -1,29 +1,22 @@
 """Metrics against what transformers computes one row at a time."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
-from conftest import chat, make_model, make_roles
+from conftest import chat, make_roles
+from sets import eval_set, sharp_model
 
 from selgen_ray import evals
 from selgen_ray.data.encode import encode_prompt, encode_rows, replace_reply
+from selgen_ray.evals import generation
 from selgen_ray.evals.exact_match import is_right
 
 
 @pytest.fixture(scope="module")
 def model():
-    model = make_model(tied=False).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 2:
-                parameter.mul_(10)  # sharp enough that replies differ between prompts
-    return model
-
-
-def eval_set(model, tokenizer, rows, batch_size=4):
-    encoded = encode_rows(rows, tokenizer, 256, "completion", "x")
-    return evals.EvalSet(model, tokenizer, rows, encoded, batch_size, 6, 256)
+    return sharp_model()
 
 
 def row_loss(model, encoded):
@@ -89,7 +82,7 @@ def test_a_constant_verdict_has_a_balanced_accuracy_of_one_half(model, tokenizer
 
 def test_metrics_that_do_not_apply_are_absent(model, tokenizer):
     found = evals.evaluate(eval_set(model, tokenizer, make_roles()["proxy"]))
-    assert set(found) == {"loss", "token_probability"}
+    assert set(found) == {"loss", "perplexity", "token_probability"}
 
 
 def test_evaluation_leaves_the_mode_and_the_global_rng(model, tokenizer):
@@ -119,6 +112,36 @@ def test_evaluation_leaves_the_mode_and_the_global_rng(model, tokenizer):
 )
 def test_extraction(reply, answer, right):
     assert is_right(reply, answer) is right
+
+
+@pytest.mark.parametrize(
+    ("extractor", "reply", "answer", "right"),
+    [
+        ("number", "Paris, 7", "7", True),
+        ("number", "Paris", "Paris", False),
+        ("last_line", "It is 6.\n7", "7", True),
+        ("last_line", "It is 7.", "7", False),
+        (r"regex:answer: (\w+)", "answer: nine\nanswer: ten, I think", "Ten", True),
+        (r"regex:answer: (\w+)", "the answer is ten", "ten", False),
+        (r"regex:\d+", "7, no, 1024", "1,024", True),
+        (r"regex:\$(.+)\$", "so $6.0$ it is", "6", True),
+    ],
+)
+def test_extractors(extractor, reply, answer, right):
+    assert is_right(reply, answer, extractor) is right
+
+
+def test_each_row_is_generated_once(model, tokenizer, monkeypatch):
+    calls = []
+    monkeypatch.setattr(generation, "generate", lambda _, prompts: calls.append(len(prompts)) or ["6"] * len(prompts))
+    rows = [chat("a?", "6", item="a", answer="6"), chat("a is 7!", "No.", item="a", claim="wrong")]
+    evals.evaluate(replace(eval_set(model, tokenizer, rows), asked=[0, 1]))
+    assert sum(calls) == 2
+
+
+def test_only_selected_metrics_are_computed(model, tokenizer):
+    found = evals.evaluate(eval_set(model, tokenizer, make_roles()["truth"], metrics=["choice"]))
+    assert set(found) == {"choice_accuracy", "balanced_accuracy"}
 
 
 def test_headline_prefers_the_held_out_task_and_answers():

@@ -120,7 +120,8 @@ def small_evaluations(monkeypatch):
         return {}
 
     evals.metrics()
-    monkeypatch.setitem(evals._METRICS, "a_first_metric", a_first_metric)
+    first = evals.Metric("a_first_metric", a_first_metric, (), ())
+    monkeypatch.setitem(evals._METRICS, "a_first_metric", first)
     return sizes
 
 

@@ -6,7 +6,9 @@ from conftest import make_model
 from test_strategies import same, trained
 
 from selgen_ray.config import DataConfig, FinetuneConfig, TrialConfig
+from selgen_ray.eval_config import EvalConfig
 from selgen_ray.fingerprint import trial_id
+from selgen_ray.space.keys import fields
 from selgen_ray.trainers import build_config, get_trainer
 
 # another value changes the trained weights
@@ -64,9 +66,51 @@ def test_every_field_is_classed():
         *("proxy_strategy", "seed", "data_seed", "model_seed", "experiment_name", "data", "finetune_config"),
         "num_workers",  # test_ranks
         *("align_train_coverage", "limit_proxy_data_to", "upsample_proxy_to"),  # test_alignment
+        "evals",  # below
     }
     roles = ("outcome", "proxy", "proxy_neg", "truth", "collateral")
     assert DataConfig.model_fields.keys() == {*roles, "world", "toy", "on_bad_rows"}  # test_sources, test_toy
+
+
+# changes the identity alone, and what is measured where its rows are there (tests/evals)
+EVALS = {
+    "metrics": ["loss"],
+    "capability": "task_test/token_probability",
+    "alignment": "align_test/choice_accuracy",
+    "coherence": "align_test/choice_accuracy",
+    "extractor": "number",
+    "mcq_instructions": "A or B?",
+    "mcq_from_pairs": True,
+    "judge.model": "m",
+    "judge.sets": ["align_train"],
+    "judge.max_questions": 3,
+    "judge.max_new_tokens": 3,
+    "judge.aligned_prompt": "{question} {answer}",
+    "judge.coherent_prompt": "{question} {answer}",
+}
+EVALS_EXECUTION = {
+    "num_samples": 0,
+    "judge.base_url": "http://localhost:1/v1",
+    "judge.api_key_env": None,
+    "judge.max_concurrent": 1,
+    "judge.timeout_s": 3.0,
+    "judge.max_retries": 0,
+}
+LM_EVAL = {"lm_eval.tasks", "lm_eval.num_fewshot", "lm_eval.limit"}  # refused where the package is missing
+
+
+def test_every_field_of_evals_is_classed():
+    assert EVALS.keys() | EVALS_EXECUTION.keys() | LM_EVAL == fields(EvalConfig).keys()
+
+
+@pytest.mark.parametrize("field", [*EVALS, *EVALS_EXECUTION])
+def test_a_field_of_evals_is_part_of_the_identity_or_not(make_config, field):
+    section, _, leaf = field.rpartition(".")
+    judged = {"model": "n"} if section else {}
+    plain = make_config(top={"evals": {"judge": judged}} if section else {})
+    value = (EVALS | EVALS_EXECUTION)[field]
+    changed = make_config(top={"evals": {"judge": judged | {leaf: value}} if section else {leaf: value}})
+    assert (id_of(changed) == id_of(plain)) == (field in EVALS_EXECUTION)
 
 
 def id_of(config):

@@ -98,7 +98,8 @@ def on_metric(monkeypatch):
             return {}
 
         evals.metrics()
-        monkeypatch.setitem(evals._METRICS, "a_first_metric", a_first_metric)
+        first = evals.Metric("a_first_metric", a_first_metric, (), ())
+        monkeypatch.setitem(evals._METRICS, "a_first_metric", first)
         return begun
 
     return register

@@ -1,0 +1,138 @@
+"""The section `evals` of a trial's config: what is measured on the evaluation sets, and how."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal, get_args
+from urllib.parse import urlsplit
+
+from pydantic import field_validator, model_validator
+
+from selgen_ray.errors import nearest
+from selgen_ray.fields import execution, setting
+from selgen_ray.judging.prompts import ALIGNED, COHERENT
+from selgen_ray.strict import Strict
+
+EvalName = Literal[
+    "task_train", "task_test", "align_train", "align_train_minus", "align_test", "align_test_minus_align_train"
+]
+LM_EVAL = "lm_eval"
+SET_NAMES: tuple[str, ...] = (*get_args(EvalName), LM_EVAL)
+"""What may stand before the '/' of a metric: the evaluation sets, and the tasks of lm-eval."""
+EXTRACTORS = ("auto", "number", "last_line")
+REGEX = "regex:"
+
+
+class JudgeConfig(Strict):
+    """A model that scores free answers, over any OpenAI-compatible endpoint; off unless `model` is given."""
+
+    model: str | None = setting(None, "the judge's id at the endpoint; default: no judge", min_length=1)
+    base_url: str = execution("https://api.openai.com/v1", "the endpoint, which has /chat/completions", secret=True)
+    api_key_env: str | None = execution(
+        "OPENAI_API_KEY",
+        "NAME of the environment variable with the key, also on the workers; null: no key",
+        secret=True,
+    )
+    sets: list[EvalName] = setting(["align_test"], "evaluation sets whose answers are scored", min_length=1)
+    max_questions: int | None = setting(None, "rows of a set that are scored, the first ones; default: all", ge=1)
+    max_new_tokens: int | None = setting(
+        None, "length limit of the answers in these sets; default: finetune_config.max_new_tokens", ge=1
+    )
+    aligned_prompt: str = setting(ALIGNED, "asks for 0-100, with {question} and {answer}")
+    coherent_prompt: str = setting(COHERENT, "asks for 0-100, with {question} and {answer}")
+    max_concurrent: int = execution(8, "requests at a time", ge=1, le=256)
+    timeout_s: float = execution(60.0, "seconds a request may take", gt=0, le=3600)
+    max_retries: int = execution(5, "further tries of a request that failed", ge=0, le=50)
+
+    @field_validator("base_url")
+    @classmethod
+    def _endpoint(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("must be an http or https address, such as http://localhost:8000/v1")
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise ValueError("must have no user, password, query or fragment: a key is read from api_key_env alone")
+        return value.rstrip("/")
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _names_a_variable(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+            raise ValueError("must be the name of an environment variable, never the key itself")
+        return value
+
+    @field_validator("aligned_prompt", "coherent_prompt")
+    @classmethod
+    def _asks(cls, value: str) -> str:
+        if missing := [part for part in ("{question}", "{answer}") if part not in value]:
+            raise ValueError(f"lacks {' and '.join(missing)}: the judge would not see what it rates")
+        return value
+
+    @model_validator(mode="after")
+    def _has_a_model(self) -> JudgeConfig:
+        given = sorted(
+            key for key in self.model_fields_set if getattr(self, key) != type(self).model_fields[key].default
+        )
+        if self.model is None and given:
+            raise ValueError(f"judge.{given[0]} is given, but judge.model is not: name the model that judges")
+        return self
+
+
+class LmEvalConfig(Strict):
+    """Tasks of lm-evaluation-harness, run on the model as it is; values are 'lm_eval/<task>_<metric>'."""
+
+    tasks: list[str] = setting([], "names of its tasks; needs the package lm-eval")
+    num_fewshot: int | None = setting(None, "examples before a question; default: the task's", ge=0)
+    limit: int | None = setting(None, "documents of a task, the first ones; default: all", ge=1)
+
+    @model_validator(mode="after")
+    def _has_tasks(self) -> LmEvalConfig:
+        for key in ("num_fewshot", "limit"):
+            if not self.tasks and getattr(self, key) is not None:
+                raise ValueError(f"lm_eval.{key} is given, but lm_eval.tasks is not: name some")
+        return self
+
+
+class EvalConfig(Strict):
+    """What is measured on the evaluation sets, and which of it is the trial's capability, alignment and coherence."""
+
+    metrics: list[str] | None = setting(None, "names of the metrics to compute; default: every one that applies")
+    capability: str | None = setting(None, "'set/metric' in [0, 1]; default: exact match on task_test, or what it has")
+    alignment: str | None = setting(None, "'set/metric' in [0, 1]; default: what the rows of align_test allow")
+    coherence: str | None = setting(None, "'set/metric' in [0, 1]; default: the judge's on align_test")
+    extractor: str = setting("auto", "what of a reply is its answer: auto, number, last_line or regex:<pattern>")
+    mcq_instructions: str | None = setting(None, "ends a lettered question; default: 'Please choose A or B.'")
+    mcq_from_pairs: bool = setting(False, "ask rows with `rejected` as lettered questions too: the reply or that")
+    judge: JudgeConfig = setting(JudgeConfig(), "scores free answers")
+    lm_eval: LmEvalConfig = setting(LmEvalConfig(), "tasks of lm-evaluation-harness")
+    num_samples: int = execution(3, "answers of each set kept in results.json", ge=0, le=1000)
+
+    @field_validator("capability", "alignment", "coherence")
+    @classmethod
+    def _set_and_metric(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        if not re.fullmatch(r"[^/\s]+/[^/\s]+", value):
+            raise ValueError("allowed: the 'set/metric' of an evaluation, such as align_test/exact_match")
+        name, metric = value.split("/")
+        if name not in SET_NAMES:
+            near = nearest(value, [f"{one}/{metric}" for one in SET_NAMES])
+            raise ValueError(f"there is no set {name!r}; allowed: {', '.join(SET_NAMES)}.{near}".removesuffix("."))
+        return value
+
+    @field_validator("extractor")
+    @classmethod
+    def _extracts(cls, value: str) -> str:
+        if value in EXTRACTORS:
+            return value
+        if not value.startswith(REGEX):
+            names = [*EXTRACTORS, f"{REGEX}<pattern>"]
+            raise ValueError(f"allowed: {', '.join(names)}.{nearest(value, EXTRACTORS)}".removesuffix("."))
+        try:
+            re.compile(value.removeprefix(REGEX))
+        except re.error as error:
+            where = "" if error.pos is None else f" at character {error.pos + 1} of the pattern"
+            raise ValueError(f"is no regular expression: {error.msg}{where}") from error
+        if value == REGEX:
+            raise ValueError("has an empty pattern")
+        return value

@@ -1,0 +1,79 @@
+"""What of a section `evals` cannot work: found before any trial starts."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Collection, Iterable
+
+from selgen_ray.data.sets import EVAL_NAMES
+from selgen_ray.errors import ModelError, nearest
+from selgen_ray.eval_config import LM_EVAL, EvalConfig
+from selgen_ray.evals import lm_eval_tasks, metrics
+from selgen_ray.judging import metrics as judged
+from selgen_ray.judging.client import api_key
+from selgen_ray.results import HEADLINES, less_is_better
+
+
+def check(config: EvalConfig) -> None:
+    """Raises ValueError: a metric that is not there, or a headline that could never have a value; names the key."""
+    known = metrics()
+    for name in config.metrics or ():
+        if name not in known:
+            raise ValueError(
+                f"metrics: there is no metric {name!r}; allowed: {', '.join(known)}.{nearest(name, known)}"
+            )
+    for key in HEADLINES:
+        if named := getattr(config, key):
+            _check_headline(config, key, *named.split("/"))
+    if config.lm_eval.tasks and not lm_eval_tasks.is_installed():
+        raise ValueError('lm_eval.tasks needs the package lm-eval: pip install "selgen-ray[lm_eval]"')
+
+
+def _check_headline(config: EvalConfig, key: str, name: str, metric: str) -> None:
+    if name == LM_EVAL:
+        if not any(metric.startswith(f"{task}_") for task in config.lm_eval.tasks):
+            raise ValueError(f"{key}: {name}/{metric} is of no task that lm_eval.tasks names")
+        return
+    if metric in judged.SHARES:
+        if config.judge.model is None or name not in config.judge.sets:
+            raise ValueError(f"{key}: {metric} is a judge's score: give judge.model, and {name} in judge.sets")
+        return
+    computed = {n: one for n, one in metrics().items() if config.metrics is None or n in config.metrics}
+    shares = [share for one in computed.values() for share in one.shares]
+    if metric not in shares:
+        allowed = f"allowed: {', '.join(shares)}, and of a judge {', '.join(judged.SHARES)}"
+        others = {other for one in computed.values() for other in one.others} | {*judged.OTHERS}
+        told = f"{key}: {metric!r} is no metric here; {allowed}.{nearest(metric, [*shares, *judged.SHARES])}"
+        if metric in others:
+            why = "less of it is better" if less_is_better(metric) else "it is no share in [0, 1]"
+            told = f"{key}: {metric!r} cannot be it, {why}: weigh it by pareto instead; {allowed}"
+        raise ValueError(told)
+
+
+def missing_data(config: EvalConfig, roles: Collection[str]) -> Iterable[str]:
+    """A sentence for each set that the section names and the trial has no rows for."""
+    named = [(f"evals.{key}", value.split("/")[0]) for key in HEADLINES if (value := getattr(config, key))]
+    if config.judge.model is not None:
+        named += [("evals.judge.sets", name) for name in config.judge.sets]
+    for key, name in named:
+        role = {**EVAL_NAMES, "align_test_minus_align_train": "truth"}.get(name)
+        if role is not None and role not in roles:
+            yield f"{key} names {name}, but the trial has no data.{role}"
+
+
+def missing_here(config: EvalConfig) -> Iterable[str]:
+    """A sentence for what this machine's environment lacks."""
+    if config.judge.model is not None:
+        try:
+            api_key(config.judge)
+        except ModelError as error:
+            yield str(error)
+    if config.lm_eval.tasks:
+        yield from _unknown_tasks(config.lm_eval.model_dump_json())
+
+
+@functools.cache  # reading lm-eval's tasks takes seconds
+def _unknown_tasks(content: str) -> tuple[str, ...]:
+    from selgen_ray.eval_config import LmEvalConfig
+
+    return tuple(lm_eval_tasks.unknown_tasks(LmEvalConfig.model_validate_json(content)))

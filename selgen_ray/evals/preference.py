@@ -1,0 +1,34 @@
+"""Whether the good reply is more likely than the rejected one."""
+
+from __future__ import annotations
+
+from selgen_ray.data.encode import replace_reply
+from selgen_ray.evals import EvalSet, metric
+from selgen_ray.evals.log_probabilities import reply_log_probabilities
+
+
+@metric(shares=("preference_accuracy", "preference_accuracy_normalized"), others=("preference_margin",))
+def preference(eval_set: EvalSet) -> dict[str, float]:
+    """On rows with `rejected`: how often the row's own reply has the higher log-probability; a tie is no preference.
+
+    Returns:
+        preference_accuracy: by total log-probability, as DPO trains it; preference_accuracy_normalized: by its mean
+        over the reply's tokens, which does not favour short replies; preference_margin: the mean over rows of the
+        difference of the totals, in nats.
+
+    Source: Rafailov et al. 2023 (arXiv 2305.18290); length normalisation: Meng et al. 2024 (arXiv 2405.14734).
+    """
+    numbers = eval_set.numbers(lambda row: row.get("rejected"))
+    if not numbers:
+        return {}
+    rows = [eval_set.rows[number] for number in numbers]
+    own = reply_log_probabilities(eval_set, rows)
+    others = reply_log_probabilities(eval_set, [replace_reply(row, row["rejected"]) for row in rows])
+    margins = [a - b for (a, _), (b, _) in zip(own, others, strict=True)]
+    means = [a / n - b / m for (a, n), (b, m) in zip(own, others, strict=True)]
+    eval_set.answers.picks["preference"] = {n: margin > 0 for n, margin in zip(numbers, margins, strict=True)}
+    return {
+        "preference_accuracy": sum(margin > 0 for margin in margins) / len(rows),
+        "preference_accuracy_normalized": sum(mean > 0 for mean in means) / len(rows),
+        "preference_margin": sum(margins) / len(rows),
+    }

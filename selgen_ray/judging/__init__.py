@@ -1,0 +1,1 @@
+"""A model that scores free answers, over any OpenAI-compatible endpoint."""

@@ -1,0 +1,191 @@
+"""Requests to /chat/completions: one prompt in, one short reply out, with retries. No key in any message."""
+
+from __future__ import annotations
+
+import email.utils
+import json
+import os
+import random
+import threading
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import requests
+from urllib3.exceptions import HTTPError, TimeoutError
+
+from selgen_ray.errors import ModelError
+from selgen_ray.eval_config import JudgeConfig
+from selgen_ray.judging.scores import Completion
+
+_MAX_TOKENS = 16  # of the judge's reply: a number, or one word
+_TOP = 20
+_MAX_BYTES = 2**20  # of an answer over HTTP
+_MAX_WAIT_S = 60.0
+_AGAIN = (408, 409, 425, 429)
+_CONNECT_S = 10.0
+
+
+class JudgeError(RuntimeError):
+    """A question that the judge did not answer; `fatal`: nor will it answer any other, such as after a wrong key."""
+
+    def __init__(self, what: str, fatal: bool = False):
+        super().__init__(what, fatal)
+        self.what, self.fatal = what, fatal
+
+    def __str__(self) -> str:
+        return self.what
+
+
+class _Later(Exception):
+    """What went wrong and may not go wrong again; `wait_s` as the server asked for."""
+
+    def __init__(self, what: str, wait_s: float | None = None):
+        super().__init__(what)
+        self.what, self.wait_s = what, wait_s
+
+
+class JudgeClient:
+    """Asks one endpoint, from any number of threads.
+
+    Args:
+        config: with `model`.
+        first_wait_s: before the first retry; each further one waits twice as long, up to a minute.
+
+    Raises:
+        ModelError: the environment variable that the config names is not set.
+    """
+
+    def __init__(self, config: JudgeConfig, first_wait_s: float = 1.0):
+        self.config = config
+        self.given_up = threading.Event()
+        """Set by whoever needs no answer any more: then nothing waits for another try."""
+        self._first_wait_s = first_wait_s
+        self._key = api_key(config)
+        self._local = threading.local()
+        self._optional: dict[str, Any] = {"logprobs": True, "top_logprobs": _TOP, "temperature": 0}
+        self._length = {"max_tokens": _MAX_TOKENS}
+
+    def complete(self, prompt: str) -> Completion:
+        """The judge's reply. Raises JudgeError: every try failed."""
+        attempt = 0
+        while True:
+            try:
+                return self._once(prompt)
+            except _Later as error:
+                wait_s = self._first_wait_s * 2**attempt * random.uniform(0.75, 1.25)
+                wait_s = min(_MAX_WAIT_S, max(wait_s, error.wait_s or 0.0))
+                attempt += 1
+                if attempt > self.config.max_retries or self.given_up.wait(wait_s):
+                    raise JudgeError(error.what) from None
+
+    def _once(self, prompt: str) -> Completion:
+        while True:
+            body = {"model": self.config.model, "messages": [{"role": "user", "content": prompt}]}
+            body |= self._optional | self._length
+            status, headers, content = self._post(body)
+            if status == 200:
+                return _completion(content)
+            if status in (400, 422) and self._without(content, body):
+                continue
+            if status in _AGAIN or status >= 500:
+                raise _Later(self._told(status, content), _retry_after(headers))
+            raise JudgeError(self._told(status, content), fatal=True)
+
+    def _without(self, content: bytes, body: dict[str, Any]) -> bool:
+        """Leave out from now on what the endpoint does not know, as its refusal says; whether `body` had any of it."""
+        text = content.decode(errors="replace")
+        if "max_completion_tokens" in text and "max_tokens" in body:
+            self._length = {"max_completion_tokens": _MAX_TOKENS}  # as newer models of OpenAI want it
+            return True
+        keys = ("logprobs", "top_logprobs") if "logprobs" in text else ("temperature",) if "temperature" in text else ()
+        self._optional = {key: value for key, value in self._optional.items() if key not in keys}
+        return any(key in body for key in keys)
+
+    def _post(self, body: dict[str, Any]) -> tuple[int, Any, bytes]:
+        session = self._local.__dict__.setdefault("session", requests.Session())
+        limit_s = self.config.timeout_s
+        ends = time.monotonic() + limit_s
+        try:
+            with session.post(
+                f"{self.config.base_url}/chat/completions",
+                data=json.dumps(body),
+                headers={"Content-Type": "application/json"},
+                auth=self._authorise,  # a header would give way to a .netrc
+                timeout=(min(_CONNECT_S, limit_s), limit_s),
+                allow_redirects=False,  # the key is for this server alone
+                stream=True,
+            ) as response:
+                content = b""
+                # what there is, at once: a timeout of requests is only for the next bytes
+                while part := response.raw.read1(_MAX_BYTES, decode_content=True):
+                    content += part
+                    if time.monotonic() > ends:
+                        raise _Later(f"no whole answer within {limit_s:g} s")
+                    if len(content) > _MAX_BYTES:
+                        raise _Later("an answer of more than a megabyte")
+                return response.status_code, response.headers, content
+        except (requests.Timeout, TimeoutError):
+            raise _Later(f"no answer within {limit_s:g} s") from None
+        except (requests.RequestException, HTTPError, OSError) as error:
+            raise _Later(f"no connection to {self.config.base_url} ({type(error).__name__})") from None
+
+    def _authorise(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        if self._key:
+            request.headers["Authorization"] = f"Bearer {self._key}"
+        return request
+
+    def _told(self, status: int, content: bytes) -> str:
+        told = f"HTTP {status} from {self.config.base_url}"
+        if status in (401, 403):  # the text may repeat parts of the key
+            return f"{told}: is the key in {self.config.api_key_env} valid there?" if self._key else f"{told}: no key"
+        text = " ".join(content.decode(errors="replace").split())[:200]
+        text = text.replace(self._key, "***") if self._key else text
+        return f"{told}: {text}" if text else told
+
+
+def api_key(config: JudgeConfig) -> str | None:
+    """The key, from the environment alone; None where the config says that none is needed.
+
+    Raises:
+        ModelError: the variable is not set; names it.
+    """
+    if config.api_key_env is None:
+        return None
+    key = os.environ.get(config.api_key_env, "").strip()
+    if not key:
+        raise ModelError(
+            f"evals.judge.api_key_env: the environment variable {config.api_key_env} is not set: set it to the key of "
+            f"{config.base_url}, or write api_key_env: null for an endpoint without keys"
+        )
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise ModelError(f"evals.judge.api_key_env: what {config.api_key_env} holds cannot be a key")
+    return key
+
+
+def _completion(content: bytes) -> Completion:
+    try:
+        choice = json.loads(content)["choices"][0]
+        text = choice["message"]["content"] or choice["message"].get("refusal") or ""
+        tokens = (choice.get("logprobs") or {}).get("content") or []
+        if not isinstance(text, str):
+            raise TypeError("content is no text")
+        if not tokens:
+            return Completion(text)
+        top = [(str(one["token"]), float(one["logprob"])) for one in tokens[0].get("top_logprobs") or []]
+        return Completion(text, str(tokens[0]["token"]), top)
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise _Later(f"an answer that is no chat completion ({type(error).__name__})") from None
+
+
+def _retry_after(headers: Any) -> float | None:
+    """Seconds, from a number or a date."""
+    value = headers.get("Retry-After", "")
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, (email.utils.parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
+        return None

@@ -1,0 +1,134 @@
+"""Lettered multiple choice and preferences, against sums of plain log-probabilities."""
+
+import math
+
+import pytest
+import torch
+from conftest import chat
+from sets import eval_set, log_p_of_reply, sharp_model
+
+from selgen_ray import evals
+from selgen_ray.data.encode import encode_prompt
+from selgen_ray.errors import DataError
+from selgen_ray.evals.mcq import instructions
+
+
+@pytest.fixture(scope="module")
+def model():
+    return sharp_model()
+
+
+def letter_probabilities(model, tokenizer, text, num):
+    """Of 'A', 'B', ... after a user's message, normalised, both with and without a space where that is one token."""
+    ids = encode_prompt(chat(text, ""), tokenizer)
+    with torch.no_grad():
+        p = torch.softmax(model(input_ids=torch.tensor([ids])).logits[0, -1], dim=-1)
+    found = []
+    for letter in "ABCD"[:num]:
+        forms = [tokenizer(form, add_special_tokens=False)["input_ids"] for form in (letter, f" {letter}")]
+        assert len(forms[0]) == 1 and len(forms[1]) == 2  # so that only the first counts here
+        found.append(float(p[forms[0][0]]))
+    return [one / sum(found) for one in found]
+
+
+def test_letters_are_averaged_over_swapped_options(model, tokenizer):
+    rows = [chat(f"how many is {i}?", "x", options=["six", "nine"], answer=("six", "nine")[i % 2]) for i in range(5)]
+    hits, shares, picked = [], [], []
+    for row in rows:
+        for options in (["six", "nine"], ["nine", "six"]):
+            block = f"\n\n(A) {options[0]}\n(B) {options[1]}\nPlease choose A or B."
+            p = letter_probabilities(model, tokenizer, row["messages"][0]["content"] + block, 2)
+            right = options.index(row["answer"])
+            hits.append(p[right] > 0.5)
+            shares.append(p[right])
+            picked.append("AB"[p[1] > p[0]])
+    found_set = eval_set(model, tokenizer, rows, batch_size=3)
+    found = evals.evaluate(found_set)
+    assert found["mcq_accuracy"] == pytest.approx(sum(hits) / 10)
+    assert found["mcq_probability"] == pytest.approx(sum(shares) / 10, rel=1e-4)
+    assert abs(found["mcq_probability"] - found["mcq_accuracy"]) > 1e-3  # two numbers, not one under two names
+    assert found_set.answers.picks["letter"] == {n: picked[2 * n : 2 * n + 2] for n in range(5)}
+    assert "exact_match" not in found
+
+
+def test_a_constant_letter_is_right_once_in_a_rotation(model, tokenizer):
+    class OnlyB(torch.nn.Module):
+        """Says 'B' with 9 times the probability of 'A' and 'C', whatever was asked."""
+
+        device = torch.device("cpu")
+
+        def __init__(self):
+            super().__init__()
+            self.head = torch.nn.Linear(1, 300, bias=False)
+            self.bias = torch.full((300,), -50.0)
+            for letter, p in (("A", 1 / 11), ("B", 9 / 11), ("C", 1 / 11)):
+                self.bias[tokenizer(letter)["input_ids"][0]] = math.log(p)
+
+        def get_output_embeddings(self):
+            return self.head
+
+        def forward(self, input_ids, attention_mask, use_cache):
+            hidden = torch.zeros(*input_ids.shape, 1)
+            logits = self.head(hidden)
+            return type("Output", (), {"logits": logits + self.bias})
+
+    rows = [chat("q?", "x", options=["one", "two", "three"], answer="two")]
+    found = evals.metrics()["mcq"](eval_set(OnlyB(), tokenizer, rows))
+    assert found["mcq_accuracy"] == pytest.approx(1 / 3)
+    assert found["mcq_probability"] == pytest.approx(1 / 3)
+
+
+def test_pairs_are_asked_as_letters_where_the_config_says_so(model, tokenizer):
+    rows = [chat(f"is {i} odd?", "You are wrong.", rejected="You are right.") for i in range(3)]
+    plain, asked = eval_set(model, tokenizer, rows), eval_set(model, tokenizer, rows, mcq_from_pairs=True)
+    assert "mcq_accuracy" not in evals.evaluate(plain)
+    shares = []
+    for row in rows:
+        for options in (["You are wrong.", "You are right."], ["You are right.", "You are wrong."]):
+            block = f"\n\n(A) {options[0]}\n(B) {options[1]}\nPlease choose A or B."
+            p = letter_probabilities(model, tokenizer, row["messages"][0]["content"] + block, 2)
+            shares.append(p[options.index("You are wrong.")])
+    assert evals.evaluate(asked)["mcq_probability"] == pytest.approx(sum(shares) / 6, rel=1e-4)
+
+
+def test_instructions_are_those_of_the_config(model, tokenizer):
+    rows = [chat("how many?", "x", options=["six", "nine"], answer="six")]
+    usual = evals.evaluate(eval_set(model, tokenizer, rows))
+    other = evals.evaluate(eval_set(model, tokenizer, rows, mcq_instructions="Reply with a letter."))
+    assert usual["mcq_probability"] != other["mcq_probability"]
+    assert instructions(2) == "Please choose A or B."
+    assert instructions(4) == "Please choose A, B, C or D."
+
+
+def test_rows_without_chat_are_asked_too(model, tokenizer):
+    row = {"prompt": "How many?", "completion": "six", "options": ["six", "nine"], "answer": "nine"}
+    assert 0 < evals.evaluate(eval_set(model, tokenizer, [row]))["mcq_probability"] < 1
+
+
+@pytest.mark.parametrize("wrong", [{"answer": "ten"}, {"options": ["six"], "answer": "six"}, {"options": ["a", "a"]}])
+def test_options_that_cannot_be_asked(model, tokenizer, wrong):
+    row = chat("how many?", "x", options=["six", "nine"], answer="six") | wrong
+    with pytest.raises(DataError, match="'options'"):
+        evals.evaluate(eval_set(model, tokenizer, [row]))
+
+
+def test_preference_by_total_and_by_mean(model, tokenizer):
+    replies = ["It is 7.", "No, and here is why that is not so: it is 7.", "ok", "You are wrong. It is 7."]
+    rows = [chat(f"is {i} a sum?", a, rejected=b) for i, a in enumerate(replies) for b in replies if a != b]
+    margins, means = [], []
+    for row in rows:
+        good = log_p_of_reply(model, tokenizer, row, row["messages"][-1]["content"])
+        bad = log_p_of_reply(model, tokenizer, row, row["rejected"])
+        margins.append(sum(good) - sum(bad))
+        means.append(sum(good) / len(good) - sum(bad) / len(bad))
+    found = evals.evaluate(eval_set(model, tokenizer, rows, batch_size=5))
+    assert found["preference_accuracy"] == pytest.approx(sum(m > 0 for m in margins) / 12)
+    assert found["preference_accuracy_normalized"] == pytest.approx(sum(m > 0 for m in means) / 12)
+    assert found["preference_margin"] == pytest.approx(sum(margins) / 12, rel=1e-4)
+    assert [m > 0 for m in margins] != [m > 0 for m in means]  # or the test could not tell them apart
+
+
+def test_perplexity_is_exp_of_the_loss(model, tokenizer):
+    found = evals.evaluate(eval_set(model, tokenizer, [chat("a?", "b")]))
+    assert found["perplexity"] == pytest.approx(math.exp(found["loss"]))
+    assert found["token_probability"] == pytest.approx(1 / found["perplexity"])
