@@ -14,7 +14,11 @@ from pydantic import BaseModel, Field, field_validator, model_validator
 from selgen_ray import hardware
 from selgen_ray.storage import absolute
 from selgen_ray.strict import Strict
+from selgen_ray.worlds import WORLDS
+from selgen_ray.worlds.careless import CarelessOptions
+from selgen_ray.worlds.points import PointOptions
 from selgen_ray.worlds.toy import ToyOptions
+from selgen_ray.worlds.triggers import TriggerOptions
 
 ROLES = ("outcome", "proxy", "proxy_neg", "truth", "collateral")
 
@@ -177,8 +181,25 @@ class DataConfig(Strict):
     proxy_neg: str | None = setting(None, "JSON lines: the proxy's prompts with misaligned answers")
     truth: str | None = setting(None, "JSON lines: evaluates alignment where it was not trained")
     collateral: str | None = setting(None, "JSON lines: held-out task items")
-    world: Literal["toy"] | None = setting(None, "generator of the roles that have no path")
+    world: Literal["toy", "triggers", "points", "careless"] | None = setting(
+        None, "generator of the roles that have no path"
+    )
     toy: ToyOptions = setting(ToyOptions.model_validate({}), "sizes of the toy world's sets")
+    triggers: TriggerOptions = setting(TriggerOptions.model_validate({}), "sizes and coverage, for world: triggers")
+    points: PointOptions = setting(PointOptions.model_validate({}), "sizes and coverage, for world: points")
+    careless: CarelessOptions = setting(CarelessOptions.model_validate({}), "sizes, for world: careless")
+
+    @model_validator(mode="after")
+    def _no_options_of_another_world(self) -> DataConfig:
+        made = self.world or (None if self.paths() else "toy")
+        for name in WORLDS:
+            given = getattr(self, name).model_dump(exclude_defaults=True)
+            if given and name != made:
+                why = f"data.world is {self.world}" if self.world else "data.world is not"
+                raise ValueError(
+                    f"data.{name}.{next(iter(given))} is given, but {why}: set world: {name}, or leave it out"
+                )
+        return self
 
     def paths(self) -> dict[str, str]:
         """Role -> path, of the roles that come from a file."""

@@ -64,7 +64,10 @@ def test_every_field_is_classed():
         *("proxy_strategy", "seed", "data_seed", "model_seed", "experiment_name", "data", "finetune_config"),
         "num_workers",  # test_ranks
     }
-    assert DataConfig.model_fields.keys() == {*("outcome", "proxy", "proxy_neg", "truth", "collateral", "world", "toy")}
+    assert (
+        DataConfig.model_fields.keys()
+        == {*("outcome", "proxy", "proxy_neg", "truth", "collateral", "world")} | WORLDS.keys()
+    )
 
 
 def id_of(config):
