@@ -2,14 +2,17 @@
 
 import json
 import re
+import shutil
 import tomllib
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from conftest import make_roles, write_jsonl
 from running import results, sweep, write_space
 
+from selgen_ray.config import ROLES
 from selgen_ray.errors import SpecError
 from selgen_ray.plan import check_data, make_plan
 from selgen_ray.space import load_space
@@ -20,10 +23,29 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "search_spaces").glob("*.yaml")), ids=lambda p: p.name)
-def test_every_shipped_search_space_can_be_planned(path):
-    spec = load_space(path)
+def test_every_shipped_search_space_can_be_planned(path, tmp_path):
+    spec = load_space(with_stand_ins(path, tmp_path))
     assert spec.trials and not spec.notes
     assert check_data(spec) == []
+
+
+def with_stand_ins(path, folder):
+    """The search space; where it names data files that its user brings, a copy of it beside small ones."""
+    data = yaml.safe_load(path.read_text())["base"]["data"]
+    named = {role: data[role] for role in ROLES if role in data}
+    for role, given in named.items():
+        file = folder / (given["path"] if isinstance(given, dict) else given)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_jsonl(file, make_roles()[role])
+    return shutil.copy(path, folder) if named else path
+
+
+def test_only_the_setting_that_asks_for_files_names_any():
+    paths = sorted((ROOT / "search_spaces").glob("*.yaml"))
+    named = {path.name for path in paths if set(yaml.safe_load(path.read_text())["base"]["data"]) & set(ROLES)}
+    assert named == {"emergent_misalignment.yaml"}
+    with pytest.raises(SpecError, match=r"data/hhh\.jsonl"):  # and says so where they are not there
+        load_space(ROOT / "search_spaces" / "emergent_misalignment.yaml")
 
 
 def test_the_quickstart_is_what_it_promises():
