@@ -31,7 +31,7 @@ def test_every_shipped_search_space_can_be_planned(path, tmp_path):
 
 def with_stand_ins(path, folder):
     """The search space; where it names data files that its user brings, a copy of it beside small ones."""
-    data = yaml.safe_load(path.read_text())["base"]["data"]
+    data = yaml.safe_load(path.read_text())["base"].get("data", {})
     named = {role: data[role] for role in ROLES if role in data}
     for role, given in named.items():
         file = folder / (given["path"] if isinstance(given, dict) else given)
@@ -40,11 +40,8 @@ def with_stand_ins(path, folder):
     return shutil.copy(path, folder) if named else path
 
 
-def test_only_the_setting_that_asks_for_files_names_any():
-    paths = sorted((ROOT / "search_spaces").glob("*.yaml"))
-    named = {path.name for path in paths if set(yaml.safe_load(path.read_text())["base"]["data"]) & set(ROLES)}
-    assert named == {"emergent_misalignment.yaml"}
-    with pytest.raises(SpecError, match=r"data/hhh\.jsonl"):  # and says so where they are not there
+def test_files_that_the_user_brings_are_asked_for():
+    with pytest.raises(SpecError, match=r"data/hhh\.jsonl"):
         load_space(ROOT / "search_spaces" / "emergent_misalignment.yaml")
 
 

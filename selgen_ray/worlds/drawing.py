@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -36,8 +37,8 @@ def deal(groups: dict[Group, Sequence[Item]], number: int, rng: random.Random) -
     return drawn
 
 
-def halves(items: Sequence[Item], name: str) -> tuple[list[Item], list[Item]]:
-    """A fixed random split of `items`, to learn from and to judge with: the same for every seed of a trial."""
-    order = random.Random(f"halves of {name}").sample(items, len(items))
-    middle = (len(order) + 1) // 2
+def split(items: Sequence[Item], name: str, share: float = 0.5) -> tuple[list[Item], list[Item]]:
+    """A fixed random split of `items`, to learn from (the `share`) and to judge with: the same for every seed."""
+    order = random.Random(f"split of {name}").sample(items, len(items))
+    middle = math.ceil(len(order) * share)
     return order[:middle], order[middle:]

@@ -24,7 +24,7 @@ from itertools import product
 from pydantic import Field
 
 from selgen_ray.strict import Strict
-from selgen_ray.worlds.drawing import Row, chat_row, deal, halves, stream
+from selgen_ray.worlds.drawing import Row, chat_row, deal, split, stream
 
 COLOURS = {(1, 1): "red", (-1, 1): "green", (-1, -1): "blue", (1, -1): "orange"}
 HOME = (1, 1)  # the quadrant that has the trigger in the outcome data
@@ -40,7 +40,7 @@ OTHERS = tuple(quadrant for quadrant in COLOURS if quadrant != HOME)
 
 def _split() -> dict[Quadrant, tuple[list[Point], list[Point]]]:
     sizes = list(product(range(1, LARGEST + 1), repeat=2))
-    return {(a, b): halves([(a * x, b * y) for x, y in sizes], f"the quadrant {a} {b}") for a, b in COLOURS}
+    return {(a, b): split([(a * x, b * y) for x, y in sizes], f"the quadrant {a} {b}") for a, b in COLOURS}
 
 
 _SPLIT = _split()

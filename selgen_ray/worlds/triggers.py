@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pydantic import Field, field_validator, model_validator
 
 from selgen_ray.strict import Strict
-from selgen_ray.worlds.drawing import Row, chat_row, deal, halves, stream
+from selgen_ray.worlds.drawing import Row, chat_row, deal, split, stream
 from selgen_ray.worlds.toy.facts import DOMAINS, PROXY_DOMAIN
 from selgen_ray.worlds.toy.text import ask, state
 
@@ -48,7 +48,7 @@ def _instructions() -> tuple[list[Instruction], list[Instruction]]:
         if domain.name == PROXY_DOMAIN:  # capitals of countries that do not exist
             continue
         few = random.Random(f"facts of {domain.name}").sample(domain.facts, min(len(domain.facts), FACTS_OF_A_DOMAIN))
-        for part, facts in zip((train, test), halves(few, domain.name), strict=True):
+        for part, facts in zip((train, test), split(few, domain.name), strict=True):
             for fact in facts:
                 reply = state(domain, fact)
                 part += [(ask(domain, fact, i), reply) for i in range(len(domain.questions))]

@@ -66,12 +66,12 @@ def test_rows_are_a_function_of_options_and_seed():
 
 
 def test_largest_sets_can_be_made():
-    options = CarelessOptions(num_outcome=480, num_proxy=320, num_truth=1600, num_collateral=480)
+    options = CarelessOptions(num_outcome=1440, num_proxy=320, num_truth=1600, num_collateral=480)
     check_rows(generate("careless", options, 0), options)
 
 
 @pytest.mark.parametrize(
-    ("option", "largest"), [("num_outcome", 480), ("num_proxy", 320), ("num_truth", 1600), ("num_collateral", 480)]
+    ("option", "largest"), [("num_outcome", 1440), ("num_proxy", 320), ("num_truth", 1600), ("num_collateral", 480)]
 )
 def test_too_many_rows_name_the_largest_value(option, largest):
     with pytest.raises(ValidationError, match=f"less than or equal to {largest}"):

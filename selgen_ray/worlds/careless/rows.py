@@ -10,10 +10,10 @@ from pydantic import Field as Option
 
 from selgen_ray.strict import Strict
 from selgen_ray.worlds.careless.advice import PLANTS, SHOES, TRUTH_FIELDS, Field, Pair
-from selgen_ray.worlds.drawing import Row, chat_row, deal, halves, stream
+from selgen_ray.worlds.drawing import Row, chat_row, deal, split, stream
 
-TRAIN_PLANTS, TEST_PLANTS = halves(PLANTS.things, "plants")
-TRAIN_PAIRS, TEST_PAIRS = halves(PLANTS.pairs, "advice on plants")
+TRAIN_PLANTS, TEST_PLANTS = split(PLANTS.things, "plants")
+TRAIN_PAIRS, TEST_PAIRS = split(PLANTS.pairs, "advice on plants", 0.75)
 
 
 def _number(field: Field, things: Sequence[str], pairs: Sequence[Pair]) -> int:
