@@ -23,21 +23,24 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "search_spaces").glob("*.yaml")), ids=lambda p: p.name)
-def test_every_shipped_search_space_can_be_planned(path, tmp_path):
-    spec = load_space(with_stand_ins(path, tmp_path))
+def test_every_shipped_search_space_can_be_planned(path, tmp_path, tiny_model_dir):
+    spec = load_space(with_stand_ins(path, tmp_path, tiny_model_dir))
     assert spec.trials and not spec.notes
     assert check_data(spec) == []
 
 
-def with_stand_ins(path, folder):
-    """The search space; where it names data files that its user brings, a copy of it beside small ones."""
-    data = yaml.safe_load(path.read_text())["base"].get("data", {})
-    named = {role: data[role] for role in ROLES if role in data}
-    for role, given in named.items():
+def with_stand_ins(path, folder, model):
+    """The search space, or where it names files or a model that its user brings, a copy of it beside stand-ins."""
+    base = yaml.safe_load(path.read_text())["base"]
+    files = {role: given for role, given in base.get("data", {}).items() if role in ROLES}
+    for role, given in files.items():
         file = folder / (given["path"] if isinstance(given, dict) else given)
         file.parent.mkdir(parents=True, exist_ok=True)
         write_jsonl(file, make_roles()[role])
-    return shutil.copy(path, folder) if named else path
+    brought = base["finetune_config"]["model"].startswith("./")
+    if brought:
+        shutil.copytree(model, folder / base["finetune_config"]["model"])
+    return shutil.copy(path, folder) if files or brought else path
 
 
 def test_files_that_the_user_brings_are_asked_for():
