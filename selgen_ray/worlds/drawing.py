@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 Row = dict[str, Any]
@@ -22,7 +22,7 @@ def chat_row(prompt: str, reply: str, **fields: Any) -> Row:
     return {"messages": [{"role": "user", "content": prompt}, {"role": "assistant", "content": reply}], **fields}
 
 
-def deal(groups: dict[Group, Sequence[Item]], number: int, rng: random.Random) -> list[tuple[Group, Item]]:
+def deal(groups: Mapping[Group, Sequence[Item]], number: int, rng: random.Random) -> list[tuple[Group, Item]]:
     """`number` different items with their group, each group as often as any other to within one, in random order.
 
     Raises:
