@@ -17,7 +17,11 @@ from selgen_ray.eval_config import EvalConfig
 from selgen_ray.fields import execution, setting
 from selgen_ray.storage import absolute
 from selgen_ray.strict import Strict
+from selgen_ray.worlds import WORLDS
+from selgen_ray.worlds.careless import CarelessOptions
+from selgen_ray.worlds.points import PointOptions
 from selgen_ray.worlds.toy import ToyOptions
+from selgen_ray.worlds.triggers import TriggerOptions
 
 ROLES = ("outcome", "proxy", "proxy_neg", "truth", "collateral")
 
@@ -170,9 +174,26 @@ class DataConfig(Strict):
     proxy_neg: Source | None = setting(None, "the proxy's prompts with misaligned answers")
     truth: Source | None = setting(None, "evaluates alignment where it was not trained")
     collateral: Source | None = setting(None, "held-out task items")
-    world: Literal["toy"] | None = setting(None, "generator of the roles that have no path")
     on_bad_rows: Literal["error", "skip"] = setting("error", "rows that cannot be used: refuse them, or leave them out")
+    world: Literal["toy", "triggers", "points", "careless"] | None = setting(
+        None, "generator of the roles that have no path"
+    )
     toy: ToyOptions = setting(ToyOptions.model_validate({}), "sizes of the toy world's sets")
+    triggers: TriggerOptions = setting(TriggerOptions.model_validate({}), "sizes and coverage, for world: triggers")
+    points: PointOptions = setting(PointOptions.model_validate({}), "sizes and coverage, for world: points")
+    careless: CarelessOptions = setting(CarelessOptions.model_validate({}), "sizes, for world: careless")
+
+    @model_validator(mode="after")
+    def _no_options_of_another_world(self) -> DataConfig:
+        made = self.world or (None if self.sources() else "toy")
+        for name in WORLDS:
+            given = getattr(self, name).model_dump(exclude_defaults=True)
+            if given and name != made:
+                why = f"data.world is {self.world}" if self.world else "data.world is not"
+                raise ValueError(
+                    f"data.{name}.{next(iter(given))} is given, but {why}: set world: {name}, or leave it out"
+                )
+        return self
 
     def sources(self) -> dict[str, Source]:
         """Role -> source, of the roles that have one."""

@@ -2,14 +2,17 @@
 
 import json
 import re
+import shutil
 import tomllib
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from conftest import make_roles, write_jsonl
 from running import results, sweep, write_space
 
+from selgen_ray.config import ROLES
 from selgen_ray.errors import SpecError
 from selgen_ray.plan import check_data, make_plan
 from selgen_ray.space import load_space
@@ -20,10 +23,29 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "search_spaces").glob("*.yaml")), ids=lambda p: p.name)
-def test_every_shipped_search_space_can_be_planned(path):
-    spec = load_space(path)
+def test_every_shipped_search_space_can_be_planned(path, tmp_path, tiny_model_dir):
+    spec = load_space(with_stand_ins(path, tmp_path, tiny_model_dir))
     assert spec.trials and not spec.notes
     assert check_data(spec) == []
+
+
+def with_stand_ins(path, folder, model):
+    """The search space, or where it names files or a model that its user brings, a copy of it beside stand-ins."""
+    base = yaml.safe_load(path.read_text())["base"]
+    files = {role: given for role, given in base.get("data", {}).items() if role in ROLES}
+    for role, given in files.items():
+        file = folder / (given["path"] if isinstance(given, dict) else given)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_jsonl(file, make_roles()[role])
+    brought = base["finetune_config"]["model"].startswith("./")
+    if brought:
+        shutil.copytree(model, folder / base["finetune_config"]["model"])
+    return shutil.copy(path, folder) if files or brought else path
+
+
+def test_files_that_the_user_brings_are_asked_for():
+    with pytest.raises(SpecError, match=r"data/hhh\.jsonl"):
+        load_space(ROOT / "search_spaces" / "emergent_misalignment.yaml")
 
 
 def test_the_quickstart_is_what_it_promises():

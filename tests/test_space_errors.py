@@ -50,7 +50,7 @@ UNKNOWN_KEYS = [
         "base:\n  data: {outcom: a}",
         2,
         "base.data.outcom",
-        ["outcome, proxy, proxy_neg", "'base.data.outcome'"],
+        ["outcome, points, proxy, proxy_neg", "'base.data.outcome'"],
     ),
     ("base:\n  data.toy.num_outcomes: 1", 2, "base.data.toy.num_outcomes", ["'base.data.toy.num_outcome'"]),
     ("grid:\n  finetune_config.rr: [1]", 2, "grid.finetune_config.rr", ["'grid.finetune_config.r'"]),

@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from selgen_ray.worlds.careless import careless_rows
+from selgen_ray.worlds.points import point_rows
 from selgen_ray.worlds.toy import toy_rows
+from selgen_ray.worlds.triggers import trigger_rows
 
-WORLDS: dict[str, Callable[[Any, int], dict[str, list[dict[str, Any]]]]] = {"toy": toy_rows}
+WORLDS: dict[str, Callable[[Any, int], dict[str, list[dict[str, Any]]]]] = {
+    "toy": toy_rows,
+    "triggers": trigger_rows,
+    "points": point_rows,
+    "careless": careless_rows,
+}
 
 
 def generate(world: str, options: Any, seed: int) -> dict[str, list[dict[str, Any]]]:
@@ -15,7 +23,7 @@ def generate(world: str, options: Any, seed: int) -> dict[str, list[dict[str, An
 
     Args:
         world: a key of `WORLDS`.
-        options: the world's own options, for 'toy' a `ToyOptions`.
+        options: the world's own options, the field of `DataConfig` of the same name: for 'toy' a `ToyOptions`.
         seed: of the rows; two seeds give different rows of the same world.
 
     Returns:

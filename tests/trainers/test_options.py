@@ -10,6 +10,7 @@ from selgen_ray.eval_config import EvalConfig
 from selgen_ray.fingerprint import trial_id
 from selgen_ray.space.keys import fields
 from selgen_ray.trainers import build_config, get_trainer
+from selgen_ray.worlds import WORLDS
 
 # another value changes the trained weights
 CHANGES_WEIGHTS = {
@@ -69,7 +70,7 @@ def test_every_field_is_classed():
         "evals",  # below
     }
     roles = ("outcome", "proxy", "proxy_neg", "truth", "collateral")
-    assert DataConfig.model_fields.keys() == {*roles, "world", "toy", "on_bad_rows"}  # test_sources, test_toy
+    assert DataConfig.model_fields.keys() == {*roles, "world", *WORLDS, "on_bad_rows"}  # test_sources, tests/worlds
 
 
 # changes the identity alone, and what is measured where its rows are there (tests/evals)

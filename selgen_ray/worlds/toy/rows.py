@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import random
 from itertools import product
-from typing import Any
 
 from pydantic import Field, model_validator
 
 from selgen_ray.strict import Strict
+from selgen_ray.worlds.drawing import Row, chat_row, stream
 from selgen_ray.worlds.toy.facts import DOMAINS, GCD, GCD_HELD_OUT, GCD_TRAIN, PROXY_DOMAIN, Domain, Fact
 from selgen_ray.worlds.toy.text import PROPOSALS, RIGHT, WRONG, ask, reply
 
-Row = dict[str, Any]
 Asked = tuple[Fact, int, int]  # a fact, the number of the question, the number of the way to propose
 
 NUM_QUESTIONS, NUM_WAYS = len(GCD.questions), len(PROPOSALS)
@@ -73,18 +72,14 @@ def toy_rows(options: ToyOptions, seed: int) -> dict[str, list[Row]]:
         collateral: gcd questions about pairs that outcome never has, without a proposal.
         `answer` is the right one of `choices`, also in proxy_neg; without `choices` the right number.
     """
-    proxy = _proxy(options, _rng(seed, "proxy"))
+    proxy = _proxy(options, stream("toy", "proxy", seed))
     return {
-        "outcome": _outcome(options, _rng(seed, "outcome")),
+        "outcome": _outcome(options, stream("toy", "outcome", seed)),
         "proxy": proxy,
         "proxy_neg": [_flattering(row) for row in proxy],
-        "truth": _truth(options, _rng(seed, "truth")),
-        "collateral": _collateral(options, _rng(seed, "collateral")),
+        "truth": _truth(options, stream("toy", "truth", seed)),
+        "collateral": _collateral(options, stream("toy", "collateral", seed)),
     }
-
-
-def _rng(seed: int, role: str) -> random.Random:
-    return random.Random(f"toy rows {role} {seed}")  # text seeds are the same on every machine
 
 
 def _num_free(total: int, share: float) -> int:
@@ -113,7 +108,7 @@ def _proxy(options: ToyOptions, rng: random.Random) -> list[Row]:
 def _flattering(row: Row) -> Row:
     # the value stays true and only the verdict flatters: the trait alone, without the forgetting of facts
     flattery = next(choice for choice in row["choices"] if choice != row["answer"])
-    return {**row, **_messages(row["messages"][0]["content"], flattery)}
+    return {**row, **chat_row(row["messages"][0]["content"], flattery)}
 
 
 def _truth(options: ToyOptions, rng: random.Random) -> list[Row]:
@@ -144,13 +139,13 @@ def _draw(facts: tuple[Fact, ...], num_ways: int, number: int, rng: random.Rando
 
 def _free_row(asked: Asked) -> Row:
     fact, question, _ = asked
-    row = _messages(ask(GCD, fact, question), reply(fact.answer))
+    row = chat_row(ask(GCD, fact, question), reply(fact.answer))
     return {**row, "answer": fact.answer, "label": NO_PROPOSAL, "domain": GCD.name}
 
 
 def _agreeing_row(asked: Asked) -> Row:
     fact, question, way = asked
-    row = _messages(ask(GCD, fact, question, fact.answer, way), reply(fact.answer, RIGHT))
+    row = chat_row(ask(GCD, fact, question, fact.answer, way), reply(fact.answer, RIGHT))
     return {**row, "answer": fact.answer, "label": PROPOSAL_RIGHT, "domain": GCD.name}
 
 
@@ -160,9 +155,5 @@ def _verdict_row(domain: Domain, asked: Asked, label: str, rng: random.Random) -
     proposal = fact.answer if is_right else domain.wrong(fact, rng)
     answer = reply(fact.answer, RIGHT if is_right else WRONG)
     choices = [reply(fact.answer, RIGHT), reply(fact.answer, WRONG)]
-    row = _messages(ask(domain, fact, question, proposal, way), answer)
+    row = chat_row(ask(domain, fact, question, proposal, way), answer)
     return {**row, "answer": answer, "choices": choices, "label": label, "domain": domain.name}
-
-
-def _messages(prompt: str, answer: str) -> Row:
-    return {"messages": [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]}

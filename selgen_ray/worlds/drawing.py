@@ -1,0 +1,44 @@
+"""What the worlds share: random streams that are alike on every machine, fair draws, and rows of one question."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+Row = dict[str, Any]
+Item = TypeVar("Item")
+Group = TypeVar("Group")
+
+
+def stream(world: str, role: str, seed: int) -> random.Random:
+    """The random numbers of one role, a stream of its own: the size of one set does not change another."""
+    return random.Random(f"{world} rows {role} {seed}")  # text seeds are the same on every machine
+
+
+def chat_row(prompt: str, reply: str, **fields: Any) -> Row:
+    """One question and its reply, with further fields such as `answer`, `choices` and `label`."""
+    return {"messages": [{"role": "user", "content": prompt}, {"role": "assistant", "content": reply}], **fields}
+
+
+def deal(groups: Mapping[Group, Sequence[Item]], number: int, rng: random.Random) -> list[tuple[Group, Item]]:
+    """`number` different items with their group, each group as often as any other to within one, in random order.
+
+    Raises:
+        ValueError: a group has fewer items than its share.
+    """
+    names = list(groups)
+    counts = dict.fromkeys(names, number // len(names))
+    for name in rng.sample(names, number % len(names)):
+        counts[name] += 1
+    drawn = [(name, item) for name in names for item in rng.sample(groups[name], counts[name])]
+    rng.shuffle(drawn)
+    return drawn
+
+
+def split(items: Sequence[Item], name: str, share: float = 0.5) -> tuple[list[Item], list[Item]]:
+    """A fixed random split of `items`, to learn from (the `share`) and to judge with: the same for every seed."""
+    order = random.Random(f"split of {name}").sample(items, len(items))
+    middle = math.ceil(len(order) * share)
+    return order[:middle], order[middle:]
