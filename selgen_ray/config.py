@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, field_validator, model_validator
 from selgen_ray import hardware
 from selgen_ray.storage import absolute
 from selgen_ray.strict import Strict
+from selgen_ray.worlds.gcd import GcdOptions
 from selgen_ray.worlds.toy import ToyOptions
 
 ROLES = ("outcome", "proxy", "proxy_neg", "truth", "collateral")
@@ -177,8 +178,9 @@ class DataConfig(Strict):
     proxy_neg: str | None = setting(None, "JSON lines: the proxy's prompts with misaligned answers")
     truth: str | None = setting(None, "JSON lines: evaluates alignment where it was not trained")
     collateral: str | None = setting(None, "JSON lines: held-out task items")
-    world: Literal["toy"] | None = setting(None, "generator of the roles that have no path")
+    world: Literal["toy", "gcd"] | None = setting(None, "generator of the roles that have no path")
     toy: ToyOptions = setting(ToyOptions.model_validate({}), "sizes of the toy world's sets")
+    gcd: GcdOptions = setting(GcdOptions.model_validate({}), "sizes and difficulty, for world: gcd")
 
     def paths(self) -> dict[str, str]:
         """Role -> path, of the roles that come from a file."""

@@ -23,7 +23,7 @@ def load_roles(config: TrialConfig) -> dict[str, list[Row]]:
         DataError: a file is missing, empty or has a bad row; or there is no outcome data at all.
     """
     data, world = config.data, config.world
-    roles: dict[str, list[Row]] = dict(generate(world, data.toy, config.data_seed)) if world else {}
+    roles: dict[str, list[Row]] = dict(generate(world, getattr(data, world), config.data_seed)) if world else {}
     for role, path in data.paths().items():
         roles[role] = read_jsonl(path)
     if not roles.get("outcome"):

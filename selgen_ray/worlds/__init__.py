@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from selgen_ray.worlds.gcd import gcd_rows
 from selgen_ray.worlds.toy import toy_rows
 
-WORLDS: dict[str, Callable[[Any, int], dict[str, list[dict[str, Any]]]]] = {"toy": toy_rows}
+WORLDS: dict[str, Callable[[Any, int], dict[str, list[dict[str, Any]]]]] = {"toy": toy_rows, "gcd": gcd_rows}
 
 
 def generate(world: str, options: Any, seed: int) -> dict[str, list[dict[str, Any]]]:
