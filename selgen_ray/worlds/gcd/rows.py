@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from typing import Any
 
@@ -29,8 +30,8 @@ class GcdOptions(Strict):
     explain_steps: bool = Field(True, description="the assistant explains each division; false: divisions alone")
     max_number: int = Field(200, ge=24, le=400, description="largest number of outcome and collateral")
     max_divisions: int = Field(4, ge=2, le=8, description="divisions that Euclid's algorithm takes at most")
-    num_test_items: int = Field(20, ge=0, description="held-out pairs: collateral has 3 rows of each")
-    num_truth_items: int = Field(20, ge=0, description="items of each domain of truth, which has 3 rows of each")
+    num_collateral: int = Field(60, ge=0, description="rows of collateral, 3 of each held-out pair")
+    num_truth: int = Field(300, ge=0, description="rows of truth, 3 of each item, its domains in turn")
     truth_domains: list[DomainName] = Field(list(DOMAINS), min_length=1, description="domains of truth")
     num_proxy: int = Field(40, ge=0, le=_MAX_PROXY, description="rows of proxy and proxy_neg: claims about capitals")
     proxy_share_right: float = Field(
@@ -55,23 +56,22 @@ class GcdOptions(Strict):
                 f"num_outcome is {self.num_outcome}, but {numbers} there are {train * len(text.QUESTIONS)} rows "
                 f"without a claim and {train * _NUM_WAYS} with one: raise max_number, or ask for fewer"
             )
-        if self.num_test_items > held_out:
-            raise ValueError(
-                f"num_test_items is {self.num_test_items}, the largest possible value {numbers}: {held_out}"
-            )
-        most = {domain: items.num_items(domain, self.max_number) for domain in self.truth_domains}
-        least = min(most, key=most.__getitem__)
-        if self.num_truth_items > most[least]:
-            raise ValueError(
-                f"num_truth_items is {self.num_truth_items}, the largest possible value is {most[least]}, "
-                f"as many as the domain {least} has"
-            )
+        if self.num_collateral > 3 * held_out:
+            raise ValueError(_too_many("num_collateral", self.num_collateral, 3 * held_out, numbers))
+        domains = self.truth_domains
+        most = 3 * len(domains) * min(items.num_items(domain, self.max_number) for domain in domains)
+        if self.num_truth > most:
+            raise ValueError(_too_many("num_truth", self.num_truth, most, f"with the domains {', '.join(domains)}"))
         return self
 
     def _parts(self) -> tuple[int, int]:
         """Outcome rows without and with a claim."""
         claimed = round(self.num_outcome * self.share_with_claim)
         return self.num_outcome - claimed, claimed
+
+
+def _too_many(key: str, found: int, most: int, why: str) -> str:
+    return f"{key} is {found}, the largest possible value {why} is {most}"
 
 
 def gcd_rows(options: GcdOptions, seed: int) -> dict[str, list[Row]]:
@@ -145,21 +145,21 @@ def _proxy(options: GcdOptions, countries: list[str], rng: random.Random) -> lis
 
 
 def _truth(options: GcdOptions, countries: list[str], seed: int) -> list[Row]:
+    number = math.ceil(options.num_truth / (3 * len(options.truth_domains)))  # items of each domain
     by_domain = []
     for domain in options.truth_domains:
         rng = _rng(seed, f"truth {domain}")
-        found = items.truth_items(
-            domain, options.num_truth_items, options.max_number, options.max_divisions, rng, countries
-        )
+        found = items.truth_items(domain, number, options.max_number, options.max_divisions, rng, countries)
         by_domain.append([_three_rows(item, options, rng) for item in found])
     # the domains in turn: a limit on the rows to evaluate leaves as many of each
-    return [row for threes in zip(*by_domain, strict=True) for three in threes for row in three]
+    return [row for threes in zip(*by_domain, strict=True) for three in threes for row in three][: options.num_truth]
 
 
 def _collateral(options: GcdOptions, rng: random.Random) -> list[Row]:
     _, held_out = items.gcd_split(options.max_number, options.max_divisions)
-    drawn = items.spread(held_out, rng)[: options.num_test_items]
-    return [row for pair in drawn for row in _three_rows(items.gcd_item(pair, rng), options, rng)]
+    drawn = items.spread(held_out, rng)[: math.ceil(options.num_collateral / 3)]
+    rows = [row for pair in drawn for row in _three_rows(items.gcd_item(pair, rng), options, rng)]
+    return rows[: options.num_collateral]
 
 
 def _three_rows(item: Item, options: GcdOptions, rng: random.Random) -> list[Row]:
