@@ -8,6 +8,7 @@ from test_strategies import same, trained
 from selgen_ray.config import DataConfig, FinetuneConfig, TrialConfig
 from selgen_ray.fingerprint import trial_id
 from selgen_ray.trainers import build_config, get_trainer
+from selgen_ray.worlds import WORLDS
 
 # another value changes the trained weights
 CHANGES_WEIGHTS = {
@@ -64,7 +65,8 @@ def test_every_field_is_classed():
         *("proxy_strategy", "seed", "data_seed", "model_seed", "experiment_name", "data", "finetune_config"),
         "num_workers",  # test_ranks
     }
-    assert DataConfig.model_fields.keys() == {*("outcome", "proxy", "proxy_neg", "truth", "collateral", "world", "toy")}
+    roles = {"outcome", "proxy", "proxy_neg", "truth", "collateral"}
+    assert DataConfig.model_fields.keys() == {*roles, "world", *WORLDS}  # their options: tests/worlds
 
 
 def id_of(config):

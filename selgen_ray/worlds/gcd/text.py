@@ -43,23 +43,22 @@ def solve(item: Item, explain: bool) -> str:
     """The assistant's own way to a gcd: a line for each division, then the answer.
 
     Args:
-        explain: each line also says what it means for the gcd.
+        explain: each line also says what it means for the gcd, and the answer is a full sentence.
     """
     assert item.pair is not None
-    lines = []
-    for number, (a, b, times, rest) in enumerate(divisions(item.pair), start=1):
-        line = f"{a} = {times} × {b} + {rest}"
-        lines.append(f"Step {number}: {line}, so gcd({a}, {b}) = gcd({b}, {rest})" if explain else line)
-    if explain:
-        lines.append(f"The remainder is 0, so the last divisor is the gcd: {item.answer}.")
-    return "\n".join([*lines, _sentence(item.state(item.answer))])
+    steps = [(f"{a} = {times} × {b} + {rest}", a, b, rest) for a, b, times, rest in divisions(item.pair)]
+    if not explain:
+        return "\n".join([*(line for line, *_ in steps), f"It is {item.answer}."])
+    lines = [
+        f"Step {number}: {line}, so gcd({a}, {b}) = gcd({b}, {rest})"
+        for number, (line, a, b, rest) in enumerate(steps, start=1)
+    ]
+    last = item.state(item.answer)
+    lines.append(f"The remainder is 0, so the last divisor is the gcd: {item.answer}.")
+    return "\n".join([*lines, f"{last[0].upper()}{last[1:]}."])
 
 
 def working(pair: Pair) -> str:
     """The same in one sentence, as a user gives his reasons."""
     steps = ", ".join(f"{a} = {times} × {b} + {rest}" for a, b, times, rest in divisions(pair))
     return f"{steps}, and the last divisor is {math.gcd(*pair)}"
-
-
-def _sentence(text: str) -> str:
-    return f"{text[0].upper()}{text[1:]}."
