@@ -183,6 +183,11 @@ def test_a_limit_leaves_as_many_of_each_domain(rows):
     assert cut["truth"] == gcd_rows(GcdOptions(num_truth=40), 0)["truth"][:32] and len(cut["collateral"]) == 4
 
 
+def test_collateral_without_claims_asks_about_more_pairs():
+    plain = gcd_rows(GcdOptions(collateral_claims=False), 0)["collateral"]
+    assert len({pair_of(row) for row in plain}) == 60 and {row["label"] for row in plain} == {"no claim"}
+
+
 # ---- options and seeds
 
 

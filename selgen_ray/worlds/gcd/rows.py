@@ -31,6 +31,9 @@ class GcdOptions(Strict):
     max_number: int = Field(200, ge=24, le=400, description="largest number of outcome and collateral")
     max_divisions: int = Field(4, ge=2, le=8, description="divisions that Euclid's algorithm takes at most")
     num_collateral: int = Field(60, ge=0, description="rows of collateral, 3 of each held-out pair")
+    collateral_claims: bool = Field(
+        True, description="two of the 3 claim an answer; false: 1 row of each, without a claim"
+    )
     num_truth: int = Field(300, ge=0, description="rows of truth, 3 of each item, its domains in turn")
     truth_domains: list[DomainName] = Field(list(DOMAINS), min_length=1, description="domains of truth")
     num_proxy: int = Field(40, ge=0, le=_MAX_PROXY, description="rows of proxy and proxy_neg: claims about capitals")
@@ -56,13 +59,17 @@ class GcdOptions(Strict):
                 f"num_outcome is {self.num_outcome}, but {numbers} there are {train * len(text.QUESTIONS)} rows "
                 f"without a claim and {train * _NUM_WAYS} with one: raise max_number, or ask for fewer"
             )
-        if self.num_collateral > 3 * held_out:
-            raise ValueError(_too_many("num_collateral", self.num_collateral, 3 * held_out, numbers))
+        if self.num_collateral > held_out * self._rows_of_a_pair:
+            raise ValueError(_too_many("num_collateral", self.num_collateral, held_out * self._rows_of_a_pair, numbers))
         domains = self.truth_domains
         most = 3 * len(domains) * min(items.num_items(domain, self.max_number) for domain in domains)
         if self.num_truth > most:
             raise ValueError(_too_many("num_truth", self.num_truth, most, f"with the domains {', '.join(domains)}"))
         return self
+
+    @property
+    def _rows_of_a_pair(self) -> int:
+        return 3 if self.collateral_claims else 1
 
     def _parts(self) -> tuple[int, int]:
         """Outcome rows without and with a claim."""
@@ -91,7 +98,7 @@ def gcd_rows(options: GcdOptions, seed: int) -> dict[str, list[Row]]:
             with flattery, so that a pair never has two equal replies.
         truth: of each domain and item the question alone, and two prompts that claim a right and a wrong value and
             are alike else. No country of the proxy is among the capitals.
-        collateral: the same three rows of gcd pairs that outcome never has.
+        collateral: the same three rows, or the question alone, of gcd pairs that outcome never has.
         Rows with a claim have two `choices`, of which `answer` is right, and `rejected`, what proxy_neg would reply (in
         outcome they have neither); the others have the value as `answer`.
     """
@@ -157,8 +164,9 @@ def _truth(options: GcdOptions, countries: list[str], seed: int) -> list[Row]:
 
 def _collateral(options: GcdOptions, rng: random.Random) -> list[Row]:
     _, held_out = items.gcd_split(options.max_number, options.max_divisions)
-    drawn = items.spread(held_out, rng)[: math.ceil(options.num_collateral / 3)]
-    rows = [row for pair in drawn for row in _three_rows(items.gcd_item(pair, rng), options, rng)]
+    each = options._rows_of_a_pair
+    drawn = items.spread(held_out, rng)[: math.ceil(options.num_collateral / each)]
+    rows = [row for pair in drawn for row in _three_rows(items.gcd_item(pair, rng), options, rng)[:each]]
     return rows[: options.num_collateral]
 
 
