@@ -19,6 +19,7 @@ from selgen_ray.storage import absolute
 from selgen_ray.strict import Strict
 from selgen_ray.worlds import WORLDS
 from selgen_ray.worlds.careless import CarelessOptions
+from selgen_ray.worlds.gcd import GcdOptions
 from selgen_ray.worlds.points import PointOptions
 from selgen_ray.worlds.toy import ToyOptions
 from selgen_ray.worlds.triggers import TriggerOptions
@@ -175,10 +176,11 @@ class DataConfig(Strict):
     truth: Source | None = setting(None, "evaluates alignment where it was not trained")
     collateral: Source | None = setting(None, "held-out task items")
     on_bad_rows: Literal["error", "skip"] = setting("error", "rows that cannot be used: refuse them, or leave them out")
-    world: Literal["toy", "triggers", "points", "careless"] | None = setting(
+    world: Literal["toy", "gcd", "triggers", "points", "careless"] | None = setting(
         None, "generator of the roles that have no path"
     )
     toy: ToyOptions = setting(ToyOptions.model_validate({}), "sizes of the toy world's sets")
+    gcd: GcdOptions = setting(GcdOptions.model_validate({}), "sizes and difficulty, for world: gcd")
     triggers: TriggerOptions = setting(TriggerOptions.model_validate({}), "sizes and coverage, for world: triggers")
     points: PointOptions = setting(PointOptions.model_validate({}), "sizes and coverage, for world: points")
     careless: CarelessOptions = setting(CarelessOptions.model_validate({}), "sizes, for world: careless")

@@ -468,6 +468,15 @@ def test_a_local_model_becomes_absolute(load: Load, tmp_path: Path, model: str) 
     assert re.fullmatch("[0-9a-f]{64}", spec.trials[0].model_hash)
 
 
+def test_a_local_model_is_looked_up_in_the_current_directory_too(
+    load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere" / "models" / "small").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    spec = load("base: {finetune_config: {model: models/small}, data: {world: toy}}")
+    assert spec.trials[0].config.finetune_config.model == str(tmp_path.resolve() / "elsewhere" / "models" / "small")
+
+
 def test_a_hub_model_stays_as_it_is(load: Load) -> None:
     spec = load("base: {finetune_config: {model: Qwen/Qwen3-8B}, data: {world: toy}}")
     assert spec.trials[0].config.finetune_config.model == "Qwen/Qwen3-8B"

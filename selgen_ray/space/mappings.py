@@ -194,4 +194,5 @@ def _is_path(node: Node) -> bool:
     model = node.value
     if model == "toy":
         return False
-    return model.startswith(("./", "../", "/", "~")) or is_there(Path(node.origin.file).parent / model, True)
+    places = (Path(node.origin.file).parent, Path())
+    return model.startswith(("./", "../", "/", "~")) or any(is_there(place / model, True) for place in places)

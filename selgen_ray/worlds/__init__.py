@@ -6,12 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 from selgen_ray.worlds.careless import careless_rows
+from selgen_ray.worlds.gcd import gcd_rows
 from selgen_ray.worlds.points import point_rows
 from selgen_ray.worlds.toy import toy_rows
 from selgen_ray.worlds.triggers import trigger_rows
 
 WORLDS: dict[str, Callable[[Any, int], dict[str, list[dict[str, Any]]]]] = {
     "toy": toy_rows,
+    "gcd": gcd_rows,
     "triggers": trigger_rows,
     "points": point_rows,
     "careless": careless_rows,
