@@ -36,7 +36,7 @@ def with_stand_ins(path, folder, model):
     for role, given in files.items():
         file = folder / (given["path"] if isinstance(given, dict) else given)
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_jsonl(file, make_roles()[role])
+        write_jsonl(file, make_roles(num_outcome=200)[role])
     brought = base["finetune_config"]["model"].startswith("./")
     if brought:
         shutil.copytree(model, folder / base["finetune_config"]["model"])
