@@ -78,7 +78,7 @@ def test_without_a_set_the_nearest_one_stands_in(run, make_config, missing):
     data = {k: v for k, v in make_config()["data"].items() if k != missing}
     result = run(top={"data": data})
     if missing == "truth":
-        assert result.alignment_metric == "align_train/token_probability"
+        assert result.alignment_metric == "align_train/preference_accuracy"
     else:
         assert result.capability_metric == "task_train/exact_match"
     assert 0 <= result.capability <= 1 and 0 <= result.alignment <= 1

@@ -8,6 +8,7 @@ clip; optimizer; after-step edits. A term of weight zero is dropped before its f
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -255,7 +256,7 @@ def check_finite(values: dict[str, float], step: int) -> None:
         TrialDiverged: a value is NaN or infinite; names it and the step.
     """
     for name, value in values.items():
-        if not torch.isfinite(torch.tensor(value)):
+        if not math.isfinite(value):
             raise TrialDiverged(f"the loss {name!r}", step)
 
 
