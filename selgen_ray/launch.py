@@ -102,7 +102,7 @@ def launch(run: Launch) -> str | None:
         return run.plan.make.task(trial, trial.config, trial.plugins)
 
     def say(text: str) -> None:
-        run.display.line(text, board)
+        run.display.say(text, board)
 
     driver = Driver(run.plan.folder, feed, board, tasks, make, run.time_budget_s, say)
     driver.guidance = Guidance(run.spec, run.plan, driver.stop, driver.keep)

@@ -1,4 +1,4 @@
-"""What the terminal shows of a running sweep: one line per running trial, the finished count, the time left."""
+"""What the terminal shows of a running sweep: running trials with their steps, those that ended, the time left."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+KINDS = ("auto", "rich", "plain", "none")
 _PLAIN_EVERY_S = 30.0
+_BAR_WIDTH, _FAILURES_SHOWN = 16, 3
+_COLOURS = {"completed": "green", "failed": "red", "diverged": "yellow"}
 
 
 @dataclass
@@ -22,11 +25,13 @@ class Board:
         total: trials to run.
         running: trial name -> its last reported numbers.
         finished: status -> count.
+        failures: 'name: cause' of the trials that failed or diverged.
     """
 
     total: int
     running: dict[str, dict[str, Any]] = field(default_factory=dict)
     finished: dict[str, int] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -42,6 +47,12 @@ class Board:
         if done <= 0:
             return None
         return (time.monotonic() - self.started) * (self.total - done) / done
+
+    def end(self, name: str, status: str, cause: str) -> None:
+        """Count a trial that ended."""
+        self.finished[status] = self.finished.get(status, 0) + 1
+        if status in ("failed", "diverged"):
+            self.failures.append(f"{name}: {(cause.strip() or status).splitlines()[-1]}")
 
     def summary(self) -> str:
         """'5/18 finished (1 diverged), 2 running, 1:20 left'."""
@@ -83,7 +94,21 @@ class Display(Protocol):
     def start(self) -> None: ...
     def update(self, board: Board) -> None: ...
     def line(self, text: str, board: Board) -> None: ...
+    def say(self, text: str, board: Board) -> None: ...
     def stop(self) -> None: ...
+
+
+class NoDisplay:
+    """For those who look elsewhere: no trials, only what concerns the whole sweep, such as that it ends early."""
+
+    def start(self) -> None: ...
+    def update(self, board: Board) -> None: ...
+    def line(self, text: str, board: Board) -> None: ...
+    def stop(self) -> None: ...
+
+    def say(self, text: str, board: Board) -> None:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
 
 
 class PlainDisplay:
@@ -105,6 +130,8 @@ class PlainDisplay:
     def line(self, text: str, board: Board) -> None:
         self._write(f"{text}  [{board.summary()}]")
 
+    say = line
+
     def _write(self, text: str) -> None:
         self._last = time.monotonic()
         sys.stdout.write(text + "\n")
@@ -112,7 +139,7 @@ class PlainDisplay:
 
 
 class LiveDisplay:
-    """For a terminal: finished trials scroll by above the live lines."""
+    """For a terminal: finished trials scroll by above the running ones with their bars, the failures, and the whole."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._live = Live(console=console or Console(), refresh_per_second=4, transient=True)
@@ -124,15 +151,51 @@ class LiveDisplay:
         self._live.stop()
 
     def update(self, board: Board) -> None:
-        lines = [running_line(name, metrics) for name, metrics in board.running.items()]
-        self._live.update(Group(*(Text(line, overflow="ellipsis", no_wrap=True) for line in [*lines, board.summary()])))
+        self._live.update(_view(board, self._live.console))
 
     def line(self, text: str, board: Board) -> None:
-        self._live.console.print(Text(text))
+        self._live.console.print(Text(text, style=_COLOURS.get(text.split(" ")[0], "")))
         self.update(board)
 
+    say = line
 
-def make_display() -> Display:
-    """A live display in a terminal, plain lines elsewhere."""
-    console = Console()
-    return LiveDisplay(console) if console.is_terminal else PlainDisplay()
+
+def _view(board: Board, console: Console) -> RenderableType:
+    """The part that is drawn anew: it never is higher than the terminal, which would scroll it."""
+    room = max(console.height - _FAILURES_SHOWN - 4, 1)
+    running = list(board.running.items())
+    names = {name: _shortened(name, console.width // 3) for name, _ in running[:room]}
+    width = max(map(len, names.values()), default=0)
+    lines = []
+    for name, metrics in running[:room]:
+        done = metrics["step"] / metrics["num_steps"] if metrics.get("num_steps") else None
+        told = running_line(name, metrics).removeprefix(name).strip()
+        lines.append(Text.assemble(f"{names[name]:{width}s} ", *_bar(done), f" {told}"))
+    if len(running) > room:
+        lines.append(Text(f"and {len(running) - room} more", style="dim"))
+    lines += [Text(failure, style="red") for failure in board.failures[-_FAILURES_SHOWN:]]
+    lines.append(Text.assemble(*_bar(board.num_finished / max(board.total, 1)), f" {board.summary()}"))
+    for line in lines:
+        line.no_wrap, line.overflow = True, "ellipsis"
+    return Group(*lines)
+
+
+def _bar(done: float | None) -> tuple[tuple[str, str], tuple[str, str]]:
+    """What is done and what is not, of 16 columns; nothing where it is not known."""
+    full = round((done or 0) * _BAR_WIDTH)
+    return ("━" * full, "green"), ((" " if done is None else "╌") * (_BAR_WIDTH - full), "dim")
+
+
+def _shortened(name: str, width: int) -> str:
+    """The setting's end gives way, never the seed."""
+    setting, slash, seed = name.rpartition("/")
+    room = max(width - len(slash + seed) - 1, 8)
+    return name if len(setting) <= room else f"{setting[:room]}…{slash}{seed}"
+
+
+def make_display(kind: str = "auto") -> Display:
+    """A display of one of the `KINDS`; 'auto': a live one in a terminal, plain lines elsewhere."""
+    console = Console(force_terminal=True if kind == "rich" else None)
+    if kind == "none":
+        return NoDisplay()
+    return LiveDisplay(console) if kind == "rich" or (kind == "auto" and console.is_terminal) else PlainDisplay()

@@ -17,6 +17,7 @@ from selgen_ray.control import Control
 from selgen_ray.driver import SweepBusyError, claim
 from selgen_ray.errors import SpecError, StorageError
 from selgen_ray.plan import Plan, check_data, make_plan
+from selgen_ray.progress import KINDS, make_display
 from selgen_ray.results import FILE_NAME
 from selgen_ray.selection import SelectionError, parse_only
 from selgen_ray.space import SweepSpec, load_space
@@ -68,6 +69,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--time-budget", metavar="8h", type=_seconds, help="end after so long, as after Ctrl-C: 90m, 1h30m, 2d"
     )
+    parser.add_argument(
+        "--progress",
+        choices=KINDS,
+        default="auto",
+        help="what is shown meanwhile: rich bars, plain lines, none; auto: rich in a terminal, else plain",
+    )
     return parser
 
 
@@ -94,6 +101,7 @@ def resume_command(args: argparse.Namespace) -> str:
     parts = ["python", "-m", "selgen_ray.sweep", args.space]
     parts += [part for only in args.only for part in ("--only", only)]
     parts += ["--max-concurrent", str(args.max_concurrent)] if args.max_concurrent else []
+    parts += ["--progress", args.progress] if args.progress != "auto" else []
     return shlex.join(parts)
 
 
@@ -101,7 +109,6 @@ def _launch(spec: SweepSpec, plan: Plan, args: argparse.Namespace) -> tuple[str 
     """Run what is left; returns what is wrong with the request, if anything, and why the sweep ended early."""
     from selgen_ray import cluster  # late: a dry run, or a finished sweep, needs no Ray
     from selgen_ray.launch import Launch, launch, resolve
-    from selgen_ray.progress import make_display
     from selgen_ray.trackers import TrackerError
 
     def abandon(why: str) -> NoReturn:
@@ -120,7 +127,7 @@ def _launch(spec: SweepSpec, plan: Plan, args: argparse.Namespace) -> tuple[str 
         cluster.check_hardware(map(FinetuneConfig.model_validate, configs), gpus)
         if dashboard:
             _say(f"dashboard: {dashboard}")
-        return None, launch(Launch(spec, plan, granted, make_display(), abandon, args.time_budget))
+        return None, launch(Launch(spec, plan, granted, make_display(args.progress), abandon, args.time_budget))
     except KeyboardInterrupt:
         return None, "interrupted"
     except ConnectionError as error:

@@ -89,5 +89,5 @@ class Watcher(tune.Callback):
             driver.later(lambda: mark_failed(task, cause))
         if outcome != "preempted":
             driver.guidance.ended(trial_id, status)
-            self._board.finished[status] = self._board.finished.get(status, 0) + 1
+            self._board.end(name, status, cause)
         self._display.line(finished_line(name, "cut off" if outcome == "preempted" else status, metrics), self._board)

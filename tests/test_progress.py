@@ -1,6 +1,7 @@
 """The terminal view: what a line says, the estimate, and no control codes outside a terminal."""
 
 import io
+import re
 import time
 
 import pytest
@@ -55,14 +56,63 @@ def test_plain_output_is_lines_without_control_codes(capsys):
     assert capsys.readouterr().out == "completed  a  [1/4 finished, 0 running, 5:00 left]\n"
 
 
-def test_the_live_view_has_a_line_for_each_running_trial():
-    out = io.StringIO()
-    display = LiveDisplay(Console(file=out, force_terminal=True, width=100, color_system=None))
+def test_without_progress_only_what_concerns_the_sweep_is_said(capsys):
+    display = make_display("none")
     display.start()
-    display.update(board(running={"kl/seed_1": RUNNING, "naive/seed_2": {}}))
-    time.sleep(0.6)  # it is drawn four times a second
-    display.line("completed  dpo/seed_1", board(finished={"completed": 1}))
+    display.update(board(running={"a": RUNNING}))
+    display.line("completed  a", board(finished={"completed": 1}))
+    display.say("finishing steps", board())
     display.stop()
-    text = out.getvalue()
-    assert "kl/seed_1  step 5/20" in text and "naive/seed_2  starting" in text
-    assert "completed  dpo/seed_1" in text and "1/4 finished" in text
+    assert capsys.readouterr().out == "finishing steps\n"
+
+
+def shown(display_of, *, height=24):
+    """What a terminal of 100 columns is sent, without its control codes."""
+    out = io.StringIO()
+    display = LiveDisplay(Console(file=out, force_terminal=True, width=100, height=height, color_system=None))
+    display.start()
+    display_of(display)
+    time.sleep(0.6)  # it is drawn four times a second
+    display.stop()
+    return re.sub(r"\x1b\[[0-9?;]*[a-zA-Z]", "", out.getvalue())
+
+
+def test_the_live_view_has_a_bar_for_each_running_trial_and_one_for_all():
+    def show(display):
+        display.update(board(running={"kl/seed_1": RUNNING, "naive/seed_2": {}}))
+        time.sleep(0.6)
+        display.line("completed  dpo/seed_1  capability 0.500", board(finished={"completed": 1}))
+
+    text = shown(show)
+    lines = text.splitlines()
+    kl = next(line for line in lines if "kl/seed_1" in line)
+    assert kl.count("━") == 4  # a quarter of its steps: a quarter of the bar of 16 columns
+    assert "step 5/20  loss 0.1235  812 tokens/s" in kl
+    assert any("naive/seed_2" in line and "starting" in line and "━" not in line for line in lines)
+    assert "completed  dpo/seed_1  capability 0.500" in text
+    assert any("1/4 finished" in line and "━" in line for line in lines)
+
+
+def test_a_long_name_keeps_its_seed():
+    name = f"positive_negative_proxy_lambda_proxy-0.1_{'a' * 40}/seed_12"
+    text = shown(lambda display: display.update(board(running={name: RUNNING})))
+    assert "positive_negative_proxy_…/seed_12 " in text and "step 5/20" in text
+
+
+def test_failures_stay_in_view_with_their_cause():
+    state = board()
+    for seed in range(5):
+        state.end(f"kl/seed_{seed}", "failed", f"Traceback (most recent call last):\nValueError: number {seed}")
+    state.end("dpo/seed_1", "completed", "")
+    assert state.finished == {"failed": 5, "completed": 1}
+    lines = shown(lambda display: display.update(state)).splitlines()
+    assert [line.strip() for line in lines if "ValueError" in line][-3:] == [
+        f"kl/seed_{seed}: ValueError: number {seed}" for seed in (2, 3, 4)
+    ]
+
+
+def test_the_live_view_fits_into_a_low_terminal():
+    many = {f"kl/seed_{n}": RUNNING for n in range(40)}
+    text = shown(lambda display: display.update(board(running=many)), height=15)
+    frame = text.split("kl/seed_0 ")[-1]
+    assert len(frame.splitlines()) <= 15 and "and 32 more" in frame and "running" in frame

@@ -173,7 +173,8 @@ def test_in_a_terminal_running_trials_have_a_live_line(tmp_path, tiny_model_dir,
             output += chunk
     text = output.decode()
     assert process.wait(60) == 0, text
-    assert re.search(r"naive_[0-9a-f]{6}/seed_1  step \d+/\d+  loss \d\.\d+  \d+ tokens/s", text)
+    plain = re.sub(r"\x1b\[[0-9?;]*[a-zA-Z]", "", text)
+    assert re.search(r"naive_[0-9a-f]{6}/seed_1 ━*╌+ step \d+/\d+  loss \d\.\d+  \d+ tokens/s", plain)
     assert "0/1 finished, 1 running" in text and "Traceback" not in text
 
 
