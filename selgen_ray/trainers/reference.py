@@ -21,7 +21,9 @@ _KEPT_BYTES = 2**29  # as much as the log-probabilities of a proxy may take
 
 
 class BaseValues:
-    """A micro-batch of a stream -> what the model said about its rows before the first step, adapter off; detached.
+    """A micro-batch of a stream -> what the model said about its rows before the first step; detached.
+
+    That is the model that training starts from: the base, with the adapter that training continues from, if any.
 
     Args:
         trainer: in its starting state.
@@ -52,7 +54,8 @@ def _ask_base(trainer: BaseTrainer, stream: str, compute: Callable[[Batch], list
 
     was_training = trainer.model.training
     trainer.model.eval()
-    with torch.no_grad(), models.adapter_off(trainer.model):
+    # in its starting state a new adapter adds nothing, and one that is trained on is part of the reference
+    with torch.no_grad():
         found = trainer.passes(every_row)
     trainer.model.train(was_training)
     return [found[row] for row in sorted(found)]
