@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from selgen_ray.config import FinetuneConfig
 from selgen_ray.errors import ModelError
@@ -52,6 +53,7 @@ def push(folder: Path, repository: str, private: bool) -> str:
     if not token:
         raise ModelError(f"{_TOKEN} is not set where the trial ran")
     api = HfApi(token=token)
+    _name_the_base(folder / "adapter_config.json")
     try:
         place = api.create_repo(repository, private=private, exist_ok=True)
         is_private = api.model_info(place.repo_id).private
@@ -63,3 +65,14 @@ def push(folder: Path, repository: str, private: bool) -> str:
     except Exception as error:  # of many kinds: HTTP errors, timeouts, those of the upload's own checks
         raise ModelError(f"{repository}: {hub_reason(error)}") from None
     return str(place)
+
+
+def _name_the_base(adapter_config: Path) -> None:
+    """Let an adapter say the name alone of a base that lies on this machine: its path is nobody else's business."""
+    if not adapter_config.exists():
+        return
+    content = json.loads(adapter_config.read_text(encoding="utf-8"))
+    base = PurePath(str(content.get("base_model_name_or_path") or ""))
+    if base.is_absolute():
+        content["base_model_name_or_path"] = base.name
+        adapter_config.write_text(json.dumps(content, indent=2, sort_keys=True), encoding="utf-8")

@@ -83,13 +83,13 @@ def find_files(key: str, name: str, revision: str | None) -> ModelFiles:
 
 
 def _of_the_hub(key: str, name: str, revision: str | None) -> set[str]:
-    from huggingface_hub import constants, model_info, snapshot_download
+    from huggingface_hub import HfApi, constants, snapshot_download
 
     try:
         if constants.HF_HUB_OFFLINE:
             folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
             return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-        return {one.rfilename for one in model_info(name, revision=revision).siblings or ()}
+        return {one.rfilename for one in HfApi().model_info(name, revision=revision).siblings or ()}
     except Exception as error:
         at = f" at revision {revision!r}" if revision else ""
         raise ModelError(f"{key} {name!r}{at}: no such local directory, and {hub_reason(error)}") from error
