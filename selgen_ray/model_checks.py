@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -28,6 +29,7 @@ from selgen_ray.models import load_tokenizer, model_location
 _KEY = "finetune_config.model"
 _ADAPTABLE = (torch.nn.Linear, torch.nn.Embedding, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d, Conv1D)
 _INDEX = "model.safetensors.index.json"
+_ASKED_AGAIN_S = 60.0
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 
 
@@ -58,13 +60,13 @@ def _of(check: Callable[[], None]) -> Iterator[str]:
 
 
 def _stamp(model: str) -> tuple[Any, ...]:
-    """Changes when the files of a local model do: what was found is kept for the trials of one plan."""
+    """Changes when the files of a local model do, and for one of the hub every minute: so long holds what was found."""
     folder = model_location(model)
     try:
         with os.scandir(folder) as entries:
             return tuple(sorted((e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in entries))
     except OSError:
-        return ()
+        return (time.monotonic() // _ASKED_AGAIN_S,)
 
 
 # files ------------------------------------------------------------------------------------------------------------

@@ -221,6 +221,13 @@ def trainable_parameters(model: Model) -> dict[str, torch.nn.Parameter]:
 
 
 @contextlib.contextmanager
+def adapter_off(model: Model) -> Iterator[None]:
+    """The base model's own predictions, for as long as the context lasts; full fine-tuning has no adapter."""
+    with model.disable_adapter() if isinstance(model, PeftModel) else contextlib.nullcontext():
+        yield
+
+
+@contextlib.contextmanager
 def _head_gets(model: Model, part: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
     """The head is given `part` of the last hidden states instead of all, for as long as the context lasts."""
     head: Any = model.get_output_embeddings()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -54,8 +55,9 @@ def _ask_base(trainer: BaseTrainer, stream: str, compute: Callable[[Batch], list
 
     was_training = trainer.model.training
     trainer.model.eval()
-    # in its starting state a new adapter adds nothing, and one that is trained on is part of the reference
-    with torch.no_grad():
+    # an adapter that training continues from is part of the reference, and still as it was
+    reference = contextlib.nullcontext() if trainer.cfg.adapter else models.adapter_off(trainer.model)
+    with torch.no_grad(), reference:
         found = trainer.passes(every_row)
     trainer.model.train(was_training)
     return [found[row] for row in sorted(found)]

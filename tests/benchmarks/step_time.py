@@ -32,6 +32,7 @@ from conftest import chat, make_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from selgen_ray.cache import Cache
+from selgen_ray.models import adapter_off
 from selgen_ray.storage import Folder
 from selgen_ray.trainers import get_trainer, strategies
 from selgen_ray.trainers.base import BaseTrainer
@@ -74,7 +75,7 @@ def ask_base_every_step(trainer: Any) -> None:
 
     def live(values: Callable[[Any], Any]) -> Callable[[Any], Any]:
         def ask(batch: Any) -> Any:
-            with torch.no_grad(), trainer.model.disable_adapter():
+            with torch.no_grad(), adapter_off(trainer.model):
                 return values(batch)
 
         return ask

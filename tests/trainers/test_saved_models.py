@@ -26,7 +26,10 @@ from selgen_ray.trial import TrialTask, run_trial
 
 IDS = torch.tensor([[5, 9, 70, 33, 2, 61]])
 SHORT = {"epochs": 1, "max_to_eval": 2, "max_new_tokens": 2}
-TEMPLATE = "{% for m in messages %}[{{ m['role'] }}]\n{{ m['content'] }}<|end|>{% endfor %}{{ '[assistant]\n' if add_generation_prompt }}"
+TEMPLATE = (
+    "{% for m in messages %}[{{ m['role'] }}]\n{{ m['content'] }}<|end|>{% endfor %}"
+    "{{ '[assistant]\n' if add_generation_prompt }}"
+)
 
 
 @pytest.fixture
@@ -42,7 +45,13 @@ def run(make_config: Callable[..., dict[str, Any]], tmp_path: Path) -> Callable[
 @pytest.fixture
 def adapter(make_config: Callable[..., dict[str, Any]], tmp_path: Path) -> str:
     """An adapter that says something: rank 3, of some of the modules."""
-    own = {"learning_rate": 0.05, "r": 3, "lora_alpha": 12, "target_modules": ["q_proj", "down_proj"], "use_rslora": True}
+    own = {
+        "learning_rate": 0.05,
+        "r": 3,
+        "lora_alpha": 12,
+        "target_modules": ["q_proj", "down_proj"],
+        "use_rslora": True,
+    }
     with get_trainer("naive")(make_config(**SHORT | own)) as trainer:
         trainer.train()
         trainer.save_model(tmp_path / "adapter")
@@ -88,9 +97,9 @@ def test_a_merged_model_is_the_trained_one(make_config, tmp_path, strategy, knob
 
 
 def test_embedding_and_head_in_one_are_not_merged(make_config, tmp_path):
-    with get_trainer("naive")(make_config(target_modules=["embed_tokens"], save_merged=True)) as trainer:
-        with pytest.raises(ModelError, match=r"model\.embed_tokens is embedding and head in one"):
-            trainer.save_model(tmp_path)
+    refused = pytest.raises(ModelError, match=r"model\.embed_tokens is embedding and head in one")
+    with get_trainer("naive")(make_config(target_modules=["embed_tokens"], save_merged=True)) as trainer, refused:
+        trainer.save_model(tmp_path)
 
 
 # going on from an adapter ------------------------------------------------------------------------------------------
@@ -166,7 +175,9 @@ def test_the_biases_of_an_adapter_do_not_stay_on_the_base(make_config, monkeypat
     config = make_config(adapter=str(tmp_path), **SHORT)
     with get_trainer("naive")(config) as trainer:
         bias = "base_model.model.model.layers.0.self_attn.q_proj.base_layer.bias"
-        assert not torch.equal(trainer.parameters[bias], before[bias.removeprefix("base_model.model.").replace(".base_layer", "")])
+        assert not torch.equal(
+            trainer.parameters[bias], before[bias.removeprefix("base_model.model.").replace(".base_layer", "")]
+        )
     assert all(torch.equal(before[name], p) for name, p in base.named_parameters())
 
 
@@ -278,8 +289,15 @@ def test_the_plan_asks_the_hub(server, tmp_path, tiny_model_dir, data_files, mon
     assert said(push_to_hub=True) == "planned"
     assert "the hub has no such repository, or it is private" in said(model="lab/nothing")
     config = json.dumps(make_model().config.to_dict())
+    server.repositories["lab/mine"] = Repository(False, {"config.json": config.encode()})
     server.repositories["lab/gated"] = Repository(False, {"config.json": config.encode()}, gated=True)
-    assert "has no weights" in said(model="lab/gated")
-    assert "lab/gated' at revision 'v9'" in said(model="lab/gated", model_revision="v9")
+    assert "has no weights" in said(model="lab/mine")
+    assert "lab/mine' at revision 'v9': no such local directory, and the hub's" in said(
+        model="lab/mine", model_revision="v9"
+    )
     monkeypatch.setenv("HF_TOKEN", "hf_another")
     assert "the hub does not take the token in HF_TOKEN" in said(push_to_hub=True)
+    assert "those who accepted its terms only: accept them on its page" in said(model="lab/gated")
+    monkeypatch.delenv("HF_TOKEN")
+    server.repositories["lab/private"] = Repository(True, {"config.json": config.encode()})
+    assert "or it is private: check the name, and set HF_TOKEN" in said(model="lab/private")

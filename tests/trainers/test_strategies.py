@@ -1,6 +1,5 @@
 """What must hold for every strategy and between them, on a tiny real model."""
 
-import contextlib
 import copy
 import math
 
@@ -10,6 +9,7 @@ from conftest import make_model, make_roles
 
 from selgen_ray.config import setting
 from selgen_ray.errors import DataError, TrialDiverged
+from selgen_ray.models import adapter_off
 from selgen_ray.trainers import get_trainer, knob, strategies
 from selgen_ray.trainers.base import BaseTrainer
 from selgen_ray.trainers.loop import Term
@@ -162,7 +162,7 @@ def test_kl_reference_is_the_model_before_the_run(make_config, is_peft):
     before = copy.deepcopy(trainer.model)
     trainer.train()
     batch = next(trainer.batches("proxy"))
-    with torch.no_grad(), before.disable_adapter() if is_peft else contextlib.nullcontext():
+    with torch.no_grad(), adapter_off(before):
         expected = before(**batch.inputs).logits[batch.scored].log_softmax(-1)
     assert torch.allclose(trainer.base_log_probs(batch), expected, atol=1e-5)
     trainer.base_log_probs.rows = []  # as for a vocabulary too large to keep
