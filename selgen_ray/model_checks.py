@@ -14,7 +14,9 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+from transformers.models.auto.configuration_auto import (
+    CONFIG_MAPPING_NAMES,  # pyright: ignore[reportPrivateImportUsage]
+)
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.pytorch_utils import Conv1D
 
@@ -30,6 +32,7 @@ _KEY = "finetune_config.model"
 _ADAPTABLE = (torch.nn.Linear, torch.nn.Embedding, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d, Conv1D)
 _INDEX = "model.safetensors.index.json"
 _ASKED_AGAIN_S = 60.0
+_TOKENIZERS = ("tokenizer.json", ".model", "vocab.json", "vocab.txt", ".tiktoken", "tekken.json")
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 
 
@@ -44,6 +47,8 @@ def model_problems(config: TrialConfig, roles: Mapping[str, Sequence[Row]]) -> l
     wrong = _checked_files(model_location(cfg.model), cfg.model_revision, _stamp(cfg.model))
     if wrong is not None:  # nothing else can be looked at
         return [*found, wrong]
+    if problem := list(_of(lambda: _skeleton(cfg))):
+        return [*found, *problem]
     found += _of(lambda: _check_tokenizer(cfg))
     found += _of(lambda: _check_rows(cfg, roles))
     found += _of(lambda: _check_modules(cfg))
@@ -52,7 +57,7 @@ def model_problems(config: TrialConfig, roles: Mapping[str, Sequence[Row]]) -> l
     return found
 
 
-def _of(check: Callable[[], None]) -> Iterator[str]:
+def _of(check: Callable[[], Any]) -> Iterator[str]:
     try:
         check()
     except (ModelError, DataError) as error:
@@ -79,6 +84,8 @@ def _checked_files(location: str, revision: str | None, stamp: tuple[Any, ...]) 
         files = find_files(_KEY, location, revision)
         _check_config(files)
         _check_weights(files)
+        if not any(name.endswith(_TOKENIZERS) for name in files.names):
+            raise files.error("has no tokenizer (tokenizer.json, tokenizer.model or vocab.json): copy its files there")
     except ModelError as error:
         return str(error)
     return None
@@ -147,7 +154,8 @@ def _check_tokenizer(cfg: FinetuneConfig) -> None:
 
 
 def _vocabulary(cfg: FinetuneConfig) -> int:
-    return int(_skeleton(cfg).get_input_embeddings().weight.shape[0])
+    embedding: Any = _skeleton(cfg).get_input_embeddings()
+    return int(embedding.weight.shape[0])
 
 
 def _check_rows(cfg: FinetuneConfig, roles: Mapping[str, Sequence[Row]]) -> None:

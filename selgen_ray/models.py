@@ -121,7 +121,7 @@ def _quantisation(key: _BaseKey) -> BitsAndBytesConfig:
 
 def _cannot_load(what: str, location: str, error: Exception) -> str:
     offline = " (HF_HUB_OFFLINE is set: only local directories work)" if os.environ.get("HF_HUB_OFFLINE") else ""
-    return f"cannot load the {what} of {location!r}{offline}: {error}"
+    return f"cannot load the {what} of {location!r}{offline}: {' '.join(str(error).split())}"
 
 
 @contextlib.contextmanager

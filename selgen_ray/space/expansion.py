@@ -111,6 +111,8 @@ class Checker:
         if cfg.adapter is None:
             return config
         place = flat["finetune_config.adapter"]
+        if any((problem.line, problem.key) == (place.origin.line, place.origin.key) for problem in problems):
+            return None  # it is not there
         try:
             own = self._adapter(cfg.adapter, cfg.adapter_revision)
             written = {key.rpartition(".")[2] for key in flat if key.startswith("finetune_config.")}

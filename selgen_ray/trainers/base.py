@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
+from peft import PeftModel
 from pydantic.fields import FieldInfo
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
@@ -249,7 +250,7 @@ class BaseTrainer:
 
         An adapter, as `save_adapter` does; or a whole model, where all of it was trained or with `save_merged`.
         """
-        if self.cfg.save_merged and self.cfg.is_peft:
+        if self.cfg.save_merged and isinstance(self.model, PeftModel):
             saving.save_merged(self.model, self.tokenizer, Path(folder))
         else:
             self.save_adapter(folder)

@@ -66,8 +66,8 @@ class SafeLoRATrainer(BaseTrainer):
             raise ValueError("safe_lora adds and projects products B A, and use_dora rescales their sum: leave it out")
         if cfg.adapter:
             raise ValueError(
-                "safe_lora trains two adapters from the start model, both of which would continue the same adapter: "
-                "merge it into its model first (save_merged), and name that as finetune_config.model"
+                "safe_lora trains two of them from one start, and both would continue the same adapter: merge it into "
+                "its base first, and start from that"
             )
         if cfg.lora_bias != "none":
             raise ValueError(f"safe_lora keeps two adapters, which share no lora_bias {cfg.lora_bias!r}")
