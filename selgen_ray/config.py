@@ -165,6 +165,8 @@ class FinetuneConfig(Strict):
         for key in ("adapter", "use_dora"):
             if getattr(self, key) and not self.is_peft:
                 raise ValueError(f"{key} belongs to LoRA, and is_peft is false: leave one of the two out")
+        if self.use_dora and self.load_in_8bit:
+            raise ValueError("use_dora does not work with load_in_8bit in PEFT: use load_in_4bit, or leave it out")
         if self.adapter_revision and not self.adapter:
             raise ValueError("adapter_revision is given, but adapter is not: name it")
         if self.push_to_hub and self.finetuned_model_id:

@@ -184,6 +184,7 @@ SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
     "DoRA and a penalty on A": ({"use_dora": True, "strategy": "orth_penalty"}, r"use_dora also learns magnitudes"),
     "DoRA and Safe LoRA": ({"use_dora": True, "strategy": "safe_lora"}, r"use_dora rescales their sum: leave it out"),
     "DoRA without LoRA": ({"use_dora": True, "is_peft": False}, r"use_dora belongs to LoRA, and is_peft is false"),
+    "DoRA on 8 bits": ({"use_dora": True, "load_in_8bit": True}, r"use_dora does not work with load_in_8bit"),
     "merging 4 bits": ({"load_in_4bit": True, "save_merged": True}, r"save_merged would round the merged weights"),
     "merging tied embeddings": (
         {"target_modules": ["embed_tokens"], "save_merged": True},
