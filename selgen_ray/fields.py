@@ -17,7 +17,7 @@ def setting(default: Any, doc: str, *, file: bool = False, **bounds: Any) -> Any
         file: the value may be the path of a file; one in a search space is made absolute.
         **bounds: pydantic constraints (ge, gt, le, lt, ...).
     """
-    extra: JsonDict = {"identity": True, "file": file}
+    extra: JsonDict = {"identity": True, "file": True} if file else {"identity": True}
     return Field(default, description=doc, json_schema_extra=extra, **bounds)
 
 

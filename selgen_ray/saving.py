@@ -15,13 +15,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from selgen_ray.errors import ModelError
 
+_SHARD = "4GB"  # a file goes through memory on its way to an object store
 _PARTS_OF_LORA = ("lora_A.", "lora_B.", "lora_embedding_A.", "lora_embedding_B.", "lora_magnitude_vector.")
 
 
 def save_model(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write an ordinary PEFT adapter, or a whole model, with its tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(str(folder), safe_serialization=True)
+    options: dict[str, Any] = {} if isinstance(model, PeftModel) else {"max_shard_size": _SHARD}
+    model.save_pretrained(str(folder), **options)
     tokenizer.save_pretrained(folder)
 
 
@@ -42,7 +44,7 @@ def save_merged(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Pa
     whole.tie_weights()
     whole.generation_config = base.generation_config
     folder.mkdir(parents=True, exist_ok=True)
-    whole.save_pretrained(str(folder))
+    whole.save_pretrained(str(folder), max_shard_size=_SHARD)
     tokenizer.save_pretrained(folder)
 
 
