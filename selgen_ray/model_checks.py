@@ -29,6 +29,7 @@ from selgen_ray.model_files import ModelFiles, find_files, read_header
 from selgen_ray.models import load_tokenizer, model_location
 
 _KEY = "finetune_config.model"
+_UNALIGNED = "finetune_config.safe_lora_base_model"
 _ADAPTABLE = (torch.nn.Linear, torch.nn.Embedding, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d, Conv1D)
 _INDEX = "model.safetensors.index.json"
 _ASKED_AGAIN_S = 60.0
@@ -44,16 +45,17 @@ def model_problems(config: TrialConfig, roles: Mapping[str, Sequence[Row]]) -> l
     """
     cfg = config.finetune_config
     found = list(_of(lambda: hub.check(cfg)))
-    wrong = _checked_files(model_location(cfg.model), cfg.model_revision, _stamp(cfg.model))
-    if wrong is not None:  # nothing else can be looked at
-        return [*found, wrong]
-    if problem := list(_of(lambda: _skeleton(cfg))):
-        return [*found, *problem]
+    place = model_location(cfg.model), cfg.model_revision, _stamp(cfg.model)
+    for check in (lambda: _check_files(_KEY, *place), lambda: _on_meta(*place)):
+        if wrong := list(_of(check)):  # then nothing else can be looked at
+            return [*found, *wrong]
     found += _of(lambda: _check_tokenizer(cfg))
     found += _of(lambda: _check_rows(cfg, roles))
     found += _of(lambda: _check_modules(cfg))
     found += _of(lambda: _check_layers(cfg))
     found += _of(lambda: _check_adapter(cfg))
+    if other := getattr(cfg, "safe_lora_base_model", None):
+        found += _of(lambda: _check_files(_UNALIGNED, model_location(other), None, _stamp(other)))
     return found
 
 
@@ -77,18 +79,13 @@ def _stamp(model: str) -> tuple[Any, ...]:
 # files ------------------------------------------------------------------------------------------------------------
 
 
-@functools.lru_cache(maxsize=32)
-def _checked_files(location: str, revision: str | None, stamp: tuple[Any, ...]) -> str | None:
-    """What is wrong with the files of a model, or None."""
-    try:
-        files = find_files(_KEY, location, revision)
-        _check_config(files)
-        _check_weights(files)
-        if not any(name.endswith(_TOKENIZERS) for name in files.names):
-            raise files.error("has no tokenizer (tokenizer.json, tokenizer.model or vocab.json): copy its files there")
-    except ModelError as error:
-        return str(error)
-    return None
+@functools.lru_cache(maxsize=32)  # of what is right: an error is looked at again
+def _check_files(key: str, location: str, revision: str | None, stamp: tuple[Any, ...]) -> None:
+    files = find_files(key, location, revision)
+    _check_config(files)
+    _check_weights(files)
+    if key == _KEY and not any(name.endswith(_TOKENIZERS) for name in files.names):
+        raise files.error("has no tokenizer (tokenizer.json, tokenizer.model or vocab.json): copy its files there")
 
 
 def _check_config(files: ModelFiles) -> None:

@@ -278,6 +278,6 @@ def load_weights(model: str) -> dict[str, torch.Tensor]:
     """The weights of another model, a directory or hub id, by name, on the CPU. Raises ModelError."""
     location = model_location(model)
     try:
-        return AutoModelForCausalLM.from_pretrained(location).state_dict()
+        return AutoModelForCausalLM.from_pretrained(location, use_safetensors=True).state_dict()
     except (OSError, ValueError, ImportError) as error:
         raise ModelError(_cannot_load("model", location, error)) from error

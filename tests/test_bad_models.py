@@ -184,6 +184,10 @@ SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
     "DoRA and a penalty on A": ({"use_dora": True, "strategy": "orth_penalty"}, r"use_dora also learns magnitudes"),
     "DoRA and Safe LoRA": ({"use_dora": True, "strategy": "safe_lora"}, r"use_dora rescales their sum: leave it out"),
     "DoRA without LoRA": ({"use_dora": True, "is_peft": False}, r"use_dora belongs to LoRA, and is_peft is false"),
+    "another model without weights": (
+        {"strategy": "safe_lora", "safe_lora_base_model": "./empty"},
+        r"finetune_config\.safe_lora_base_model '.*empty': has no config\.json",
+    ),
     "DoRA on 8 bits": ({"use_dora": True, "load_in_8bit": True}, r"use_dora does not work with load_in_8bit"),
     "merging 4 bits": ({"load_in_4bit": True, "save_merged": True}, r"save_merged would round the merged weights"),
     "merging tied embeddings": (
@@ -266,6 +270,7 @@ def folder(tmp_path: Path, good: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("HF_TOKEN", raising=False)
     shutil.copytree(good, tmp_path, dirs_exist_ok=True)
     (tmp_path / "chat.jinja").write_text("{{ messages }}")
+    (tmp_path / "empty").mkdir()
     (tmp_path / "plain.jinja").write_text("hello")
     return tmp_path
 
