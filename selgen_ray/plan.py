@@ -12,6 +12,7 @@ from selgen_ray.control import Control
 from selgen_ray.data.rows import Roles, check_shares, load_roles
 from selgen_ray.errors import DataError
 from selgen_ray.evals.checking import missing_data, missing_here
+from selgen_ray.model_checks import model_problems
 from selgen_ray.provenance import git_commit
 from selgen_ray.results import Status, read_heads
 from selgen_ray.searching import Search
@@ -187,7 +188,7 @@ def make_plan(spec: SweepSpec) -> Plan:
 
 
 def check_data(spec: SweepSpec) -> list[str]:
-    """Everything wrong with the data of the sweep's trials, in words: found before any GPU is touched."""
+    """Everything wrong with the data and the models of the sweep's trials, in words, before any GPU is touched."""
     plugins.use(spec.plugin_sources)  # another search space may have been read since
     problems: dict[str, None] = {}
     loaded: dict[tuple[str, ...], Roles] = {}
@@ -209,6 +210,7 @@ def check_data(spec: SweepSpec) -> list[str]:
             check_shares(config, loaded[source])
             problems |= dict.fromkeys(missing_data(config.evals, loaded[source]))
             problems |= dict.fromkeys(missing_here(config.evals))
+            problems |= dict.fromkeys(model_problems(config, loaded[source]))
         except DataError as error:
             problems |= dict.fromkeys(str(error).split("\n"))
     return list(problems)

@@ -147,6 +147,7 @@ class TrialResult(TrainingRecord):
         default=None, description="the file of the first generation that this was; steps that it did not say are -1"
     )
     model_path: str | None = Field(default=None, description="where the finished model was saved, when it was")
+    model_url: str | None = Field(default=None, description="where the finished model was pushed, when it was")
     started_at: str = Field(default_factory=now)
     updated_at: str = Field(default_factory=now)
 

@@ -121,16 +121,16 @@ def test_a_failed_and_a_diverged_trial_do_not_stop_the_others(tmp_path, tiny_mod
     overrides = [
         {"proxy_strategy": "naive"},
         {"proxy_strategy": "naive", "finetune_config": {"learning_rate": 1e30, "optim": "sgd"}},
-        {"proxy_strategy": "naive", "finetune_config": {"target_modules": ["no_such_layer"]}},
+        {"proxy_strategy": "naive", "finetune_config": {"max_seq_length": 2}},
     ]
     space = write_space(tmp_path, tiny_model_dir, data_files, strategies=None, overrides=overrides, seeds=[1])
     done = sweep(space, env=joined)
     assert done.returncode == 1
     by_status = {r["status"]: r for r in results(tmp_path).values()}
     assert set(by_status) == {"completed", "diverged", "failed"}
-    assert "no_such_layer" in by_status["failed"]["error"]
+    assert "no token to score" in by_status["failed"]["error"]
     assert "not finite at step" in by_status["diverged"]["error"]
-    assert re.search(r"^failed: naive_\S+/seed_1: .*no_such_layer", done.stdout, re.M)
+    assert re.search(r"^failed: naive_\S+/seed_1: .*no token to score", done.stdout, re.M)
     assert "1 failed" in done.stdout and f"python -m selgen_ray.sweep {space}" in done.stdout
     assert "1 diverged" in done.stdout
     # the diverged one stays as it is, the failed one is tried again

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from selgen_ray.data.forms import Row
+from selgen_ray.data.templates import explain
 from selgen_ray.errors import DataError
 
 
@@ -163,17 +165,25 @@ def _with_eos(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def _template(messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase, **options: Any) -> list[int]:
+    return list(_apply_template(messages, tokenizer, **options)["input_ids"])
+
+
+def _apply_template(messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase, **options: Any) -> Any:
+    """The chat as tokens; transformers renders templates in a sandbox. Raises DataError: it cannot."""
     if not tokenizer.chat_template:
-        raise DataError("rows with 'messages' need a chat template, and this model's tokenizer has none")
-    encoded: Any = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **options)
-    return list(encoded["input_ids"])
+        raise DataError(
+            "rows with 'messages' need a chat template, and this model's tokenizer has none: give "
+            "finetune_config.chat_template, Jinja text or the path of a file with it"
+        )
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **options)
+    except TemplateError as error:
+        raise DataError(f"the chat template cannot be used, {explain(error)}") from error
 
 
 def _encode_chat(messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[bool]]:
     if re.search(r"{%-?\s*generation", str(tokenizer.chat_template)):
-        marked: Any = tokenizer.apply_chat_template(
-            messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
-        )
+        marked = _apply_template(messages, tokenizer, return_assistant_tokens_mask=True)
         return list(marked["input_ids"]), [bool(m) for m in marked["assistant_masks"]]
     ids = _template(messages, tokenizer)
     return ids, _replies_by_prefix(messages, ids, tokenizer)

@@ -21,6 +21,7 @@ from selgen_ray.trainers import registry
 Flat = dict[str, Node]
 """Dotted config key -> the node of its value."""
 
+_SECRET = re.compile(r"(^|_)(token|secret|password|api_key)$", re.IGNORECASE)
 _SHORT = 20  # that many keys are still listed in a message
 _ELSEWHERE = {  # what other tools call it
     "lr": "learning_rate",
@@ -83,7 +84,9 @@ class Keys:
             prefix: what stands before it in the file.
             otherwise: what to suggest when no key is near.
         """
-        section = key.rpartition(".")[0]
+        section, _, leaf = key.rpartition(".")
+        if _SECRET.search(leaf):
+            return f"unknown key {leaf!r}: keys and tokens, such as HF_TOKEN, are read from the environment alone."
         siblings = sorted(
             w.rpartition(".")[2] for w in {*self.known, *self.sections} if w.rpartition(".")[0] == section
         )

@@ -11,13 +11,14 @@ from pydantic.fields import FieldInfo
 
 from selgen_ray.config import ROLES
 from selgen_ray.data.sources import Source
+from selgen_ray.data.templates import is_template
 from selgen_ray.errors import Problem, nearest
 from selgen_ray.space.keys import Flat, Keys, explain, is_stray_bool, names_a_file, refused
 from selgen_ray.space.tree import Node, find, find_data, is_there, show
 from selgen_ray.storage import absolute
 from selgen_ray.trainers import registry
 
-_MODELS = {"finetune_config.model", "finetune_config.safe_lora_base_model"}
+_MODELS = {f"finetune_config.{key}" for key in ("model", "adapter", "safe_lora_base_model")}
 _SOURCES = {f"data.{role}" for role in ROLES}
 
 
@@ -120,7 +121,8 @@ class Mappings:
         if key in _MODELS and _is_path(node):
             path = find(node, self.problems, folder=True)
             return Node(str(path.resolve()), node.origin) if path else node
-        return Node(_absolute(node), node.origin) if value and names_a_file(info) else node
+        is_path = value and names_a_file(info) and not is_template(value)
+        return Node(_absolute(node), node.origin) if is_path else node
 
     def source(self, node: Node) -> Node | None:
         """Where rows come from: its path absolute, or None where it cannot be used."""

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from typing import Any
 
 from selgen_ray import fingerprint
+from selgen_ray.data.templates import is_template
 from selgen_ray.results import flatten
 from selgen_ray.space.document import STREAMS
 from selgen_ray.space.expansion import Checked, value_of
@@ -57,5 +58,7 @@ def _short(value: Any) -> str:
     text = f"{value:g}" if isinstance(value, float) else str(value)
     if value is None or isinstance(value, bool):
         text = text.lower()
+    if is_template(text):
+        return fingerprint.digest({"text": text})[:_DIGITS]
     name = text.rsplit("/", 1)[-1]  # of a path or a hub id
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".") or "empty"

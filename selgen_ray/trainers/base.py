@@ -9,11 +9,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
+from peft import PeftModel
 from pydantic.fields import FieldInfo
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from selgen_ray import evals, models
+from selgen_ray import adapters, evals, models, saving
 from selgen_ray.cache import Cache
 from selgen_ray.config import TrialConfig
 from selgen_ray.data.encode import Batch, Encoded, collate, encode_rows, pack, pad_id, unpack
@@ -94,7 +95,7 @@ class BaseTrainer:
         fsdp: bool = False,
     ):
         raw = config.model_dump() if isinstance(config, TrialConfig) else config
-        self.config = registry.build_config({**raw, "proxy_strategy": self.proxy_strategy_name})
+        self.config = adapters.resolved(registry.build_config({**raw, "proxy_strategy": self.proxy_strategy_name}))
         ranks.check_number(self.config.num_workers)
         self.cfg = self.config.finetune_config
         for name in self.knobs():
@@ -245,8 +246,18 @@ class BaseTrainer:
         return {name: dict(of["values"]) for name, of in measured.items()}
 
     def save_model(self, folder: str | Path) -> None:
-        """Write the adapter (or the whole model) and the tokenizer in the ordinary Hugging Face format."""
-        models.save_model(self.model, self.tokenizer, Path(folder))
+        """Write the finished model and the tokenizer in the ordinary Hugging Face format.
+
+        An adapter, as `save_adapter` does; or a whole model, where all of it was trained or with `save_merged`.
+        """
+        if self.cfg.save_merged and isinstance(self.model, PeftModel):
+            saving.save_merged(self.model, self.tokenizer, Path(folder))
+        else:
+            self.save_adapter(folder)
+
+    def save_adapter(self, folder: str | Path) -> None:
+        """Write what was trained; override it where that is more than one adapter of the start model."""
+        saving.save_model(self.model, self.tokenizer, Path(folder))
 
     def close(self) -> None:
         """Give a model this trainer loaded itself back to the cache; the trainer is of no more use."""

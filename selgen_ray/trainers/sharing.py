@@ -11,7 +11,7 @@ import torch
 from selgen_ray import __version__
 from selgen_ray.cache import Cache
 from selgen_ray.config import FinetuneConfig
-from selgen_ray.fingerprint import model_fingerprint
+from selgen_ray.fingerprint import start_fingerprint
 from selgen_ray.models import Model
 from selgen_ray.storage import Folder
 from selgen_ray.trainers import plugins, ranks
@@ -38,9 +38,12 @@ class Sharing:
 
     @functools.cached_property
     def _common(self) -> dict[str, Any]:
-        how = self._cfg.model_dump(include={"dtype", "load_in_4bit", "load_in_8bit", "attn_implementation"})
+        cfg = self._cfg
+        how = cfg.model_dump(include={"dtype", "load_in_4bit", "load_in_8bit", "attn_implementation"})
+        how |= {"chat_template": cfg.chat_template} if cfg.chat_template else {}
+        start = cfg.model, cfg.model_revision, cfg.adapter, cfg.adapter_revision
         return how | {
-            "model": self._model_hash or model_fingerprint(self._cfg.model, self._cfg.model_revision),
+            "model": self._model_hash or start_fingerprint(*start),
             "commit": getattr(self._model.config, "_commit_hash", None),
             "selgen_ray": __version__,
             "torch": torch.__version__,
