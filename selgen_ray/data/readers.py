@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from selgen_ray.data.roles import place_in
 from selgen_ray.errors import DataError, nearest
 
 SUFFIXES = (".jsonl", ".json", ".parquet", ".csv", ".tsv")
@@ -186,8 +187,6 @@ def shown(entries: Iterable[Found], total: int, path: str) -> str:
     """Bad entries in words: how many, and the first three with their places."""
     bad = list(entries)
     if len(bad) == 1:
-        number = bad[0].where.removeprefix("line ")
-        place = f"{path}:{number}" if number.isdigit() else f"{path}: {bad[0].where}"
-        return f"{place}: {bad[0].problem}"
+        return f"{place_in(path, bad[0].where)}: {bad[0].problem}"
     first = "; ".join(f"{entry.where}: {entry.problem}" for entry in bad[:3])
     return f"{path}: {len(bad)} of {total} rows are bad, the first: {first}"

@@ -11,24 +11,13 @@ from selgen_ray.config import ROLES, TrialConfig
 from selgen_ray.data.alignment import ProxyShare, check_pairs, cover
 from selgen_ray.data.forms import Row, row_problem
 from selgen_ray.data.readers import Found, shown
+from selgen_ray.data.roles import Roles
 from selgen_ray.data.sources import Source, read_source
 from selgen_ray.errors import DataError
 from selgen_ray.seeding import permutation, split_indices
 from selgen_ray.worlds import generate
 
 _SKIP = "fix them, or leave them out with data.on_bad_rows: skip"
-
-
-class Roles(dict[str, list[Row]]):
-    """Role -> its rows.
-
-    Attributes:
-        skipped: role -> how many bad rows were left out.
-    """
-
-    def __init__(self, rows: Mapping[str, list[Row]], skipped: Mapping[str, int] | None = None):
-        super().__init__(rows)
-        self.skipped = dict(skipped or {})
 
 
 def load_roles(config: TrialConfig) -> Roles:
@@ -40,11 +29,12 @@ def load_roles(config: TrialConfig) -> Roles:
         DataError: a source cannot be read, is empty or has bad rows; or there is no outcome data at all.
     """
     data, world = config.data, config.world
-    roles: dict[str, list[Row]] = dict(generate(world, getattr(data, world), config.data_seed)) if world else {}
+    roles = Roles(generate(world, getattr(data, world), config.data_seed) if world else {})
     found = _checked({role: read_source(source) for role, source in data.sources().items()}, config)
     for role, source in data.sources().items():
-        rows = [entry.row for entry in found[role] if entry.row is not None]
-        roles[role] = _ordered(rows, source, config.data_seed, role)
+        entries = _ordered([entry for entry in found[role] if entry.row is not None], source, config.data_seed, role)
+        roles[role] = [entry.row for entry in entries if entry.row is not None]
+        roles.places[role] = source.path, [entry.where for entry in entries]
     if not roles.get("outcome"):
         raise DataError("data.outcome: no outcome data: name a file of rows, or use `data.world: toy`")
     if config.align_train_coverage is not None:
@@ -52,7 +42,8 @@ def load_roles(config: TrialConfig) -> Roles:
     elif "proxy" in roles:
         check_pairs(roles["proxy"], roles.get("proxy_neg"), "proxy")
     skipped = {role: sum(entry.row is None for entry in entries) for role, entries in found.items()}
-    return Roles({role: roles[role] for role in ROLES if roles.get(role)}, {r: n for r, n in skipped.items() if n})
+    skipped = {role: number for role, number in skipped.items() if number}
+    return Roles({role: roles[role] for role in ROLES if roles.get(role)}, skipped, roles.places)
 
 
 def read_rows(source: Source | str) -> list[Row]:
@@ -114,10 +105,10 @@ def _refuse_bad(found: Mapping[str, list[Found]], sources: Mapping[str, Source])
         raise DataError("\n".join(told))
 
 
-def _ordered(rows: list[Row], source: Source, data_seed: int, role: str) -> list[Row]:
+def _ordered(entries: list[Found], source: Source, data_seed: int, role: str) -> list[Found]:
     if source.shuffle:  # proxy and proxy_neg alike: their rows are pairs
-        rows = [rows[i] for i in permutation(len(rows), data_seed, "shuffle", role.removesuffix("_neg"))]
-    return rows[: source.limit]
+        entries = [entries[i] for i in permutation(len(entries), data_seed, "shuffle", role.removesuffix("_neg"))]
+    return entries[: source.limit]
 
 
 def rows_hash(rows: list[Row]) -> str:
