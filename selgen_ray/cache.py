@@ -79,6 +79,11 @@ class Cache:
         entry = _Entry(self.folder / kind, key, "value.json")
         return json.loads(self._get(entry, lambda: _pack_json(compute(entry.work))))
 
+    def peek_json(self, kind: str, key: dict[str, Any]) -> Any:
+        """The same where it was computed already; else None. Nothing is written."""
+        content = _Entry(self.folder / kind, key, "value.json").read()
+        return None if content is None else json.loads(content)
+
     def file(self, kind: str, key: dict[str, Any], compute: Callable[[Folder], bytes]) -> Path | bytes:
         """A value of bytes as a file to be mapped into memory, its content checked. Else as `tensors`.
 

@@ -68,11 +68,12 @@ class RowEncoder:
             DataError: as `encode_rows`.
         """
 
-        def make() -> bytes:
-            return write(encode_each(rows, self.tokenizer, self.max_seq_length, self.loss_on, name, place))
+        found = TokenRows.read(file("tokens", self.key(rows), lambda: self.content(rows, name, place)))
+        return found if len(found) == len(rows) else TokenRows.read(self.content(rows, name, place))
 
-        found = TokenRows.read(file("tokens", self.key(rows), make))
-        return found if len(found) == len(rows) else TokenRows.read(make())
+    def content(self, rows: Sequence[Row], name: str, place: Callable[[int], str]) -> bytes:
+        """The Arrow file of the rows; else as `encode`."""
+        return write(encode_each(rows, self.tokenizer, self.max_seq_length, self.loss_on, name, place))
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
