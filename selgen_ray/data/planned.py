@@ -1,5 +1,7 @@
-"""The rows of a sweep made into tokens while it is planned: what cannot be tokenised is found before any trial starts,
-how long the rows are is told, and the trials find the tokens made."""
+"""The rows of a sweep made into tokens while it is planned.
+
+What cannot be tokenised is found before any trial starts, and the lengths are told; the trials find the tokens made.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +15,7 @@ from selgen_ray.config import FinetuneConfig, TrialConfig
 from selgen_ray.data.forms import Row
 from selgen_ray.data.lengths import Report, length_report, table, warning
 from selgen_ray.data.roles import Roles
+from selgen_ray.data.rows import overlaps
 from selgen_ray.data.tokens import RowEncoder, TokenRows
 from selgen_ray.errors import DataError, ModelError
 from selgen_ray.fingerprint import digest
@@ -60,6 +63,7 @@ class PlannedTokens:
         self._seen.add(key)
         for role, number in roles.skipped.items():
             self.notes[f"data.{role}: {number} bad rows are left out"] = None
+        self.notes |= dict.fromkeys(overlaps(roles))
         encoder = self._encoder(finetune)
         if encoder is None:
             return

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from selgen_ray.config import ROLES, TrialConfig
 from selgen_ray.data.alignment import ProxyShare, check_pairs, cover
-from selgen_ray.data.forms import Row, row_problem
+from selgen_ray.data.forms import Row, prompt_of, row_problem
 from selgen_ray.data.readers import Found, shown
 from selgen_ray.data.roles import Roles
 from selgen_ray.data.sources import Source, read_source
@@ -28,8 +28,8 @@ def load_roles(config: TrialConfig) -> Roles:
     Raises:
         DataError: a source cannot be read, is empty or has bad rows; or there is no outcome data at all.
     """
-    data, world = config.data, config.world
-    roles = Roles(generate(world, getattr(data, world), config.data_seed) if world else {})
+    data = config.data
+    roles = _generated(config)
     found = _checked({role: read_source(source) for role, source in data.sources().items()}, config)
     for role, source in data.sources().items():
         entries = _ordered([entry for entry in found[role] if entry.row is not None], source, config.data_seed, role)
@@ -46,6 +46,25 @@ def load_roles(config: TrialConfig) -> Roles:
     return Roles({role: roles[role] for role in ROLES if roles.get(role)}, skipped, roles.places)
 
 
+def _generated(config: TrialConfig) -> Roles:
+    world = config.world
+    try:
+        return Roles(generate(world, getattr(config.data, world), config.data_seed) if world else {})
+    except ValueError as error:  # more rows than the world has
+        raise DataError(f"data.{world}: {error}") from error
+
+
+def overlaps(roles: Mapping[str, Sequence[Row]]) -> list[str]:
+    """In words, the sets that test nothing new: all their prompts are trained on."""
+    found = []
+    for test, trained in (("truth", "proxy"), ("collateral", "outcome")):
+        if roles.get(test) and roles.get(trained):
+            seen = {prompt_of(row) for row in roles[trained]}
+            if all(prompt_of(row) in seen for row in roles[test]):
+                found.append(f"every prompt of data.{test} is also in data.{trained}: it tests nothing that is new")
+    return found
+
+
 def read_rows(source: Source | str) -> list[Row]:
     """The rows of one source. Raises DataError: it cannot be read, is empty or has bad rows."""
     source = Source.model_validate(source) if isinstance(source, str) else source
@@ -55,7 +74,9 @@ def read_rows(source: Source | str) -> list[Row]:
 
 
 def check_shares(config: TrialConfig, roles: Mapping[str, Sequence[Row]]) -> None:
-    """Raises DataError: the proxy cannot be the share of the training rows that it is to be."""
+    """Raises DataError: the proxy cannot be the share of the training rows that it is to be, or is proxy_neg too."""
+    if roles.get("proxy") and roles["proxy"] == roles.get("proxy_neg"):
+        raise DataError("data.proxy_neg has the very rows of data.proxy: its replies must be the misaligned ones")
     split = config.finetune_config.train_split
     outcome, proxy = (len(split_indices(len(roles.get(r, ())), split, 0)[0]) for r in ("outcome", "proxy"))
     proxy_share(config).rows(outcome, proxy, config.data_seed)
