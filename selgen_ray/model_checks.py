@@ -9,7 +9,7 @@ import functools
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -22,8 +22,6 @@ from transformers.pytorch_utils import Conv1D
 
 from selgen_ray import adapters, hub
 from selgen_ray.config import FinetuneConfig, TrialConfig
-from selgen_ray.data.encode import encode_row
-from selgen_ray.data.forms import Row
 from selgen_ray.errors import DataError, ModelError, nearest
 from selgen_ray.model_files import ModelFiles, find_files, read_header
 from selgen_ray.models import load_tokenizer, model_location
@@ -37,12 +35,8 @@ _TOKENIZERS = ("tokenizer.json", ".model", "vocab.json", "vocab.txt", ".tiktoken
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 
 
-def model_problems(config: TrialConfig, roles: Mapping[str, Sequence[Row]]) -> list[str]:
-    """Everything wrong with a trial's model, tokenizer, adapter and what is to become of the result, in words.
-
-    Args:
-        roles: the trial's rows, which its chat template must be able to render.
-    """
+def model_problems(config: TrialConfig) -> list[str]:
+    """Everything wrong with a trial's model, tokenizer, adapter and what is to become of the result, in words."""
     cfg = config.finetune_config
     found = list(_of(lambda: hub.check(cfg)))
     place = model_location(cfg.model), cfg.model_revision, _stamp(cfg.model)
@@ -50,7 +44,6 @@ def model_problems(config: TrialConfig, roles: Mapping[str, Sequence[Row]]) -> l
         if wrong := list(_of(check)):  # then nothing else can be looked at
             return [*found, *wrong]
     found += _of(lambda: _check_tokenizer(cfg))
-    found += _of(lambda: _check_rows(cfg, roles))
     found += _of(lambda: _check_modules(cfg))
     found += _of(lambda: _check_layers(cfg))
     found += _of(lambda: _check_adapter(cfg))
@@ -137,7 +130,7 @@ def _refuse_without_safetensors(files: ModelFiles) -> None:
     raise files.error(f"has no weights: no model.safetensors{'; found ' + others[0] if others else ''}")
 
 
-# tokenizer and template -------------------------------------------------------------------------------------------
+# tokenizer --------------------------------------------------------------------------------------------------------
 
 
 def _check_tokenizer(cfg: FinetuneConfig) -> None:
@@ -153,29 +146,6 @@ def _check_tokenizer(cfg: FinetuneConfig) -> None:
 def _vocabulary(cfg: FinetuneConfig) -> int:
     embedding: Any = _skeleton(cfg).get_input_embeddings()
     return int(embedding.weight.shape[0])
-
-
-def _check_rows(cfg: FinetuneConfig, roles: Mapping[str, Sequence[Row]]) -> None:
-    """Encode the first row of each form: a template refuses an order of speakers, say, and not a text."""
-    try:
-        tokenizer = load_tokenizer(cfg)
-    except ModelError:
-        return  # told already
-    for role, rows in roles.items():
-        seen: set[tuple[str, ...]] = set()
-        for number, row in enumerate(rows, start=1):
-            form = tuple(message["role"] for message in row.get("messages") or ())
-            if form not in seen:
-                seen.add(form)
-                _check_row(cfg, role, number, row, tokenizer)
-
-
-def _check_row(cfg: FinetuneConfig, role: str, number: int, row: Row, tokenizer: Any) -> None:
-    try:
-        encode_row(row, tokenizer, cfg.loss_on)
-    except DataError as error:
-        whose = "finetune_config.chat_template" if cfg.chat_template else f"{_KEY} {cfg.model!r}"
-        raise DataError(f"{whose}: data.{role}, row {number}: {error}") from error
 
 
 # modules ----------------------------------------------------------------------------------------------------------

@@ -14,9 +14,10 @@ from typing import NoReturn
 from selgen_ray import jobs, steer
 from selgen_ray.config import FinetuneConfig
 from selgen_ray.control import Control
+from selgen_ray.data.planned import PlannedTokens
 from selgen_ray.driver import SweepBusyError, claim
 from selgen_ray.errors import SpecError, StorageError
-from selgen_ray.plan import Plan, check_data, make_plan
+from selgen_ray.plan import Plan, check_data, make_plan, sweep_folder
 from selgen_ray.progress import KINDS, make_display
 from selgen_ray.results import FILE_NAME
 from selgen_ray.selection import SelectionError, parse_only
@@ -32,7 +33,8 @@ def main(argv: Sequence[str]) -> int:
         spec = load_space(args.space)
         if lost := jobs.lost_storage(spec.storage_path):
             return _refuse(f"{args.space}: {lost}")
-        if problems := check_data(spec):
+        tokens = PlannedTokens(sweep_folder(spec) / "cache", keep=not args.dry_run)
+        if problems := check_data(spec, tokens):
             return _refuse("\n".join(f"{args.space}: {problem}" for problem in problems))
         if args.max_concurrent:
             spec = spec.model_copy(
@@ -41,11 +43,11 @@ def main(argv: Sequence[str]) -> int:
         plan = _plan(spec, args.only)
     except (SpecError, StorageError, SelectionError) as error:
         return _refuse(str(error))
-    _say(*plan.lines(), *_resource_lines(spec), *(f"  note: {note}" for note in spec.notes))
+    _say(*plan.lines(), *_resource_lines(spec), *tokens.lines(), *(f"  note: {note}" for note in spec.notes))
     if args.dry_run:
         return DONE
     try:
-        return _run(spec, plan, args)
+        return _run(spec, plan, args, tokens)
     except (StorageError, SweepBusyError) as error:
         return _refuse(str(error))
 
@@ -83,12 +85,13 @@ def _plan(spec: SweepSpec, only: list[str]) -> Plan:
     return plan.selected(parse_only(only, [p.task for p in plan.planned])) if only else plan
 
 
-def _run(spec: SweepSpec, plan: Plan, args: argparse.Namespace) -> int:
+def _run(spec: SweepSpec, plan: Plan, args: argparse.Namespace, tokens: PlannedTokens) -> int:
     """Run what is left, if anything, and report."""
     why = None
     if plan.is_open:
         with claim(Control(plan.folder)):
             plan.folder.write("space.yaml", Path(args.space).read_bytes())  # the very file, beside its results
+            tokens.publish()
             problem, why = _launch(spec, _plan(spec, args.only), args)
         if problem:
             return _refuse(problem)

@@ -155,13 +155,17 @@ class Folder:
             FileNotFoundError: no manifest, so nothing was published.
             ValueError: a file is missing, truncated or damaged; the message names it.
         """
+        return {name: self.read_whole(name, sha256) for name, sha256 in self.published_hashes().items()}
+
+    def published_hashes(self) -> dict[str, str]:
+        """Name -> sha256 of the files that `publish` wrote here, which are not read. Raises as `read_published`."""
         try:
-            expected = dict(self.read_json(_MANIFEST))
+            return dict(self.read_json(_MANIFEST))
         except (ValueError, TypeError) as error:
             raise ValueError(f"{_MANIFEST} is truncated or damaged") from error
-        return {name: self._whole(name, sha256) for name, sha256 in expected.items()}
 
-    def _whole(self, name: str, sha256: str) -> bytes:
+    def read_whole(self, name: str, sha256: str) -> bytes:
+        """The bytes of the file `name`. Raises ValueError: it is missing, or is not what `sha256` says."""
         try:
             content = self.read(name)
         except FileNotFoundError as error:

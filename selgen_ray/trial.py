@@ -249,6 +249,7 @@ def copy_record(result: TrialResult, trainer: BaseTrainer) -> None:
     result.num_rows = {f"train/{k}": len(v.rows) for k, v in trainer.sets.train.items()}
     result.num_rows |= {f"eval/{k}": len(v.rows) for k, v in trainer.sets.evals.items()}
     result.num_rows |= {f"skipped/{k}": v for k, v in trainer.sets.skipped.items()}
+    result.row_lengths = trainer.sets.lengths
     for headline, name in evals.headlines(result.eval_results, trainer.config.evals).items():
         value = result.metric(name)
         if value is not None and not 0 <= value <= 1:

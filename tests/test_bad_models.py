@@ -161,7 +161,10 @@ MODELS: dict[str, tuple[Callable[[Path], None], str]] = {
     "broken tokenizer": (broken_tokenizer, r"cannot load the tokenizer of '.*bad'"),
     "tokenizer larger than the embedding": (large_vocabulary, r"tokenizer has ids up to 326, its embedding 300 rows"),
     "neither pad nor end token": (no_pad_and_end, r"has neither a pad nor an end token: add pad_token and eos_token"),
-    "no chat template": (no_template, r"data\.outcome, row 1: .*has none: give finetune_config\.chat_template"),
+    "no chat template": (
+        no_template,
+        r"outcome\.jsonl:1: .*has none: give finetune_config\.chat_template",
+    ),
     "chat template is no Jinja": (broken_template, r"the chat template cannot be used, line 3: .*endfro"),
     "chat template refuses the rows": (template_that_refuses, r"line 2: a system message must come first"),
 }

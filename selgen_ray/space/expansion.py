@@ -20,7 +20,9 @@ from selgen_ray.errors import ModelError, Problem
 from selgen_ray.space.document import STREAMS, Document, Variant
 from selgen_ray.space.keys import Flat, Keys, coerce, explain, nested, refused, says_nothing
 from selgen_ray.space.models import Trial
-from selgen_ray.space.tree import Node, Origin, is_there, near_name
+from selgen_ray.space.paths import is_there, near_name
+from selgen_ray.space.sources import with_whole_sources
+from selgen_ray.space.tree import Node, Origin
 from selgen_ray.strict import null_is_default
 from selgen_ray.trainers import registry
 
@@ -171,7 +173,8 @@ def seed_axis(document: Document) -> list[Flat]:
 def make_candidate(document: Document, variant: Variant, own: Flat, keys: Keys, problems: list[Problem]) -> Candidate:
     """A trial of a strategy: what the base gives, and its own values above it."""
     known = keys.by_strategy[variant.strategy]
-    flat = _without_nulls({key: node for key, node in document.base.items() if key in known} | own, known)
+    base = {key: node for key, node in document.base.items() if key in known}
+    flat = _without_nulls(with_whole_sources(base, own, problems), known)
     own, fixed = _without_nulls(own, known), _without_nulls(variant.fixed, known)
     flat["proxy_strategy"] = Node(variant.strategy, variant.origin)
     if document.workers:

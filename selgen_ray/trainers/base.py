@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -17,10 +16,12 @@ from transformers import PreTrainedTokenizerBase
 from selgen_ray import adapters, evals, models, saving
 from selgen_ray.cache import Cache
 from selgen_ray.config import TrialConfig
-from selgen_ray.data.encode import Batch, Encoded, collate, encode_rows, pack, pad_id, unpack
+from selgen_ray.data.encode import Batch, collate, pad_id
 from selgen_ray.data.forms import Row
+from selgen_ray.data.roles import Roles
 from selgen_ray.data.rows import load_roles, proxy_share, rows_hash
 from selgen_ray.data.sets import Sets
+from selgen_ray.data.tokens import RowEncoder, TokenRows
 from selgen_ray.errors import DataError, ModelError
 from selgen_ray.results import TrainingRecord
 from selgen_ray.seeding import keep_global_rng
@@ -101,6 +102,7 @@ class BaseTrainer:
         for name in self.knobs():
             setattr(self, name, getattr(self.cfg if hasattr(self.cfg, name) else self.config, name))
         roles = load_roles(self.config) if datasets is None else datasets
+        self._places = roles if isinstance(roles, Roles) else Roles(roles)
         self.check_rows(self.config, roles)
         self.accelerator = accelerator()
         self.record = TrainingRecord()
@@ -205,8 +207,7 @@ class BaseTrainer:
 
     def batches(self, stream: str) -> Iterator[Batch]:
         """Every training row of a stream once, in batches of similar length, for preparations."""
-        lengths = [len(e) for e in self.sets.union(stream)]
-        for rows in evals.by_length(lengths, self.memory.eval_batch_size):
+        for rows in evals.by_length(self.sets.union(stream).lengths, self.memory.eval_batch_size):
             yield self.micro_batch(stream, rows)
 
     def passes(self, compute: Callable[[], T]) -> T:
@@ -222,10 +223,9 @@ class BaseTrainer:
         """Log a metric as a sum over `count` things; results.json gets the mean since the last reading."""
         self.progress.log(name, total, count)
 
-    def _encode(self, role: str, rows: list[Row]) -> list[Encoded]:
-        how = self.cfg.model_dump(include={"max_seq_length", "loss_on"})
-        encode = functools.partial(encode_rows, rows, self.tokenizer, **how, name=f"data.{role}")
-        return unpack(self.share.tensors("tokens", {"rows": rows_hash(rows), **how}, lambda _: pack(encode())))
+    def _encode(self, role: str, rows: list[Row]) -> TokenRows:
+        encoder = RowEncoder(self.tokenizer, self.cfg.max_seq_length, self.cfg.loss_on)
+        return encoder.encode(rows, f"data.{role}", self._places.place(role), self.share.file)
 
     # -- public interface ------------------------------------------------------------------------------------------
 

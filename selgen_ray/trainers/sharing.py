@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -71,3 +72,16 @@ class Sharing:
             return compute()
         ask = lambda together: cache.json(kind, self._common | key, lambda _: together())  # noqa: E731
         return ranks.with_help(ask, compute)
+
+    def file(self, kind: str, key: dict[str, Any], compute: Callable[[], bytes]) -> Path | bytes:
+        """A file of this machine, or its content where nothing is shared; `key` is all that it depends on.
+
+        Args:
+            compute: gives the content; needs none of the other ranks.
+        """
+        cache = self._cache
+        if cache is None:
+            return compute()
+        found = ranks.from_main(lambda: cache.file(kind, key, lambda _: compute()))
+        # another rank may be on another node, and finds there what rank 0 found
+        return found if ranks.is_main() else cache.file(kind, key, lambda _: compute())
