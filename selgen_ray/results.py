@@ -138,7 +138,7 @@ class TrialResult(TrainingRecord):
     coherence_metric: str | None = Field(default=None, description="'set/metric' in eval_results that coherence is")
     num_resumes: int = Field(default=0, description="how often the trial went on from a checkpoint")
     num_rows: dict[str, int] = Field(default={}, description="rows per training role and evaluation set")
-    row_lengths: dict[str, dict[str, float]] = Field(
+    row_lengths: dict[str, dict[str, int | float]] = Field(
         default={}, description="role -> number of rows, their lengths in tokens, those scored, rows that were cut"
     )
     hardware: dict[str, Any] = {}

@@ -16,9 +16,11 @@ from selgen_ray.data.forms import Row
 from selgen_ray.data.lengths import Report, length_report, table, warning
 from selgen_ray.data.roles import Roles
 from selgen_ray.data.rows import overlaps
+from selgen_ray.data.tokens import KIND as TOKENS
 from selgen_ray.data.tokens import RowEncoder, TokenRows
 from selgen_ray.errors import DataError, ModelError
 from selgen_ray.fingerprint import digest
+from selgen_ray.parallel import in_parallel
 from selgen_ray.storage import Folder
 
 _LARGEST, _LARGEST_LOOKED_AT = 200_000, 20_000  # rows of a set that is made into tokens here, kept or not
@@ -125,9 +127,14 @@ class PlannedTokens:
         """Put what was made here into the sweep's cache, where the trials look for it. Raises StorageError."""
         if self._cache is None or not self._keep:
             return
-        for key, content, report in self._made.values():
-            self._cache.file("tokens", key, lambda _, content=content: content)
-            self._cache.json(_LENGTHS, key, lambda _, report=report: report)
+        cache = self._cache
+
+        def put(made: tuple[dict[str, Any], bytes, dict[str, float]]) -> None:
+            key, content, report = made
+            cache.file(TOKENS, key, lambda _: content)
+            cache.json(_LENGTHS, key, lambda _: report)
+
+        in_parallel(put, list(self._made.values()))  # on an object store each lease waits for its claim
         self._made.clear()
 
 

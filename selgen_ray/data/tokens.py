@@ -28,6 +28,8 @@ from selgen_ray.data.forms import Row
 from selgen_ray.data.rows import rows_hash
 
 _CHUNK = 1024  # rows that are kept as Python lists while they are written
+KIND = "tokens"
+"""Of the cache: where they lie."""
 _FORMS = ("messages", "prompt", "completion", "text")  # what of a row becomes tokens
 File = Callable[[str, dict[str, Any], Callable[[], bytes]], Path | bytes]
 """(kind, key, compute) -> the file of a value, or its content."""
@@ -68,7 +70,7 @@ class RowEncoder:
             DataError: as `encode_rows`.
         """
 
-        found = TokenRows.read(file("tokens", self.key(rows), lambda: self.content(rows, name, place)))
+        found = TokenRows.read(file(KIND, self.key(rows), lambda: self.content(rows, name, place)))
         return found if len(found) == len(rows) else TokenRows.read(self.content(rows, name, place))
 
     def content(self, rows: Sequence[Row], name: str, place: Callable[[int], str]) -> bytes:
