@@ -23,7 +23,7 @@ from selgen_ray.fingerprint import digest
 from selgen_ray.parallel import in_parallel
 from selgen_ray.storage import Folder
 
-_LARGEST, _LARGEST_LOOKED_AT = 200_000, 20_000  # rows of a set that is made into tokens here, kept or not
+_LARGEST, _LARGEST_LOOKED_AT = 200_000, 10_000  # rows of a set that is made into tokens here, kept or not
 _SAMPLE = 2_000  # rows of a larger one
 _MOST_TABLES = 4
 _LENGTHS = "token_lengths"
