@@ -117,20 +117,37 @@ def test_again_skips_all_and_a_longer_list_runs_what_was_added(undisturbed, tiny
         assert path.stat().st_mtime_ns == stamp, "a finished result was written again"
 
 
+BROKEN = '''
+"""A strategy that fails where no plan can see it."""
+from selgen_ray.trainers.naive import StandardTrainer
+
+
+class BrokenTrainer(StandardTrainer):
+    """As naive."""
+
+    proxy_strategy_name = "broken"
+
+    def prepare(self):
+        raise ArithmeticError("minus one rows")
+'''
+
+
 def test_a_failed_and_a_diverged_trial_do_not_stop_the_others(tmp_path, tiny_model_dir, data_files, joined):
     overrides = [
         {"proxy_strategy": "naive"},
         {"proxy_strategy": "naive", "finetune_config": {"learning_rate": 1e30, "optim": "sgd"}},
-        {"proxy_strategy": "naive", "finetune_config": {"max_seq_length": 2}},
+        {"proxy_strategy": "broken"},
     ]
-    space = write_space(tmp_path, tiny_model_dir, data_files, strategies=None, overrides=overrides, seeds=[1])
+    (tmp_path / "broken.py").write_text(BROKEN)
+    options = {"plugins": ["broken.py"], "resources": {"max_failures": 0}, "strategies": None, "seeds": [1]}
+    space = write_space(tmp_path, tiny_model_dir, data_files, overrides=overrides, **options)
     done = sweep(space, env=joined)
     assert done.returncode == 1
     by_status = {r["status"]: r for r in results(tmp_path).values()}
     assert set(by_status) == {"completed", "diverged", "failed"}
-    assert "no token to score" in by_status["failed"]["error"]
+    assert "ArithmeticError: minus one rows" in by_status["failed"]["error"]
     assert "not finite at step" in by_status["diverged"]["error"]
-    assert re.search(r"^failed: naive_\S+/seed_1: .*no token to score", done.stdout, re.M)
+    assert re.search(r"^failed: broken_\S+/seed_1: .*minus one rows", done.stdout, re.M)
     assert "1 failed" in done.stdout and f"python -m selgen_ray.sweep {space}" in done.stdout
     assert "1 diverged" in done.stdout
     # the diverged one stays as it is, the failed one is tried again
