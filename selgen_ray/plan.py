@@ -23,7 +23,7 @@ from selgen_ray.storage import Folder
 from selgen_ray.trainers import plugins
 from selgen_ray.trainers.plugins import Plugin
 from selgen_ray.trainers.registry import get_trainer
-from selgen_ray.trial import TrialTask
+from selgen_ray.trial import CHECKPOINTS, TrialTask
 
 T = TypeVar("T")
 Found = Status | Literal["removed"] | None
@@ -97,6 +97,20 @@ class Plan:
     def with_status(self, *found: Found) -> list[Planned]:
         """The trials whose result on storage has one of these statuses."""
         return [p for p in self.planned if p.found in found]
+
+    def remove_leftovers(self) -> None:
+        """Remove checkpoints of finished trials whose worker was killed after the result and before it removed them.
+
+        Raises:
+            StorageError: the folder cannot be read, or written to.
+        """
+        sweep = self.folder.inside
+        tasks = [p.task for p in self.with_status(*_FINISHED)]
+        done = {task.folder.inside.removeprefix(sweep).strip("/"): task for task in tasks}
+        names = self.folder.files(recursive=True)
+        held = {trial for trial, found, _ in (name.partition(f"/{CHECKPOINTS}/") for name in names) if found}
+        for trial in done.keys() & held:
+            (done[trial].folder / CHECKPOINTS).delete()
 
     def selected(self, select: Callable[[TrialTask], bool]) -> Plan:
         """The plan of some of the trials."""

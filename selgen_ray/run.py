@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import re
 import shlex
@@ -24,6 +25,7 @@ from selgen_ray.selection import SelectionError, parse_only
 from selgen_ray.space import SweepSpec, load_space
 
 DONE, UNFINISHED, BAD_INPUT = 0, 1, 2
+logger = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -146,6 +148,10 @@ def _finish(spec: SweepSpec, plan: Plan, resume: str, why: str | None) -> int:
     """Report what the results on storage say, and what is left."""
     from selgen_ray.report import write_report
 
+    try:
+        plan.remove_leftovers()
+    except StorageError as error:  # they do no harm but take room
+        logger.warning("%s", error)
     if plan.with_status("completed"):
         pareto = spec.pareto
         report = write_report(plan.folder, pareto.x, pareto.y, title=spec.name, require=pareto.require)

@@ -27,7 +27,7 @@ from selgen_ray.trainers.plugins import Plugin
 from selgen_ray.trainers.registry import build_config, get_trainer
 
 logger = logging.getLogger(__name__)
-_CHECKPOINTS = "checkpoints"
+CHECKPOINTS = "checkpoints"
 _TRACEBACK_LINES = 30
 _NOT_PUSHED = "the model has not been pushed to the hub: it ended before"
 
@@ -119,7 +119,7 @@ class _Run:
             self.seconds_before = self.before.timings.get("total_s", 0.0)
         self.cache_folder = task.cache or task.folder / "cache"
         keep = self.config.finetune_config.max_checkpoints_to_keep
-        self.checkpoints = Checkpoints(task.folder / _CHECKPOINTS, keep, on_event)
+        self.checkpoints = Checkpoints(task.folder / CHECKPOINTS, keep, on_event)
 
     def run(self, on_progress: Callable[[dict[str, Any]], None]) -> TrialResult:
         with tempfile.TemporaryDirectory(prefix="selgen_model_") as finished:
