@@ -252,6 +252,7 @@ def test_a_killed_worker_is_tried_again_from_its_checkpoint(tmp_path, tiny_model
     assert_same_sweep(tmp_path, slow_reference)
 
 
+@pytest.mark.by_hand  # test_cache.py kills holders of a lease too
 def test_a_killed_preparation_is_taken_over_by_the_trial_that_waits_for_it(
     tmp_path, tiny_model_dir, data_files, joined
 ):
