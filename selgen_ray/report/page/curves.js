@@ -1,0 +1,144 @@
+// Curves: metrics against the strength, losses and what else was logged, the path of the trade-off over epochs.
+
+function small(grid, name, count) {
+  while (grid.children.length > count) {
+    Plotly.purge(grid.lastChild);
+    grid.lastChild.remove();
+  }
+  while (grid.children.length < count) grid.append(element("div", { class: "plot" }));
+  return [...grid.children];
+}
+
+// -- strength
+
+const knobChosen = {};
+
+function drawStrengths() {
+  const strategies = Object.keys(data.strategies).filter((name) => !state.hidden.includes(name) && data.strengths.some((one) => one.strategy === name));
+  const several = strategies.filter((name) => data.strengths.filter((one) => one.strategy === name).length > 1);
+  byId("strength-controls").replaceChildren(...several.map((name) => {
+    const curves = data.strengths.filter((one) => one.strategy === name);
+    const select = element("select", { onchange: (event) => { knobChosen[name] = event.target.value; drawStrengths(); } }, ...curves.map(({ knob }) => new Option(knob, knob)));
+    select.value = knobChosen[name] || curves[0].knob;
+    return element("label", {}, `${name} by `, select);
+  }));
+  const places = small(byId("strength-plots"), "strength", strategies.length);
+  strategies.forEach((name, i) => drawStrength(places[i], data.strengths.find((one) => one.strategy === name && one.knob === (knobChosen[name] || one.knob))));
+}
+
+function drawStrength(place, curve) {
+  const found = summaries();
+  const value = (s) => data.settings[s].knobs[curve.knob];
+  const at = (s) => (curve.scale === "even" ? curve.values.indexOf(value(s)) : value(s));
+  const traces = [["x", true], ["y", false]].flatMap(([side, hollow]) => curve.lines.map((line) => {
+    const own = line.filter((s) => found[s][side]);
+    const metric = data.metrics[metricNumber.get(state[side])];
+    const ends = own.map((s) => bar(found[s][side], metric));
+    return {
+      type: "scatter", mode: curve.lines.length > 12 ? "markers" : "lines+markers", x: own.map(at), y: own.map((s) => found[s][side].mean),
+      customdata: own.map((s) => data.points.trial[rowsOf[s][0]]), hovertemplate: "%{text}<extra></extra>",
+      text: own.map((s) => `<b>${plain(data.settings[s].label)}</b><br>${plain(state[side])} ${withInterval(found[s][side])}<br>${found[s][side].n === 1 ? "one seed: no interval" : `${found[s][side].n} seeds`}`),
+      line: { color: colourOf(curve.strategy), width: 1.6, dash: hollow ? "dot" : "solid" },
+      marker: { color: colourOf(curve.strategy), symbol: symbolOf(curve.strategy) + (hollow ? "-open" : ""), size: 8 },
+      error_y: { type: "data", symmetric: false, array: ends.map((e) => e[1]), arrayminus: ends.map((e) => e[0]), thickness: 1, width: 3, color: colourOf(curve.strategy) },
+    };
+  }));
+  const ticks = curve.scale === "linear" ? {} : { tickvals: curve.scale === "even" ? curve.values.map((_, i) => i) : curve.values.slice(0, 12), ticktext: curve.values.slice(0, curve.scale === "even" ? undefined : 12).map((one) => plain(one)) };
+  const few = curve.values.length <= 12 ? ticks : {};
+  const sign = data.settings[curve.lines[0][0]].signs.find((one) => one === curve.knob || one.endsWith(`: ${curve.knob}`)) || curve.knob;
+  draw(place, traces, {
+    title: { text: plain(curve.strategy), font: { size: 13 }, x: 0.02 }, margin: { l: 46, r: 10, t: 32, b: 44 },
+    xaxis: { ...titled(sign), type: curve.scale === "log" ? "log" : "linear", ...few }, yaxis: {},
+  });
+}
+
+// -- the course of training
+
+function fillCourses() {
+  const select = byId("course-of");
+  select.replaceChildren(new Option("the best setting of each strategy", ""), ...Object.keys(data.strategies).map((name) => new Option(`all settings of ${name}`, name)));
+  if (!(state.course in data.strategies)) state.course = "";
+  select.value = state.course;
+  select.addEventListener("change", () => { state.course = select.value; keep(); drawCourses(); });
+  for (const id of ["course-log", "course-seeds"]) byId(id).addEventListener("change", drawCourses);
+}
+
+const MOST_COURSES = 24;
+const dashes = ["solid", "dot", "dash", "dashdot", "longdash", "longdashdot"];
+
+function coursesShown() {
+  const best = data.standings.standings.filter(({ best: s, strategy }) => s !== null && !state.hidden.includes(strategy)).map(({ best: s }) => s);
+  const all = data.settings.map((_, s) => s).filter((s) => data.settings[s].strategy === state.course && rowsOf[s].length);
+  return (state.course ? all : best).slice(0, MOST_COURSES);
+}
+
+let courseAsked = 0;
+
+async function drawCourses() {
+  const asked = ++courseAsked;
+  const shown = coursesShown();
+  const courses = await Promise.all(shown.map(async (s, i) => ({
+    s, setting: data.settings[s], dash: state.course ? dashes[i % dashes.length] : "solid",
+    seeds: await Promise.all(rowsOf[s].map(async (row) => ({ trial: data.points.trial[row], seed: data.points.seed[row], found: await details(data.points.trial[row]) }))),
+  })));
+  if (asked !== courseAsked) return; // somebody chose something else meanwhile
+  drawPaths(courses);
+  drawTerms(byId("loss-plots"), courses, "losses", byId("course-log").checked);
+  drawTerms(byId("metric-plots"), courses, "metrics", false);
+  byId("training").dataset.drawn = state.course || "best";
+}
+
+/** Step -> mean over the seeds that have it, at the steps that all of them have. */
+function meanCurve(curves) {
+  const steps = curves[0][0].filter((step) => curves.every(([own]) => own.includes(step)));
+  const at = curves.map(([own, values]) => new Map(own.map((step, i) => [step, values[i]])));
+  const rows = steps.map((step) => at.map((one) => one.get(step)).filter((value) => value !== null && value !== undefined));
+  return [steps, rows.map((values) => (values.length ? values.reduce((a, b) => a + b, 0) / values.length : null))];
+}
+
+function drawTerms(grid, courses, kind, logarithmic) {
+  const terms = [...new Set(courses.flatMap(({ seeds }) => seeds.flatMap(({ found }) => Object.keys(found[kind].of))))];
+  const places = small(grid, kind, Math.min(terms.length, 30));
+  if (!terms.length) grid.replaceChildren(element("p", { class: "quiet" }, "nothing"));
+  places.forEach((place, i) => {
+    const term = terms[i];
+    const traces = courses.flatMap(({ setting, seeds, dash }) => {
+      const curves = seeds.filter(({ found }) => found[kind].of[term]).map(({ found }) => [found[kind].steps, found[kind].of[term]]);
+      return curves.length ? lines(setting, seeds, curves, dash) : [];
+    });
+    draw(place, traces, { title: { text: plain(term), font: { size: 13 }, x: 0.02 }, margin: { l: 50, r: 10, t: 32, b: 40 }, xaxis: titled("optimizer step"), yaxis: { type: logarithmic ? "log" : "linear", exponentformat: "power" } });
+  });
+}
+
+function lines(setting, seeds, curves, dash) {
+  const colour = colourOf(setting.strategy);
+  const faint = byId("course-seeds").checked && curves.length > 1 ? curves.map(([x, y]) => ({ type: "scatter", mode: "lines", x, y, hoverinfo: "skip", opacity: 0.25, line: { color: colour, width: 1, dash } })) : [];
+  const [x, y] = meanCurve(curves);
+  const mode = x.length < 3 ? "markers" : "lines";
+  return [...faint, { type: "scatter", mode, x, y, name: plain(setting.label), line: { color: colour, width: 1.8, dash }, marker: { color: colour, symbol: symbolOf(setting.strategy), size: 7 }, hovertemplate: `${plain(setting.label)}<br>step %{x}: %{y:.4g}<extra></extra>` }];
+}
+
+/** [epoch, x, y] of a trial's own weights, edits and models on the way left out. */
+function tradeOff({ trial, found }) {
+  const series = [state.x, state.y].map((name) => found.evals.of[data.trials[trial].headlines[name] || name]);
+  if (series.some((one) => !one)) return [];
+  return found.evals.epochs.map((epoch, i) => [epoch, series[0][i], series[1][i]]).filter(([, x, y], i) => found.evals.versions[i] === "" && x !== null && y !== null);
+}
+
+function drawPaths(courses) {
+  const traces = courses.flatMap(({ setting, seeds, dash }) => {
+    const own = seeds.map(tradeOff).filter((path) => path.length);
+    if (!own.length) return [];
+    const [epochs, xs] = meanCurve(own.map((path) => [path.map((one) => one[0]), path.map((one) => one[1])]));
+    const [, ys] = meanCurve(own.map((path) => [path.map((one) => one[0]), path.map((one) => one[2])]));
+    const colour = colourOf(setting.strategy);
+    const faint = byId("course-seeds").checked && own.length > 1 ? own.map((path) => ({ type: "scatter", mode: "lines", x: path.map((one) => one[1]), y: path.map((one) => one[2]), hoverinfo: "skip", opacity: 0.2, line: { color: colour, width: 1, dash } })) : [];
+    return [...faint, {
+      type: "scatter", mode: "lines+markers", x: xs, y: ys, text: epochs.map((epoch) => `<b>${plain(setting.label)}</b><br>after ${number(epoch).replace(/\.?0+$/, "") || 0} epochs`),
+      hovertemplate: `%{text}<br>${plain(state.x)} %{x:.3f}<br>${plain(state.y)} %{y:.3f}<extra></extra>`, line: { color: colour, width: 1.8, dash },
+      marker: { color: colour, symbol: symbolOf(setting.strategy), size: xs.map((_, i) => (i === xs.length - 1 ? 12 : 5)), line: { color: css("--ground"), width: 1 } },
+    }];
+  });
+  const [mx, my] = [state.x, state.y].map((name) => data.metrics[metricNumber.get(name)]);
+  draw(byId("path-plot"), traces, { margin: { l: 58, r: 16, t: 14, b: 50 }, xaxis: { ...titled(mx.name), autorange: mx.sign < 0 ? "reversed" : true }, yaxis: { ...titled(my.name), autorange: my.sign < 0 ? "reversed" : true } });
+}
