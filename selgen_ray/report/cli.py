@@ -77,9 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--y", default="alignment", help=f"{choices}; default: %(default)s")
     parser.add_argument("--require", metavar="CONDITION", help="for the front, such as 'coherence >= 0.5'")
     parser.add_argument("--title", help="default: the name of the folder")
-    parser.add_argument(
-        "--out", metavar="FOLDER", help="default: report/ in the sweep's folder, of several here"
-    )
+    parser.add_argument("--out", metavar="FOLDER", help="default: report/ in the sweep's folder, of several here")
     parser.add_argument(
         "--reference",
         metavar="X,Y",

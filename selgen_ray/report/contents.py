@@ -65,7 +65,7 @@ def sample_trials(report: Report, numbers: Mapping[str, int]) -> list[dict[str, 
     best = report.settings[leader.best] if leader and leader.best is not None else None
     naive = next((s for s in report.drawn if s.outcome_only), None)
     naive = naive or next((s for s in report.drawn if s.strategy == "naive"), None)
-    chosen = [s for s in dict.fromkeys((naive, best)) if s is not None]
+    chosen = [s for s in ([naive] if naive is best else [naive, best]) if s is not None]
     with_samples = [{r.seed: r for r in s.trials if r.status == "completed" and r.samples} for s in chosen]
     common = set.intersection(*(set(by_seed) for by_seed in with_samples)) if with_samples else set()
     found = []
