@@ -86,9 +86,10 @@ def _without_it(report: Report, best: Setting) -> Iterable[str]:
     plain = next((s for s in report.drawn if s.outcome_only and s.slug != best.slug), None)
     parts = []
     if base:
-        parts.append(f"the base model has {value(base.y)} at {value(base.x)}")
-    if plain:
-        parts.append(f"training on the task alone gives {value(plain.y)} at {value(plain.x)}")
+        parts.append(f"the base model has {report.y.name} {value(base.y)} at {value(base.x)}")
+    if plain and plain.change_y:
+        lost = f" ({plain.change_y.mean:+.3f})" if base else ""
+        parts.append(f"training on the task alone ends at {value(plain.y)}{lost} and {value(plain.x)}")
     if parts:
         text = "; ".join(parts)
         yield text[0].upper() + text[1:] + "."
@@ -132,7 +133,7 @@ def _how_sure(standings: Standings, leader: Standing) -> Iterable[str]:
     close = rivals(standings, leader)
     if _ranked(standings) < 2:
         return
-    if leader.interval is None or all(p is None for _, p in standings.beats[leader.strategy].items()):
+    if leader.interval is None or not _known(standings, leader):
         yield "With fewer than two seeds nothing says whether that would happen again."
         return
     if close:
@@ -143,8 +144,14 @@ def _how_sure(standings: Standings, leader: Standing) -> Iterable[str]:
         )
     if len(close) < _ranked(standings) - 1:
         n, told = len(leader.seeds), "every other strategy" if not close else "the others"
-        few = f", but {n} seeds are few: a weak sign, not a proof" if n < FEW_SEEDS else ""
-        yield f"It beats {told} in at least {SURE:.0%} of the resamples of the seeds{few}."
+        few = f"; {n} seeds are few: a sign, not a proof" if n < FEW_SEEDS else ""
+        next_, p = min(_known(standings, leader), key=lambda pair: pair[1])
+        nearest = "" if close else f" (the nearest, {next_}: P = {probability(p)})"
+        yield f"It beats {told} in at least {SURE:.0%} of the resamples of the seeds{nearest}{few}."
+
+
+def _known(standings: Standings, leader: Standing) -> list[tuple[str, float]]:
+    return [(name, p) for name, p in standings.beats[leader.strategy].items() if p is not None]
 
 
 def caveats(report: Report, standings: Standings) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,7 +28,7 @@ Found = Sequence[tuple[Folder, TrialResult]]
 
 
 def write_report(
-    sweep: str | Folder | Sequence[str | Folder],
+    sweep: str | os.PathLike[str] | Folder | Sequence[str | Folder],
     x: str = "capability",
     y: str = "alignment",
     title: str | None = None,
@@ -54,7 +55,7 @@ def write_report(
         StorageError: a results.json cannot be read, or a file not be written.
         ValueError: `require` is no requirement.
     """
-    given = [sweep] if isinstance(sweep, str | Folder) else sweep
+    given = [sweep] if isinstance(sweep, str | os.PathLike | Folder) else sweep
     folders = [one if isinstance(one, Folder) else Folder(str(one)) for one in given]
     for folder in folders:
         if not folder.exists():

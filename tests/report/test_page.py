@@ -17,12 +17,15 @@ import pytest
 import yaml
 from fake_sweep import fake_result, publish
 
+from selgen_ray import run
 from selgen_ray.control import LIVE, Control
+from selgen_ray.plan import make_plan
 from selgen_ray.report import main, write_report
 from selgen_ray.report.colours import COLOURS, DARK_COLOURS, colour_of, dark_colour_of, symbol_of
 from selgen_ray.report.details import MOST_POINTS, common_config, packed, thinned
 from selgen_ray.report.page import SCRIPTS
 from selgen_ray.report.settings import STRATEGIES
+from selgen_ray.space import load_space
 from selgen_ray.storage import Folder
 
 ROOT = Path(__file__).parents[2]
@@ -81,7 +84,7 @@ def test_the_page_says_what_a_reader_asks(sweep):
     words = page_of(sweep).words
     for expected in (
         "kl_divergence keeps alignment 0.700 ± 0.000",
-        "Training on the task alone",
+        "training on the task alone ends at",
         "chosen on the same seeds",
         "1 diverged",
         "exactly right",
@@ -157,6 +160,21 @@ def test_options_are_checked(sweep, option, told, capsys):
 def test_a_missing_one_of_several_is_named(sweep, capsys):
     assert main([str(sweep), str(sweep.with_name("laab"))]) == 2
     assert f"Did you mean {str(sweep)!r}" in capsys.readouterr().err
+
+
+def test_a_report_that_fails_says_so_and_is_no_failure_of_the_sweep(tmp_path, capsys):
+    space = tmp_path / "space.yaml"
+    space.write_text("name: lab\nstorage_path: .\nbase: {finetune_config: {model: toy}}\nstrategies: {naive: {}}\n")
+    spec = load_space(space)
+    plan = make_plan(spec)
+    publish(plan.folder, fake_result("naive", 1), fake_result("dpo", 1))
+    plan.folder.write("report", b"a file in the place of the folder")
+    told = run._report(spec, plan)
+    assert told.startswith("the report could not be written (StorageError: ")
+    assert told.endswith(f"python -m selgen_ray.report {tmp_path}/lab --x capability --y alignment")
+    plan.folder.remove("report")
+    assert run._report(spec, plan) == f"report: {tmp_path}/lab/report/index.html"
+    assert "2 completed" in capsys.readouterr().out
 
 
 # -- watching --------------------------------------------------------------------------------------------------------
@@ -275,9 +293,8 @@ def test_the_example_of_an_analysis_runs(sweep, monkeypatch, capsys):
 
 
 def test_a_result_of_any_status_has_its_page(sweep):
-    broken: TrialResult = fake_result(
-        "dpo", 1, None, None, "failed", base=None, changes={"error": "no", "eval_epochs": []}
-    )
+    nothing = {"error": "no", "eval_epochs": [], "eval_steps": [], "eval_versions": []}
+    broken = fake_result("dpo", 1, None, None, "failed", base=None, changes=nothing)
     publish(sweep, broken)
     data = json.loads(page_of(sweep).data["data"])
     assert broken.trial_id in [trial["id"] for trial in data["trials"]]

@@ -13,7 +13,7 @@ data.points.trial.forEach((trial, row) => {
 
 const state = {
   x: data.x, y: data.y, hidden: [], filter: "", front: false, sort: null, family: null, course: "", set: null,
-  seeds: true, intervals: true, dominated: true,
+  seeds: true, intervals: true, dominated: true, near: false,
 };
 const memory = "selgen-report:" + location.pathname;
 try {

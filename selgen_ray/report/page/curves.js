@@ -43,12 +43,14 @@ function drawStrength(place, curve) {
       error_y: { type: "data", symmetric: false, array: ends.map((e) => e[1]), arrayminus: ends.map((e) => e[0]), thickness: 1, width: 3, color: colourOf(curve.strategy) },
     };
   }));
+  const share = ["x", "y"].every((side) => data.metrics[metricNumber.get(state[side])].share); // then all have one scale
+  const even = curve.scale === "even" ? { range: [-0.4, curve.values.length - 0.6] } : {};
   const ticks = curve.scale === "linear" ? {} : { tickvals: curve.scale === "even" ? curve.values.map((_, i) => i) : curve.values.slice(0, 12), ticktext: curve.values.slice(0, curve.scale === "even" ? undefined : 12).map((one) => plain(one)) };
   const few = curve.values.length <= 12 ? ticks : {};
   const sign = data.settings[curve.lines[0][0]].signs.find((one) => one === curve.knob || one.endsWith(`: ${curve.knob}`)) || curve.knob;
   draw(place, traces, {
     title: { text: plain(curve.strategy), font: { size: 13 }, x: 0.02 }, margin: { l: 46, r: 10, t: 32, b: 44 },
-    xaxis: { ...titled(sign), type: curve.scale === "log" ? "log" : "linear", ...few }, yaxis: {},
+    xaxis: { ...titled(sign), type: curve.scale === "log" ? "log" : "linear", ...few, ...even }, yaxis: share ? { range: [-0.02, 1.04] } : {},
   });
 }
 
@@ -79,7 +81,7 @@ async function drawCourses() {
   const shown = coursesShown();
   const courses = await Promise.all(shown.map(async (s, i) => ({
     s, setting: data.settings[s], dash: state.course ? dashes[i % dashes.length] : "solid",
-    seeds: await Promise.all(rowsOf[s].map(async (row) => ({ trial: data.points.trial[row], seed: data.points.seed[row], found: await details(data.points.trial[row]) }))),
+    seeds: await Promise.all(rowsOf[s].map(async (row) => ({ trial: data.points.trial[row], row, seed: data.points.seed[row], found: await details(data.points.trial[row]) }))),
   })));
   if (asked !== courseAsked) return; // somebody chose something else meanwhile
   drawPaths(courses);
@@ -97,17 +99,33 @@ function meanCurve(curves) {
 }
 
 function drawTerms(grid, courses, kind, logarithmic) {
-  const terms = [...new Set(courses.flatMap(({ seeds }) => seeds.flatMap(({ found }) => Object.keys(found[kind].of))))];
-  const places = small(grid, kind, Math.min(terms.length, 30));
-  if (!terms.length) grid.replaceChildren(element("p", { class: "quiet" }, "nothing"));
-  places.forEach((place, i) => {
-    const term = terms[i];
+  const names = [...new Set(courses.flatMap(({ seeds }) => seeds.flatMap(({ found }) => Object.keys(found[kind].of))))];
+  const single = (name) => courses.every(({ seeds }) => seeds.every(({ found }) => (found[kind].of[name] || []).filter((value) => value !== null).length < 2));
+  const families = [...new Set(names.filter(single).map((name) => name.split("/")[0]))];
+  const terms = names.filter((name) => !single(name)).slice(0, 30);
+  const places = small(grid, kind, terms.length + families.length);
+  if (!names.length) grid.replaceChildren(element("p", { class: "quiet" }, "nothing"));
+  families.forEach((family, i) => drawAtOnce(places[terms.length + i], courses, kind, family, names.filter((name) => single(name) && name.split("/")[0] === family)));
+  terms.forEach((term, i) => {
+    const place = places[i];
     const traces = courses.flatMap(({ setting, seeds, dash }) => {
       const curves = seeds.filter(({ found }) => found[kind].of[term]).map(({ found }) => [found[kind].steps, found[kind].of[term]]);
       return curves.length ? lines(setting, seeds, curves, dash) : [];
     });
     draw(place, traces, { title: { text: plain(term), font: { size: 13 }, x: 0.02 }, margin: { l: 50, r: 10, t: 32, b: 40 }, xaxis: titled("optimizer step"), yaxis: { type: logarithmic ? "log" : "linear", exponentformat: "power" } });
   });
+}
+
+/** Numbers that were read once, as at the end of training: one place for each, in the order they were logged. */
+function drawAtOnce(place, courses, kind, family, names) {
+  const traces = courses.flatMap(({ setting, seeds }) => {
+    const rows = names.flatMap((name, i) => seeds.map(({ found }) => [i, (found[kind].of[name] || []).find((value) => value !== null), name])).filter(([, value]) => value !== undefined);
+    return rows.length ? [{
+      type: "scatter", mode: "markers", x: rows.map(([i]) => i + 1), y: rows.map(([, value]) => value), text: rows.map(([, , name]) => plain(name)),
+      hovertemplate: `${plain(setting.label)}<br>%{text}: %{y:.4g}<extra></extra>`, marker: { color: colourOf(setting.strategy), symbol: symbolOf(setting.strategy), size: 6, opacity: 0.7 },
+    }] : [];
+  });
+  draw(place, traces, { title: { text: plain(family), font: { size: 13 }, x: 0.02 }, margin: { l: 50, r: 10, t: 32, b: 40 }, xaxis: { ...titled(names.length > 1 ? `each of ${names.length}, in order` : ""), showticklabels: names.length > 1 } });
 }
 
 function lines(setting, seeds, curves, dash) {
@@ -118,11 +136,14 @@ function lines(setting, seeds, curves, dash) {
   return [...faint, { type: "scatter", mode, x, y, name: plain(setting.label), line: { color: colour, width: 1.8, dash }, marker: { color: colour, symbol: symbolOf(setting.strategy), size: 7 }, hovertemplate: `${plain(setting.label)}<br>step %{x}: %{y:.4g}<extra></extra>` }];
 }
 
-/** [epoch, x, y] of a trial's own weights, edits and models on the way left out. */
-function tradeOff({ trial, found }) {
+/** [epoch, x, y] of a trial's own weights, and of its result where that is an edit of them; models on the way are not. */
+function tradeOff({ trial, row, found }) {
   const series = [state.x, state.y].map((name) => found.evals.of[data.trials[trial].headlines[name] || name]);
   if (series.some((one) => !one)) return [];
-  return found.evals.epochs.map((epoch, i) => [epoch, series[0][i], series[1][i]]).filter(([, x, y], i) => found.evals.versions[i] === "" && x !== null && y !== null);
+  const path = found.evals.epochs.map((epoch, i) => [epoch, series[0][i], series[1][i]]).filter(([, x, y], i) => found.evals.versions[i] === "" && x !== null && y !== null);
+  const end = [state.x, state.y].map((name) => data.points.values[metricNumber.get(name)][row]);
+  const edited = found.evals.versions.some((version) => version !== "") && end.every((value) => value !== null);
+  return edited ? [...path, ["edited", ...end]] : path;
 }
 
 function drawPaths(courses) {
@@ -134,7 +155,7 @@ function drawPaths(courses) {
     const colour = colourOf(setting.strategy);
     const faint = byId("course-seeds").checked && own.length > 1 ? own.map((path) => ({ type: "scatter", mode: "lines", x: path.map((one) => one[1]), y: path.map((one) => one[2]), hoverinfo: "skip", opacity: 0.2, line: { color: colour, width: 1, dash } })) : [];
     return [...faint, {
-      type: "scatter", mode: "lines+markers", x: xs, y: ys, text: epochs.map((epoch) => `<b>${plain(setting.label)}</b><br>after ${number(epoch).replace(/\.?0+$/, "") || 0} epochs`),
+      type: "scatter", mode: "lines+markers", x: xs, y: ys, text: epochs.map((epoch) => `<b>${plain(setting.label)}</b><br>${epoch === "edited" ? "after the edit" : `after ${+epoch.toFixed(2)} epochs`}`),
       hovertemplate: `%{text}<br>${plain(state.x)} %{x:.3f}<br>${plain(state.y)} %{y:.3f}<extra></extra>`, line: { color: colour, width: 1.8, dash },
       marker: { color: colour, symbol: symbolOf(setting.strategy), size: xs.map((_, i) => (i === xs.length - 1 ? 12 : 5)), line: { color: css("--ground"), width: 1 } },
     }];

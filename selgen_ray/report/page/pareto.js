@@ -8,7 +8,7 @@ function fillAxes() {
     select.addEventListener("change", () => setAxes({ [side]: select.value }));
   }
   byId("axis-reset").addEventListener("click", () => setAxes({ x: data.x, y: data.y }));
-  for (const name of ["seeds", "intervals", "dominated"]) {
+  for (const name of ["seeds", "intervals", "dominated", "near"]) {
     const box = byId(`show-${name}`);
     box.checked = state[name];
     box.addEventListener("change", () => { state[name] = box.checked; drawPareto(); keep(); });
@@ -51,8 +51,8 @@ function drawPareto() {
   const place = byId("pareto-plot");
   draw(place, traces.filter((trace) => trace && trace.x.length), {
     margin: { l: 58, r: 16, t: 14, b: 50 },
-    xaxis: { ...titled(mx.sign < 0 ? `${mx.name} (less is better)` : mx.name), autorange: mx.sign < 0 ? "reversed" : true },
-    yaxis: { ...titled(my.sign < 0 ? `${my.name} (less is better)` : my.name), autorange: my.sign < 0 ? "reversed" : true },
+    xaxis: axisOf(mx, shown.map((s) => found[s].x.mean)),
+    yaxis: axisOf(my, shown.map((s) => found[s].y.mean)),
   }).then(() => { place.dataset.drawn = `${state.x} ${state.y}`; });
   if (!place.dataset.listens) {
     place.dataset.listens = "yes";
@@ -62,6 +62,16 @@ function drawPareto() {
     });
   }
   byId("pareto-note").textContent = paretoNote(found, shown);
+}
+
+/** An axis with its better end at the right or the top; on demand without the worst tenth, which may be far off. */
+function axisOf(metric, values) {
+  const title = titled(metric.sign < 0 ? `${metric.name} (less is better)` : metric.name);
+  if (!state.near || values.length < 4) return { ...title, autorange: metric.sign < 0 ? "reversed" : true };
+  const ordered = [...values].sort((a, b) => metric.sign * (a - b));
+  const [worst, best] = [ordered[Math.floor(0.13 * ordered.length)], ordered.at(-1)];
+  const room = 0.08 * (best - worst || 0.02);
+  return { ...title, autorange: false, range: [worst - room, best + room] };
 }
 
 function paretoNote(found, shown) {
@@ -81,7 +91,8 @@ function means(strategy, own, found, mx, my, dominated) {
   const colour = dominated ? css("--faint") : colourOf(strategy);
   const bars = (side, metric) => {
     const ends = own.map((s) => bar(found[s][side], metric));
-    return { type: "data", symmetric: false, array: ends.map((e) => e[1]), arrayminus: ends.map((e) => e[0]), color: colour, thickness: 1.1, width: 3, visible: state.intervals };
+    const faint = dominated ? { color: css("--bars"), thickness: 1, width: 2 } : { color: colour, thickness: 1.4, width: 4 };
+    return { type: "data", symmetric: false, array: ends.map((e) => e[1]), arrayminus: ends.map((e) => e[0]), visible: state.intervals, ...faint };
   };
   return {
     type: "scatter", mode: "markers", name: strategy, x: own.map((s) => found[s].x.mean), y: own.map((s) => found[s].y.mean),

@@ -67,7 +67,7 @@ function settingRow(row) {
   return element("tr", { "data-setting": row.s }, ...columns.map((column) => {
     if (!column.label) return element("td", { class: column.right ? "number" : null }, column.text(row));
     const name = trial ? element("a", { href: `#trial/${trial.id}` }, row.setting.label) : row.setting.label;
-    return element("td", { class: "label" }, mark(row.setting.strategy), " ", name, row.setting.outcomeOnly ? element("span", { class: "quiet" }, " (outcome only)") : null);
+    return element("td", { class: "label" }, element("span", { class: "named" }, mark(row.setting.strategy), name));
   }));
 }
 
@@ -86,7 +86,8 @@ function listenToTable() {
 function fillTable(table, head, rows) {
   const cell = (tag) => (one) => {
     const { text, right, wrap, of } = one !== null && typeof one === "object" && !(one instanceof Node) ? one : { text: one };
-    return element(tag, { class: [right ? "number" : "", wrap ? "wrap" : ""].join(" ").trim() || null }, of ? mark(of) : null, of ? " " : null, text ?? "");
+    const content = of ? element("span", { class: "named" }, mark(of), element("span", {}, text)) : (text ?? "");
+    return element(tag, { class: [right ? "number" : "", wrap ? "wrap" : ""].join(" ").trim() || null }, content);
   };
   const body = element("tbody", {}, ...rows.map((row) => element("tr", {}, ...row.map(cell("td")))));
   table.replaceChildren(element("thead", {}, element("tr", {}, ...head.map(cell("th")))), body);
@@ -98,14 +99,14 @@ function drawStandings() {
   const table = byId("standings-table");
   if (!table) return;
   const { standings, reference } = data.standings;
-  const head = ["", "strategy", right("hypervolume"), right("95 % of the bootstrap"), right("of the possible"), right("seeds"), right("settings"), "best setting", right(data.x), right(data.y)];
+  const head = ["", "strategy", right("hypervolume"), right("95 %"), right("of the possible"), right("seeds"), right("settings"), "best setting", right(data.x), right(data.y)];
   fillTable(table, head, standings.map((one, i) => {
     const best = one.best === null ? null : summaries(data.x, data.y)[one.best];
     const interval = one.interval ? `${number(one.interval[0])} to ${number(one.interval[1])}` : one.hypervolume === null ? "–" : "no interval";
     return [
       right(one.hypervolume === null ? "" : `${i + 1}`), { text: one.strategy, of: one.strategy }, right(number(one.hypervolume)), right(interval),
       right(one.share === null ? "–" : `${(100 * one.share).toFixed(1)} %`), right(`${one.seeds.length}`), right(`${one.settings.length}`),
-      { text: best ? data.settings[one.best].label : "no point", wrap: true }, right(best ? withInterval(best.x) : "–"), right(best ? withInterval(best.y) : "–"),
+      { text: best ? data.settings[one.best].label.slice(one.strategy.length + 1) || "the only one" : "no point", wrap: true }, right(best ? withInterval(best.x) : "–"), right(best ? withInterval(best.y) : "–"),
     ];
   }));
   if (reference) drawBeats();
@@ -118,7 +119,7 @@ function chance(p) {
 function drawBeats() {
   const names = data.standings.standings.filter(({ hypervolume }) => hypervolume !== null).map(({ strategy }) => strategy);
   const head = element("tr", {}, element("th"), ...names.map((name) => element("th", {}, element("span", { class: "upright" }, name))));
-  const body = names.map((a) => element("tr", {}, element("th", {}, mark(a), " ", a), ...names.map((b) => {
+  const body = names.map((a) => element("tr", {}, element("th", {}, element("span", { class: "named" }, mark(a), a)), ...names.map((b) => {
     const p = a === b ? null : data.standings.beats[a][b];
     const cell = element("td", { title: a === b || p === null ? null : `P(${a} > ${b}) = ${p.toFixed(3)}` }, a === b ? "·" : chance(p));
     if (a !== b && p !== null) cell.style.background = `color-mix(in srgb, ${p > 0.5 ? "#0072B2" : "#D55E00"} ${Math.round(70 * Math.abs(p - 0.5))}%, transparent)`;
@@ -143,10 +144,10 @@ function drawFamily() {
     right(summary ? withInterval({ mean: summary.mean, half: summary.half_width }, true) : "–"), right(simultaneous === null ? "no interval" : `± ${number(simultaneous)}`),
     right(p === null ? "–" : p.toPrecision(2)), right(p_holm === null ? "–" : p_holm.toPrecision(2)),
   ];
-  const titles = [data.x, data.y].flatMap((name) => [right(`Δ ${name}`), right("simultaneous"), right("p"), right("p (Holm)")]);
+  const titles = [data.x, data.y].flatMap((name) => [right(`Δ ${name}`), right("all at once"), right("p"), right("p, Holm")]);
   fillTable(byId("family-table"), ["strategy", right("seeds"), ...titles], family.map((one) => [{ text: one.strategy, of: one.strategy }, right(`${one.seeds.length}`), ...cells(one.x), ...cells(one.y)]));
   for (const side of ["x", "y"]) drawDifferences(side, family);
-  byId("family-note").textContent = `Differences of the seeds that both have; mean ± 95 % paired t-interval. Thin lines and “simultaneous”: intervals that hold for all ${2 * family.length} comparisons of this table at once (Bonferroni); p: two-sided paired t-test, corrected by Holm's method for ${2 * family.length} comparisons. Fewer than 2 seeds in common: no interval. Looking at several choices above is not corrected for.`;
+  byId("family-note").textContent = `Differences of the seeds that both have; mean ± 95 % paired t-interval. Thin lines and “all at once”: intervals that hold for all ${2 * family.length} comparisons of this table at once (Bonferroni); p: two-sided paired t-test, corrected by Holm's method for ${2 * family.length} comparisons. Fewer than 2 seeds in common: no interval. Looking at several choices above is not corrected for.`;
 }
 
 function drawDifferences(side, family) {
@@ -175,7 +176,7 @@ function drawCost() {
     const perPoint = (spent) => (gained === null ? "–" : gained < 0.05 ? "nothing kept" : hours(spent / gained));
     return [
       { text: strategy, of: strategy }, right(`${cost.num_trials}`), right(hours(cost.gpu_hours)), right(hours(cost.cpu_hours)), right(tokens(cost.tokens)), right(hours(all / Math.max(1, cost.num_trials))),
-      right(gained === null ? "–" : number(gained, true)), right(perPoint(each)), right(perPoint(all)),
+      right(gained === null ? "–" : `${gained > 0 ? "+" : ""}${gained.toFixed(1)}`.replace("-", "−")), right(perPoint(each)), right(perPoint(all)),
     ];
   });
   fillTable(byId("cost-table"), ["strategy", right("trials"), right("on GPUs"), right("on CPUs"), right("tokens"), right("time a trial"), right("points kept"), right("a point: one trial"), right("a point: all trials")], rows);
