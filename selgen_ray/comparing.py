@@ -84,7 +84,8 @@ def resampled_means(values: Floats, draws: NDArray[np.int64]) -> Floats:
     Returns:
         [resamples, quantities]: over those drawn runs that have it; NaN where none has.
     """
-    weights = (draws[:, :, None] == np.arange(len(values))).sum(axis=1).astype(float)  # how often each was drawn
+    weights = np.zeros((len(draws), len(values)))  # how often each run was drawn
+    np.add.at(weights, (np.arange(len(draws))[:, None], draws), 1.0)
     there = ~np.isnan(values)
     counts = weights @ there
     with np.errstate(invalid="ignore", divide="ignore"):

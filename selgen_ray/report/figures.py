@@ -30,6 +30,7 @@ _FRONT = {"color": "#B4B4B4", "linewidth": 1.8, "solid_joinstyle": "miter"}
 _RING = {"marker": "o", "color": INK, "markerfacecolor": "none", "markeredgewidth": 1.3, "linestyle": "none"}
 _CROSS = {"marker": "x", "color": INK, "markersize": 10, "markeredgewidth": 1.6, "linestyle": "none"}
 _LABEL_LENGTH = 28
+_LABELLED = 80  # of more settings than these only those on the front find room for a label
 
 
 def pareto_png(report: Report) -> bytes:
@@ -214,7 +215,7 @@ def _labels(report: Report) -> list[Label]:
     """The values of the knobs beside each point, where a strategy has several; the legend names the knobs."""
     drawn = report.drawn
     labels = []
-    for s in drawn:
+    for s in drawn if len(drawn) <= _LABELLED else (s for s in drawn if s.on_front):
         if s.knobs and s.x and s.y and sum(other.strategy == s.strategy for other in drawn) > 1:
             dark = tuple(0.72 * part for part in to_rgb(colour_of(s.strategy)))
             text = textwrap.shorten(", ".join(knob_texts(s.knobs)), _LABEL_LENGTH, placeholder=" …")

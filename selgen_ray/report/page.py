@@ -20,7 +20,10 @@ from selgen_ray.storage import Folder
 if TYPE_CHECKING:
     from selgen_ray.report.build import LeftOut, Report
 
-SCRIPTS = ("core.js", "pareto.js", "tables.js", "curves.js", "trial.js", "main.js")
+SCRIPTS = (
+    *("core.js", "drawing.js", "pareto.js", "marks.js", "settings.js", "strategies.js"),
+    *("strengths.js", "courses.js", "trial.js", "main.js"),
+)
 _NOWHERE = "default-src 'none'; script-src 'unsafe-inline'{beside}; style-src 'unsafe-inline'; img-src data: blob:"
 _BESIDE = " 'self' file:"  # a watched page looks at version.js beside it
 _MOST_EVENTS = 200
@@ -62,15 +65,15 @@ def page_html(
     groups = list(packed(details_of(found, common_config(trials, around.base), by_trial, needed)))
     # the time of writing is not hashed: the same results are the same page
     version = hashlib.sha256(json.dumps([data, groups, around.live], default=str).encode()).hexdigest()[:16]
-    source = resources.files("selgen_ray.report") / "page"
     environment = Environment(
         loader=PackageLoader("selgen_ray.report", "page"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     html = environment.get_template("index.html.j2").render(
         report=report,
         policy=_NOWHERE.format(beside=_BESIDE if watch_s else ""),
-        css=Markup((source / "page.css").read_text(encoding="utf-8")),
-        scripts=Markup("\n".join((source / name).read_text(encoding="utf-8") for name in SCRIPTS)),
+        css=Markup(_source("page.css")),
+        theme=Markup(_source("theme.js")),
+        scripts=Markup("\n".join(map(_source, SCRIPTS))),
         plotly=Markup(get_plotlyjs()),
         data=Markup(as_script(data | {"version": version, "watch": watch_s})),
         groups=[Markup(text) for text in groups],
@@ -85,6 +88,10 @@ def page_html(
         events=[json.dumps(event) for event in around.events[-_MOST_EVENTS:]],
     )
     return html, version
+
+
+def _source(name: str) -> str:
+    return (resources.files("selgen_ray.report") / "page" / name).read_text(encoding="utf-8")
 
 
 def _by_trial(events: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:

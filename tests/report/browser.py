@@ -51,12 +51,11 @@ class Watched:
         self.requests: list[str] = []
         self.page.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))
         self.page.on("console", self._said)
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.goto(path.as_uri())
+        own = path.as_uri()
+        ours = (own, "data:", "blob:")
+        self.page.on("request", lambda r: None if r.url.startswith(ours) else self.requests.append(r.url))
+        self.page.goto(own)
         self.page.wait_for_selector("#pareto-plot[data-drawn]")
-        self.requests = [
-            url for url in self.requests if url != path.as_uri() and not url.startswith(("data:", "blob:"))
-        ]
 
     def _said(self, message) -> None:
         if message.type in ("error", "warning"):

@@ -58,8 +58,15 @@ def made_up(config: dict[str, Any], trial_id: str, slug: str, copy: int, reading
         status = "diverged"
     if not copy and (strategy, seed) == ("dpo", 2) and strength == 3.0:
         status = "failed"
-    curve = lambda end, start: [start + (end - start) * i / EPOCHS for i in range(EPOCHS + 1)]  # noqa: E731
     terms = ("outcome", "proxy", "total")
+    others = [f"safe_lora_threshold={t}" for t in finetune.get("safe_lora_sweep_thresholds") or ()]
+    versions = [""] * (EPOCHS + 1) + ([*others, "projected"] if others else [])
+
+    def series(end: float, start: float) -> list[float]:
+        """A value after each epoch; then of the edited weights, of other thresholds of them."""
+        path = [start + (end - start) * i / EPOCHS for i in range(EPOCHS + 1)]
+        return [*[*path, *(end * (1 - i / 10) for i in range(1, len(versions) - EPOCHS))][:-1], end]
+
     return TrialResult(
         trial_id=trial_id,
         slug=slug,
@@ -74,13 +81,13 @@ def made_up(config: dict[str, Any], trial_id: str, slug: str, copy: int, reading
         train_steps=[10 * i for i in range(1, readings + 1)],
         train_losses={name: [round(2 / (i + 1) + draw.random() / 50, 5) for i in range(readings)] for name in terms},
         train_metrics={"gradient_cosine": [round(draw.gauss(0, 0.2), 4) for _ in range(readings)]},
-        eval_epochs=[float(i) for i in range(EPOCHS + 1)],
-        eval_steps=[100 * i for i in range(EPOCHS + 1)],
-        eval_versions=[""] * (EPOCHS + 1),
+        eval_epochs=[float(min(i, EPOCHS)) for i in range(len(versions))],
+        eval_steps=[100 * min(i, EPOCHS) for i in range(len(versions))],
+        eval_versions=versions,
         eval_results={
-            "task_test": {"exact_match": curve(x, 0.1 + seed / 100), "loss": curve(0.3, 3.0)},
-            "task_train": {"loss": curve(0.1, 3.0)},
-            "align_test": {"balanced_accuracy": curve(y, 0.99), "loss": curve(1 - y, 0.2)},
+            "task_test": {"exact_match": series(x, 0.1 + seed / 100), "loss": series(0.3, 3.0)},
+            "task_train": {"loss": series(0.1, 3.0)},
+            "align_test": {"balanced_accuracy": series(y, 0.99), "loss": series(1 - y, 0.2)},
         },
         samples={"align_test": [_sample(i, y) for i in range(3)], "task_test": [_sample(i, x) for i in range(2)]},
         timings={"train_s": 6.0, "eval_s": 2.0, "total_s": 8.0 + draw.random()},

@@ -12,21 +12,38 @@ data.points.trial.forEach((trial, row) => {
 });
 
 const state = {
-  x: data.x, y: data.y, hidden: [], filter: "", front: false, sort: null, family: null, course: "", set: null,
-  seeds: true, intervals: true, dominated: true, near: false,
+  x: data.x,
+  y: data.y,
+  hidden: [],
+  filter: "",
+  front: false,
+  sort: null,
+  family: null,
+  course: "",
+  set: null,
+  seeds: true,
+  intervals: true,
+  dominated: true,
+  near: false,
 };
 const memory = "selgen-report:" + location.pathname;
+let kept = {};
 try {
-  const kept = JSON.parse(sessionStorage.getItem(memory) || "{}");
+  kept = JSON.parse(sessionStorage.getItem(memory) || "{}");
   for (const key of Object.keys(state)) if (key in kept) state[key] = kept[key];
-} catch { /* a browser that keeps nothing starts afresh */ }
+} catch {
+  /* a browser that keeps nothing starts afresh */
+}
 if (!metricNumber.has(state.x)) state.x = data.x;
 if (!metricNumber.has(state.y)) state.y = data.y;
 
 function keep() {
   try {
-    sessionStorage.setItem(memory, JSON.stringify({ ...state, scroll: window.scrollY }));
-  } catch { /* as above */ }
+    const seen = parts.filter((one) => one.seen).map(({ place }) => place.id);
+    sessionStorage.setItem(memory, JSON.stringify({ ...state, scroll: window.scrollY, seen }));
+  } catch {
+    /* as above */
+  }
 }
 
 // -- elements and texts
@@ -47,7 +64,8 @@ const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;"
 function number(value, signed = false) {
   if (value === null || value === undefined) return "–";
   const size = Math.abs(value);
-  const text = size !== 0 && (size < 0.001 || size >= 10000) ? value.toExponential(2) : value.toFixed(size >= 100 ? 1 : 3);
+  const text =
+    size !== 0 && (size < 0.001 || size >= 10000) ? value.toExponential(2) : value.toFixed(size >= 100 ? 1 : 3);
   return (signed && value > 0 ? "+" : "") + text.replace("-", "−");
 }
 
@@ -58,12 +76,22 @@ function withInterval(summary, signed = false) {
 
 function hours(value) {
   if (!value) return "–";
-  return value >= 1 ? `${value.toFixed(1)} h` : value >= 1 / 60 ? `${(value * 60).toFixed(1)} min` : `${(value * 3600).toFixed(1)} s`;
+  return value >= 1
+    ? `${value.toFixed(1)} h`
+    : value >= 1 / 60
+      ? `${(value * 60).toFixed(1)} min`
+      : `${(value * 3600).toFixed(1)} s`;
 }
 
 function tokens(count) {
   if (!count) return "–";
-  return count >= 1e9 ? `${(count / 1e9).toFixed(2)} G` : count >= 1e6 ? `${(count / 1e6).toFixed(2)} M` : count >= 1e3 ? `${(count / 1e3).toFixed(1)} k` : `${count}`;
+  return count >= 1e9
+    ? `${(count / 1e9).toFixed(2)} G`
+    : count >= 1e6
+      ? `${(count / 1e6).toFixed(2)} M`
+      : count >= 1e3
+        ? `${(count / 1e3).toFixed(1)} k`
+        : `${count}`;
 }
 
 // -- means over seeds: as selgen_ray/stats.py says, with its quantiles of Student's t
@@ -92,7 +120,12 @@ function summaries(x = state.x, y = state.y) {
     const both = rowsOf[s].filter((row) => xs[row] !== null && ys[row] !== null);
     const rows = both.length ? both : rowsOf[s];
     return {
-      x: values(rows, xs), y: values(rows, ys), dx: change(rows, xs, x0), dy: change(rows, ys, y0), rows: both, front: false,
+      x: values(rows, xs),
+      y: values(rows, ys),
+      dx: change(rows, xs, x0),
+      dy: change(rows, ys, y0),
+      rows: both,
+      front: false,
     };
   });
   markFront(found, data.metrics[i].sign, data.metrics[j].sign);
@@ -107,7 +140,11 @@ function markFront(found, signX, signY) {
     .sort((a, b) => signX * (b.one.x.mean - a.one.x.mean) || signY * (b.one.y.mean - a.one.y.mean));
   let best = null;
   for (const { one } of drawn) {
-    if (best === null || signY * (one.y.mean - best.y.mean) > 0 || (one.x.mean === best.x.mean && one.y.mean === best.y.mean)) {
+    if (
+      best === null ||
+      signY * (one.y.mean - best.y.mean) > 0 ||
+      (one.x.mean === best.x.mean && one.y.mean === best.y.mean)
+    ) {
       one.front = true;
       best = one;
     }
@@ -121,57 +158,6 @@ function bar(summary, metric) {
   const high = metric.share ? Math.min(1, summary.mean + summary.half) : summary.mean + summary.half;
   return [Math.max(0, summary.mean - low), Math.max(0, high - summary.mean)];
 }
-
-// -- colours
-
-const dark = () => {
-  const chosen = document.documentElement.dataset.theme;
-  return chosen ? chosen === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-};
-const colourOf = (strategy) => (data.strategies[strategy] || { light: "#666666", dark: "#aaaaaa" })[dark() ? "dark" : "light"];
-const symbolOf = (strategy) => (data.strategies[strategy] || { symbol: "circle" }).symbol;
-const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-
-function look(layout = {}) {
-  const axis = { gridcolor: css("--grid"), zerolinecolor: css("--grid"), linecolor: css("--faint"), automargin: true, title: { standoff: 6 } };
-  const base = {
-    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: false, hovermode: "closest",
-    font: { color: css("--ink"), family: 'system-ui, "DejaVu Sans", sans-serif', size: 12 }, margin: { l: 50, r: 14, t: 26, b: 44 },
-    hoverlabel: { bgcolor: css("--raised"), bordercolor: css("--line"), font: { color: css("--ink"), size: 12 }, align: "left", namelength: -1 },
-  };
-  const { xaxis, yaxis, ...rest } = layout;
-  return { ...base, ...rest, xaxis: merged(axis, xaxis), yaxis: merged(axis, yaxis) };
-}
-
-const merged = (axis, own = {}) => ({ ...axis, ...own, title: { ...axis.title, ...(own.title || {}) } });
-const titled = (text) => ({ title: { text: plain(text) } });
-
-function draw(place, traces, layout) {
-  const options = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"] };
-  return Plotly.react(place, traces, look(layout), options);
-}
-
-/** The strategy's mark as a small picture, for lists and tables. */
-function mark(strategy) {
-  const place = element("span", { class: "mark", "data-strategy": strategy });
-  const path = shapes[symbolOf(strategy)] || shapes.circle;
-  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  svg.setAttribute("viewBox", "-7 -7 14 14");
-  const line = document.createElementNS("http://www.w3.org/2000/svg", "path");
-  line.setAttribute("d", path);
-  line.setAttribute("fill", colourOf(strategy));
-  svg.append(line);
-  place.append(svg);
-  place.style.display = "inline-block";
-  return place;
-}
-
-const shapes = {
-  circle: "M-5 0a5 5 0 1 0 10 0a5 5 0 1 0 -10 0z", square: "M-5 -5h10v10h-10z", diamond: "M0 -6.5L6.5 0L0 6.5L-6.5 0z",
-  "triangle-up": "M0 -6L6 5H-6z", "triangle-down": "M0 6L6 -5H-6z", "triangle-left": "M-6 0L5 -6V6z", "triangle-right": "M6 0L-5 -6V6z",
-  cross: "M-2 -6h4v4h4v4h-4v4h-4v-4h-4v-4h4z", x: "M-6 -3.4L-3.4 -6L0 -2.6L3.4 -6L6 -3.4L2.6 0L6 3.4L3.4 6L0 2.6L-3.4 6L-6 3.4L-2.6 0z",
-  pentagon: "M0 -6L5.7 -1.8L3.5 4.9H-3.5L-5.7 -1.8z", hexagon: "M0 -6L5.2 -3V3L0 6L-5.2 3V-3z", "diamond-tall": "M0 -6.5L4 0L0 6.5L-4 0z",
-};
 
 // -- details of trials, unpacked when somebody looks
 
@@ -197,10 +183,11 @@ async function details(trial) {
 
 const parts = [];
 
-function part(id, drawIt) {
-  const one = { place: byId(id), draw: drawIt, seen: false };
+function part(id, drawIt, atOnce = false) {
+  const one = { place: byId(id), draw: drawIt, seen: atOnce };
   parts.push(one);
-  sight.observe(one.place);
+  if (atOnce) one.draw();
+  else sight.observe(one.place);
 }
 
 const sight = new IntersectionObserver(
@@ -215,6 +202,18 @@ const sight = new IntersectionObserver(
   },
   { rootMargin: "400px" },
 );
+
+/** Draw what was drawn before a reload, so that the page is as high as it was, and go where the reader was. */
+async function goBack() {
+  const again = parts.filter(({ place, seen }) => !seen && (kept.seen || []).includes(place.id));
+  await Promise.all(
+    again.map((one) => {
+      one.seen = true;
+      return one.draw();
+    }),
+  );
+  if (kept.scroll && !location.hash) window.scrollTo(0, kept.scroll);
+}
 
 function redraw() {
   keep();

@@ -21,12 +21,6 @@ async function route() {
 
 const THEMES = ["", "light", "dark"];
 
-function setTheme(theme) {
-  if (theme) document.documentElement.dataset.theme = theme;
-  else delete document.documentElement.dataset.theme;
-  try { localStorage.setItem("selgen-theme", theme); } catch { /* kept for this page only */ }
-}
-
 function recolour() {
   fillChips();
   redraw();
@@ -34,12 +28,26 @@ function recolour() {
 }
 
 function startTheme() {
-  try { setTheme(localStorage.getItem("selgen-theme") || ""); } catch { /* as the system */ }
+  let chosen = chosenTheme();
+  const show = () => {
+    applyTheme(chosen);
+    byId("theme").title = `Colours: ${chosen || "as the system"}`;
+  };
+  show();
   byId("theme").addEventListener("click", () => {
-    setTheme(THEMES[(THEMES.indexOf(document.documentElement.dataset.theme || "") + 1) % THEMES.length]);
+    chosen = THEMES[(THEMES.indexOf(chosen) + 1) % THEMES.length];
+    try {
+      localStorage.setItem("selgen-theme", chosen);
+    } catch {
+      /* kept for this page only */
+    }
+    show();
     recolour();
   });
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", recolour);
+  systemIsDark.addEventListener("change", () => {
+    show();
+    recolour();
+  });
 }
 
 // A page that is being watched asks a file beside it, by a script element, for its number: that works for file:// too.
@@ -54,7 +62,9 @@ function watch() {
     document.getElementById("version")?.remove();
     document.body.append(element("script", { id: "version", src: `version.js?${Date.now()}` }));
   };
-  setInterval(() => { if (!document.hidden) look_(); }, 1000 * data.watch);
+  setInterval(() => {
+    if (!document.hidden) look_();
+  }, 1000 * data.watch);
 }
 
 function start() {
@@ -63,17 +73,19 @@ function start() {
   fillChips();
   fillCourses();
   listenToTable();
-  part("pareto", drawPareto);
-  part("settings", drawSettings);
-  part("strategies", () => { drawStandings(); drawFamily(); });
+  part("pareto", drawPareto, true);
+  part("settings", drawSettings, true);
+  part("strategies", () => {
+    drawStandings();
+    drawFamily();
+  });
   part("strengths", drawStrengths);
   part("training", drawCourses);
   part("cost", drawCost);
   part("samples", drawSamples);
   window.addEventListener("hashchange", route);
   window.addEventListener("pagehide", keep);
-  const kept = (() => { try { return JSON.parse(sessionStorage.getItem(memory) || "{}").scroll; } catch { return 0; } })();
-  route().then(() => { if (kept && !location.hash) window.scrollTo(0, kept); });
+  route().then(goBack);
   if (data.watch) watch();
 }
 

@@ -3,7 +3,9 @@
 function fillAxes() {
   for (const side of ["x", "y"]) {
     const select = byId(`axis-${side}`);
-    select.replaceChildren(...data.metrics.map(({ name, sign }) => new Option(sign < 0 ? `${name} (less is better)` : name, name)));
+    select.replaceChildren(
+      ...data.metrics.map(({ name, sign }) => new Option(sign < 0 ? `${name} (less is better)` : name, name)),
+    );
     select.value = state[side];
     select.addEventListener("change", () => setAxes({ [side]: select.value }));
   }
@@ -11,7 +13,11 @@ function fillAxes() {
   for (const name of ["seeds", "intervals", "dominated", "near"]) {
     const box = byId(`show-${name}`);
     box.checked = state[name];
-    box.addEventListener("change", () => { state[name] = box.checked; drawPareto(); keep(); });
+    box.addEventListener("change", () => {
+      state[name] = box.checked;
+      drawPareto();
+      keep();
+    });
   }
 }
 
@@ -24,36 +30,99 @@ function setAxes(change) {
 
 function fillChips() {
   const names = Object.keys(data.strategies);
-  byId("chips").replaceChildren(...names.map((name) => element("button", {
-    class: "chip", type: "button", "aria-pressed": String(!state.hidden.includes(name)), title: "show or hide",
-    onclick: () => {
-      state.hidden = state.hidden.includes(name) ? state.hidden.filter((one) => one !== name) : [...state.hidden, name];
-      fillChips();
-      redraw();
-    },
-  }, mark(name), name)));
+  byId("chips").replaceChildren(
+    ...names.map((name) =>
+      element(
+        "button",
+        {
+          class: "chip",
+          type: "button",
+          "aria-pressed": String(!state.hidden.includes(name)),
+          title: "show or hide",
+          onclick: () => {
+            state.hidden = state.hidden.includes(name)
+              ? state.hidden.filter((one) => one !== name)
+              : [...state.hidden, name];
+            fillChips();
+            redraw();
+          },
+        },
+        mark(name),
+        name,
+      ),
+    ),
+  );
 }
 
 function drawPareto() {
   const found = summaries();
   const [mx, my] = [state.x, state.y].map((name) => data.metrics[metricNumber.get(name)]);
-  const shown = data.settings.map((setting, s) => s).filter((s) => found[s].rows.length && !state.hidden.includes(data.settings[s].strategy));
+  const shown = data.settings
+    .map((setting, s) => s)
+    .filter((s) => found[s].rows.length && !state.hidden.includes(data.settings[s].strategy));
   const traces = [frontLine(found, mx, my)];
   for (const strategy of Object.keys(data.strategies)) {
     const own = shown.filter((s) => data.settings[s].strategy === strategy);
     if (state.seeds) traces.push(singleSeeds(strategy, own, found));
-    if (state.dominated) traces.push(means(strategy, own.filter((s) => !found[s].front), found, mx, my, true));
-    traces.push(means(strategy, own.filter((s) => found[s].front), found, mx, my, false));
+    if (state.dominated)
+      traces.push(
+        means(
+          strategy,
+          own.filter((s) => !found[s].front),
+          found,
+          mx,
+          my,
+          true,
+        ),
+      );
+    traces.push(
+      means(
+        strategy,
+        own.filter((s) => found[s].front),
+        found,
+        mx,
+        my,
+        false,
+      ),
+    );
   }
-  traces.push(rings(shown.filter((s) => data.settings[s].outcomeOnly), found, "circle-open", "outcome only", 17));
-  traces.push(rings(shown.filter((s) => data.settings[s].failures.length), found, "x-thin-open", `misses ${data.require}`, 12));
+  traces.push(
+    rings(
+      shown.filter((s) => data.settings[s].outcomeOnly),
+      found,
+      "circle-open",
+      "outcome only",
+      17,
+    ),
+  );
+  traces.push(
+    rings(
+      shown.filter((s) => data.settings[s].failures.length),
+      found,
+      "x-thin-open",
+      `misses ${data.require}`,
+      12,
+    ),
+  );
   traces.push(...stars(mx, my));
   const place = byId("pareto-plot");
-  draw(place, traces.filter((trace) => trace && trace.x.length), {
-    margin: { l: 58, r: 16, t: 14, b: 50 },
-    xaxis: axisOf(mx, shown.map((s) => found[s].x.mean)),
-    yaxis: axisOf(my, shown.map((s) => found[s].y.mean)),
-  }).then(() => { place.dataset.drawn = `${state.x} ${state.y}`; });
+  draw(
+    place,
+    traces.filter((trace) => trace && trace.x.length),
+    {
+      margin: { l: 58, r: 16, t: 14, b: 50 },
+      xaxis: axisOf(
+        mx,
+        shown.map((s) => found[s].x.mean),
+      ),
+      yaxis: axisOf(
+        my,
+        shown.map((s) => found[s].y.mean),
+      ),
+    },
+  ).then(() => {
+    place.dataset.drawn = `${state.x} ${state.y}`;
+  });
   if (!place.dataset.listens) {
     place.dataset.listens = "yes";
     place.on("plotly_click", ({ points }) => {
@@ -91,16 +160,38 @@ function means(strategy, own, found, mx, my, dominated) {
   const colour = dominated ? css("--faint") : colourOf(strategy);
   const bars = (side, metric) => {
     const ends = own.map((s) => bar(found[s][side], metric));
-    const faint = dominated ? { color: css("--bars"), thickness: 1, width: 2 } : { color: colour, thickness: 1.4, width: 4 };
-    return { type: "data", symmetric: false, array: ends.map((e) => e[1]), arrayminus: ends.map((e) => e[0]), visible: state.intervals, ...faint };
+    const faint = dominated
+      ? { color: css("--bars"), thickness: 1, width: 2 }
+      : { color: colour, thickness: 1.4, width: 4 };
+    return {
+      type: "data",
+      symmetric: false,
+      array: ends.map((e) => e[1]),
+      arrayminus: ends.map((e) => e[0]),
+      visible: state.intervals,
+      ...faint,
+    };
   };
   return {
-    type: "scatter", mode: "markers", name: strategy, x: own.map((s) => found[s].x.mean), y: own.map((s) => found[s].y.mean),
-    customdata: own.map((s) => data.points.trial[found[s].rows[0]]), text: own.map((s) => hover(s, found[s])), hovertemplate: "%{text}<extra></extra>",
-    error_x: bars("x", mx), error_y: bars("y", my), opacity: dominated ? 0.85 : 1,
+    type: "scatter",
+    mode: "markers",
+    name: strategy,
+    x: own.map((s) => found[s].x.mean),
+    y: own.map((s) => found[s].y.mean),
+    customdata: own.map((s) => data.points.trial[found[s].rows[0]]),
+    text: own.map((s) => hover(s, found[s])),
+    hovertemplate: "%{text}<extra></extra>",
+    error_x: bars("x", mx),
+    error_y: bars("y", my),
+    opacity: dominated ? 0.85 : 1,
     marker: {
-      symbol: own.map((s, i) => symbolOf(strategy) + (hollow[i] ? "-open" : "")), size: dominated ? 9 : 13, color: colour,
-      line: { width: hollow.map((one) => (one ? 1.8 : dominated ? 1.6 : 1)), color: dominated ? colourOf(strategy) : css("--ground") },
+      symbol: own.map((s, i) => symbolOf(strategy) + (hollow[i] ? "-open" : "")),
+      size: dominated ? 9 : 13,
+      color: colour,
+      line: {
+        width: hollow.map((one) => (one ? 1.8 : dominated ? 1.6 : 1)),
+        color: dominated ? colourOf(strategy) : css("--ground"),
+      },
     },
   };
 }
@@ -108,8 +199,12 @@ function means(strategy, own, found, mx, my, dominated) {
 function hover(s, one) {
   const setting = data.settings[s];
   const lines = [
-    `<b>${plain(setting.label)}</b>`, `${plain(state.x)} ${withInterval(one.x)}`, `${plain(state.y)} ${withInterval(one.y)}`,
-    one.rows.length === 1 ? "one seed: no interval" : `${one.rows.length} seeds${one.rows.length < setting.numTrials ? ` of ${setting.numTrials}` : ""}`,
+    `<b>${plain(setting.label)}</b>`,
+    `${plain(state.x)} ${withInterval(one.x)}`,
+    `${plain(state.y)} ${withInterval(one.y)}`,
+    one.rows.length === 1
+      ? "one seed: no interval"
+      : `${one.rows.length} seeds${one.rows.length < setting.numTrials ? ` of ${setting.numTrials}` : ""}`,
   ];
   if (setting.outcomeOnly) lines.push("outcome only, no proxy");
   if (setting.failures.length) lines.push(`kept off the front: ${plain(setting.failures.join(", "))}`);
@@ -117,56 +212,34 @@ function hover(s, one) {
 }
 
 function singleSeeds(strategy, own, found) {
-  const rows = own.filter((s) => found[s].rows.length > 1 && (state.dominated || found[s].front)).flatMap((s) => found[s].rows.map((row) => [s, row]));
+  const rows = own
+    .filter((s) => found[s].rows.length > 1 && (state.dominated || found[s].front))
+    .flatMap((s) => found[s].rows.map((row) => [s, row]));
   const [i, j] = [metricNumber.get(state.x), metricNumber.get(state.y)];
   return {
-    type: "scatter", mode: "markers", name: strategy, x: rows.map(([, row]) => data.points.values[i][row]), y: rows.map(([, row]) => data.points.values[j][row]),
-    customdata: rows.map(([, row]) => data.points.trial[row]), hovertemplate: "%{text}<extra></extra>",
-    text: rows.map(([s, row]) => `${plain(data.settings[s].label)}, seed ${data.points.seed[row]}<br>${plain(state.x)} ${number(data.points.values[i][row])}<br>${plain(state.y)} ${number(data.points.values[j][row])}`),
+    type: "scatter",
+    mode: "markers",
+    name: strategy,
+    x: rows.map(([, row]) => data.points.values[i][row]),
+    y: rows.map(([, row]) => data.points.values[j][row]),
+    customdata: rows.map(([, row]) => data.points.trial[row]),
+    hovertemplate: "%{text}<extra></extra>",
+    text: rows.map(
+      ([s, row]) =>
+        `${plain(data.settings[s].label)}, seed ${data.points.seed[row]}<br>${plain(state.x)} ${number(data.points.values[i][row])}<br>${plain(state.y)} ${number(data.points.values[j][row])}`,
+    ),
     marker: { symbol: symbolOf(strategy), size: 5, color: colourOf(strategy), opacity: 0.35 },
   };
 }
 
 function rings(own, found, symbol, name, size) {
   return {
-    type: "scatter", mode: "markers", name, hoverinfo: "skip", x: own.map((s) => found[s].x.mean), y: own.map((s) => found[s].y.mean),
+    type: "scatter",
+    mode: "markers",
+    name,
+    hoverinfo: "skip",
+    x: own.map((s) => found[s].x.mean),
+    y: own.map((s) => found[s].y.mean),
     marker: { symbol, size, color: css("--ink"), line: { width: 1.5, color: css("--ink") } },
   };
-}
-
-/** The base models, each seed once however many trials evaluated it. */
-function stars(mx, my) {
-  const [i, j] = [metricNumber.get(mx.name), metricNumber.get(my.name)];
-  const bySeed = new Map();
-  data.points.trial.forEach((trial, row) => {
-    const [x, y] = [data.points.base[i][row], data.points.base[j][row]];
-    if (x === null || y === null) return;
-    const seed = `${data.trials[trial].model}\n${data.points.seed[row]}`;
-    if (!bySeed.has(seed)) bySeed.set(seed, { model: data.trials[trial].model, xs: [], ys: [] });
-    bySeed.get(seed).xs.push(x);
-    bySeed.get(seed).ys.push(y);
-  });
-  const average = (values) => values.reduce((a, b) => a + b, 0) / values.length;
-  return [...new Set([...bySeed.values()].map(({ model }) => model))].map((model) => {
-    const seeds = [...bySeed.values()].filter((one) => one.model === model);
-    const [x, y] = [summarise(seeds.map(({ xs }) => average(xs))), summarise(seeds.map(({ ys }) => average(ys)))];
-    const bars = (summary, metric) => ({ type: "data", symmetric: false, array: [bar(summary, metric)[1]], arrayminus: [bar(summary, metric)[0]], color: css("--ink"), thickness: 1.1, width: 3, visible: state.intervals });
-    return {
-      type: "scatter", mode: "markers", name: "base model", x: [x.mean], y: [y.mean], error_x: bars(x, mx), error_y: bars(y, my), customdata: [null],
-      text: [`<b>base model</b> ${plain(model)}<br>${plain(mx.name)} ${withInterval(x)}<br>${plain(my.name)} ${withInterval(y)}`], hovertemplate: "%{text}<extra></extra>",
-      marker: { symbol: "star", size: 16, color: css("--ink"), line: { width: 1, color: css("--ground") } },
-    };
-  });
-}
-
-/** The border of what is dominated: no setting is known between two of its corners. */
-function frontLine(found, mx, my) {
-  const corners = found.filter((one) => one.front).sort((a, b) => mx.sign * (a.x.mean - b.x.mean));
-  const [xs, ys] = [[], []];
-  corners.forEach((one, i) => {
-    if (i) { xs.push(corners[i - 1].x.mean); ys.push(one.y.mean); }
-    xs.push(one.x.mean);
-    ys.push(one.y.mean);
-  });
-  return { type: "scatter", mode: "lines", name: "front", x: xs, y: ys, hoverinfo: "skip", line: { color: css("--faint"), width: 2, dash: "dot" } };
 }
