@@ -212,11 +212,11 @@ class ResultHead(BaseModel):
 R = TypeVar("R", ResultHead, TrialResult)
 _BATCH = 512  # files read at once
 # where no results lie, and other files may be many
-_NOT_IN = ("cache", "checkpoints", "control", "model")
+NOT_IN = ("cache", "checkpoints", "control", "model")
 
 
 def _read_all(sweep: Folder, kind: type[R]) -> Iterator[tuple[Folder, R]]:
-    paths = sweep.find(FILE_NAME, leave_out=_NOT_IN)
+    paths = sweep.find(FILE_NAME, leave_out=NOT_IN)
     for start in range(0, len(paths), _BATCH):
         batch = paths[start : start + _BATCH]
         for path, content in zip(batch, sweep.read_many(batch), strict=True):
@@ -258,9 +258,9 @@ def read_sweep(sweep: Folder) -> Iterable[tuple[Folder, TrialResult]]:
     return _read_all(sweep, TrialResult)
 
 
-def read_trials(sweep: Folder) -> list[tuple[Folder, TrialResult]]:
+def read_trials(*sweeps: Folder) -> list[tuple[Folder, TrialResult]]:
     """As `read_sweep`, one result per trial id: of several the one that `PREFERENCE` puts first, then the first."""
-    return _one_each(read_sweep(sweep))
+    return _one_each(pair for sweep in sweeps for pair in read_sweep(sweep))
 
 
 def read_heads(sweep: Folder) -> list[tuple[Folder, ResultHead]]:

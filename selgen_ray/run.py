@@ -146,16 +146,11 @@ def _launch(spec: SweepSpec, plan: Plan, args: argparse.Namespace) -> tuple[str 
 
 def _finish(spec: SweepSpec, plan: Plan, resume: str, why: str | None) -> int:
     """Report what the results on storage say, and what is left."""
-    from selgen_ray.report import write_report
-
     try:
         plan.remove_leftovers()
     except StorageError as error:  # they do no harm but take room
         logger.warning("%s", error)
-    if plan.with_status("completed"):
-        pareto = spec.pareto
-        report = write_report(plan.folder, pareto.x, pareto.y, title=spec.name, require=pareto.require)
-        _say("", report.to_text())
+    page = _report(spec, plan) if plan.with_status("completed") else None
     failed, left = plan.with_status("failed"), plan.with_status("running", None)
     for p in failed:
         cause = (p.error or "no cause is known").strip().splitlines()[-1]
@@ -163,7 +158,30 @@ def _finish(spec: SweepSpec, plan: Plan, resume: str, why: str | None) -> int:
     if failed or left:
         early = f"ended early ({why}): " if why else ""
         _say(f"{early}{len(failed)} failed, {len(left)} left to run; to go on: {resume}")
+    if page:
+        _say(page)
     return UNFINISHED if failed or left else DONE
+
+
+def _report(spec: SweepSpec, plan: Plan) -> str:
+    """Write the report and show its table; returns the line that says where it is, or why it is not.
+
+    The trials are done, whatever becomes of a picture of them: nothing that goes wrong here may be raised.
+    """
+    pareto = spec.pareto
+    try:
+        from selgen_ray.report import write_report
+
+        report = write_report(plan.folder, pareto.x, pareto.y, title=spec.name, require=pareto.require)
+        *text, page = report.to_text().splitlines()
+        _say("", *text)
+        return page
+    except Exception as error:
+        again = ["python", "-m", "selgen_ray.report", str(plan.folder), "--x", pareto.x, "--y", pareto.y]
+        again += ["--require", pareto.require] if pareto.require else []
+        cause = str(error).strip().splitlines()
+        told = f"{type(error).__name__}: {cause[0] if cause else 'no cause is known'}"
+        return f"the report could not be written ({told}); the results are safe. To try again: {shlex.join(again)}"
 
 
 def _resource_lines(spec: SweepSpec) -> list[str]:

@@ -283,6 +283,13 @@ class Folder:
         found = (path for path in self.files(recursive=True) if path.rpartition("/")[2] == name)
         return [path for path in found if not set(path.split("/")[:-1]) & set(leave_out)]
 
+    def stamps(self, name: str, leave_out: Collection[str] = ()) -> list[tuple[str, int]]:
+        """As `find`, each path with the time of its last change, in ns since 1970 (on an object store in seconds)."""
+        filesystem, root = self._place
+        paths = self.find(name, leave_out)
+        infos = self._do("list", "", lambda: filesystem.get_file_info([f"{root}/{path}" for path in paths]))
+        return [(path, info.mtime_ns or 0) for path, info in zip(paths, infos, strict=True)]
+
     def delete(self) -> None:
         """Remove this folder and everything in it; nothing happens when it does not exist."""
         filesystem, path = self._place

@@ -56,9 +56,10 @@ def test_a_sweep_runs_and_says_so_without_spam(undisturbed):
         len(re.findall(r"^completed +\S+/seed_\d  capability [01]\.\d+  alignment [01]\.\d+", done.stdout, re.M)) == 6
     )
     assert "[6/6 finished, 0 running, 0:00 left]" in done.stdout
-    assert "pareto.png" in done.stdout
     report = folder / "sweeps" / "tiny" / "report"
-    assert (report / "pareto.png").read_bytes().startswith(b"\x89PNG")
+    assert done.stdout.splitlines()[-1] == f"report: {report / 'index.html'}"
+    assert (report / "index.html").read_text().startswith("<!doctype html>")
+    assert (report / "figures" / "pareto.png").read_bytes().startswith(b"\x89PNG")
     assert (report / "results.csv").exists()
 
 
@@ -295,7 +296,9 @@ def test_a_sweep_on_s3_runs_resumes_and_reports(tmp_path, tiny_model_dir, data_f
     assert list(found["status"]) == ["completed"]
     files = (Folder(s3_uri) / "tiny").files(recursive=True)
     assert any(name.endswith("model/adapter_model.safetensors") for name in files)
-    assert "report/pareto.png" in files and not any("checkpoints" in name for name in files)
+    assert {"report/figures/pareto.png", "report/index.html"} <= {*files} and not any(
+        "checkpoints" in name for name in files
+    )
     again = dry_run(space)
     assert "1 completed, skipped" in again
     secret = os.environ["AWS_SECRET_ACCESS_KEY"]

@@ -29,11 +29,9 @@ def read_template(value: str) -> str:
     path = Path(value).expanduser()
     if not path.is_file():
         there = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise ValueError(
-            f"no such file, and no Jinja text (which has {{{{ }}}} or {{% %}} in it).{nearest(path.name, there)}".removesuffix(
-                "."
-            )
-        )
+        near = nearest(path.name, there)
+        told = "no such file, and no Jinja text (which has {{ }} or {% %} in it)"
+        raise ValueError(f"{told}.{near}" if near else told)
     try:
         text = path.read_text(encoding="utf-8") if path.stat().st_size <= _LARGEST else ""
     except (OSError, UnicodeDecodeError) as error:
