@@ -118,7 +118,7 @@ def _launch(spec: SweepSpec, plan: Plan, args: argparse.Namespace) -> tuple[str 
 
     def abandon(why: str) -> NoReturn:
         try:
-            _finish(spec, _plan(spec, args.only), resume_command(args), why)
+            _finish(spec, _plan(spec, args.only), resume_command(args), why, hurried=True)
         finally:
             os._exit(UNFINISHED)  # Ray's own threads would keep the process, or end it with a wrong status
 
@@ -144,22 +144,31 @@ def _launch(spec: SweepSpec, plan: Plan, args: argparse.Namespace) -> tuple[str 
         cluster.disconnect()
 
 
-def _finish(spec: SweepSpec, plan: Plan, resume: str, why: str | None) -> int:
-    """Report what the results on storage say, and what is left."""
+def _finish(spec: SweepSpec, plan: Plan, resume: str, why: str | None, *, hurried: bool = False) -> int:
+    """Report what the results on storage say, and what is left.
+
+    Args:
+        hurried: say first what is left: Ray ends the process of a lost cluster soon, be the report written or not.
+    """
+    failed, left = plan.with_status("failed"), plan.with_status("running", None)
+    told: list[str] = []
+    for p in failed:
+        cause = (p.error or "no cause is known").strip().splitlines()[-1]
+        told += [f"failed: {p.task.name}: {cause}", f"  see {p.task.folder}/{FILE_NAME}"]
+    if failed or left:
+        early = f"ended early ({why}): " if why else ""
+        told.append(f"{early}{len(failed)} failed, {len(left)} left to run; to go on: {resume}")
+    if hurried:
+        _say(*told)
+    page = _report(spec, plan) if plan.with_status("completed") else None
+    if not hurried:
+        _say(*told)
+    if page:
+        _say(page)
     try:
         plan.remove_leftovers()
     except StorageError as error:  # they do no harm but take room
         logger.warning("%s", error)
-    page = _report(spec, plan) if plan.with_status("completed") else None
-    failed, left = plan.with_status("failed"), plan.with_status("running", None)
-    for p in failed:
-        cause = (p.error or "no cause is known").strip().splitlines()[-1]
-        _say(f"failed: {p.task.name}: {cause}", f"  see {p.task.folder}/{FILE_NAME}")
-    if failed or left:
-        early = f"ended early ({why}): " if why else ""
-        _say(f"{early}{len(failed)} failed, {len(left)} left to run; to go on: {resume}")
-    if page:
-        _say(page)
     return UNFINISHED if failed or left else DONE
 
 
