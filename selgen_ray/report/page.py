@@ -62,9 +62,10 @@ def page_html(
     data = page_data(report, trials)
     needed = frozenset(trials[one["trial"]].trial_id for one in data["sample_trials"])
     by_trial = _by_trial(around.events)
-    groups = list(packed(details_of(found, common_config(trials, around.base), by_trial, needed)))
+    groups = packed(details_of(found, common_config(trials, around.base), by_trial, needed))
     # the time of writing is not hashed: the same results are the same page
-    version = hashlib.sha256(json.dumps([data, groups, around.live], default=str).encode()).hexdigest()[:16]
+    parts = [as_script(data), *groups, around.live]
+    version = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
     environment = Environment(
         loader=PackageLoader("selgen_ray.report", "page"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )

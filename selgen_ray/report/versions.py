@@ -88,8 +88,10 @@ def _is_other_value(result: TrialResult, version: str) -> bool:
 def _path(result: TrialResult, version: str) -> str | None:
     """The dotted key of the knob that 'key=value' names; None where it names none."""
     key, mark, _ = version.partition("=")
+    if not mark:
+        return None
     found = [path for path in flatten(result.config) if path.rpartition(".")[2] == key]
-    return found[0] if mark and len(found) == 1 else None
+    return found[0] if len(found) == 1 else None
 
 
 def _value(text: str, configured: Any) -> Any:

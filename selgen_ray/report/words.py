@@ -69,7 +69,8 @@ def answer(report: Report, standings: Standings) -> list[str]:
     best = report.settings[leader.best]
     reached = f"{report.y.name} {value(best.y)} at {report.x.name} {value(best.x)}"
     if (num := _ranked(standings)) > 1:
-        sentences = [f"{best.label} keeps {reached}, and its strategy has the largest hypervolume of {num}."]
+        largest = f"the largest hypervolume of the {num} strategies compared"
+        sentences = [f"{best.label} keeps {reached}, and its strategy has {largest}."]
     else:
         sentences = [f"{best.label} reaches {reached}; there is no other strategy to compare it with."]
     sentences += _without_it(report, best)
@@ -197,7 +198,8 @@ def _lost(report: Report) -> Iterable[str]:
     if not lost:
         return
     text = ", ".join(f"{n} {status}" for status, n in lost.items())
-    yield f"Not averaged and not drawn: {text}. Where some seeds of a setting diverged, it looks better than it is."
+    luck = " Where some seeds of a setting diverged, it looks better than it is." if lost.get("diverged") else ""
+    yield f"Not averaged and not drawn: {text}.{luck}"
 
 
 def setting_facts(report: Report, trials: Sequence[TrialResult]) -> list[tuple[str, str]]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
+import math
 import re
 import runpy
 import sys
@@ -22,7 +25,7 @@ from selgen_ray.control import LIVE, Control
 from selgen_ray.plan import make_plan
 from selgen_ray.report import main, write_report
 from selgen_ray.report.colours import COLOURS, DARK_COLOURS, colour_of, dark_colour_of, symbol_of
-from selgen_ray.report.details import MOST_POINTS, common_config, packed, thinned
+from selgen_ray.report.details import MOST_POINTS, common_config, packed, place_of, rounded, shortened, thinned
 from selgen_ray.report.page import SCRIPTS
 from selgen_ray.report.settings import STRATEGIES
 from selgen_ray.space import load_space
@@ -232,8 +235,16 @@ def test_the_base_of_a_sweep_is_what_trials_share_and_what_the_space_says():
 
 
 def test_groups_hold_every_trial(sweep):
-    groups = list(packed([{"n": i} for i in range(50)]))
-    assert len(groups) == 3 and groups == list(packed([{"n": i} for i in range(50)]))
+    groups = packed([{"n": i} for i in range(50)])
+    unpacked = [json.loads(gzip.decompress(base64.b64decode(group))) for group in groups]
+    assert [one["n"] for group in unpacked for one in group] == list(range(50))
+    assert place_of(49) == (2, unpacked[2].index({"n": 49}))
+
+
+def test_numbers_of_curves_are_short():
+    values = [None, 0.0, 1 / 3, -123456.789, 1e-9 / 7, math.nan, 5.0] * 10
+    assert shortened(values) == pytest.approx([rounded(value) for value in values], nan_ok=True)
+    assert max(len(repr(value)) for value in shortened(values)) <= len("-0.0001234567")
 
 
 def lab(colour: str, matrix: np.ndarray) -> np.ndarray:
