@@ -52,7 +52,7 @@ def packed(details: Sequence[Mapping[str, Any]]) -> list[str]:
 
     def pack(start: int) -> str:
         text = json.dumps(details[start : start + _CHUNK], separators=(",", ":"), allow_nan=False)
-        return base64.b64encode(gzip.compress(text.encode(), compresslevel=5, mtime=0)).decode()
+        return base64.b64encode(gzip.compress(text.encode(), compresslevel=4, mtime=0)).decode()
 
     with ThreadPoolExecutor() as pool:  # zlib works without holding up the others
         return list(pool.map(pack, range(0, len(details), _CHUNK)))
@@ -89,8 +89,8 @@ def _details(
 ) -> dict[str, Any]:
     flat = flatten(result.config)
     return {
-        "config": flat,
         "diff": [[key, base.get(key), value] for key, value in flat.items() if key not in base or base[key] != value],
+        "lacks": [key for key in base if key not in flat],
         "losses": _curves(result.train_steps, result.train_losses),
         "metrics": _curves(result.train_steps, result.train_metrics),
         "evals": _evaluations(result),

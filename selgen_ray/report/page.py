@@ -62,7 +62,9 @@ def page_html(
     data = page_data(report, trials)
     needed = frozenset(trials[one["trial"]].trial_id for one in data["sample_trials"])
     by_trial = _by_trial(around.events)
-    groups = packed(details_of(found, common_config(trials, around.base), by_trial, needed))
+    base = common_config(trials, around.base)
+    data["base"] = base
+    groups = packed(details_of(found, base, by_trial, needed))
     # the time of writing is not hashed: the same results are the same page
     parts = [as_script(data), *groups, around.live]
     version = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
@@ -81,7 +83,7 @@ def page_html(
         question=QUESTION,
         answer=answer(report, report.standings),
         caveats=caveats(report, report.standings),
-        facts=setting_facts(report, trials),
+        facts=setting_facts(report),
         live=around.live,
         left_out=_left_out(report, found),
         provenance=provenance(report, found),

@@ -202,8 +202,9 @@ def _lost(report: Report) -> Iterable[str]:
     yield f"Not averaged and not drawn: {text}.{luck}"
 
 
-def setting_facts(report: Report, trials: Sequence[TrialResult]) -> list[tuple[str, str]]:
+def setting_facts(report: Report) -> list[tuple[str, str]]:
     """What was trained on what, how it was measured: (what, in words)."""
+    trials = [next((r for r in s.trials if r.status == "completed"), s.trials[0]) for s in report.settings]
     flats = [flatten(r.config) for r in trials]
     facts = [
         ("model", _values(flats, "finetune_config.model")),
@@ -222,7 +223,7 @@ def setting_facts(report: Report, trials: Sequence[TrialResult]) -> list[tuple[s
     ]
     facts.append(("training", ", ".join(training)))
     strategies = len({s.strategy for s in report.settings})
-    seeds = sorted({r.seed for r in trials})
+    seeds = sorted({r.seed for s in report.settings for r in s.trials})
     shown = ", ".join(map(str, seeds[:8])) + (" …" if len(seeds) > 8 else "")
     trained = len({trial_id for s in report.settings for trial_id in s.trial_ids})
     facts.append(

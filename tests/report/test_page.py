@@ -30,6 +30,7 @@ from selgen_ray.report.page import SCRIPTS
 from selgen_ray.report.settings import STRATEGIES
 from selgen_ray.space import load_space
 from selgen_ray.storage import Folder
+from selgen_ray.table import load_results
 
 ROOT = Path(__file__).parents[2]
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
@@ -317,3 +318,13 @@ def test_a_result_of_any_status_has_its_page(sweep):
     data = json.loads(page_of(sweep).data["data"])
     assert broken.trial_id in [trial["id"] for trial in data["trials"]]
     assert data["sample_trials"] == []
+
+
+def test_columns_have_their_types_whatever_is_missing(tmp_path):
+    publish(tmp_path, fake_result("naive", 1, None, None, base=None))
+    evals = {"task_test": {"exact_match": [None, None]}}
+    publish(tmp_path, fake_result("dpo", 1, None, None, "failed", base=None, evals=evals))
+    for per in ("trial", "epoch"):
+        types = load_results(str(tmp_path), per=per).dtypes.astype(str)
+        names = ["capability", "alignment", "coherence", "base_alignment", "eval.task_test.exact_match"]
+        assert set(types[names]) == {"float64"} and types["seed"] == "int64" and types["timings.total_s"] == "float64"
