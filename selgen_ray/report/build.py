@@ -178,13 +178,17 @@ def _bases(completed: Iterable[TrialResult], x: Axis, y: Axis) -> Iterable[Base]
 def _left_out(found: Iterable[tuple[Folder, TrialResult]], settings: Sequence[Setting]) -> Iterable[LeftOut]:
     """Each trial that is not completed once, under its own setting; a completed one in each setting where it lacks."""
     labels = {trial_id: s.label for s in settings for trial_id in s.trial_ids}
+    lacking: dict[str, list[Setting]] = defaultdict(list)
+    for s in settings:
+        for trial_id in s.no_point:
+            lacking[trial_id].append(s)
     for folder, result in found:
         if result.status != "completed":
             cause = _last_line(result.error)
             yield LeftOut(labels[result.trial_id], result.seed, result.status, cause, str(folder))
-        for s in settings:
-            if missing := s.no_point.get(result.trial_id):
-                yield LeftOut(s.label, result.seed, "no point", f"no value of {missing}", str(folder))
+        for s in lacking.get(result.trial_id, ()):
+            cause = f"no value of {s.no_point[result.trial_id]}"
+            yield LeftOut(s.label, result.seed, "no point", cause, str(folder))
 
 
 def _last_line(text: str | None) -> str:

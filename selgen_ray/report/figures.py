@@ -30,7 +30,7 @@ _FRONT = {"color": "#B4B4B4", "linewidth": 1.8, "solid_joinstyle": "miter"}
 _RING = {"marker": "o", "color": INK, "markerfacecolor": "none", "markeredgewidth": 1.3, "linestyle": "none"}
 _CROSS = {"marker": "x", "color": INK, "markersize": 10, "markeredgewidth": 1.6, "linestyle": "none"}
 _LABEL_LENGTH = 28
-_LABELLED = 80  # of more settings than these only those on the front find room for a label
+_MULTITUDE = 80  # of more settings than these only those on the front have bars and labels
 
 
 def pareto_png(report: Report) -> bytes:
@@ -65,8 +65,10 @@ def pareto_figure(report: Report) -> Figure:
     axes = figure.add_axes((0.075, 0.165, 0.6, 0.715))
     _frame(axes, report)
     _front(axes, report)
-    for setting in report.drawn:
+    for setting in _large(report):
         _setting(axes, setting, report)
+    if is_multitude(report):
+        _multitude(axes, report)
     bases = [_base(axes, base, report) for base in report.bases if base.x and base.y]
     _words(figure, axes, report)
     canvas.draw()
@@ -115,6 +117,26 @@ def _setting(axes: Axes, setting: Setting, report: Report) -> None:
     axes.plot(*zip(*setting.points, strict=True), color=colour, marker=marker, **singles)
     style = {"color": colour, "markeredgecolor": "white", "markeredgewidth": 0.8}
     _point(axes, setting.x, setting.y, report, marker=marker, markersize=9, zorder=5, **style)
+
+
+def is_multitude(report: Report) -> bool:
+    """Whether there are too many settings to draw each with bars and a label."""
+    return len(report.drawn) > _MULTITUDE
+
+
+def _large(report: Report) -> list[Setting]:
+    return [s for s in report.drawn if s.on_front or not is_multitude(report)]
+
+
+def _multitude(axes: Axes, report: Report) -> None:
+    """What is not on the front, small and without bars."""
+    for strategy in dict.fromkeys(s.strategy for s in report.drawn):
+        means = [
+            (s.x.mean, s.y.mean) for s in report.drawn if s.strategy == strategy and not s.on_front and s.x and s.y
+        ]
+        if means:
+            look = {"color": colour_of(strategy), "marker": marker_of(strategy), "markersize": 5, "alpha": 0.6}
+            axes.plot(*zip(*means, strict=True), linestyle="none", markeredgewidth=0, zorder=4, **look)
 
 
 def _base(axes: Axes, base: Base, report: Report) -> Label:
@@ -190,7 +212,9 @@ def footnote(report: Report) -> str:
     seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]}–{counts[-1]}"
     parts = [f"{seeds} seed{'s' * (counts[-1] > 1)} per setting"]
     if counts[-1] > 1:
-        parts.append("bars: 95 % t-interval over seeds, small marks: single seeds")
+        told = "bars: 95 % t-interval over seeds, small marks: single seeds"
+        many = "bars: 95 % t-interval over seeds, of the front alone; small: the other means"
+        parts.append(many if is_multitude(report) else told)
     if counts[0] == 1:
         parts.append("hollow: one seed, no interval")
     lost = {status: n for status, n in report.counts.items() if n and status != "completed"}
@@ -215,7 +239,7 @@ def _labels(report: Report) -> list[Label]:
     """The values of the knobs beside each point, where a strategy has several; the legend names the knobs."""
     drawn = report.drawn
     labels = []
-    for s in drawn if len(drawn) <= _LABELLED else (s for s in drawn if s.on_front):
+    for s in _large(report):
         if s.knobs and s.x and s.y and sum(other.strategy == s.strategy for other in drawn) > 1:
             dark = tuple(0.72 * part for part in to_rgb(colour_of(s.strategy)))
             text = textwrap.shorten(", ".join(knob_texts(s.knobs)), _LABEL_LENGTH, placeholder=" …")

@@ -24,7 +24,7 @@ def report_markdown(report: Report, found: Sequence[tuple[Folder, TrialResult]],
     parts.append("\n".join(f"- {_cell(line)}" for line in caveats(report, standings)))
     parts += [f"![{name}](figures/{name}.png)" for name in pictures if name == "pareto"]
     parts += ["## The question and the setting", QUESTION]
-    parts.append("\n".join(f"- {name}: {_cell(text)}" for name, text in setting_facts(report, [r for _, r in found])))
+    parts.append("\n".join(f"- {name}: {_cell(text)}" for name, text in setting_facts(report)))
     parts += ["## Settings", _settings(report)]
     if standings.reference:
         parts += ["## Strategies", *_strategies(report)]

@@ -62,9 +62,12 @@ def page_html(
     data = page_data(report, trials)
     needed = frozenset(trials[one["trial"]].trial_id for one in data["sample_trials"])
     by_trial = _by_trial(around.events)
-    groups = list(packed(details_of(found, common_config(trials, around.base), by_trial, needed)))
+    base = common_config(trials, around.base)
+    data["base"] = base
+    groups = packed(details_of(found, base, by_trial, needed))
     # the time of writing is not hashed: the same results are the same page
-    version = hashlib.sha256(json.dumps([data, groups, around.live], default=str).encode()).hexdigest()[:16]
+    parts = [as_script(data), *groups, around.live]
+    version = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
     environment = Environment(
         loader=PackageLoader("selgen_ray.report", "page"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
@@ -80,7 +83,7 @@ def page_html(
         question=QUESTION,
         answer=answer(report, report.standings),
         caveats=caveats(report, report.standings),
-        facts=setting_facts(report, trials),
+        facts=setting_facts(report),
         live=around.live,
         left_out=_left_out(report, found),
         provenance=provenance(report, found),

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _WIDE = 4  # small plots a row
 _MOST_CURVES = 24
+_MOST_BARS = 60  # of more settings in one small plot only the means are drawn
 
 
 def figures(report: Report, standings: Standings) -> Iterable[tuple[str, Callable[[], Figure]]]:
@@ -77,6 +78,9 @@ def _strength_line(
     bars = [[m - low for m, (low, _) in zip(means, ends, strict=True)]]
     bars.append([high - m for m, (_, high) in zip(means, ends, strict=True)])
     look = {"color": colour_of(curve.strategy), "marker": marker_of(curve.strategy), "markersize": 5}
+    if sum(map(len, curve.lines)) > _MOST_BARS:
+        axes.plot(at, means, linestyle="none", alpha=0.5, **look)
+        return
     axes.errorbar(at, means, yerr=bars, linestyle=style, linewidth=1.3, elinewidth=0.8, capsize=2, **look)
 
 

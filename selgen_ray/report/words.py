@@ -69,7 +69,8 @@ def answer(report: Report, standings: Standings) -> list[str]:
     best = report.settings[leader.best]
     reached = f"{report.y.name} {value(best.y)} at {report.x.name} {value(best.x)}"
     if (num := _ranked(standings)) > 1:
-        sentences = [f"{best.label} keeps {reached}, and its strategy has the largest hypervolume of {num}."]
+        largest = f"the largest hypervolume of the {num} strategies compared"
+        sentences = [f"{best.label} keeps {reached}, and its strategy has {largest}."]
     else:
         sentences = [f"{best.label} reaches {reached}; there is no other strategy to compare it with."]
     sentences += _without_it(report, best)
@@ -197,11 +198,13 @@ def _lost(report: Report) -> Iterable[str]:
     if not lost:
         return
     text = ", ".join(f"{n} {status}" for status, n in lost.items())
-    yield f"Not averaged and not drawn: {text}. Where some seeds of a setting diverged, it looks better than it is."
+    luck = " Where some seeds of a setting diverged, it looks better than it is." if lost.get("diverged") else ""
+    yield f"Not averaged and not drawn: {text}.{luck}"
 
 
-def setting_facts(report: Report, trials: Sequence[TrialResult]) -> list[tuple[str, str]]:
+def setting_facts(report: Report) -> list[tuple[str, str]]:
     """What was trained on what, how it was measured: (what, in words)."""
+    trials = [next((r for r in s.trials if r.status == "completed"), s.trials[0]) for s in report.settings]
     flats = [flatten(r.config) for r in trials]
     facts = [
         ("model", _values(flats, "finetune_config.model")),
@@ -220,7 +223,7 @@ def setting_facts(report: Report, trials: Sequence[TrialResult]) -> list[tuple[s
     ]
     facts.append(("training", ", ".join(training)))
     strategies = len({s.strategy for s in report.settings})
-    seeds = sorted({r.seed for r in trials})
+    seeds = sorted({r.seed for s in report.settings for r in s.trials})
     shown = ", ".join(map(str, seeds[:8])) + (" …" if len(seeds) > 8 else "")
     trained = len({trial_id for s in report.settings for trial_id in s.trial_ids})
     facts.append(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
+import math
 import re
 import runpy
 import sys
@@ -22,11 +25,12 @@ from selgen_ray.control import LIVE, Control
 from selgen_ray.plan import make_plan
 from selgen_ray.report import main, write_report
 from selgen_ray.report.colours import COLOURS, DARK_COLOURS, colour_of, dark_colour_of, symbol_of
-from selgen_ray.report.details import MOST_POINTS, common_config, packed, thinned
+from selgen_ray.report.details import MOST_POINTS, common_config, packed, place_of, rounded, shortened, thinned
 from selgen_ray.report.page import SCRIPTS
 from selgen_ray.report.settings import STRATEGIES
 from selgen_ray.space import load_space
 from selgen_ray.storage import Folder
+from selgen_ray.table import load_results
 
 ROOT = Path(__file__).parents[2]
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
@@ -232,8 +236,16 @@ def test_the_base_of_a_sweep_is_what_trials_share_and_what_the_space_says():
 
 
 def test_groups_hold_every_trial(sweep):
-    groups = list(packed([{"n": i} for i in range(50)]))
-    assert len(groups) == 3 and groups == list(packed([{"n": i} for i in range(50)]))
+    groups = packed([{"n": i} for i in range(50)])
+    unpacked = [json.loads(gzip.decompress(base64.b64decode(group))) for group in groups]
+    assert [one["n"] for group in unpacked for one in group] == list(range(50))
+    assert place_of(49) == (2, unpacked[2].index({"n": 49}))
+
+
+def test_numbers_of_curves_are_short():
+    values = [None, 0.0, 1 / 3, -123456.789, 1e-9 / 7, math.nan, 5.0] * 10
+    assert shortened(values) == pytest.approx([rounded(value) for value in values], rel=1e-4, nan_ok=True)
+    assert max(len(repr(value)) for value in shortened(values)) <= len("-0.0001234567")
 
 
 def lab(colour: str, matrix: np.ndarray) -> np.ndarray:
@@ -306,3 +318,13 @@ def test_a_result_of_any_status_has_its_page(sweep):
     data = json.loads(page_of(sweep).data["data"])
     assert broken.trial_id in [trial["id"] for trial in data["trials"]]
     assert data["sample_trials"] == []
+
+
+def test_columns_have_their_types_whatever_is_missing(tmp_path):
+    publish(tmp_path, fake_result("naive", 1, None, None, base=None))
+    evals = {"task_test": {"exact_match": [None, None]}}
+    publish(tmp_path, fake_result("dpo", 1, None, None, "failed", base=None, evals=evals))
+    for per in ("trial", "epoch"):
+        types = load_results(str(tmp_path), per=per).dtypes.astype(str)
+        names = ["capability", "alignment", "coherence", "base_alignment", "eval.task_test.exact_match"]
+        assert set(types[names]) == {"float64"} and types["seed"] == "int64" and types["timings.total_s"] == "float64"

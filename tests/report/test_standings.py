@@ -132,7 +132,7 @@ def test_the_answer_in_words(sweep):
     report = report_of(sweep)
     told = " ".join(answer(report, report.standings))
     assert "kl_divergence β=1 keeps alignment 0.800 ± 0.050 at capability 0.900 ± 0.050" in told
-    assert "largest hypervolume of 3" in told and "0.500 ± 0.050" in told and "3 seeds are few" in told
+    assert "largest hypervolume of the 3 strategies" in told and "0.500 ± 0.050" in told and "3 seeds are few" in told
     publish(sweep, fake_result("dpo", 9, None, None, "diverged"))
     doubts = " ".join(caveats(report_of(sweep), report_of(sweep).standings))
     assert "1 diverged" in doubts and "chosen on the same seeds" in doubts

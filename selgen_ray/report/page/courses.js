@@ -97,7 +97,7 @@ function drawTerms(grid, courses, kind, logarithmic) {
       title: { text: plain(term), font: { size: 13 }, x: 0.02 },
       margin: { l: 50, r: 10, t: 32, b: 40 },
       xaxis: titled("optimizer step"),
-      yaxis: { type: logarithmic ? "log" : "linear", exponentformat: "power" },
+      yaxis: { type: logarithmic ? "log" : "linear", exponentformat: "power", tickformat: logarithmic ? "" : ".4~g" },
     });
   });
 }

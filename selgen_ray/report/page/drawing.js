@@ -18,6 +18,7 @@ function look(layout = {}) {
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
     showlegend: false,
+    modebar: { bgcolor: "rgba(0,0,0,0)", color: css("--faint"), activecolor: css("--ink") },
     hovermode: "closest",
     font: { color: css("--ink"), family: 'system-ui, "DejaVu Sans", sans-serif', size: 12 },
     margin: { l: 50, r: 14, t: 26, b: 44 },
@@ -40,7 +41,7 @@ function draw(place, traces, layout) {
   const options = {
     displaylogo: false,
     responsive: true,
-    modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"],
+    modeBarButtons: [["zoom2d", "pan2d", "resetScale2d", "toImage"]], // nothing that asks anybody
   };
   return Plotly.react(place, traces, look(layout), options);
 }

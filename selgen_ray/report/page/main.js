@@ -1,30 +1,38 @@
 // Starts the page: which part is shown, the colour scheme, and while a sweep is watched the look for a newer page.
 
 let opened = null;
+let leftAt = 0; // where the reader was in the overview
+let stale = false; // whether the overview was to be drawn while it could not be seen
 
 async function route() {
   const trial = location.hash.match(/^#trial\/(.+)$/);
+  const returning = opened !== null && !trial;
+  if (trial && opened === null) leftAt = window.scrollY;
+  opened = trial ? decodeURIComponent(trial[1]) : null;
   byId("overview").hidden = Boolean(trial);
   byId("trial").hidden = !trial;
   if (trial) {
-    opened = decodeURIComponent(trial[1]);
     window.scrollTo(0, 0);
     await openTrial(opened);
-  } else {
-    opened = null;
-    document.title = `${data.title}: report`;
-    byId("trial").replaceChildren();
-    const target = location.hash.length > 1 && byId(location.hash.slice(1));
-    if (target) target.scrollIntoView();
+    return;
   }
+  document.title = `${data.title}: report`;
+  byId("trial").replaceChildren();
+  byId("trial").removeAttribute("data-trial");
+  if (stale) redraw();
+  stale = false;
+  const target = location.hash.length > 1 && byId(location.hash.slice(1));
+  if (target) target.scrollIntoView();
+  else if (returning) window.scrollTo(0, leftAt);
 }
 
 const THEMES = ["", "light", "dark"];
 
 function recolour() {
   fillChips();
-  redraw();
-  if (opened) openTrial(opened);
+  if (opened === null) redraw();
+  else openTrial(opened);
+  stale = opened !== null;
 }
 
 function startTheme() {

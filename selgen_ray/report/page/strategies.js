@@ -64,7 +64,7 @@ function drawBeats() {
     element(
       "tr",
       {},
-      element("th", {}, element("span", { class: "named" }, mark(a), a)),
+      element("th", {}, element("span", { class: "named" }, mark(a), element("span", {}, a))),
       ...names.map((b) => {
         const p = a === b ? null : data.standings.beats[a][b];
         const cell = element(

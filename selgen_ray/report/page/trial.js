@@ -63,7 +63,7 @@ async function openTrial(id) {
     trialTable(number_, found),
     element("h2", {}, "Config, where it differs from the sweep's base"),
     found.diff.length ? element("div", { class: "scroll" }, diff) : element("p", {}, "It differs in nothing."),
-    element("details", {}, element("summary", {}, "the whole config"), values(Object.entries(found.config))),
+    element("details", {}, element("summary", {}, "the whole config"), values(wholeConfig(found))),
     element("h2", {}, "Losses"),
     grids[0],
     element("h2", {}, "What the strategy logged"),
@@ -82,6 +82,13 @@ async function openTrial(id) {
   document.title = `${data.settings[trial.setting].label}, seed ${trial.seed}`;
   drawTrial(trial, found, grids);
   place.dataset.trial = id;
+}
+
+/** Every key with its value: what the sweep's trials share, less what this one has no such key for, and its own. */
+function wholeConfig(found) {
+  const own = { ...data.base, ...Object.fromEntries(found.diff.map(([key, , value]) => [key, value])) };
+  for (const key of found.lacks) delete own[key];
+  return Object.entries(own).sort(([a], [b]) => (a < b ? -1 : 1));
 }
 
 function trialTable(n, found) {
