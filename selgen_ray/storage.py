@@ -269,15 +269,11 @@ class Folder:
 
     def _infos(self, recursive: bool = False) -> list[fs.FileInfo]:
         filesystem, path = self._place
-        selector = fs.FileSelector(path, allow_not_found=True, recursive=recursive)
-        return self._do("list", "", lambda: filesystem.get_file_info(selector))
+        below = fs.FileSelector(path, allow_not_found=True, recursive=recursive)
+        return self._do("list", "", lambda: filesystem.get_file_info(below))
 
     def find(self, name: str, leave_out: Collection[str] = ()) -> list[str]:
-        """Paths of the files called `name` below this folder, sorted; none when it does not exist.
-
-        Args:
-            leave_out: names of folders that are not looked into.
-        """
+        """Paths of the files called `name` below this folder, sorted, but for what folders in `leave_out` hold."""
         if (path := self.local_path) is not None:
             return self._do("list", "", lambda: local_files.find(path, name, leave_out))
         found = (path for path in self.files(recursive=True) if path.rpartition("/")[2] == name)
