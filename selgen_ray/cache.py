@@ -2,9 +2,9 @@
 
 An entry is a folder, `<kind>/<digest of the key>`:
 
-    value.safetensors or value.json, key.json, manifest.json   the published bundle
-    leases/000001.json, 000002.json, ...                       who computed or computes it; the highest one counts
-    work/                                                      checkpoints of the one that computes
+    value.safetensors, .json or .arrow, key.json, manifest.json   the published bundle
+    leases/000001.json, 000002.json, ...                          who computed or computes it; the highest one counts
+    work/                                                         checkpoints of the one that computes
 
 The value is found by its manifest alone; leases only save work. Should two hold one at once (a holder that was
 frozen wakes up; an object store was slower than its settle delay), both compute the same value and both publish it
@@ -13,12 +13,15 @@ atomically: time is lost, never a wrong value read.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from selgen_ray import node_files
 from selgen_ray.fingerprint import digest
 from selgen_ray.leases import Lease, Watch
 from selgen_ray.storage import Folder
@@ -68,30 +71,51 @@ class Cache:
             StorageError: the storage refused.
             Exception: whatever `compute` raises; the next one that waits then computes.
         """
-        return self._get(kind, key, compute, "value.safetensors", _pack_tensors, _unpack_tensors)
+        entry = _Entry(self.folder / kind, key, "value.safetensors")
+        return _unpack_tensors(self._get(entry, lambda: _pack_tensors(compute(entry.work))))
 
     def json(self, kind: str, key: dict[str, Any], compute: Callable[[Folder], Any]) -> Any:
         """A value of plain JSON, NaN and infinities included; a tuple comes back as a list. Else as `tensors`."""
-        return self._get(kind, key, compute, "value.json", _pack_json, json.loads)
+        entry = _Entry(self.folder / kind, key, "value.json")
+        return json.loads(self._get(entry, lambda: _pack_json(compute(entry.work))))
 
-    def _get(self, kind: str, key: dict[str, Any], compute: Callable[[Folder], Any], name: str, pack, unpack) -> Any:
-        entry = _Entry(self.folder / kind, key, name)
+    def peek_json(self, kind: str, key: dict[str, Any]) -> Any:
+        """The same where it was computed already; else None. Nothing is written."""
+        content = _Entry(self.folder / kind, key, "value.json").read()
+        return None if content is None else json.loads(content)
+
+    def file(self, kind: str, key: dict[str, Any], compute: Callable[[Folder], bytes]) -> Path | bytes:
+        """A value of bytes as a file to be mapped into memory, its content checked. Else as `tensors`.
+
+        Where the cache lies on a path of this machine it is the published file itself; of an object store it is a
+        copy on the node's disk, or the bytes where the disk takes none (`node_files`).
+        """
+        entry = _FileEntry(self.folder / kind, key, "value.arrow")
+        return self._get(entry, lambda: compute(entry.work))
+
+    def _get(self, entry: _Entry, make: Callable[[], bytes]) -> Any:
         watch = Watch(entry.place / "leases", self.lease_s, self.poll_s)
         while True:
-            content = entry.read()
-            lease = watch.acquire() if content is None else None
+            value = entry.read()
+            lease = watch.acquire() if value is None else None
             if lease is not None:
-                content = entry.fill(lease, lambda: pack(compute(entry.work)))
-            if content is not None:
-                return unpack(content)
-            self.on_wait(kind)
+                value = entry.fill(lease, make)
+            if value is not None:
+                return value
+            self.on_wait(entry.kind)
             time.sleep(self.poll_s)
 
 
 class _Entry:
-    """One value's folder."""
+    """One value's folder.
+
+    Args:
+        kind: the folder of all values of a kind.
+        name: of the value's file.
+    """
 
     def __init__(self, kind: Folder, key: dict[str, Any], name: str):
+        self.kind = kind.name
         self.digest = digest(key)
         self.place = kind / self.digest[:_DIGEST_LENGTH]
         self.work = self.place / "work"
@@ -99,15 +123,15 @@ class _Entry:
         self.name = name
         self._damage = ""
 
-    def read(self) -> bytes | None:
+    def read(self) -> Any:
         """The published value, or None when there is none or it is damaged, which is logged."""
         try:
-            files = self.place.read_published()
-            if self.name not in files or _KEY not in files:
+            hashes = self.place.published_hashes()
+            if self.name not in hashes or _KEY not in hashes:
                 raise ValueError(f"the manifest lacks {self.name} or {_KEY}")
-            if digest(json.loads(files[_KEY])) != self.digest:
+            if digest(json.loads(self.place.read_whole(_KEY, hashes[_KEY]))) != self.digest:
                 raise ValueError(f"{_KEY} is of another value")
-            return files[self.name]
+            return self.value(hashes[self.name])
         except FileNotFoundError:
             self._damage = ""
         except ValueError as error:
@@ -116,34 +140,58 @@ class _Entry:
             self._damage = str(error)
         return None
 
-    def fill(self, lease: Lease, make: Callable[[], bytes]) -> bytes:
+    def value(self, sha256: str) -> Any:
+        """The value as it is handed out. Raises ValueError: the file is not what `sha256` says."""
+        return self.place.read_whole(self.name, sha256)
+
+    def handed(self, content: bytes) -> Any:
+        """The same of what was published just now."""
+        return content
+
+    def fill(self, lease: Lease, make: Callable[[], bytes]) -> Any:
         """Compute and publish the value, unless it was published meanwhile; the lease is released in any case."""
         with lease:
-            content = self.read()
-            if content is None:
-                content = self._publish(make)
+            value = self.read()
+            if value is None:
+                value = self._publish(make)
             try:
                 self.work.delete()
             except OSError as error:  # the value is there: a folder left over is no reason to fail
                 logger.warning("%s", error)
-            return content
+            return value
 
-    def _publish(self, make: Callable[[], bytes]) -> bytes:
+    def _publish(self, make: Callable[[], bytes]) -> Any:
         if self._damage:
             self.place.withdraw()  # those who wait need not read the damaged files at every look
         try:
             content = make()
         except Exception:
             # another that took this one for dead has removed `work` under it: then the value is there
-            content = self.read()
-            if content is None:
+            value = self.read()
+            if value is None:
                 raise
             logger.warning("%s was computed by another meanwhile", self.place, exc_info=True)
-            return content
+            return value
         found = self.read()  # all must get the same bytes, even if a GPU rounds differently the second time
         if found is None:
             self.place.publish({_KEY: self.key, self.name: content})
-        return content if found is None else found
+        return self.handed(content) if found is None else found
+
+
+class _FileEntry(_Entry):
+    """A value that is handed out as a file of this machine."""
+
+    def value(self, sha256: str) -> Path | bytes:
+        if (path := self.place.local_path) is None:
+            return node_files.fetch(sha256, lambda: self.place.read_whole(self.name, sha256))
+        if not node_files.is_whole(path / self.name, sha256):
+            raise ValueError(f"{self.name} is missing, truncated or damaged")
+        return path / self.name
+
+    def handed(self, content: bytes) -> Path | bytes:
+        if (path := self.place.local_path) is None:
+            return node_files.fetch(hashlib.sha256(content).hexdigest(), lambda: content)
+        return path / self.name
 
 
 def _pack_tensors(tensors: dict[str, Tensor]) -> bytes:

@@ -185,7 +185,7 @@ class HeadWatch:
 
     def is_dying(self) -> bool:
         """Whether the head stops answering now: a cluster that is stopped loses its nodes first."""
-        for _ in range(20):
+        for _ in range(60):
             if not self.answers():
                 return True
             time.sleep(0.5)

@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, field_validator, model_validator
 
-from selgen_ray import hardware
+from selgen_ray import hardware, hub_names
+from selgen_ray.data import templates
 from selgen_ray.data.sources import Source
 from selgen_ray.eval_config import EvalConfig
 from selgen_ray.fields import execution, setting
@@ -32,6 +33,13 @@ class FinetuneConfig(Strict):
 
     model: str = setting("toy", "'toy' (shipped), a local directory or a hub id")
     model_revision: str | None = setting(None, "revision of the hub id")
+    adapter: str | None = setting(
+        None, "LoRA adapter of the model that training continues from: a local directory or a hub id; needs is_peft"
+    )
+    adapter_revision: str | None = setting(None, "revision of the adapter's hub id")
+    chat_template: str | None = setting(
+        None, "Jinja text, or the path of a file with it, in place of the tokenizer's own chat template", file=True
+    )
     dtype: Literal["float32", "bfloat16", "float16"] = setting(
         "float32", "data type of the base weights; LoRA weights are float32 on any base"
     )
@@ -80,6 +88,7 @@ class FinetuneConfig(Strict):
     lora_dropout: float = setting(0.0, "dropout before the LoRA A matrix", ge=0, lt=1)
     lora_bias: Literal["none", "all", "lora_only"] = setting("none", "which biases are trained with LoRA")
     use_rslora: bool = setting(False, "scale by alpha/sqrt(r) (rank-stabilised LoRA) instead of alpha/r")
+    use_dora: bool = setting(False, "learn a magnitude for each output besides (weight-decomposed LoRA, DoRA)")
     target_modules: list[str] | str = setting("all-linear", "modules that get an adapter: names, a regex, 'all-linear'")
     use_gradient_checkpointing: bool = execution(False, "recompute activations in the backward pass to save memory")
 
@@ -96,7 +105,12 @@ class FinetuneConfig(Strict):
     max_checkpoints_to_keep: int = execution(2, "newest checkpoints kept while a trial runs", ge=1)
     save_model_locally: bool = execution(False, "keep the finished adapter or model")
     output_dir: str | None = execution(None, "folder for the finished model; default: the trial's folder")
-    finetuned_model_id: str | None = execution(None, "name of the finished model's folder; the trial id is appended")
+    finetuned_model_id: str | None = execution(
+        None, "name of the finished model's folder, to which the trial id is appended, and of its repository on the hub"
+    )
+    save_merged: bool = execution(False, "the finished model is a whole model, the adapter merged into its base")
+    push_to_hub: bool = execution(False, "upload the finished model; the token comes from the environment, HF_TOKEN")
+    push_to_private: bool = execution(True, "into a private repository")
 
     @field_validator("device_map")
     @classmethod
@@ -111,6 +125,18 @@ class FinetuneConfig(Strict):
     @classmethod
     def _where_it_was_named(cls, value: str | None) -> str | None:
         return None if value is None else absolute(value)
+
+    @field_validator("chat_template")
+    @classmethod
+    def _its_text(cls, value: str | None) -> str | None:
+        return None if value is None else templates.read_template(value)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_token(cls, raw: Any) -> Any:
+        if isinstance(raw, dict) and (key := hub_names.key_with_token(raw)):
+            raise ValueError(f"{key} holds a token: take it out, and set HF_TOKEN in the environment")
+        return raw
 
     @field_validator("target_modules")
     @classmethod
@@ -127,6 +153,24 @@ class FinetuneConfig(Strict):
             raise ValueError("load_in_4bit and load_in_8bit are both true: keep one")
         if (self.load_in_4bit or self.load_in_8bit) and not self.is_peft:
             raise ValueError("a 4-bit or 8-bit base cannot be trained itself: set is_peft: true")
+        if (self.load_in_4bit or self.load_in_8bit) and self.save_merged:
+            raise ValueError(
+                "save_merged would round the merged weights to 4 or 8 bits once more: leave it out, and merge the "
+                "saved adapter into the base as it was before rounding"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _belongs_to_lora(self) -> FinetuneConfig:
+        for key in ("adapter", "use_dora"):
+            if getattr(self, key) and not self.is_peft:
+                raise ValueError(f"{key} belongs to LoRA, and is_peft is false: leave one of the two out")
+        if self.use_dora and self.load_in_8bit:
+            raise ValueError("use_dora does not work with load_in_8bit in PEFT: use load_in_4bit, or leave it out")
+        if self.adapter_revision and not self.adapter:
+            raise ValueError("adapter_revision is given, but adapter is not: name it")
+        if self.push_to_hub and self.finetuned_model_id:
+            hub_names.check_name(self.finetuned_model_id)
         return self
 
     @model_validator(mode="after")
@@ -149,6 +193,11 @@ class FinetuneConfig(Strict):
         return self
 
     @property
+    def keeps_model(self) -> bool:
+        """Whether the finished model is kept in a folder; merging it is asked for to keep it or to push it."""
+        return self.save_model_locally or (self.save_merged and not self.push_to_hub)
+
+    @property
     def cuda_only(self) -> list[str]:
         """The keys of this config that work on a CUDA device only."""
         return [need.key for need in hardware.asked(self) if need.cuda]
@@ -156,15 +205,7 @@ class FinetuneConfig(Strict):
     @property
     def not_for_fsdp(self) -> dict[str, str]:
         """The keys of this config that do not go with `resources.strategy: fsdp`, and why."""
-        quantised = "a quantised base cannot be shared out: leave it out, or set strategy: ddp"
-        reasons = {
-            "is_peft": "it shares out the frozen base, which full fine-tuning lacks: set is_peft: true, or use ddp",
-            "load_in_4bit": quantised,
-            "load_in_8bit": quantised,
-            "auto_batch": "workers that share the base out cannot repeat what one of them could not: leave it out",
-        }
-        wrong = {"is_peft": False, "load_in_4bit": True, "load_in_8bit": True, "auto_batch": True}
-        return {key: why for key, why in reasons.items() if getattr(self, key) == wrong[key]}
+        return hardware.not_for_fsdp(self)
 
 
 class DataConfig(Strict):

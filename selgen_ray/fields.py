@@ -8,9 +8,17 @@ from pydantic import Field
 from pydantic.config import JsonDict
 
 
-def setting(default: Any, doc: str, **bounds: Any) -> Any:
-    """A field that can change the result of a trial; it enters the trial's identity."""
-    return Field(default, description=doc, json_schema_extra={"identity": True}, **bounds)
+def setting(default: Any, doc: str, *, file: bool = False, **bounds: Any) -> Any:
+    """A field that can change the result of a trial; it enters the trial's identity.
+
+    Args:
+        default: the value when the key is absent.
+        doc: one line for the user.
+        file: the value may be the path of a file; one in a search space is made absolute.
+        **bounds: pydantic constraints (ge, gt, le, lt, ...).
+    """
+    extra: JsonDict = {"identity": True, "file": True} if file else {"identity": True}
+    return Field(default, description=doc, json_schema_extra=extra, **bounds)
 
 
 def execution(default: Any, doc: str, *, secret: bool = False, **bounds: Any) -> Any:

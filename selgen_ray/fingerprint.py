@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from selgen_ray import adapters
 from selgen_ray.config import TrialConfig, identity
 from selgen_ray.data.readers import is_hub_id
 from selgen_ray.trainers import plugins, registry
@@ -17,6 +18,7 @@ from selgen_ray.worlds import toy
 ID_LENGTH = 16
 FILES = "files"
 """The section of `settings` with the content of the files that a strategy reads."""
+_IN_MODEL_HASH = ("model_revision", "adapter", "adapter_revision")
 
 
 def file_sha256(path: str | Path) -> str:
@@ -41,6 +43,24 @@ def model_fingerprint(model: str, revision: str | None = None) -> str:
     return f"hub:{model}@{revision or 'main'}"
 
 
+def start_fingerprint(
+    model: str, revision: str | None, adapter: str | None = None, adapter_revision: str | None = None
+) -> str:
+    """What identifies the model that training starts from: that of `model`, with the adapter it continues from.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    base = model_fingerprint(model, revision)
+    if adapter is None:
+        return base
+    folder = Path(adapter).expanduser()
+    if folder.is_dir():
+        listing = tuple(file for file in _listing(folder) if file[0] in (adapters.CONFIG, adapters.WEIGHTS))
+        return digest({"model": base, "adapter": _folder_sha256(folder, listing)})
+    return digest({"model": base, "adapter": f"hub:{adapter}@{adapter_revision or 'main'}"})
+
+
 def data_fingerprint(path: str, revision: str | None = None) -> str:
     """What identifies the rows at a path: their content where they are local, id and revision on the hub.
 
@@ -60,7 +80,7 @@ def settings(config: TrialConfig, data_hashes: dict[str, str], model_hash: str) 
     Args:
         config: the validated config.
         data_hashes: role -> `data_fingerprint` of its source, for every role of `config.data.sources()`.
-        model_hash: `model_fingerprint` of the start model.
+        model_hash: `start_fingerprint` of the start model.
 
     Raises:
         OSError: a file that the strategy reads cannot be read.
@@ -72,7 +92,7 @@ def settings(config: TrialConfig, data_hashes: dict[str, str], model_hash: str) 
     }
     if config.world:  # `world: toy` says no more than a toy model without paths does
         data["world"] = config.world
-    finetune = {k: v for k, v in found.pop("finetune_config", {}).items() if k != "model_revision"}
+    finetune = {k: v for k, v in found.pop("finetune_config", {}).items() if k not in _IN_MODEL_HASH}
     trainer = registry.get_trainer(config.proxy_strategy)
     if code := plugins.code_of(trainer):
         found["strategy_code"] = code

@@ -107,3 +107,16 @@ def _missing(need: Need, device: Device) -> str | None:
     if Version(found) < Version(need.version):
         return f"needs {need.package} {need.version}, found {found}: pip install -U {need.package}, or {instead}"
     return None
+
+
+def not_for_fsdp(config: FinetuneConfig) -> dict[str, str]:
+    """The keys of a config that do not go with `resources.strategy: fsdp`, and why."""
+    quantised = "a quantised base cannot be shared out: leave it out, or set strategy: ddp"
+    reasons = {
+        "is_peft": "it shares out the frozen base, which full fine-tuning lacks: set is_peft: true, or use ddp",
+        "load_in_4bit": quantised,
+        "load_in_8bit": quantised,
+        "auto_batch": "workers that share the base out cannot repeat what one of them could not: leave it out",
+        "save_merged": "no worker has the whole base to merge into: leave it out, which saves the adapter",
+    }
+    return {key: why for key, why in reasons.items() if getattr(config, key) == (key != "is_peft")}

@@ -22,7 +22,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from selgen_ray import hardware, sharding
+from selgen_ray import adapters, hardware, sharding
 from selgen_ray.config import FinetuneConfig
 from selgen_ray.data.encode import Batch
 from selgen_ray.errors import ModelError
@@ -38,24 +38,31 @@ def model_location(model: str) -> str:
 
 
 def load_tokenizer(config: FinetuneConfig) -> PreTrainedTokenizerBase:
-    """The model's tokenizer; where it has no pad token its end token pads (pads are masked, never scored).
+    """The model's tokenizer, with `chat_template` where it is given; without a pad token its end token pads.
+
+    Pads are masked and never scored.
 
     Raises:
         ModelError: it cannot be loaded, or has neither a pad nor an end token.
     """
-    return _load_tokenizer(model_location(config.model), config.model_revision)
+    return _load_tokenizer(model_location(config.model), config.model_revision, config.chat_template)
 
 
 @functools.lru_cache(maxsize=2)
-def _load_tokenizer(location: str, revision: str | None) -> PreTrainedTokenizerBase:
+def _load_tokenizer(location: str, revision: str | None, chat_template: str | None) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(location, revision=revision or "main")
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a broken tokenizer.json raises plain Exception
         raise ModelError(_cannot_load("tokenizer", location, error)) from error
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
-            raise ModelError(f"the tokenizer of {location} has neither a pad nor an end token")
+            raise ModelError(
+                f"the tokenizer of {location} has neither a pad nor an end token: add pad_token and eos_token to its "
+                "tokenizer_config.json"
+            )
         tokenizer.pad_token = tokenizer.eos_token
+    if chat_template:
+        tokenizer.chat_template = chat_template
     return tokenizer
 
 
@@ -83,7 +90,9 @@ def _load_base(key: _BaseKey) -> PreTrainedModel:
     if key.quantisation:
         options |= {"quantization_config": _quantisation(key), "device_map": {"": key.device}}
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(key.location, revision=key.revision or "main", **options)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            key.location, revision=key.revision or "main", use_safetensors=True, **options
+        )
     except (OSError, ValueError, ImportError) as error:
         raise ModelError(_cannot_load("model", key.location, error)) from error
     attention = model.config._attn_implementation
@@ -112,20 +121,20 @@ def _quantisation(key: _BaseKey) -> BitsAndBytesConfig:
 
 def _cannot_load(what: str, location: str, error: Exception) -> str:
     offline = " (HF_HUB_OFFLINE is set: only local directories work)" if os.environ.get("HF_HUB_OFFLINE") else ""
-    return f"cannot load the {what} of {location!r}{offline}: {error}"
+    return f"cannot load the {what} of {location!r}{offline}: {' '.join(str(error).split())}"
 
 
 @contextlib.contextmanager
 def trainable_model(config: FinetuneConfig, model_seed: int, device: str, *, fsdp: bool = False) -> Iterator[Model]:
-    """A model to train: the cached base with a new LoRA adapter, or a copy of it when `is_peft` is false.
+    """A model to train: the cached base with a LoRA adapter, or a copy of it when `is_peft` is false.
 
-    The adapter's initial values depend on `model_seed` alone. Leaving the context takes the adapter off again, so
-    that the base can serve the next trial; after an exception the base is dropped, its state being uncertain. With
-    `fsdp` the ranks share the base out, and it serves one trial.
+    The adapter is the one that `adapter` names, or a new one, whose values depend on `model_seed` alone. Leaving the
+    context takes it off again, so that the base can serve the next trial; after an exception the base is dropped, its
+    state being uncertain. With `fsdp` the ranks share the base out, and it serves one trial.
 
     Raises:
         ModelError: this device lacks what the config needs; the model cannot be loaded, or has no module that
-            `target_modules` names.
+            `target_modules` names; the adapter is not of this model.
     """
     if found := hardware.problems(config, hardware.this_device()):
         raise ModelError("; ".join(found))
@@ -155,12 +164,17 @@ def _with_adapter(
         lora_dropout=config.lora_dropout,
         bias=config.lora_bias,
         use_rslora=config.use_rslora,
+        use_dora=config.use_dora,
         target_modules=config.target_modules,
     )
+    biases = {} if config.lora_bias == "none" else {n: p for n, p in base.named_parameters() if n.endswith("bias")}
+    before = {name: p.detach().clone() for name, p in biases.items()}
     with keep_global_rng():
         torch.manual_seed(derive_seed(model_seed, "adapter"))
         try:
-            model = get_peft_model(base, lora)
+            model = adapters.load(base, config) if config.adapter else get_peft_model(base, lora)
+        except ModelError:
+            raise
         except ValueError as error:
             raise ModelError(f"finetune_config.target_modules {config.target_modules!r}: {error}") from error
     _set_checkpointing(base, config)
@@ -169,12 +183,10 @@ def _with_adapter(
         _load_base.cache_clear()
         yield model
         return
-    trained_biases = {n: p.detach().clone() for n, p in base.named_parameters() if p.requires_grad and "lora_" not in n}
     yield model
     with torch.no_grad():
-        for name, parameter in base.named_parameters():
-            if name in trained_biases:  # lora_bias trains tensors of the base itself
-                parameter.copy_(trained_biases[name])
+        for name, bias in biases.items():  # lora_bias trains tensors of the base itself
+            bias.copy_(before[name])
     model.unload()
     base.requires_grad_(False)
     _unset_checkpointing(base)
@@ -266,13 +278,6 @@ def load_weights(model: str) -> dict[str, torch.Tensor]:
     """The weights of another model, a directory or hub id, by name, on the CPU. Raises ModelError."""
     location = model_location(model)
     try:
-        return AutoModelForCausalLM.from_pretrained(location).state_dict()
+        return AutoModelForCausalLM.from_pretrained(location, use_safetensors=True).state_dict()
     except (OSError, ValueError, ImportError) as error:
         raise ModelError(_cannot_load("model", location, error)) from error
-
-
-def save_model(model: Model, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write an ordinary PEFT adapter, or a whole model, with its tokenizer: safetensors that anybody can load."""
-    folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(str(folder), safe_serialization=True)
-    tokenizer.save_pretrained(folder)

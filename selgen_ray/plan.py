@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from selgen_ray.added import AddedTrial, read_added
 from selgen_ray.control import Control
-from selgen_ray.data.rows import Roles, check_shares, load_roles
-from selgen_ray.errors import DataError
+from selgen_ray.data.planned import PlannedTokens
+from selgen_ray.data.roles import Roles
+from selgen_ray.data.rows import check_shares, load_roles
+from selgen_ray.errors import DataError, ModelError
 from selgen_ray.evals.checking import missing_data, missing_here
+from selgen_ray.model_checks import model_problems
 from selgen_ray.provenance import git_commit
 from selgen_ray.results import Status, read_heads
 from selgen_ray.searching import Search
@@ -20,8 +23,9 @@ from selgen_ray.storage import Folder
 from selgen_ray.trainers import plugins
 from selgen_ray.trainers.plugins import Plugin
 from selgen_ray.trainers.registry import get_trainer
-from selgen_ray.trial import TrialTask
+from selgen_ray.trial import CHECKPOINTS, TrialTask
 
+T = TypeVar("T")
 Found = Status | Literal["removed"] | None
 _FINISHED: tuple[Found, ...] = ("completed", "diverged")
 
@@ -93,6 +97,20 @@ class Plan:
     def with_status(self, *found: Found) -> list[Planned]:
         """The trials whose result on storage has one of these statuses."""
         return [p for p in self.planned if p.found in found]
+
+    def remove_leftovers(self) -> None:
+        """Remove checkpoints of finished trials whose worker was killed after the result and before it removed them.
+
+        Raises:
+            StorageError: the folder cannot be read, or written to.
+        """
+        sweep = self.folder.inside
+        tasks = [p.task for p in self.with_status(*_FINISHED)]
+        done = {task.folder.inside.removeprefix(sweep).strip("/"): task for task in tasks}
+        names = self.folder.files(recursive=True)
+        held = {trial for trial, found, _ in (name.partition(f"/{CHECKPOINTS}/") for name in names) if found}
+        for trial in done.keys() & held:
+            (done[trial].folder / CHECKPOINTS).delete()
 
     def selected(self, select: Callable[[TrialTask], bool]) -> Plan:
         """The plan of some of the trials."""
@@ -186,12 +204,25 @@ def make_plan(spec: SweepSpec) -> Plan:
     return Plan(folder, tuple(planned), len(found.keys() - tasks.keys()), make, searches)
 
 
-def check_data(spec: SweepSpec) -> list[str]:
-    """Everything wrong with the data of the sweep's trials, in words: found before any GPU is touched."""
+def check_data(spec: SweepSpec, tokens: PlannedTokens | None = None) -> list[str]:
+    """Everything wrong with the data and the models of the sweep's trials, in words, before any GPU is touched.
+
+    Args:
+        tokens: gets the rows, to make them into tokens.
+    """
     plugins.use(spec.plugin_sources)  # another search space may have been read since
+    tokens = tokens or PlannedTokens()
     problems: dict[str, None] = {}
-    loaded: dict[tuple[str, ...], Roles] = {}
+    loaded: dict[tuple[str, ...], Roles | None] = {}
     checked: set[tuple[str, ...]] = set()
+
+    def attempt(check: Callable[..., T], *args: Any) -> T | None:
+        try:
+            return check(*args)
+        except (DataError, ModelError) as error:
+            problems.update(dict.fromkeys(str(error).split("\n")))
+            return None
+
     for trial in [*spec.trials, *(sample for search in spec.searches for sample in search.samples)]:
         config = trial.config
         # another seed of the same data has the same form
@@ -202,13 +233,14 @@ def check_data(spec: SweepSpec) -> list[str]:
         if key in checked:
             continue
         checked.add(key)
-        try:
-            if source not in loaded:
-                loaded[source] = load_roles(config)
-            get_trainer(config.proxy_strategy).check_rows(config, loaded[source])
-            check_shares(config, loaded[source])
-            problems |= dict.fromkeys(missing_data(config.evals, loaded[source]))
-            problems |= dict.fromkeys(missing_here(config.evals))
-        except DataError as error:
-            problems |= dict.fromkeys(str(error).split("\n"))
+        if source not in loaded:
+            loaded[source] = attempt(load_roles, config)
+        if (roles := loaded[source]) is None:
+            continue
+        attempt(get_trainer(config.proxy_strategy).check_rows, config, roles)
+        attempt(check_shares, config, roles)
+        attempt(tokens.add, config, roles, source)
+        problems |= dict.fromkeys(missing_data(config.evals, roles))
+        problems |= dict.fromkeys(missing_here(config.evals))
+        problems |= dict.fromkeys(model_problems(config))
     return list(problems)

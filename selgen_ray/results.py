@@ -138,6 +138,9 @@ class TrialResult(TrainingRecord):
     coherence_metric: str | None = Field(default=None, description="'set/metric' in eval_results that coherence is")
     num_resumes: int = Field(default=0, description="how often the trial went on from a checkpoint")
     num_rows: dict[str, int] = Field(default={}, description="rows per training role and evaluation set")
+    row_lengths: dict[str, dict[str, int | float]] = Field(
+        default={}, description="role -> number of rows, their lengths in tokens, those scored, rows that were cut"
+    )
     hardware: dict[str, Any] = {}
     versions: dict[str, str] = {}
     git_commit: str | None = None
@@ -147,6 +150,7 @@ class TrialResult(TrainingRecord):
         default=None, description="the file of the first generation that this was; steps that it did not say are -1"
     )
     model_path: str | None = Field(default=None, description="where the finished model was saved, when it was")
+    model_url: str | None = Field(default=None, description="where the finished model was pushed, when it was")
     started_at: str = Field(default_factory=now)
     updated_at: str = Field(default_factory=now)
 
@@ -208,11 +212,11 @@ class ResultHead(BaseModel):
 R = TypeVar("R", ResultHead, TrialResult)
 _BATCH = 512  # files read at once
 # where no results lie, and other files may be many
-_NOT_IN = ("cache", "checkpoints", "control", "model")
+NOT_IN = ("cache", "checkpoints", "control", "model")
 
 
 def _read_all(sweep: Folder, kind: type[R]) -> Iterator[tuple[Folder, R]]:
-    paths = sweep.find(FILE_NAME, leave_out=_NOT_IN)
+    paths = sweep.find(FILE_NAME, leave_out=NOT_IN)
     for start in range(0, len(paths), _BATCH):
         batch = paths[start : start + _BATCH]
         for path, content in zip(batch, sweep.read_many(batch), strict=True):
@@ -254,9 +258,9 @@ def read_sweep(sweep: Folder) -> Iterable[tuple[Folder, TrialResult]]:
     return _read_all(sweep, TrialResult)
 
 
-def read_trials(sweep: Folder) -> list[tuple[Folder, TrialResult]]:
+def read_trials(*sweeps: Folder) -> list[tuple[Folder, TrialResult]]:
     """As `read_sweep`, one result per trial id: of several the one that `PREFERENCE` puts first, then the first."""
-    return _one_each(read_sweep(sweep))
+    return _one_each(pair for sweep in sweeps for pair in read_sweep(sweep))
 
 
 def read_heads(sweep: Folder) -> list[tuple[Folder, ResultHead]]:

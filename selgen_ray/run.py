@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import re
 import shlex
@@ -14,15 +15,17 @@ from typing import NoReturn
 from selgen_ray import jobs, steer
 from selgen_ray.config import FinetuneConfig
 from selgen_ray.control import Control
+from selgen_ray.data.planned import PlannedTokens
 from selgen_ray.driver import SweepBusyError, claim
 from selgen_ray.errors import SpecError, StorageError
-from selgen_ray.plan import Plan, check_data, make_plan
+from selgen_ray.plan import Plan, check_data, make_plan, sweep_folder
 from selgen_ray.progress import KINDS, make_display
 from selgen_ray.results import FILE_NAME
 from selgen_ray.selection import SelectionError, parse_only
 from selgen_ray.space import SweepSpec, load_space
 
 DONE, UNFINISHED, BAD_INPUT = 0, 1, 2
+logger = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -32,7 +35,8 @@ def main(argv: Sequence[str]) -> int:
         spec = load_space(args.space)
         if lost := jobs.lost_storage(spec.storage_path):
             return _refuse(f"{args.space}: {lost}")
-        if problems := check_data(spec):
+        tokens = PlannedTokens(sweep_folder(spec) / "cache", keep=not args.dry_run)
+        if problems := check_data(spec, tokens):
             return _refuse("\n".join(f"{args.space}: {problem}" for problem in problems))
         if args.max_concurrent:
             spec = spec.model_copy(
@@ -41,11 +45,11 @@ def main(argv: Sequence[str]) -> int:
         plan = _plan(spec, args.only)
     except (SpecError, StorageError, SelectionError) as error:
         return _refuse(str(error))
-    _say(*plan.lines(), *_resource_lines(spec), *(f"  note: {note}" for note in spec.notes))
+    _say(*plan.lines(), *_resource_lines(spec), *tokens.lines(), *(f"  note: {note}" for note in spec.notes))
     if args.dry_run:
         return DONE
     try:
-        return _run(spec, plan, args)
+        return _run(spec, plan, args, tokens)
     except (StorageError, SweepBusyError) as error:
         return _refuse(str(error))
 
@@ -83,12 +87,13 @@ def _plan(spec: SweepSpec, only: list[str]) -> Plan:
     return plan.selected(parse_only(only, [p.task for p in plan.planned])) if only else plan
 
 
-def _run(spec: SweepSpec, plan: Plan, args: argparse.Namespace) -> int:
+def _run(spec: SweepSpec, plan: Plan, args: argparse.Namespace, tokens: PlannedTokens) -> int:
     """Run what is left, if anything, and report."""
     why = None
     if plan.is_open:
         with claim(Control(plan.folder)):
             plan.folder.write("space.yaml", Path(args.space).read_bytes())  # the very file, beside its results
+            tokens.publish()
             problem, why = _launch(spec, _plan(spec, args.only), args)
         if problem:
             return _refuse(problem)
@@ -113,7 +118,7 @@ def _launch(spec: SweepSpec, plan: Plan, args: argparse.Namespace) -> tuple[str 
 
     def abandon(why: str) -> NoReturn:
         try:
-            _finish(spec, _plan(spec, args.only), resume_command(args), why)
+            _finish(spec, _plan(spec, args.only), resume_command(args), why, hurried=True)
         finally:
             os._exit(UNFINISHED)  # Ray's own threads would keep the process, or end it with a wrong status
 
@@ -139,22 +144,53 @@ def _launch(spec: SweepSpec, plan: Plan, args: argparse.Namespace) -> tuple[str 
         cluster.disconnect()
 
 
-def _finish(spec: SweepSpec, plan: Plan, resume: str, why: str | None) -> int:
-    """Report what the results on storage say, and what is left."""
-    from selgen_ray.report import write_report
+def _finish(spec: SweepSpec, plan: Plan, resume: str, why: str | None, *, hurried: bool = False) -> int:
+    """Report what the results on storage say, and what is left.
 
-    if plan.with_status("completed"):
-        pareto = spec.pareto
-        report = write_report(plan.folder, pareto.x, pareto.y, title=spec.name, require=pareto.require)
-        _say("", report.to_text())
+    Args:
+        hurried: say first what is left: Ray ends the process of a lost cluster soon, be the report written or not.
+    """
     failed, left = plan.with_status("failed"), plan.with_status("running", None)
+    told: list[str] = []
     for p in failed:
         cause = (p.error or "no cause is known").strip().splitlines()[-1]
-        _say(f"failed: {p.task.name}: {cause}", f"  see {p.task.folder}/{FILE_NAME}")
+        told += [f"failed: {p.task.name}: {cause}", f"  see {p.task.folder}/{FILE_NAME}"]
     if failed or left:
         early = f"ended early ({why}): " if why else ""
-        _say(f"{early}{len(failed)} failed, {len(left)} left to run; to go on: {resume}")
+        told.append(f"{early}{len(failed)} failed, {len(left)} left to run; to go on: {resume}")
+    if hurried:
+        _say(*told)
+    page = _report(spec, plan) if plan.with_status("completed") else None
+    if not hurried:
+        _say(*told)
+    if page:
+        _say(page)
+    try:
+        plan.remove_leftovers()
+    except StorageError as error:  # they do no harm but take room
+        logger.warning("%s", error)
     return UNFINISHED if failed or left else DONE
+
+
+def _report(spec: SweepSpec, plan: Plan) -> str:
+    """Write the report and show its table; returns the line that says where it is, or why it is not.
+
+    The trials are done, whatever becomes of a picture of them: nothing that goes wrong here may be raised.
+    """
+    pareto = spec.pareto
+    try:
+        from selgen_ray.report import write_report
+
+        report = write_report(plan.folder, pareto.x, pareto.y, title=spec.name, require=pareto.require)
+        *text, page = report.to_text().splitlines()
+        _say("", *text)
+        return page
+    except Exception as error:
+        again = ["python", "-m", "selgen_ray.report", str(plan.folder), "--x", pareto.x, "--y", pareto.y]
+        again += ["--require", pareto.require] if pareto.require else []
+        cause = str(error).strip().splitlines()
+        told = f"{type(error).__name__}: {cause[0] if cause else 'no cause is known'}"
+        return f"the report could not be written ({told}); the results are safe. To try again: {shlex.join(again)}"
 
 
 def _resource_lines(spec: SweepSpec) -> list[str]:

@@ -155,13 +155,17 @@ class Folder:
             FileNotFoundError: no manifest, so nothing was published.
             ValueError: a file is missing, truncated or damaged; the message names it.
         """
+        return {name: self.read_whole(name, sha256) for name, sha256 in self.published_hashes().items()}
+
+    def published_hashes(self) -> dict[str, str]:
+        """Name -> sha256 of the files that `publish` wrote here, which are not read. Raises as `read_published`."""
         try:
-            expected = dict(self.read_json(_MANIFEST))
+            return dict(self.read_json(_MANIFEST))
         except (ValueError, TypeError) as error:
             raise ValueError(f"{_MANIFEST} is truncated or damaged") from error
-        return {name: self._whole(name, sha256) for name, sha256 in expected.items()}
 
-    def _whole(self, name: str, sha256: str) -> bytes:
+    def read_whole(self, name: str, sha256: str) -> bytes:
+        """The bytes of the file `name`. Raises ValueError: it is missing, or is not what `sha256` says."""
         try:
             content = self.read(name)
         except FileNotFoundError as error:
@@ -265,19 +269,22 @@ class Folder:
 
     def _infos(self, recursive: bool = False) -> list[fs.FileInfo]:
         filesystem, path = self._place
-        selector = fs.FileSelector(path, allow_not_found=True, recursive=recursive)
-        return self._do("list", "", lambda: filesystem.get_file_info(selector))
+        below = fs.FileSelector(path, allow_not_found=True, recursive=recursive)
+        return self._do("list", "", lambda: filesystem.get_file_info(below))
 
     def find(self, name: str, leave_out: Collection[str] = ()) -> list[str]:
-        """Paths of the files called `name` below this folder, sorted; none when it does not exist.
-
-        Args:
-            leave_out: names of folders that are not looked into.
-        """
+        """Paths of the files called `name` below this folder, sorted, but for what folders in `leave_out` hold."""
         if (path := self.local_path) is not None:
             return self._do("list", "", lambda: local_files.find(path, name, leave_out))
         found = (path for path in self.files(recursive=True) if path.rpartition("/")[2] == name)
         return [path for path in found if not set(path.split("/")[:-1]) & set(leave_out)]
+
+    def stamps(self, name: str, leave_out: Collection[str] = ()) -> list[tuple[str, int]]:
+        """As `find`, each path with the time of its last change, in ns since 1970 (on an object store in seconds)."""
+        filesystem, root = self._place
+        paths = self.find(name, leave_out)
+        infos = self._do("list", "", lambda: filesystem.get_file_info([f"{root}/{path}" for path in paths]))
+        return [(path, info.mtime_ns or 0) for path, info in zip(paths, infos, strict=True)]
 
     def delete(self) -> None:
         """Remove this folder and everything in it; nothing happens when it does not exist."""

@@ -16,6 +16,8 @@ _ATTRIBUTES = (
     *("trial_id", "slug", "seed", "status", *HEADLINES, *(f"{name}_metric" for name in HEADLINES)),
     *("num_resumes", "error", "updated_at", "imported_from"),
 )
+_NUMBERS = (*HEADLINES, *(f"base_{name}" for name in HEADLINES))
+_NUMBERS_OF = ("eval.", "timings.")
 _DERIVED = ("proxy_strategy", *(f"base_{name}" for name in HEADLINES), "folder")
 
 
@@ -39,7 +41,8 @@ def load_results(path: str | Folder, per: Literal["trial", "epoch"] = "trial") -
 
     Returns:
         Columns trial_id, slug, seed, status, proxy_strategy, capability, alignment, coherence, ..., 'config.<key>',
-        and one 'eval.<set>.<metric>' for each metric; per='epoch' adds 'epoch', 'step' and 'version'.
+        and one 'eval.<set>.<metric>' for each metric; per='epoch' adds 'epoch', 'step' and 'version'. Headlines,
+        metrics and timings are float64, NaN where there is no value, whatever the trials; seeds and steps are int64.
         Rows with a version other than '' are edits or models on the way, no epochs of training.
         A trial that diverged or failed is in the table; whoever averages must look at `status`.
 
@@ -64,7 +67,9 @@ def as_table(found: Iterable[tuple[Folder, TrialResult]], per: Literal["trial", 
             rows.append(row | _metrics(result, -1))
         else:
             rows += [row | _evaluation(result, i) | _metrics(result, i) for i in range(len(result.eval_epochs))]
-    return pd.DataFrame(rows, columns=None if rows else [*_ATTRIBUTES, *_DERIVED])
+    table = pd.DataFrame(rows, columns=None if rows else [*_ATTRIBUTES, *_DERIVED])
+    numbers = [name for name in table.columns if name in _NUMBERS or name.startswith(_NUMBERS_OF)]
+    return table.astype(dict.fromkeys(numbers, float))  # also where nobody has a value
 
 
 def _metrics(result: TrialResult, evaluation: int) -> dict[str, float | None]:

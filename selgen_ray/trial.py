@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from selgen_ray import evals, provenance
+from selgen_ray import evals, hub, hub_names, provenance
 from selgen_ray.cache import Cache
-from selgen_ray.config import TrialConfig
 from selgen_ray.data.rows import load_roles, rows_hash
-from selgen_ray.errors import INPUT_ERRORS, DataError, TrialDiverged, TrialStopped
+from selgen_ray.errors import INPUT_ERRORS, DataError, ModelError, TrialDiverged, TrialStopped
+from selgen_ray.model_card import model_card
 from selgen_ray.results import FILE_NAME, TrialResult
 from selgen_ray.stopping import StopSignal
 from selgen_ray.storage import Folder
@@ -27,8 +27,9 @@ from selgen_ray.trainers.plugins import Plugin
 from selgen_ray.trainers.registry import build_config, get_trainer
 
 logger = logging.getLogger(__name__)
-_CHECKPOINTS = "checkpoints"
+CHECKPOINTS = "checkpoints"
 _TRACEBACK_LINES = 30
+_NOT_PUSHED = "the model has not been pushed to the hub: it ended before"
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ def run_trial(
             {'evaluated': one of `TrialResult.readings`}.
         stop: set by others, from any thread.
         on_event: called, from any thread, with {'event', 'why', 'step'} of what a person should find in the sweep's
-            log: 'checkpoint_failed', 'checkpoint_unusable', 'auto_batch', 'judge_failed', 'answers_unchanged'.
+            log: 'checkpoint_failed', 'checkpoint_unusable', 'auto_batch', 'judge_failed', 'answers_unchanged',
+            'push_failed'.
         fsdp: the processes share the frozen base out.
     """
     return _Run(task, stop or StopSignal(), on_event, fsdp).run(on_progress)
@@ -117,13 +119,17 @@ class _Run:
             self.seconds_before = self.before.timings.get("total_s", 0.0)
         self.cache_folder = task.cache or task.folder / "cache"
         keep = self.config.finetune_config.max_checkpoints_to_keep
-        self.checkpoints = Checkpoints(task.folder / _CHECKPOINTS, keep, on_event)
+        self.checkpoints = Checkpoints(task.folder / CHECKPOINTS, keep, on_event)
 
     def run(self, on_progress: Callable[[dict[str, Any]], None]) -> TrialResult:
+        with tempfile.TemporaryDirectory(prefix="selgen_model_") as finished:
+            return self._run(on_progress, Path(finished))
+
+    def _run(self, on_progress: Callable[[dict[str, Any]], None], finished: Path) -> TrialResult:
         if ranks.is_main():
             self.task.folder.write_json("config.json", self.result.config)
         try:
-            self._train(on_progress)
+            self._train(on_progress, finished)
             self.result.status = "completed"
         except TrialDiverged as error:
             self.result.status, self.result.error = "diverged", str(error)
@@ -138,6 +144,8 @@ class _Run:
                     self._publish()
             raise
         self._publish()
+        if self.result.status == "completed":
+            self._push(finished)
         try:
             self.checkpoints.delete()
             if self.task.cache is None and ranks.is_main():
@@ -155,7 +163,23 @@ class _Run:
         self._publish()
         return self.result
 
-    def _train(self, on_progress: Callable[[dict[str, Any]], None]) -> None:
+    def _push(self, finished: Path) -> None:
+        """Push the finished model. Its result is published already: a push that fails costs the push alone."""
+        cfg = self.config.finetune_config
+        if not cfg.push_to_hub or not ranks.is_main():
+            return
+        name = hub_names.repository(cfg.finetuned_model_id, self.task.slug, self.config.seed, self.task.trial_id)
+        try:
+            self.result.model_url = hub.push(finished, name, cfg.push_to_private)
+            self.result.flags = [flag for flag in self.result.flags if flag != _NOT_PUSHED]
+        except ModelError as error:
+            told = f"the model could not be pushed to the hub: {error}"
+            self.result.flags = [told if flag == _NOT_PUSHED else flag for flag in self.result.flags]
+            self.on_event({"event": "push_failed", "why": told, "step": self.result.eval_steps[-1]})
+        with contextlib.suppress(OSError):  # what was published before says that the push is missing
+            self._publish()
+
+    def _train(self, on_progress: Callable[[dict[str, Any]], None], finished: Path) -> None:
         ranks.agree(self.stop)
         self.stop.check(0)
         config = self.config
@@ -177,8 +201,23 @@ class _Run:
                 trainer.train()
             finally:
                 copy_record(self.result, trainer)
-            if config.finetune_config.save_model_locally and ranks.is_main():
-                self.result.model_path = _save(self.task, config, trainer)
+            if (config.finetune_config.keeps_model or config.finetune_config.push_to_hub) and ranks.is_main():
+                self._save(trainer, finished)
+
+    def _save(self, trainer: BaseTrainer, finished: Path) -> None:
+        """Write the finished model with its card; keep it where the config says, which may be an object store."""
+        cfg = self.config.finetune_config
+        trainer.save_model(finished)
+        (finished / "README.md").write_text(model_card(trainer.config, self.result), encoding="utf-8")
+        if cfg.keeps_model:
+            name = f"{cfg.finetuned_model_id or 'model'}-{self.task.trial_id}"
+            place = Folder(cfg.output_dir) / name if cfg.output_dir else self.task.folder / "model"
+            for path in sorted(finished.rglob("*")):
+                if path.is_file():
+                    place.write(path.relative_to(finished).as_posix(), path.read_bytes())
+            self.result.model_path = str(place)
+        if cfg.push_to_hub:
+            self.result.flags = [*self.result.flags, _NOT_PUSHED]
 
     def _wait(self, kind: str, on_progress: Callable[[dict[str, Any]], None]) -> None:
         self.asked.check(0)  # rank 0 waits for all
@@ -210,22 +249,10 @@ def copy_record(result: TrialResult, trainer: BaseTrainer) -> None:
     result.num_rows = {f"train/{k}": len(v.rows) for k, v in trainer.sets.train.items()}
     result.num_rows |= {f"eval/{k}": len(v.rows) for k, v in trainer.sets.evals.items()}
     result.num_rows |= {f"skipped/{k}": v for k, v in trainer.sets.skipped.items()}
+    result.row_lengths = trainer.sets.lengths
     for headline, name in evals.headlines(result.eval_results, trainer.config.evals).items():
         value = result.metric(name)
         if value is not None and not 0 <= value <= 1:
             raise DataError(f"evals.{headline}: {name} is {value:g}, which is not in [0, 1]")
         setattr(result, f"{headline}_metric", name)
         setattr(result, headline, value)
-
-
-def _save(task: TrialTask, config: TrialConfig, trainer: BaseTrainer) -> str:
-    """Save the finished model into output_dir, or into the trial's folder, which may be an object store."""
-    cfg = config.finetune_config
-    name = f"{cfg.finetuned_model_id or 'model'}-{task.trial_id}"
-    place = Folder(cfg.output_dir) / name if cfg.output_dir else task.folder / "model"
-    with tempfile.TemporaryDirectory() as scratch:
-        trainer.save_model(scratch)
-        for path in sorted(Path(scratch).rglob("*")):
-            if path.is_file():
-                place.write(path.relative_to(scratch).as_posix(), path.read_bytes())
-    return str(place)

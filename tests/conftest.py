@@ -69,6 +69,12 @@ def make_model(seed: int = 0, tied: bool = True, **options: Any) -> LlamaForCaus
         return LlamaForCausalLM(config)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that start Ray go first: they are the longest, and at the end one worker would wait for the other."""
+    with_ray = {item.path for item in items if item.get_closest_marker("ray")}
+    items.sort(key=lambda item: item.path not in with_ray)
+
+
 @pytest.fixture(scope="session")
 def s3_uri() -> Iterator[str]:
     """A bucket on a real S3 server; the credentials are in the environment."""

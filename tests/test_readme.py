@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import tomllib
 from pathlib import Path
 
@@ -37,10 +36,12 @@ def with_stand_ins(path, folder, model):
         file = folder / (given["path"] if isinstance(given, dict) else given)
         file.parent.mkdir(parents=True, exist_ok=True)
         write_jsonl(file, make_roles(num_outcome=200)[role])
-    brought = base["finetune_config"]["model"].startswith("./")
-    if brought:
-        shutil.copytree(model, folder / base["finetune_config"]["model"])
-    return shutil.copy(path, folder) if files or brought else path
+    named = base["finetune_config"]["model"]  # of the hub, or downloaded by its user
+    copy = folder / path.name
+    copy.write_text(
+        path.read_text().replace(f"model: {named}", f"model: {model}") if named != "toy" else path.read_text()
+    )
+    return copy if files or named != "toy" else path
 
 
 def test_files_that_the_user_brings_are_asked_for():

@@ -23,7 +23,8 @@ from PIL import Image
 
 from selgen_ray.report import Report, main, write_report
 from selgen_ray.report.build import make_report
-from selgen_ray.report.figures import DPI, SIZE_INCHES, colour_of, footnote, marker_of, pareto_png
+from selgen_ray.report.colours import colour_of, marker_of
+from selgen_ray.report.figures import DPI, SIZE_INCHES, footnote, pareto_png
 from selgen_ray.report.labels import Label, place_labels
 from selgen_ray.report.naming import explained, knob_texts
 from selgen_ray.report.scales import axis_limits, beyond, inside, limits
@@ -34,7 +35,10 @@ from selgen_ray.table import load_results
 
 ROOT = Path(__file__).parents[1]
 T2 = 4.302652729749462  # Student's t, 0.975, 2 degrees of freedom
-FILES = ["pareto.png", "results.csv", "results.parquet", "summary.json"]
+TABLES = ["report.md", "results.csv", "results.parquet", "summary.json"]
+PICTURES = ["figures/hypervolumes.png", "figures/hypervolumes.svg", "figures/pareto.png", "figures/pareto.svg"]
+PICTURES += ["figures/paths.png", "figures/paths.svg", "figures/strengths.png", "figures/strengths.svg"]
+FILES = sorted([*TABLES, *PICTURES, "index.html", "version.js"])
 
 
 @pytest.fixture
@@ -56,6 +60,11 @@ def sweep(tmp_path: Path) -> Path:
 
 def report_of(folder: Path, x: str = "capability", y: str = "alignment") -> Report:
     return make_report(read_trials(Folder(str(folder))), str(folder), folder.name, Axis(x), Axis(y))
+
+
+def files_of(folder: Path) -> list[str]:
+    place = folder / "report"
+    return sorted(path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file())
 
 
 def row(report: Report, label: str):
@@ -104,8 +113,8 @@ def test_the_text(sweep):
     assert "kl_divergence β=100, seed 3: KeyError: 1" in text
     assert "naive, seed 4" in text
     assert "\x1b" not in text
-    assert all(len(line) <= 112 for line in lines if not line.startswith(str(sweep)))
-    assert str(sweep_folder / "report" / "pareto.png") in lines
+    assert all(len(line) <= 112 for line in lines if str(sweep) not in line)
+    assert str(sweep_folder / "report" / "figures" / "pareto.png") in lines
 
 
 @pytest.mark.parametrize("status", ["diverged", "failed", "running", "stopped"])
@@ -383,7 +392,7 @@ def test_the_files_hold_what_load_results_says(sweep):
     publish(sweep, mixed, fake_result("naive", 8, mixed="one"))
     report = write_report(str(sweep))
     assert sorted(report.paths) == FILES
-    assert sorted(path.name for path in (sweep / "report").iterdir()) == FILES
+    assert files_of(sweep) == FILES
     table = load_results(sweep)
     parquet = pd.read_parquet(sweep / "report" / "results.parquet")
     csv = pd.read_csv(sweep / "report" / "results.csv")
@@ -400,8 +409,8 @@ def test_the_files_hold_what_load_results_says(sweep):
 def test_a_sweep_behind_a_uri(sweep, capsys):
     report = write_report(sweep.as_uri())
     assert report.title == "lab" and report.counts["completed"] == 7
-    assert report.paths["pareto.png"] == f"{sweep.as_uri()}/report/pareto.png"
-    assert sorted(path.name for path in (sweep / "report").iterdir()) == FILES
+    assert report.paths["figures/pareto.png"] == f"{sweep.as_uri()}/report/figures/pareto.png"
+    assert files_of(sweep) == FILES
     assert main([sweep.with_name("laab").as_uri()]) == 2
     assert f"Did you mean {sweep.as_uri()!r}?" in capsys.readouterr().err
 
@@ -430,7 +439,7 @@ def test_only_diverged_trials(tmp_path):
         publish(tmp_path, fake_result("naive", seed, 1.0, 1.0, "diverged", changes={"error": "outcome at step 3"}))
     report = write_report(str(tmp_path))
     assert report.drawn == [] and report.bases == ()
-    assert sorted(report.paths) == ["results.csv", "results.parquet", "summary.json"]
+    assert sorted(report.paths) == sorted([*TABLES, "index.html", "version.js"])
     text = report.to_text()
     assert "2 diverged" in text and "Nothing is completed yet" in text and "outcome at step 3" in text
     assert "1.000" not in text
@@ -454,7 +463,7 @@ def has_colour(image: Image.Image, colour: str) -> bool:
 
 
 def test_the_picture_shows_the_data(sweep):
-    before = (report := write_report(str(sweep))).paths["pareto.png"]
+    before = (report := write_report(str(sweep))).paths["figures/pareto.png"]
     content = Path(before).read_bytes()
     image = picture(content)
     assert image.size == tuple(round(DPI * inches) for inches in SIZE_INCHES)
@@ -575,9 +584,9 @@ def test_the_command(sweep):
     done = command(sweep)
     assert (done.returncode, done.stderr) == (0, "")
     assert "7 completed" in done.stdout and "naive" in done.stdout
-    for name in FILES:
+    for name in (*TABLES, "figures/pareto.png", "index.html"):
         assert str(sweep / "report" / name) in done.stdout
-        assert (sweep / "report" / name).exists()
+    assert files_of(sweep) == FILES
 
 
 def test_nothing_completed_is_said_and_is_1(tmp_path):
@@ -665,13 +674,15 @@ def test_what_misses_the_requirement_is_shown_and_never_on_the_front(gated):
     assert "which requires coherence >= 0.5 and capability > 0.1 (2)" in text
     summary = json.loads((gated / "report" / "summary.json").read_text())
     assert summary["require"] == "coherence >= 0.5 and capability > 0.1"
-    assert Image.open(gated / "report" / "pareto.png").size == tuple(round(DPI * side) for side in SIZE_INCHES)
+    assert Image.open(gated / "report" / "figures" / "pareto.png").size == tuple(
+        round(DPI * side) for side in SIZE_INCHES
+    )
 
 
 def test_a_front_that_nothing_reaches_is_drawn_empty(gated):
     report = write_report(str(gated), require="align_test/coherent > 0.99")
     assert not any(s.on_front for s in report.settings) and len(report.drawn) == 4
-    assert "pareto.png" in report.paths
+    assert "figures/pareto.png" in report.paths
 
 
 def test_of_sycophancy_less_is_better(gated):

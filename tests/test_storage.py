@@ -204,6 +204,17 @@ def test_files_are_found_by_name(folder):
     assert folder.find("none") == []
 
 
+def test_a_file_that_changed_has_another_stamp(folder):
+    assert folder.stamps("x") == []
+    folder.write("a/x", b"1")
+    folder.write("skip/x", b"1")
+    ((path, before),) = folder.stamps("x", leave_out=("skip",))
+    assert path == "a/x" and before > 1e18
+    time.sleep(1.1 if folder.local_path is None else 0.01)  # object stores tell seconds
+    folder.write("a/x", b"2")
+    assert folder.stamps("x", leave_out=("skip",)) > [("a/x", before)]
+
+
 def test_folders_that_are_left_out_are_not_looked_into(tmp_path, monkeypatch):
     for name in ("a/b", "skip/c", "a/skip/d"):
         (tmp_path / name).mkdir(parents=True)

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from selgen_ray.data.forms import prompt_of, reply_of
+from selgen_ray.data.roles import Roles
 from selgen_ray.errors import DataError
 from selgen_ray.seeding import permutation
 
 Row = dict[str, Any]
 
 
-def cover(roles: Mapping[str, list[Row]], coverage: float, data_seed: int) -> dict[str, list[Row]]:
+def cover(roles: Mapping[str, list[Row]], coverage: float, data_seed: int) -> Roles:
     """Take a share of the alignment data as the proxy; all of it is truth, the rest is what was never trained on.
 
     The alignment data is the one given of proxy and truth, its misaligned replies row by row in proxy_neg. Rows with
@@ -42,7 +43,14 @@ def cover(roles: Mapping[str, list[Row]], coverage: float, data_seed: int) -> di
         ]
     chosen = _whole_prompts([prompt_of(row) for row in rows], coverage, data_seed)
     found = {**roles, "truth": rows, "proxy": [rows[i] for i in chosen]}
-    return found | ({"proxy_neg": [negative[i] for i in chosen]} if negative else {})
+    found |= {"proxy_neg": [negative[i] for i in chosen]} if negative else {}
+    places = dict(getattr(roles, "places", {}))
+    places |= {"truth": places[given[0]]} if given[0] in places else {}
+    for role, whole in (("proxy", given[0]), ("proxy_neg", "proxy_neg")):
+        if whole in places:
+            path, where = places[whole]
+            places[role] = path, [where[i] for i in chosen]
+    return Roles(found, getattr(roles, "skipped", None), places)
 
 
 def _whole_prompts(prompts: Sequence[str], coverage: float, data_seed: int) -> list[int]:

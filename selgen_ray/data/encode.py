@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from selgen_ray.data.forms import Row
+from selgen_ray.data.templates import explain
 from selgen_ray.errors import DataError
 
 
@@ -91,38 +93,52 @@ def encode_rows(
         name: the role, for error messages.
 
     Raises:
-        DataError: no chat template; or nothing is left to score after the cut, with the rows' numbers.
+        DataError: no chat template, or it refuses a row; or nothing is left to score after the cut, with the rows'
+            numbers.
     """
-    encoded = [_cut(encode_row(row, tokenizer, loss_on), max_seq_length) for row in rows]
-    empty = [i for i, e in enumerate(encoded) if not any(e.is_reply)]
+    return [encoded for encoded, _ in encode_each(rows, tokenizer, max_seq_length, loss_on, name)]
+
+
+def _by_number(number: int) -> str:
+    return f"row {number + 1}"
+
+
+def encode_each(
+    rows: Sequence[Row],
+    tokenizer: PreTrainedTokenizerBase,
+    max_seq_length: int,
+    loss_on: str,
+    name: str,
+    place: Callable[[int], str] = _by_number,
+) -> Iterator[tuple[Encoded, int]]:
+    """As `encode_rows`, one by one, each with the tokens that the row had before it was cut.
+
+    Args:
+        place: number of a row, from 0 -> where it is, for error messages.
+    """
+    empty: list[tuple[int, int]] = []
+    for number, row in enumerate(rows):
+        try:
+            whole = encode_row(row, tokenizer, loss_on)
+        except DataError as error:
+            raise DataError(f"{name}, {place(number)}: {error}") from error
+        encoded = Encoded(whole.ids[:max_seq_length], whole.is_reply[:max_seq_length])
+        if not any(encoded.is_reply):
+            empty.append((number, len(whole)))
+        yield encoded, len(whole)
     if empty:
+        first, length = empty[0]
         raise DataError(
             f"{name}: {len(empty)} of {len(rows)} rows have no token to score within max_seq_length "
-            f"{max_seq_length}, first row {empty[0] + 1}: raise finetune_config.max_seq_length or shorten the rows"
+            f"{max_seq_length}, first {place(first)} with {length} tokens: raise finetune_config.max_seq_length or "
+            "shorten the rows"
         )
-    return encoded
-
-
-def pack(encoded: Sequence[Encoded]) -> dict[str, torch.Tensor]:
-    """Tokenised rows as three tensors, to be stored: ids and is_reply of all tokens, and the rows' lengths."""
-    return {
-        "ids": torch.tensor([i for e in encoded for i in e.ids], dtype=torch.int32),
-        "is_reply": torch.tensor([r for e in encoded for r in e.is_reply], dtype=torch.bool),
-        "lengths": torch.tensor([len(e) for e in encoded], dtype=torch.int64),
-    }
-
-
-def unpack(packed: dict[str, torch.Tensor]) -> list[Encoded]:
-    """The rows that `pack` packed."""
-    lengths = packed["lengths"].tolist()
-    parts = zip(packed["ids"].cpu().split(lengths), packed["is_reply"].cpu().split(lengths), strict=True)
-    return [Encoded(ids.tolist(), is_reply.tolist()) for ids, is_reply in parts]
 
 
 def encode_row(row: Row, tokenizer: PreTrainedTokenizerBase, loss_on: str) -> Encoded:
     """Tokenise one row, uncut; see `encode_rows`."""
     if row.get("messages") is not None:
-        ids, is_reply = _encode_chat(row["messages"], tokenizer)
+        ids, is_reply = _encode_chat(row["messages"], tokenizer, loss_on)
     elif row.get("prompt") is not None:
         prompt = _ids(tokenizer, row["prompt"], special=True)
         reply = _with_eos(_ids(tokenizer, row["completion"], special=False), tokenizer)
@@ -149,10 +165,6 @@ def replace_reply(row: Row, reply: str) -> Row:
     return {**row, "completion": reply}
 
 
-def _cut(encoded: Encoded, max_seq_length: int) -> Encoded:
-    return Encoded(encoded.ids[:max_seq_length], encoded.is_reply[:max_seq_length])
-
-
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str, special: bool) -> list[int]:
     return list(tokenizer(text, add_special_tokens=special)["input_ids"])
 
@@ -163,17 +175,32 @@ def _with_eos(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def _template(messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase, **options: Any) -> list[int]:
+    return list(_apply_template(messages, tokenizer, **options)["input_ids"])
+
+
+def _apply_template(messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase, **options: Any) -> Any:
+    """The chat as tokens; transformers renders templates in a sandbox. Raises DataError: it cannot."""
     if not tokenizer.chat_template:
-        raise DataError("rows with 'messages' need a chat template, and this model's tokenizer has none")
-    encoded: Any = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **options)
-    return list(encoded["input_ids"])
-
-
-def _encode_chat(messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[bool]]:
-    if re.search(r"{%-?\s*generation", str(tokenizer.chat_template)):
-        marked: Any = tokenizer.apply_chat_template(
-            messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+        raise DataError(
+            "rows with 'messages' need a chat template, and this model's tokenizer has none: give "
+            "finetune_config.chat_template, Jinja text or the path of a file with it"
         )
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **options)
+    except TemplateError as error:
+        raise DataError(f"the chat template cannot be used, {explain(error)}") from error
+    except (TypeError, LookupError) as error:  # what a template that expects something else does
+        raise DataError(f"the chat template cannot be used on the row: {error}") from error
+
+
+def _encode_chat(
+    messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase, loss_on: str
+) -> tuple[list[int], list[bool]]:
+    if loss_on == "all":  # then no reply has to be located
+        ids = _template(messages, tokenizer)
+        return ids, [True] * len(ids)
+    if re.search(r"{%-?\s*generation", str(tokenizer.chat_template)):
+        marked = _apply_template(messages, tokenizer, return_assistant_tokens_mask=True)
         return list(marked["input_ids"]), [bool(m) for m in marked["assistant_masks"]]
     ids = _template(messages, tokenizer)
     return ids, _replies_by_prefix(messages, ids, tokenizer)

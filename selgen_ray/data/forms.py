@@ -26,7 +26,7 @@ def row_problem(row: Any) -> str | None:
         needed = ("prompt", "completion") if forms == ["prompt"] else ("text",)
         bad = [key for key in needed if not isinstance(row.get(key), str) or not row[key]]
         problem = f"{bad[0]!r} must be non-empty text" if bad else None
-    return problem or _answer_problem(row)
+    return problem or _answer_problem(row) or _rejected_problem(row)
 
 
 def _messages_problem(messages: Any) -> str | None:
@@ -53,6 +53,15 @@ def _answer_problem(row: Row) -> str | None:
     if row.get("answer") not in choices:
         return f"'answer' {row.get('answer')!r} is not one of 'choices'"
     return None
+
+
+def _rejected_problem(row: Row) -> str | None:
+    rejected = row.get("rejected")
+    if rejected is None:
+        return None
+    if not isinstance(rejected, str) or not rejected:
+        return "'rejected' must be non-empty text: the misaligned reply"
+    return "'rejected' is the row's own reply: there is nothing to prefer" if rejected == reply_of(row) else None
 
 
 def prompt_of(row: Row) -> str:

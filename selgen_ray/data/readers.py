@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -11,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from selgen_ray.data.roles import place_in
 from selgen_ray.errors import DataError, nearest
 
+_PACKED = (".gz", ".zst", ".bz2", ".xz", ".zip", ".lz4", ".7z", ".tar")
 SUFFIXES = (".jsonl", ".json", ".parquet", ".csv", ".tsv")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _SPLITS = ("train", "test", "validation", "valid", "dev")
@@ -51,23 +54,31 @@ def read_entries(path: str, split: str | None, revision: str | None) -> Iterator
         for file in _files(place, split):
             yield from (Found(f"{file.name} {e.where}", e.row, e.problem) for e in _file(file))
     elif not place.is_file():
-        raise DataError(f"{path}: no such file")
+        raise DataError(f"{path}: no such file.{nearest(place.name, _beside(place))}")
     elif split:
         raise DataError(f"{path}: one file has no split {split!r}: leave split out, or name its folder")
     else:
         yield from _file(place)
 
 
+def _beside(path: Path) -> list[str]:
+    return [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+
+
 def _file(path: Path) -> Iterator[Found]:
+    if path.suffix.lower() in _PACKED:
+        raise DataError(f"{path}: is packed: unpack it; the files that are read end in {', '.join(SUFFIXES)}")
     read = {".parquet": _parquet, ".csv": _csv, ".tsv": _csv, ".json": _json}.get(path.suffix.lower(), _json_lines)
     try:
         yield from read(path)
     except DataError:
         raise
-    except (OSError, UnicodeDecodeError, ValueError, csv.Error) as error:
-        raise DataError(
-            f"{path}: cannot be read as {path.suffix.lower().removeprefix('.') or 'JSON lines'}: {error}"
-        ) from error
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path}:{line}: is not UTF-8 text: byte 0x{error.object[error.start]:02x}") from error
+    except (OSError, ValueError, csv.Error) as error:
+        kind = path.suffix.lower().removeprefix(".") if path.suffix.lower() in SUFFIXES else "JSON lines"
+        raise DataError(f"{path}: cannot be read as {kind}: {error}") from error
 
 
 def _json_lines(path: Path) -> Iterator[Found]:
@@ -76,21 +87,46 @@ def _json_lines(path: Path) -> Iterator[Found]:
         if not line.strip():
             continue
         try:
-            yield _found(f"line {number}", json.loads(line))
+            yield _found(f"line {number}", json.loads(line, object_pairs_hook=_once))
         except json.JSONDecodeError as error:
+            if number == 1 and path.suffix.lower() not in SUFFIXES:  # most likely no JSON at all
+                known = ", ".join(SUFFIXES)
+                raise DataError(
+                    f"{path}: is no JSON lines; the files that are read otherwise end in {known}"
+                ) from error
             yield Found(f"line {number}", None, f"not JSON: {error.msg} at column {error.colno}")
+        except _TwiceError as error:
+            yield Found(f"line {number}", None, str(error))
+
+
+class _TwiceError(Exception):
+    pass
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):  # Python would take the last
+        keys = [key for key, _ in pairs]
+        raise _TwiceError(f"has the key {next(key for key in keys if keys.count(key) > 1)!r} twice")
+    return found
 
 
 def _json(path: Path) -> Iterator[Found]:
     """A list of rows, or JSON lines under this ending."""
     text = path.read_text(encoding="utf-8-sig")
     if not text.lstrip().startswith("["):
+        with contextlib.suppress(json.JSONDecodeError):
+            if isinstance(whole := json.loads(text), dict) and "\n" in text.strip():
+                keys = ", ".join(list(whole)[:5])
+                raise DataError(f"{path}: holds one object ({keys}), expected a list of rows, or a row in each line")
         yield from _json_lines(path)
         return
     try:
-        rows = json.loads(text)
+        rows = json.loads(text, object_pairs_hook=_once)
     except json.JSONDecodeError as error:
         raise DataError(f"{path}:{error.lineno}: not JSON: {error.msg} at column {error.colno}") from error
+    except _TwiceError as error:
+        raise DataError(f"{path}: a row {error}") from error
     yield from (_found(f"row {number}", row) for number, row in enumerate(rows, start=1))
 
 
@@ -109,6 +145,9 @@ def _csv(path: Path) -> Iterator[Found]:
     csv.field_size_limit(_LARGEST_CELL)
     with path.open(encoding="utf-8-sig", newline="") as lines:
         reader = csv.DictReader(lines, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
+        names = list(reader.fieldnames or ())
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise DataError(f"{path}:1: has the column {twice[0]!r} twice")
         for row in reader:
             where = f"line {reader.line_num}"
             if None in row or None in row.values():
@@ -186,8 +225,6 @@ def shown(entries: Iterable[Found], total: int, path: str) -> str:
     """Bad entries in words: how many, and the first three with their places."""
     bad = list(entries)
     if len(bad) == 1:
-        number = bad[0].where.removeprefix("line ")
-        place = f"{path}:{number}" if number.isdigit() else f"{path}: {bad[0].where}"
-        return f"{place}: {bad[0].problem}"
+        return f"{place_in(path, bad[0].where)}: {bad[0].problem}"
     first = "; ".join(f"{entry.where}: {entry.problem}" for entry in bad[:3])
     return f"{path}: {len(bad)} of {total} rows are bad, the first: {first}"

@@ -9,26 +9,15 @@ from dataclasses import replace
 
 from selgen_ray.config import ROLES, TrialConfig
 from selgen_ray.data.alignment import ProxyShare, check_pairs, cover
-from selgen_ray.data.forms import Row, row_problem
+from selgen_ray.data.forms import Row, prompt_of, row_problem
 from selgen_ray.data.readers import Found, shown
+from selgen_ray.data.roles import Roles
 from selgen_ray.data.sources import Source, read_source
 from selgen_ray.errors import DataError
 from selgen_ray.seeding import permutation, split_indices
 from selgen_ray.worlds import generate
 
 _SKIP = "fix them, or leave them out with data.on_bad_rows: skip"
-
-
-class Roles(dict[str, list[Row]]):
-    """Role -> its rows.
-
-    Attributes:
-        skipped: role -> how many bad rows were left out.
-    """
-
-    def __init__(self, rows: Mapping[str, list[Row]], skipped: Mapping[str, int] | None = None):
-        super().__init__(rows)
-        self.skipped = dict(skipped or {})
 
 
 def load_roles(config: TrialConfig) -> Roles:
@@ -39,12 +28,13 @@ def load_roles(config: TrialConfig) -> Roles:
     Raises:
         DataError: a source cannot be read, is empty or has bad rows; or there is no outcome data at all.
     """
-    data, world = config.data, config.world
-    roles: dict[str, list[Row]] = dict(generate(world, getattr(data, world), config.data_seed)) if world else {}
+    data = config.data
+    roles = _generated(config)
     found = _checked({role: read_source(source) for role, source in data.sources().items()}, config)
     for role, source in data.sources().items():
-        rows = [entry.row for entry in found[role] if entry.row is not None]
-        roles[role] = _ordered(rows, source, config.data_seed, role)
+        entries = _ordered([entry for entry in found[role] if entry.row is not None], source, config.data_seed, role)
+        roles[role] = [entry.row for entry in entries if entry.row is not None]
+        roles.places[role] = source.path, [entry.where for entry in entries]
     if not roles.get("outcome"):
         raise DataError("data.outcome: no outcome data: name a file of rows, or use `data.world: toy`")
     if config.align_train_coverage is not None:
@@ -52,7 +42,27 @@ def load_roles(config: TrialConfig) -> Roles:
     elif "proxy" in roles:
         check_pairs(roles["proxy"], roles.get("proxy_neg"), "proxy")
     skipped = {role: sum(entry.row is None for entry in entries) for role, entries in found.items()}
-    return Roles({role: roles[role] for role in ROLES if roles.get(role)}, {r: n for r, n in skipped.items() if n})
+    skipped = {role: number for role, number in skipped.items() if number}
+    return Roles({role: roles[role] for role in ROLES if roles.get(role)}, skipped, roles.places)
+
+
+def _generated(config: TrialConfig) -> Roles:
+    world = config.world
+    try:
+        return Roles(generate(world, getattr(config.data, world), config.data_seed) if world else {})
+    except ValueError as error:  # more rows than the world has
+        raise DataError(f"data.{world}: {error}") from error
+
+
+def overlaps(roles: Mapping[str, Sequence[Row]]) -> list[str]:
+    """In words, the sets that test nothing new: all their prompts are trained on."""
+    found = []
+    for test, trained in (("truth", "proxy"), ("collateral", "outcome")):
+        if roles.get(test) and roles.get(trained):
+            seen = {prompt_of(row) for row in roles[trained]}
+            if all(prompt_of(row) in seen for row in roles[test]):
+                found.append(f"every prompt of data.{test} is also in data.{trained}: it tests nothing that is new")
+    return found
 
 
 def read_rows(source: Source | str) -> list[Row]:
@@ -64,7 +74,9 @@ def read_rows(source: Source | str) -> list[Row]:
 
 
 def check_shares(config: TrialConfig, roles: Mapping[str, Sequence[Row]]) -> None:
-    """Raises DataError: the proxy cannot be the share of the training rows that it is to be."""
+    """Raises DataError: the proxy cannot be the share of the training rows that it is to be, or is proxy_neg too."""
+    if roles.get("proxy") and roles["proxy"] == roles.get("proxy_neg"):
+        raise DataError("data.proxy_neg has the very rows of data.proxy: its replies must be the misaligned ones")
     split = config.finetune_config.train_split
     outcome, proxy = (len(split_indices(len(roles.get(r, ())), split, 0)[0]) for r in ("outcome", "proxy"))
     proxy_share(config).rows(outcome, proxy, config.data_seed)
@@ -114,10 +126,10 @@ def _refuse_bad(found: Mapping[str, list[Found]], sources: Mapping[str, Source])
         raise DataError("\n".join(told))
 
 
-def _ordered(rows: list[Row], source: Source, data_seed: int, role: str) -> list[Row]:
+def _ordered(entries: list[Found], source: Source, data_seed: int, role: str) -> list[Found]:
     if source.shuffle:  # proxy and proxy_neg alike: their rows are pairs
-        rows = [rows[i] for i in permutation(len(rows), data_seed, "shuffle", role.removesuffix("_neg"))]
-    return rows[: source.limit]
+        entries = [entries[i] for i in permutation(len(entries), data_seed, "shuffle", role.removesuffix("_neg"))]
+    return entries[: source.limit]
 
 
 def rows_hash(rows: list[Row]) -> str:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from selgen_ray.config import FinetuneConfig
 from selgen_ray.data.alignment import ProxyShare
-from selgen_ray.data.encode import Encoded
 from selgen_ray.data.forms import Row, prompt_of, reply_of
+from selgen_ray.data.lengths import length_report
 from selgen_ray.data.streams import Stream, steps_per_epoch
+from selgen_ray.data.tokens import TokenRows
 from selgen_ray.errors import DataError
 from selgen_ray.seeding import split_indices
 
@@ -29,11 +30,11 @@ class RowSet:
     """Rows and, in the same order, their tokens."""
 
     rows: Sequence[Row]
-    encoded: Sequence[Encoded]
+    encoded: TokenRows
 
     def take(self, indices: Sequence[int]) -> RowSet:
         """The rows at `indices`."""
-        return RowSet([self.rows[i] for i in indices], [self.encoded[i] for i in indices])
+        return RowSet([self.rows[i] for i in indices], self.encoded.take(indices))
 
 
 class Sets:
@@ -43,6 +44,7 @@ class Sets:
         train: role -> what is trained on; for outcome, proxy and proxy_neg.
         evals: evaluation set -> its rows: the held-out part of a trained role, all rows of the others.
         skipped: role -> bad rows that were left out.
+        lengths: role -> how long its rows are in tokens; see `length_report`.
 
     Args:
         encode: (role, its rows) -> their tokens.
@@ -55,17 +57,19 @@ class Sets:
         roles: dict[str, list[Row]],
         config: FinetuneConfig,
         data_seed: int,
-        encode: Callable[[str, list[Row]], list[Encoded]],
+        encode: Callable[[str, list[Row]], TokenRows],
         num_workers: int = 1,
         share: ProxyShare = ProxyShare(),  # noqa: B008  # frozen
     ):
         self._config = config
         self._num_micro = config.gradient_accumulation_steps * num_workers
         self._seed = data_seed
+        self._unions: dict[str, TokenRows] = {}
         self.skipped: dict[str, int] = dict(getattr(roles, "skipped", {}))
         self.train: dict[str, RowSet] = {}
         self.evals: dict[str, RowSet] = {}
         whole = {role: RowSet(rows, encode(role, rows)) for role, rows in roles.items()}
+        self.lengths = {role: length_report(rows.encoded, config.max_seq_length) for role, rows in whole.items()}
         held_out = dict(whole)
         for role in (r for r in _HELD_OUT if r in whole):
             # proxy and proxy_neg are split alike: their rows are pairs
@@ -91,16 +95,18 @@ class Sets:
         limit = self._config.max_to_eval
         self.evals[name] = rows if limit is None else rows.take(range(min(limit, len(rows.rows))))
 
-    def union(self, stream: str) -> list[Encoded]:
+    def union(self, stream: str) -> TokenRows:
         """Tokens of a stream's rows: a role's, or several joined as in 'outcome+proxy'.
 
         Raises:
             DataError: the trial has no such role.
         """
-        missing = [role for role in stream.split("+") if role not in self.train]
-        if missing:
-            raise DataError(f"data.{missing[0]} is needed here and was not given")
-        return [e for role in stream.split("+") for e in self.train[role].encoded]
+        if stream not in self._unions:
+            missing = [role for role in stream.split("+") if role not in self.train]
+            if missing:
+                raise DataError(f"data.{missing[0]} is needed here and was not given")
+            self._unions[stream] = TokenRows.joined([self.train[role].encoded for role in stream.split("+")])
+        return self._unions[stream]
 
     def streams(self, names: Sequence[str], phase: str) -> dict[str, Stream]:
         """The streams of a phase, all with the same number of steps an epoch.
@@ -116,7 +122,7 @@ class Sets:
         return {
             name: Stream(
                 name=name,
-                lengths=tuple(len(e) for e in rows[name]),
+                lengths=tuple(rows[name].lengths),
                 micro_batch=micro[name],
                 num_micro=self._num_micro,
                 seed=self._seed,

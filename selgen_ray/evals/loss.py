@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from selgen_ray.data.encode import collate, pad_id
+from selgen_ray.data.tokens import lengths_of
 from selgen_ray.evals import EvalSet, by_length, metric
 from selgen_ray.models import scored_logits
 from selgen_ray.trainers.losses import cross_entropy
@@ -20,7 +21,7 @@ def loss(eval_set: EvalSet) -> dict[str, float]:
     """
     pad, device = pad_id(eval_set.tokenizer), eval_set.model.device
     total, count = 0.0, 0
-    for rows in by_length([len(e) for e in eval_set.encoded], eval_set.batch_size):
+    for rows in by_length(lengths_of(eval_set.encoded), eval_set.batch_size):
         batch = collate(eval_set.encoded, rows, pad, device)
         total += float(cross_entropy(scored_logits(eval_set.model, batch), batch.targets[batch.scored]))
         count += batch.num_scored

@@ -12,7 +12,8 @@ from selgen_ray.first_generation import combined
 from selgen_ray.first_generation.keys import DATA_FILES, RULES, STRATEGIES, TELLTALES, Rule, SaysNothing
 from selgen_ray.first_generation.record import Converted, Kind, Record
 from selgen_ray.space.keys import Flat, Keys, kinds, says_nothing
-from selgen_ray.space.tree import Node, Origin, is_there, merge, near_name, show
+from selgen_ray.space.paths import is_there, near_name
+from selgen_ray.space.tree import Node, Origin, merge, show
 
 _ANCESTORS = 3  # of a config's folder, in which its data files are looked for: paths began at the project's folder
 
@@ -125,7 +126,7 @@ def _claims(written: Flat, keys: Keys) -> dict[str | None, list[Claim]]:
 def _elsewhere(key: str, keys: Keys) -> str | None:
     """A key of today of the same name in another section."""
     leaf = key.rpartition(".")[2]
-    named = [known for known in keys.known if known.rpartition(".")[2] == leaf]
+    named = [known for known in keys.known.keys() - keys.parts if known.rpartition(".")[2] == leaf]
     return keys.aliases.get(key, named[0] if len(named) == 1 else None)
 
 

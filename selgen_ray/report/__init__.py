@@ -4,7 +4,8 @@ Only completed trials are averaged and drawn; the others are counted and listed,
 sweep's results.json files is read.
 """
 
-from selgen_ray.report.build import Report, write_report
+from selgen_ray.report.build import Report
 from selgen_ray.report.cli import main
+from selgen_ray.report.writing import write_report
 
 __all__ = ["Report", "main", "write_report"]

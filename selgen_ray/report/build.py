@@ -1,26 +1,20 @@
-"""Results of a sweep -> table, picture and files."""
+"""Results of a sweep -> what they say together."""
 
 from __future__ import annotations
 
-import io
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from selgen_ray.errors import nearest
-from selgen_ray.report.settings import Axis, Setting, make_settings
+from selgen_ray.report.settings import Axis, Setting, make_settings, model_name
+from selgen_ray.report.standings import NOTHING, Standings, compare_strategies
+from selgen_ray.report.words import answer, caveats
 from selgen_ray.requirement import parse_requirement
-from selgen_ray.results import HEADLINES, PREFERENCE, TrialResult, read_trials, same_training
+from selgen_ray.results import HEADLINES, PREFERENCE, TrialResult, same_training
 from selgen_ray.stats import Summary, summarise
 from selgen_ray.storage import Folder
-from selgen_ray.table import as_table
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-FOLDER = "report"
 
 
 @dataclass(frozen=True)
@@ -76,6 +70,7 @@ class Report:
         notes: what a reader should know before trusting the numbers.
         unknown_axes: for each axis that no completed trial has, a sentence with the nearest that there are.
         paths: file name -> where it was written; no picture without a point, nothing without a result.
+        standings: the strategies against each other.
     """
 
     sweep: str
@@ -91,6 +86,7 @@ class Report:
     paths: dict[str, str] = field(default_factory=dict)
     require: str = ""
     flagged: tuple[Flagged, ...] = ()
+    standings: Standings = NOTHING
 
     @property
     def drawn(self) -> list[Setting]:
@@ -105,7 +101,7 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain data, as summary.json holds it."""
-        settings = [{"label": s.label, **asdict(s)} for s in self.settings]
+        settings = [{"label": s.label, **_plain(s)} for s in self.settings]
         return {
             "title": self.title,
             "interval": "mean ± half_width: 95 % t-interval over seeds; null for a single seed",
@@ -113,7 +109,10 @@ class Report:
             "y": self.y.name,
             "require": self.require or None,
             "counts": self.counts,
+            "answer": " ".join(answer(self, self.standings)),
+            "caveats": caveats(self, self.standings),
             "settings": settings,
+            "strategies": self.standings.to_dict(),
             "base_models": [asdict(base) for base in self.bases],
             "left_out": [asdict(trial) for trial in self.left_out],
             "flagged": [asdict(one) for one in self.flagged],
@@ -121,51 +120,26 @@ class Report:
         }
 
 
-def write_report(
-    sweep: str | Folder,
-    x: str = "capability",
-    y: str = "alignment",
-    title: str | None = None,
-    strict: bool = False,
-    require: str | None = None,
+def make_report(
+    found: Sequence[tuple[Folder, TrialResult]],
+    sweep: str,
+    title: str,
+    x: Axis,
+    y: Axis,
+    require: str = "",
+    reference: tuple[float, float] | None = None,
 ) -> Report:
-    """Read a sweep's results and write report/{pareto.png, results.parquet, results.csv, summary.json} into it.
+    """The report of results already read; writes nothing.
 
     Args:
-        sweep: its folder, a path or URI.
-        x, y: 'capability', 'alignment', 'coherence' or 'set/metric'; see `results.less_is_better`.
-        title: default: the folder's name.
-        strict: write nothing where an axis is unknown, rather than files that lack it.
-        require: what a setting must reach to be on the front, such as 'coherence >= 0.5'.
-
-    Raises:
-        FileNotFoundError: no such folder.
-        StorageError: a results.json cannot be read, or a file not be written.
-        ValueError: `require` is no requirement.
+        reference: from where hypervolumes are measured; default: see `standings.find_reference`.
     """
-    folder = sweep if isinstance(sweep, Folder) else Folder(str(sweep))
-    if not folder.exists():
-        raise FileNotFoundError(f"no sweep folder at {folder}")
-    found = read_trials(folder)
-    report = make_report(found, str(folder), title or folder.name, Axis(x), Axis(y), require or "")
-    place = folder / FOLDER
-    paths: dict[str, str] = {}
-    for name, content in () if strict and report.unknown_axes else _files(report, found):
-        place.write(name, content)
-        paths[name] = str(place / name)
-    return replace(report, paths=paths)
-
-
-def make_report(
-    found: Sequence[tuple[Folder, TrialResult]], sweep: str, title: str, x: Axis, y: Axis, require: str = ""
-) -> Report:
-    """The report of results already read; writes nothing."""
     trials = [result for _, result in found]
     conditions = parse_requirement(require) if require else ()
     settings = make_settings(trials, x, y, conditions)
     counts = Counter(result.status for result in trials)
     completed = [result for result in trials if result.status == "completed"]
-    return Report(
+    report = Report(
         sweep=sweep,
         title=title,
         x=x,
@@ -179,39 +153,19 @@ def make_report(
         require=" and ".join(map(str, conditions)),
         flagged=tuple(_flagged(completed, settings)),
     )
+    return replace(report, standings=compare_strategies(report, reference))
 
 
-def plain_table(found: Iterable[tuple[Folder, TrialResult]]) -> pd.DataFrame:
-    """The table of `load_results` with one type a column, as parquet needs: mixed values are written out as JSON."""
-    table = as_table(found)
-    for name in [name for name, dtype in table.dtypes.items() if str(dtype) == "object"]:
-        kinds = {type(value) for value in table[name].dropna()}
-        if len(kinds) > 1 or kinds & {list, dict}:
-            table[name] = [v if v is None or isinstance(v, str) else json.dumps(v) for v in table[name]]
-    return table
-
-
-def _files(report: Report, found: Sequence[tuple[Folder, TrialResult]]) -> Iterable[tuple[str, bytes]]:
-    if not found:
-        return
-    table = plain_table(found)
-    buffer = io.BytesIO()
-    table.to_parquet(buffer, index=False)
-    yield "results.parquet", buffer.getvalue()
-    yield "results.csv", table.to_csv(index=False).encode()
-    yield "summary.json", json.dumps(report.to_dict(), indent=1, allow_nan=False).encode()
-    if report.drawn:
-        from selgen_ray.report.figures import pareto_png  # late: tables need no matplotlib
-
-        yield "pareto.png", pareto_png(report)
+def _plain(setting: Setting) -> dict[str, Any]:
+    found = asdict(replace(setting, trials=()))
+    del found["trials"]
+    return found
 
 
 def _bases(completed: Iterable[TrialResult], x: Axis, y: Axis) -> Iterable[Base]:
     models: dict[tuple[str, str | None], dict[int, list[TrialResult]]] = defaultdict(lambda: defaultdict(list))
     for result in completed:
-        name = str(result.config.get("finetune_config", {}).get("model", "base model"))
-        name += " (imported)" if result.imported_from else ""
-        models[name, result.model_hash][result.seed].append(result)
+        models[model_name(result), result.model_hash][result.seed].append(result)
     for (name, _), by_seed in models.items():
         values: list[Summary | None] = []
         for axis in (x, y):
@@ -224,13 +178,17 @@ def _bases(completed: Iterable[TrialResult], x: Axis, y: Axis) -> Iterable[Base]
 def _left_out(found: Iterable[tuple[Folder, TrialResult]], settings: Sequence[Setting]) -> Iterable[LeftOut]:
     """Each trial that is not completed once, under its own setting; a completed one in each setting where it lacks."""
     labels = {trial_id: s.label for s in settings for trial_id in s.trial_ids}
+    lacking: dict[str, list[Setting]] = defaultdict(list)
+    for s in settings:
+        for trial_id in s.no_point:
+            lacking[trial_id].append(s)
     for folder, result in found:
         if result.status != "completed":
             cause = _last_line(result.error)
             yield LeftOut(labels[result.trial_id], result.seed, result.status, cause, str(folder))
-        for s in settings:
-            if missing := s.no_point.get(result.trial_id):
-                yield LeftOut(s.label, result.seed, "no point", f"no value of {missing}", str(folder))
+        for s in lacking.get(result.trial_id, ()):
+            cause = f"no value of {s.no_point[result.trial_id]}"
+            yield LeftOut(s.label, result.seed, "no point", cause, str(folder))
 
 
 def _last_line(text: str | None) -> str:

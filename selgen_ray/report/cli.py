@@ -1,4 +1,4 @@
-"""`python -m selgen_ray.report <sweep folder>`.
+"""`python -m selgen_ray.report <sweep folder> ...`.
 
 Exit status: 0, 1 when nothing is completed yet, 2 when the input is wrong.
 """
@@ -7,46 +7,107 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import math
 import re
 import sys
 from collections.abc import Sequence
 
 from selgen_ray.errors import nearest
-from selgen_ray.report.build import write_report
+from selgen_ray.report.build import Report
+from selgen_ray.report.export import export
+from selgen_ray.report.watching import watch
+from selgen_ray.report.writing import write_report
 from selgen_ray.requirement import parse_requirement
 from selgen_ray.results import HEADLINES
 from selgen_ray.storage import Folder
 
 DONE, NOTHING_YET, BAD_INPUT = 0, 1, 2
 _NEAR = 5
+_WATCH_S, _LEAST_S = 10.0, 0.2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m selgen_ray.report", description="Table and figure of a sweep.")
-    parser.add_argument("sweep", metavar="SWEEP", help="the sweep's folder, a path or URI")
+    args = _parser().parse_args(argv)
+    if wrong := _problems(args):
+        return _refuse("\n".join(wrong))
+    reports: list[Report] = []
+
+    def write() -> Report:
+        report = write_report(
+            args.sweep,
+            args.x,
+            args.y,
+            title=args.title,
+            strict=True,
+            require=args.require,
+            out=args.out,
+            reference=args.reference,
+            watch_s=args.watch or 0,
+        )
+        reports.append(report)
+        return report
+
+    try:
+        write()
+        if args.export:
+            _say(f"exported: {export([Folder(one) for one in args.sweep], Folder(args.export), reports[-1])}")
+    except FileNotFoundError as error:
+        return _refuse(f"{error}.{near_folders(_missing(args.sweep))}")
+    except OSError as error:  # a file in the place of the folder, a result that cannot be read, no permission
+        return _refuse(str(error))
+    if reports[-1].unknown_axes:
+        return _refuse("\n".join(reports[-1].unknown_axes))
+    _say(reports[-1].to_text())
+    if args.watch:
+        watch([Folder(one) for one in args.sweep], args.watch, write, _say)
+        args.watch = 0
+        write()  # a page that looks for no newer one
+    return DONE if reports[-1].counts["completed"] else NOTHING_YET
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m selgen_ray.report",
+        description="What a sweep says: a page, index.html, beside pictures, tables and a summary.",
+    )
+    parser.add_argument("sweep", metavar="SWEEP", nargs="+", help="a sweep's folder, a path or URI; several: as one")
     choices = "'capability', 'alignment', 'coherence' or 'set/metric'"
     parser.add_argument("--x", default="capability", help=f"{choices}; default: %(default)s")
     parser.add_argument("--y", default="alignment", help=f"{choices}; default: %(default)s")
     parser.add_argument("--require", metavar="CONDITION", help="for the front, such as 'coherence >= 0.5'")
-    args = parser.parse_args(argv)
-    if wrong := [_axis_problem(flag, name) for flag, name in (("--x", args.x), ("--y", args.y)) if _is_no_axis(name)]:
-        return _refuse("\n".join(wrong))
+    parser.add_argument("--title", help="default: the name of the folder")
+    parser.add_argument("--out", metavar="FOLDER", help="default: report/ in the sweep's folder, of several here")
+    parser.add_argument(
+        "--reference",
+        metavar="X,Y",
+        type=_point,
+        help="from where hypervolumes are measured; default: the base model's x, the outcome-only run's y",
+    )
+    parser.add_argument(
+        "--watch",
+        metavar="SECONDS",
+        nargs="?",
+        type=_interval,
+        const=_WATCH_S,
+        help=f"look for new results so often (default: {_WATCH_S:g}) until the sweep is over; an open page follows",
+    )
+    parser.add_argument("--export", metavar="FOLDER", help="also write trials and epochs as parquet, with a data card")
+    return parser
+
+
+def _problems(args: argparse.Namespace) -> list[str]:
+    wrong = [_axis_problem(flag, name) for flag, name in (("--x", args.x), ("--y", args.y)) if _is_no_axis(name)]
     try:
         if args.require is not None:
             parse_requirement(args.require)
     except ValueError as error:
-        return _refuse(f"--require {args.require!r}: {error}")
-    try:
-        report = write_report(args.sweep, args.x, args.y, strict=True, require=args.require)
-    except FileNotFoundError as error:
-        return _refuse(f"{error}.{near_folders(args.sweep)}")
-    except OSError as error:  # a file in the place of the folder, a result that cannot be read, no permission
-        return _refuse(str(error))
-    if report.unknown_axes:
-        return _refuse("\n".join(report.unknown_axes))
-    sys.stdout.write(report.to_text() + "\n")
-    return DONE if report.counts["completed"] else NOTHING_YET
+        wrong.append(f"--require {args.require!r}: {error}")
+    return wrong
+
+
+def _missing(sweeps: Sequence[str]) -> str:
+    return next((one for one in sweeps if not Folder(one).exists()), sweeps[0])
 
 
 def near_folders(location: str) -> str:
@@ -70,6 +131,31 @@ def _is_no_axis(name: str) -> bool:
 def _axis_problem(flag: str, name: str) -> str:
     hint = nearest(name, HEADLINES)
     return f"{flag} {name!r}: allowed are {', '.join(HEADLINES)}, or the 'set/metric' of an evaluation.{hint}"
+
+
+def _point(text: str) -> tuple[float, float]:
+    try:
+        x, y = (float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"found {text!r}; allowed are two numbers, such as 0.1,0.5") from None
+    if not (math.isfinite(x) and math.isfinite(y)):
+        raise argparse.ArgumentTypeError(f"found {text!r}; allowed are two finite numbers")
+    return x, y
+
+
+def _interval(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not _LEAST_S <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"found {text!r}; allowed is a number of seconds, {_LEAST_S:g} or more")
+    return seconds
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 def _refuse(message: str) -> int:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import colorsys
-import hashlib
 import io
 import textwrap
 from typing import TYPE_CHECKING
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from selgen_ray.report.colours import colour_of, marker_of
 from selgen_ray.report.labels import Label, place_labels
 from selgen_ray.report.naming import explained, knob_texts
 from selgen_ray.report.scales import axis_limits, beyond, cut, inside, is_crowded
-from selgen_ray.report.settings import STRATEGIES, Axis, Setting, mean_point
+from selgen_ray.report.settings import Axis, Setting, mean_point
 from selgen_ray.stats import Summary
 
 if TYPE_CHECKING:
@@ -25,38 +25,36 @@ if TYPE_CHECKING:
 
 SIZE_INCHES = (10.0, 6.0)
 DPI = 160
-_INK, _GREY = "#222222", "#666666"
+INK, GREY = "#222222", "#666666"
 _FRONT = {"color": "#B4B4B4", "linewidth": 1.8, "solid_joinstyle": "miter"}
-_RING = {"marker": "o", "color": _INK, "markerfacecolor": "none", "markeredgewidth": 1.3, "linestyle": "none"}
-_CROSS = {"marker": "x", "color": _INK, "markersize": 10, "markeredgewidth": 1.6, "linestyle": "none"}
+_RING = {"marker": "o", "color": INK, "markerfacecolor": "none", "markeredgewidth": 1.3, "linestyle": "none"}
+_CROSS = {"marker": "x", "color": INK, "markersize": 10, "markeredgewidth": 1.6, "linestyle": "none"}
 _LABEL_LENGTH = 28
-# searched for the largest smallest difference (CIE76 15) between any two, with normal sight and without red, green
-# or blue cones; the marker is a second sign
-_COLOURS = (
-    *("#4D4D4D", "#0072B2", "#D55E00", "#33BBEE", "#EE3377", "#00429D"),
-    *("#B66DFF", "#CCBB44", "#B15928", "#920000", "#EE8866", "#CC79A7"),
-)
-_MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "p", "h", "d")
-
-
-def colour_of(strategy: str) -> str:
-    """The strategy's colour, the same in every figure; of an unknown name by its hash."""
-    if strategy in STRATEGIES:
-        return _COLOURS[STRATEGIES.index(strategy)]
-    hashed = hashlib.sha256(strategy.encode()).digest()
-    rgb = colorsys.hls_to_rgb(hashed[0] / 256, 0.35 + 0.2 * hashed[1] / 256, 0.65)
-    return "#" + "".join(f"{round(255 * part):02X}" for part in rgb)
-
-
-def marker_of(strategy: str) -> str:
-    """The strategy's marker, the same in every figure; of an unknown name by its hash."""
-    if strategy in STRATEGIES:
-        return _MARKERS[STRATEGIES.index(strategy)]
-    return _MARKERS[hashlib.sha256(strategy.encode()).digest()[2] % len(_MARKERS)]
+_MULTITUDE = 80  # of more settings than these only those on the front have bars and labels
 
 
 def pareto_png(report: Report) -> bytes:
-    """The figure as a PNG of `SIZE_INCHES` at `DPI`.
+    """`pareto_figure` as a PNG of `SIZE_INCHES` at `DPI`."""
+    return as_png(pareto_figure(report))
+
+
+def as_png(figure: Figure) -> bytes:
+    """A figure as a PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=figure.dpi)
+    return buffer.getvalue()
+
+
+def as_svg(figure: Figure) -> bytes:
+    """A figure as an SVG, with letters as outlines: it looks the same everywhere; the same data, the same bytes."""
+    buffer = io.BytesIO()
+    with rc_context({"svg.hashsalt": "selgen"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def pareto_figure(report: Report) -> Figure:
+    """Alignment against capability, or whatever the axes are.
 
     Means over seeds with their t-intervals, single trials faint behind them, the base model as a star, the front as
     the border of what is dominated: no setting is known between two of its corners. Bars and the picture end at 0 and
@@ -67,25 +65,25 @@ def pareto_png(report: Report) -> bytes:
     axes = figure.add_axes((0.075, 0.165, 0.6, 0.715))
     _frame(axes, report)
     _front(axes, report)
-    for setting in report.drawn:
+    for setting in _large(report):
         _setting(axes, setting, report)
+    if is_multitude(report):
+        _multitude(axes, report)
     bases = [_base(axes, base, report) for base in report.bases if base.x and base.y]
     _words(figure, axes, report)
     canvas.draw()
     place_labels(axes, [*bases, *_labels(report)], [*(b.at for b in bases), *_obstacles(report)])
-    buffer = io.BytesIO()
-    canvas.print_png(buffer)
-    return buffer.getvalue()
+    return figure
 
 
 def _frame(axes: Axes, report: Report) -> None:
     for i, axis in enumerate((report.x, report.y)):
         (axes.set_ylim if i else axes.set_xlim)(axis_limits(report, i))
         label = axis.name if axis.sign > 0 else f"{axis.name} (less is better)"
-        (axes.set_ylabel if i else axes.set_xlabel)(_literal(label), fontsize=11, color=_INK, labelpad=6)
+        (axes.set_ylabel if i else axes.set_xlabel)(literal(label), fontsize=11, color=INK, labelpad=6)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(_GREY)
-    axes.tick_params(colors=_INK, labelsize=9, length=3, color=_GREY)
+    axes.spines[["left", "bottom"]].set_color(GREY)
+    axes.tick_params(colors=INK, labelsize=9, length=3, color=GREY)
     axes.grid(color="#EEEEEE", linewidth=0.8)
     axes.set_axisbelow(True)
 
@@ -121,18 +119,38 @@ def _setting(axes: Axes, setting: Setting, report: Report) -> None:
     _point(axes, setting.x, setting.y, report, marker=marker, markersize=9, zorder=5, **style)
 
 
+def is_multitude(report: Report) -> bool:
+    """Whether there are too many settings to draw each with bars and a label."""
+    return len(report.drawn) > _MULTITUDE
+
+
+def _large(report: Report) -> list[Setting]:
+    return [s for s in report.drawn if s.on_front or not is_multitude(report)]
+
+
+def _multitude(axes: Axes, report: Report) -> None:
+    """What is not on the front, small and without bars."""
+    for strategy in dict.fromkeys(s.strategy for s in report.drawn):
+        means = [
+            (s.x.mean, s.y.mean) for s in report.drawn if s.strategy == strategy and not s.on_front and s.x and s.y
+        ]
+        if means:
+            look = {"color": colour_of(strategy), "marker": marker_of(strategy), "markersize": 5, "alpha": 0.6}
+            axes.plot(*zip(*means, strict=True), linestyle="none", markeredgewidth=0, zorder=4, **look)
+
+
 def _base(axes: Axes, base: Base, report: Report) -> Label:
     """Draw the star; where its place is outside, at the edge, and the label says how far."""
     assert base.x and base.y
     ends = axes.get_xlim(), axes.get_ylim()
-    style = {"color": _INK, "marker": "*", "zorder": 4.5}
+    style = {"color": INK, "marker": "*", "zorder": 4.5}
     outside = beyond(base, report, ends)
     at = inside(base.x.mean, ends[0]), inside(base.y.mean, ends[1])
     if outside:
         axes.plot(*at, markerfacecolor="white", markersize=13, **style)
     else:
         _point(axes, base.x, base.y, report, markersize=17, markeredgecolor="white", **style)
-    return Label(_literal(", ".join(outside) or "base model"), at, _INK)
+    return Label(literal(", ".join(outside) or "base model"), at, INK)
 
 
 def _point(axes: Axes, x: Summary, y: Summary, report: Report, **style: object) -> None:
@@ -153,23 +171,23 @@ def _bar(axis: Axis, summary: Summary) -> list[list[float]] | None:
 
 def _words(figure: Figure, axes: Axes, report: Report) -> None:
     size = min(14.0, 14 * 60 / max(len(report.title), 1))
-    figure.text(0.075, 0.945, _literal(report.title), fontsize=size, fontweight="bold", color=_INK, va="center")
+    figure.text(0.075, 0.945, literal(report.title), fontsize=size, fontweight="bold", color=INK, va="center")
     subtitle = f"{report.y.name} against {report.x.name}: what each strategy gains, and what it costs"
-    figure.text(0.075, 0.903, _literal(subtitle), fontsize=9.5, color=_GREY, va="center")
-    figure.text(0.075, 0.07, _literal(footnote(report)), fontsize=8, color=_GREY, va="top")
+    figure.text(0.075, 0.903, literal(subtitle), fontsize=9.5, color=GREY, va="center")
+    figure.text(0.075, 0.07, literal(footnote(report)), fontsize=8, color=GREY, va="top")
     handles = [_handle(report, strategy) for strategy in dict.fromkeys(s.strategy for s in report.drawn)]
     if any(base.x and base.y for base in report.bases):
-        handles.append(_line("base model, untrained", color=_INK, marker="*", markersize=12, linestyle="none"))
+        handles.append(_line("base model, untrained", color=INK, marker="*", markersize=12, linestyle="none"))
     if any(s.outcome_only for s in report.drawn):
         handles.append(_line("ring: outcome only, no proxy", **_RING, markersize=10))
     if any(s.failures for s in report.drawn):
-        handles.append(_line("\n".join(textwrap.wrap(_literal(f"crossed out: not {report.require}"), 42)), **_CROSS))
+        handles.append(_line("\n".join(textwrap.wrap(literal(f"crossed out: not {report.require}"), 42)), **_CROSS))
     if any(s.on_front for s in report.drawn):
         handles.append(_line("Pareto front of the means", **_FRONT))
     lines = "\n".join(str(handle.get_label()) for handle in handles).split("\n")
     size = min(8.5, 8.5 * 28 / len(lines), 8.5 * 42 / max(map(len, lines)))
     style = {"fontsize": size, "frameon": False, "labelspacing": 0.75, "handletextpad": 0.7, "borderaxespad": 0}
-    axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.03, 1.0), labelcolor=_INK, **style)
+    axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.03, 1.0), labelcolor=INK, **style)
 
 
 def _handle(report: Report, strategy: str) -> Line2D:
@@ -181,7 +199,7 @@ def _handle(report: Report, strategy: str) -> Line2D:
     elif knobs:
         text = "\n".join([strategy, *textwrap.wrap(", ".join(explained(knobs)), 42)])
     style = {"color": colour_of(strategy), "marker": marker_of(strategy), "linestyle": "none", "markersize": 7.5}
-    return _line(_literal(text), **style)
+    return _line(literal(text), **style)
 
 
 def _line(label: str, **style: object) -> Line2D:
@@ -194,7 +212,9 @@ def footnote(report: Report) -> str:
     seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]}–{counts[-1]}"
     parts = [f"{seeds} seed{'s' * (counts[-1] > 1)} per setting"]
     if counts[-1] > 1:
-        parts.append("bars: 95 % t-interval over seeds, small marks: single seeds")
+        told = "bars: 95 % t-interval over seeds, small marks: single seeds"
+        many = "bars: 95 % t-interval over seeds, of the front alone; small: the other means"
+        parts.append(many if is_multitude(report) else told)
     if counts[0] == 1:
         parts.append("hollow: one seed, no interval")
     lost = {status: n for status, n in report.counts.items() if n and status != "completed"}
@@ -219,11 +239,11 @@ def _labels(report: Report) -> list[Label]:
     """The values of the knobs beside each point, where a strategy has several; the legend names the knobs."""
     drawn = report.drawn
     labels = []
-    for s in drawn:
+    for s in _large(report):
         if s.knobs and s.x and s.y and sum(other.strategy == s.strategy for other in drawn) > 1:
             dark = tuple(0.72 * part for part in to_rgb(colour_of(s.strategy)))
             text = textwrap.shorten(", ".join(knob_texts(s.knobs)), _LABEL_LENGTH, placeholder=" …")
-            labels.append(Label(_literal(text), (s.x.mean, s.y.mean), dark))
+            labels.append(Label(literal(text), (s.x.mean, s.y.mean), dark))
     return labels
 
 
@@ -231,6 +251,6 @@ def _obstacles(report: Report) -> list[tuple[float, float]]:
     return [(s.x.mean, s.y.mean) for s in report.drawn if s.x and s.y]
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
     """Text without mathematics: a '$' in a name is a '$'."""
     return text.replace("$", r"\$")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from selgen_ray.report.naming import knob_texts, value_text
@@ -66,6 +66,7 @@ class Setting:
         change_x, change_y: against each trial's own base model, over seeds.
         failures: what the sweep requires for the front and this setting's mean misses, such as 'coherence 0.420'.
         on_front: it misses nothing, and no other such setting's mean is at least as good in both and better in one.
+        trials: of any status, of each seed one, with this setting's values in their config.
     """
 
     slug: str
@@ -84,6 +85,7 @@ class Setting:
     change_y: Summary | None
     failures: tuple[str, ...] = ()
     on_front: bool = False
+    trials: tuple[TrialResult, ...] = field(default=(), repr=False, compare=False)
 
     @property
     def label(self) -> str:
@@ -118,6 +120,12 @@ def mean_point(setting: Setting, x: Axis, y: Axis) -> tuple[float, float]:
 def strategy_of(result: TrialResult) -> str:
     """The trial's proxy_strategy."""
     return str(result.config.get("proxy_strategy") or "unknown")
+
+
+def model_name(result: TrialResult) -> str:
+    """The base model; imported results stand apart, since they were evaluated by other code."""
+    name = str(result.config.get("finetune_config", {}).get("model", "base model"))
+    return f"{name} (imported)" if result.imported_from else name
 
 
 def is_outcome_only(result: TrialResult) -> bool:
@@ -172,6 +180,7 @@ def _setting(group: Group, knobs: dict[str, Any], x: Axis, y: Axis, require: Seq
         change_x=_change(counted, x),
         change_y=_change(counted, y),
         failures=tuple(_failures(counted, require)),
+        trials=tuple(sorted(group.trials, key=lambda r: r.seed)),
     )
 
 

@@ -7,31 +7,37 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from selgen_ray.report.naming import signs
+from selgen_ray.report.words import answer
 from selgen_ray.stats import Summary
 
 if TYPE_CHECKING:
     from selgen_ray.report.build import Report
 
+PAGE, PICTURE = "index.html", "figures/pareto.png"
 WIDTH = 112
+_NAMED = ("results.parquet", "results.csv", "summary.json", "report.md", PICTURE)
 _LISTED = 10  # of each kind; summary.json has them all
 _MIN_LABEL = 24
 
 
 def report_text(report: Report) -> str:
-    """The counts, the table, what is left out and why, where the files are."""
+    """The counts, the answer, the table, what is left out and why, where the files are; the page comes last."""
     counts = ", ".join(f"{n} {status}" for status, n in report.counts.items() if n)
     lines = [f"{report.title}: {counts or f'no results.json below {report.sweep} yet'}", ""]
     if report.counts.get("completed"):
         lines += [*_table(report), "", *_legend(report), ""]
+        lines += [*_wrapped(" ".join(answer(report, report.standings)), ""), ""]
     elif counts:
         lines += ["Nothing is completed yet: there is nothing to average.", ""]
     lines += _kept_off(report)
     lines += _left_out(report)
     lines += _flagged(report)
     lines += [row for note in (*report.notes, *report.unknown_axes) for row in _wrapped(f"note: {note}", "  ")]
-    if report.paths and "pareto.png" not in report.paths:
+    if report.paths and PICTURE not in report.paths:
         lines += _wrapped(f"no figure: no completed trial has both {report.x.name} and {report.y.name}", "  ")
-    return "\n".join([*lines, *report.paths.values()]).rstrip("\n")
+    tables = [path for name, path in report.paths.items() if name in _NAMED]
+    page = [f"report: {report.paths[PAGE]}"] if PAGE in report.paths else []
+    return "\n".join([*lines, *tables, *page]).rstrip("\n")
 
 
 def score_text(summary: Summary | None, signed: bool = False) -> str:

@@ -33,7 +33,7 @@ class Group:
     Attributes:
         trials: of one setting each, that is with its values in their config; one for each seed once joined.
         own: ids of those that were configured so; the others were evaluated with this setting's value beside their own.
-        sources: the whole configs they were run with, written out.
+        sources: the whole configs they were run with, written out; none where no group could be another one.
     """
 
     trials: tuple[TrialResult, ...]
@@ -47,8 +47,11 @@ def with_versions(groups: Iterable[Sequence[TrialResult]]) -> list[Group]:
     A setting that was run in itself and evaluated beside others, or whose trials ask for different values beside their
     own, is one: of a seed that would count twice, one trial is kept.
     """
+    groups = list(groups)
+    sweeps = any(flatten(r.config).get(key) for group in groups for r in group for key in SWEEPS)
+    if not sweeps and not any("=" in version for group in groups for r in group for version in r.eval_versions):
+        return [Group(tuple(group), tuple(r.trial_id for r in group), frozenset()) for group in groups]
     found = [part for group in groups for part in _parts(group)]
-    sweeps = any(flatten(r.config).get(key) for part in found for r in part.trials for key in SWEEPS)
     return list(_joined(found)) if sweeps or any(not part.own for part in found) else found
 
 
@@ -88,8 +91,10 @@ def _is_other_value(result: TrialResult, version: str) -> bool:
 def _path(result: TrialResult, version: str) -> str | None:
     """The dotted key of the knob that 'key=value' names; None where it names none."""
     key, mark, _ = version.partition("=")
+    if not mark:
+        return None
     found = [path for path in flatten(result.config) if path.rpartition(".")[2] == key]
-    return found[0] if mark and len(found) == 1 else None
+    return found[0] if len(found) == 1 else None
 
 
 def _value(text: str, configured: Any) -> Any:

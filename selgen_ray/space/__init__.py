@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from selgen_ray import locations
+from selgen_ray import adapters, locations
 from selgen_ray.errors import Problem, SpecError, StorageError
 from selgen_ray.space.document import Document, read_document, read_space
 from selgen_ray.space.expansion import Checked, Checker, expand, without_excluded
@@ -68,7 +68,8 @@ def load_space(path: str | Path) -> SweepSpec:
     kept, repeated = unique(trials)
     planned = named(kept)
     merged = _merged(repeated, {trial.trial_id: trial.name for trial in planned})
-    notes = [*imported, *document.notes, *excluded, *merged]
+    continued = adapters.notes(trial.config.finetune_config for trial in [*kept, *samples])
+    notes = [*imported, *document.notes, *excluded, *merged, *continued]
     return SweepSpec(**dict(settings), trials=planned, searches=tuple(searches), notes=notes, plugin_sources=plugins)
 
 

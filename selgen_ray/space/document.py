@@ -13,8 +13,9 @@ from selgen_ray.errors import Problem, nearest
 from selgen_ray.space.keys import Flat, Keys, fields, is_valid, says_nothing, sections
 from selgen_ray.space.mappings import is_a
 from selgen_ray.space.models import SweepSettings
+from selgen_ray.space.paths import find
 from selgen_ray.space.searches import Searches, Section
-from selgen_ray.space.tree import Node, Origin, find, merge, read_tree, show
+from selgen_ray.space.tree import Node, Origin, merge, read_tree, show
 
 Axis = list[Flat]
 """Alternatives, of which a trial takes one."""

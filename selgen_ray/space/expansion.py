@@ -14,13 +14,15 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from selgen_ray import fingerprint
+from selgen_ray import adapters, fingerprint
 from selgen_ray.config import ROLES, TrialConfig
-from selgen_ray.errors import Problem
+from selgen_ray.errors import ModelError, Problem
 from selgen_ray.space.document import STREAMS, Document, Variant
 from selgen_ray.space.keys import Flat, Keys, coerce, explain, nested, refused, says_nothing
 from selgen_ray.space.models import Trial
-from selgen_ray.space.tree import Node, Origin, is_there, near_name
+from selgen_ray.space.paths import is_there, near_name
+from selgen_ray.space.sources import with_whole_sources
+from selgen_ray.space.tree import Node, Origin
 from selgen_ray.strict import null_is_default
 from selgen_ray.trainers import registry
 
@@ -82,13 +84,15 @@ class Checker:
     def __init__(self, document: Document, keys: Keys, name: str):
         self.document, self.keys, self.name = document, keys, name
         self._data_hash = functools.cache(fingerprint.data_fingerprint)
-        self._model_hash = functools.cache(fingerprint.model_fingerprint)
+        self._model_hash = functools.cache(fingerprint.start_fingerprint)
+        self._adapter = functools.cache(adapters.settings)
 
     def check(self, candidates: Iterable[Candidate], problems: list[Problem]) -> list[Checked]:
         """The validated trials, [] where there are problems; those found are added to `problems`."""
         valid: list[tuple[Candidate, TrialConfig]] = []
         for candidate in candidates:
             config = _validate(candidate, self.keys, self.name, problems)
+            config = config and self._continued(candidate, config, problems)
             if config:
                 problems += _contradictions(candidate, config, self.document.settings)
                 valid.append((candidate, config))
@@ -103,9 +107,31 @@ class Checker:
             problems.append(self.document.origin.problem(f"{error.filename} cannot be read: {error.strerror}."))
             return []
 
+    def _continued(self, candidate: Candidate, config: TrialConfig, problems: list[Problem]) -> TrialConfig | None:
+        """The config with the settings of the adapter that training continues from."""
+        cfg, flat = config.finetune_config, candidate.flat
+        if cfg.adapter is None:
+            return config
+        place = flat["finetune_config.adapter"]
+        if any((problem.line, problem.key) == (place.origin.line, place.origin.key) for problem in problems):
+            return None  # it is not there
+        try:
+            own = self._adapter(cfg.adapter, cfg.adapter_revision)
+            written = {key.rpartition(".")[2] for key in flat if key.startswith("finetune_config.")}
+            wrong = adapters.contradictions(cfg, own, written)
+            problems += [flat[f"finetune_config.{key}"].problem(why) for key, why in wrong.items()]
+            return None if wrong else adapters.continued(config, own)
+        except ValidationError as error:
+            known = self.keys.by_strategy[candidate.strategy]
+            problems += explain(error, flat, known, place.origin)
+        except ModelError as error:
+            problems.append(place.problem(str(error).removeprefix("finetune_config.adapter ")))
+        return None
+
     def _checked(self, candidate: Candidate, config: TrialConfig) -> Checked:
         data = {role: self._data_hash(s.path, s.revision) for role, s in config.data.sources().items()}
-        model = self._model_hash(config.finetune_config.model, config.finetune_config.model_revision)
+        cfg = config.finetune_config
+        model = self._model_hash(cfg.model, cfg.model_revision, cfg.adapter, cfg.adapter_revision)
         return Checked(candidate, config, data, model, fingerprint.settings(config, data, model))
 
 
@@ -147,7 +173,8 @@ def seed_axis(document: Document) -> list[Flat]:
 def make_candidate(document: Document, variant: Variant, own: Flat, keys: Keys, problems: list[Problem]) -> Candidate:
     """A trial of a strategy: what the base gives, and its own values above it."""
     known = keys.by_strategy[variant.strategy]
-    flat = _without_nulls({key: node for key, node in document.base.items() if key in known} | own, known)
+    base = {key: node for key, node in document.base.items() if key in known}
+    flat = _without_nulls(with_whole_sources(base, own, problems), known)
     own, fixed = _without_nulls(own, known), _without_nulls(variant.fixed, known)
     flat["proxy_strategy"] = Node(variant.strategy, variant.origin)
     if document.workers:

@@ -13,6 +13,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
+from selgen_ray.config import ROLES
+from selgen_ray.data.sources import Source
 from selgen_ray.errors import Problem, nearest
 from selgen_ray.space.tree import Node, Origin, show
 from selgen_ray.strict import null_is_default
@@ -21,6 +23,9 @@ from selgen_ray.trainers import registry
 Flat = dict[str, Node]
 """Dotted config key -> the node of its value."""
 
+_SECRET = re.compile(r"(^|_)(token|secret|password|api_key)$", re.IGNORECASE)
+SOURCES = tuple(f"data.{role}" for role in ROLES)
+"""The keys that say where rows come from: a path, or a mapping whose keys can be varied one by one."""
 _SHORT = 20  # that many keys are still listed in a message
 _ELSEWHERE = {  # what other tools call it
     "lr": "learning_rate",
@@ -52,12 +57,14 @@ class Keys:
         owners: dotted key of a knob -> the strategies that have it.
         sections: dotted keys that hold other keys, such as 'finetune_config'.
         aliases: another dotted name -> the key it stands for.
+        parts: dotted keys inside the value of another key, such as 'data.outcome.limit'.
     """
 
     by_strategy: dict[str, dict[str, FieldInfo]]
     owners: dict[str, list[str]]
     sections: frozenset[str]
     aliases: dict[str, str] = field(default_factory=dict)
+    parts: frozenset[str] = frozenset()
 
     @functools.cached_property
     def known(self) -> dict[str, FieldInfo]:
@@ -67,7 +74,7 @@ class Keys:
     def nearest(self, key: str) -> str | None:
         """The known key whose last part is closest: in the same section, or anywhere if it is very close."""
         section, _, leaf = key.rpartition(".")
-        words = {word: word.rpartition(".") for word in [*self.known, *self.sections]}
+        words = {word: word.rpartition(".") for word in {*self.known, *self.sections} - self.parts}
         here = {last: word for word, (place, _, last) in words.items() if place == section}
         anywhere = {last: word for word, (_, _, last) in words.items()}
         for by_leaf, cutoff in ((here, 0.6), (anywhere, 0.8)):
@@ -83,7 +90,9 @@ class Keys:
             prefix: what stands before it in the file.
             otherwise: what to suggest when no key is near.
         """
-        section = key.rpartition(".")[0]
+        section, _, leaf = key.rpartition(".")
+        if _SECRET.search(leaf):
+            return f"unknown key {leaf!r}: keys and tokens, such as HF_TOKEN, are read from the environment alone."
         siblings = sorted(
             w.rpartition(".")[2] for w in {*self.known, *self.sections} if w.rpartition(".")[0] == section
         )
@@ -97,13 +106,14 @@ class Keys:
 def registered_keys() -> Keys:
     """The keys of the strategies that are registered now."""
     models = {name: registry.config_model(name) for name in registry.strategies()}
-    by_strategy = {name: fields(model) for name, model in models.items()}
+    parts = {f"{role}.{name}": info for role in SOURCES for name, info in Source.model_fields.items()}
+    by_strategy = {name: fields(model) | parts for name, model in models.items()}
     found = frozenset(section for model in models.values() for section in sections(model))
     aliases = {"finetune_config.seed": "seed"}  # where the first generation looked for it
     for key, info in ((key, info) for known in by_strategy.values() for key, info in known.items()):
         if isinstance(info.validation_alias, str):
             aliases[f"{key.rpartition('.')[0]}.{info.validation_alias}".lstrip(".")] = key
-    return Keys(by_strategy, registry.knob_owners(), found, aliases)
+    return Keys(by_strategy, registry.knob_owners(), found, aliases, frozenset(parts))
 
 
 def nested(flat: Flat) -> dict[str, Any]:
@@ -153,6 +163,8 @@ def allowed(info: FieldInfo) -> str:
 
 def _word(kind: Any, bounds: str) -> str:
     args = typing.get_args(kind)
+    if typing.get_origin(kind) is dict:
+        return "a mapping"
     if typing.get_origin(kind) is Literal:
         return ", ".join(map(str, args))
     if typing.get_origin(kind) in (list, tuple):

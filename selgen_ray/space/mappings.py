@@ -9,16 +9,17 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from selgen_ray.config import ROLES
 from selgen_ray.data.sources import Source
+from selgen_ray.data.templates import is_template
 from selgen_ray.errors import Problem, nearest
-from selgen_ray.space.keys import Flat, Keys, explain, is_stray_bool, names_a_file, refused
-from selgen_ray.space.tree import Node, find, find_data, is_there, show
+from selgen_ray.space.keys import SOURCES, Flat, Keys, coerce, explain, is_stray_bool, names_a_file, refused
+from selgen_ray.space.paths import find, find_data, is_there
+from selgen_ray.space.sources import NO_PATH
+from selgen_ray.space.tree import Node, show
 from selgen_ray.storage import absolute
 from selgen_ray.trainers import registry
 
-_MODELS = {"finetune_config.model", "finetune_config.safe_lora_base_model"}
-_SOURCES = {f"data.{role}" for role in ROLES}
+_MODELS = {f"finetune_config.{key}" for key in ("model", "adapter", "safe_lora_base_model")}
 
 
 def is_a(kind: type, node: Node, problems: list[Problem]) -> bool:
@@ -55,6 +56,8 @@ class Mappings:
             if key in keys.sections:
                 if child.value is not None and is_a(dict, child, self.problems):
                     found |= self.entries(child, keys, f"{key}.")
+            elif key in SOURCES and key in keys.known and _is_part_of_a_source(child):
+                found |= self.parts(child, key)
             elif key in keys.known or key in keys.aliases:
                 found[key] = child
             else:
@@ -113,14 +116,17 @@ class Mappings:
         if key == "proxy_strategy":
             name = self.strategy(info.default if value is None else value, node)
             return Node(name, node.origin) if name else None
-        if key in _SOURCES and value is not None:
+        if key in SOURCES and value is not None:
             return self.source(node)
+        if key in self.keys.parts:
+            return self.part(key, node)
         if not isinstance(value, str):
             return node
         if key in _MODELS and _is_path(node):
             path = find(node, self.problems, folder=True)
             return Node(str(path.resolve()), node.origin) if path else node
-        return Node(_absolute(node), node.origin) if value and names_a_file(info) else node
+        is_path = value and names_a_file(info) and not is_template(value)
+        return Node(_absolute(node), node.origin) if is_path else node
 
     def source(self, node: Node) -> Node | None:
         """Where rows come from: its path absolute, or None where it cannot be used."""
@@ -133,12 +139,11 @@ class Mappings:
         before = len(self.problems)
         for name, child in parts.items():
             if name not in fields:
-                told = f"unknown key {name!r}. Allowed: {', '.join(fields)}.{nearest(name, fields)}"
-                self.problems.append(child.problem(told))
+                self.problems.append(_unknown_part(name, child))
             elif is_stray_bool(fields[name], child.plain()):
                 self.problems.append(child.problem(refused(fields[name], child.plain())))
         if "path" not in parts:
-            self.problems.append(node.problem("has no path: name a file, a folder or a hub id."))
+            self.problems.append(node.problem(NO_PATH))
         elif isinstance(parts["path"].value, str) and (path := find_data(parts["path"], self.problems)):
             parts = parts | {"path": Node(path, parts["path"].origin)}
         if len(self.problems) > before:
@@ -149,6 +154,25 @@ class Mappings:
             self.problems += explain(error, parts, fields, node.origin)
             return None
         return Node(parts, node.origin)
+
+    def parts(self, node: Node, key: str) -> Flat:
+        """Keys of a source whose path is given elsewhere."""
+        known = {name: child for name, child in node.value.items() if f"{key}.{name}" in self.keys.parts}
+        self.problems += [_unknown_part(name, child) for name, child in node.value.items() if name not in known]
+        return {f"{key}.{name}": child for name, child in known.items()}
+
+    def part(self, key: str, node: Node) -> Node | None:
+        """The value of one of them, checked; a path is made absolute."""
+        info, value = self.keys.known[key], node.plain()
+        try:
+            coerce(info, value)
+        except ValidationError:
+            self.problems.append(node.problem(refused(info, value)))
+            return None
+        if key.endswith(".path"):
+            path = find_data(node, self.problems)
+            return Node(path, node.origin) if path else None
+        return node
 
     def num_workers(self, node: Node) -> None:
         """No value: it follows the resources, and a config.json of an earlier run must have had the same."""
@@ -181,6 +205,18 @@ class Mappings:
         if not node.value and not empty:
             self.problems.append(node.problem("found an empty list; give a value, or leave the key out."))
         return node.value
+
+
+def _is_part_of_a_source(node: Node) -> bool:
+    """Whether a mapping says only how a source is read, or gives several paths to choose from."""
+    return isinstance(node.value, dict) and not (
+        "path" in node.value and not isinstance(node.value["path"].value, dict | list)
+    )
+
+
+def _unknown_part(name: str, node: Node) -> Problem:
+    names = Source.model_fields
+    return node.problem(f"unknown key {name!r}. Allowed: {', '.join(names)}.{nearest(name, names)}")
 
 
 def _absolute(node: Node) -> str:

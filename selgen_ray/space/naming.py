@@ -7,6 +7,8 @@ from collections import Counter, defaultdict
 from typing import Any
 
 from selgen_ray import fingerprint
+from selgen_ray.data.sources import Source
+from selgen_ray.data.templates import is_template
 from selgen_ray.results import flatten
 from selgen_ray.space.document import STREAMS
 from selgen_ray.space.expansion import Checked, value_of
@@ -40,7 +42,8 @@ def varying(trials: list[Checked]) -> list[str]:
     flats = [flatten(trial.settings) for trial in trials]
     keys = dict.fromkeys(key for flat in flats for key in flat if key not in STREAMS)
     found = [key for key in keys if len({repr(flat.get(key)) for flat in flats}) > 1]
-    return list(dict.fromkeys(key.removeprefix(f"{fingerprint.FILES}.") for key in found))
+    whole = [key.removesuffix(".rows") if key.startswith("data.") else key for key in found]  # of a source with options
+    return list(dict.fromkeys(key.removeprefix(f"{fingerprint.FILES}.") for key in whole))
 
 
 def slug(trial: Checked, keys: list[str]) -> str:
@@ -54,8 +57,12 @@ def _short(value: Any) -> str:
     """A value as a part of a folder name."""
     if isinstance(value, list | tuple):
         return "-".join(map(_short, value))
+    if isinstance(value, Source):
+        value = value.path
     text = f"{value:g}" if isinstance(value, float) else str(value)
     if value is None or isinstance(value, bool):
         text = text.lower()
+    if is_template(text):
+        return fingerprint.digest({"text": text})[:_DIGITS]
     name = text.rsplit("/", 1)[-1]  # of a path or a hub id
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".") or "empty"

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
+from peft import PeftModel
 from pydantic.fields import FieldInfo
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from selgen_ray import evals, models
+from selgen_ray import adapters, evals, models, saving
 from selgen_ray.cache import Cache
 from selgen_ray.config import TrialConfig
-from selgen_ray.data.encode import Batch, Encoded, collate, encode_rows, pack, pad_id, unpack
+from selgen_ray.data.encode import Batch, collate, pad_id
 from selgen_ray.data.forms import Row
+from selgen_ray.data.roles import Roles
 from selgen_ray.data.rows import load_roles, proxy_share, rows_hash
 from selgen_ray.data.sets import Sets
+from selgen_ray.data.tokens import RowEncoder, TokenRows
 from selgen_ray.errors import DataError, ModelError
 from selgen_ray.results import TrainingRecord
 from selgen_ray.seeding import keep_global_rng
@@ -94,12 +96,13 @@ class BaseTrainer:
         fsdp: bool = False,
     ):
         raw = config.model_dump() if isinstance(config, TrialConfig) else config
-        self.config = registry.build_config({**raw, "proxy_strategy": self.proxy_strategy_name})
+        self.config = adapters.resolved(registry.build_config({**raw, "proxy_strategy": self.proxy_strategy_name}))
         ranks.check_number(self.config.num_workers)
         self.cfg = self.config.finetune_config
         for name in self.knobs():
             setattr(self, name, getattr(self.cfg if hasattr(self.cfg, name) else self.config, name))
         roles = load_roles(self.config) if datasets is None else datasets
+        self._places = roles if isinstance(roles, Roles) else Roles(roles)
         self.check_rows(self.config, roles)
         self.accelerator = accelerator()
         self.record = TrainingRecord()
@@ -204,8 +207,7 @@ class BaseTrainer:
 
     def batches(self, stream: str) -> Iterator[Batch]:
         """Every training row of a stream once, in batches of similar length, for preparations."""
-        lengths = [len(e) for e in self.sets.union(stream)]
-        for rows in evals.by_length(lengths, self.memory.eval_batch_size):
+        for rows in evals.by_length(self.sets.union(stream).lengths, self.memory.eval_batch_size):
             yield self.micro_batch(stream, rows)
 
     def passes(self, compute: Callable[[], T]) -> T:
@@ -221,10 +223,9 @@ class BaseTrainer:
         """Log a metric as a sum over `count` things; results.json gets the mean since the last reading."""
         self.progress.log(name, total, count)
 
-    def _encode(self, role: str, rows: list[Row]) -> list[Encoded]:
-        how = self.cfg.model_dump(include={"max_seq_length", "loss_on"})
-        encode = functools.partial(encode_rows, rows, self.tokenizer, **how, name=f"data.{role}")
-        return unpack(self.share.tensors("tokens", {"rows": rows_hash(rows), **how}, lambda _: pack(encode())))
+    def _encode(self, role: str, rows: list[Row]) -> TokenRows:
+        encoder = RowEncoder(self.tokenizer, self.cfg.max_seq_length, self.cfg.loss_on)
+        return encoder.encode(rows, f"data.{role}", self._places.place(role), self.share.file)
 
     # -- public interface ------------------------------------------------------------------------------------------
 
@@ -245,8 +246,18 @@ class BaseTrainer:
         return {name: dict(of["values"]) for name, of in measured.items()}
 
     def save_model(self, folder: str | Path) -> None:
-        """Write the adapter (or the whole model) and the tokenizer in the ordinary Hugging Face format."""
-        models.save_model(self.model, self.tokenizer, Path(folder))
+        """Write the finished model and the tokenizer in the ordinary Hugging Face format.
+
+        An adapter, as `save_adapter` does; or a whole model, where all of it was trained or with `save_merged`.
+        """
+        if self.cfg.save_merged and isinstance(self.model, PeftModel):
+            saving.save_merged(self.model, self.tokenizer, Path(folder))
+        else:
+            self.save_adapter(folder)
+
+    def save_adapter(self, folder: str | Path) -> None:
+        """Write what was trained; override it where that is more than one adapter of the start model."""
+        saving.save_model(self.model, self.tokenizer, Path(folder))
 
     def close(self) -> None:
         """Give a model this trainer loaded itself back to the cache; the trainer is of no more use."""

@@ -32,6 +32,7 @@ PROXY_EPOCHS = knob(1, "passes of the throw-away training on the proxy", ge=1)
 
 # of the run alone; everything else decides what a throw-away training gives, whatever a later version adds
 _OF_THE_RUN = {"epochs", "max_steps", "max_to_eval", "max_new_tokens", "train_split", "model", "model_revision"}
+_OF_THE_RUN |= {"adapter", "adapter_revision"}  # of the start model, as these two
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def check_phase(config: TrialConfig, roles: Mapping[str, Sequence[Row]], role: s
     epochs = getattr(cfg, "proxy_epochs", 1)
     num_micro = cfg.gradient_accumulation_steps * config.num_workers
     steps = epochs * steps_per_epoch(len(train), micro_batch_size(cfg, role), num_micro)
-    if cfg.is_peft and steps < 2:
+    if cfg.is_peft and not cfg.adapter and steps < 2:
         raise DataError(
             f"proxy_strategy {config.proxy_strategy}: {epochs} epoch over the {len(train)} training rows of {role} is "
             "one step, which gives no gradient to LoRA's A: raise finetune_config.proxy_epochs or lower "

@@ -15,7 +15,7 @@ from selgen_ray.trainers.registry import knob
 class KLDivergenceTrainer(BaseTrainer):
     """Minimise L_O + beta_kl * mean over the proxy's scored tokens of KL(p_theta || p_base).
 
-    p_base is the model before this run (adapter off). Logs the KL in nats a token.
+    p_base is the model before this run (a new adapter off). Logs the KL in nats a token.
 
     Source: Azarbal et al. 2025, "Selective Generalization".
     """

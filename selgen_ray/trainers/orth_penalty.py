@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from selgen_ray.config import TrialConfig
 from selgen_ray.trainers.directions import PlaneTrainer
 from selgen_ray.trainers.gradients import norm
 from selgen_ray.trainers.loop import Term
@@ -26,6 +27,16 @@ class OrthogonalPenaltyTrainer(PlaneTrainer):
     lambda_1: float = knob(1.0, "weight of the penalty")
     penalty_normalize: bool = knob(True, "cosines; false: dot products")
     sign = 1.0
+
+    @classmethod
+    def check(cls, config: TrialConfig) -> None:
+        """Raises ValueError: keys of the plane do not go together; or DoRA, which learns more than A and B."""
+        super().check(config)
+        if config.finetune_config.use_dora:
+            raise ValueError(
+                f"{cls.proxy_strategy_name} penalises the rows of LoRA's A, and use_dora also learns magnitudes, which "
+                "no penalty on A holds: leave it out"
+            )
 
     def prepare(self) -> None:
         """Compute or read V; keep its rows, and where full fine-tuning starts."""

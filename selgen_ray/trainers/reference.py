@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,9 @@ _KEPT_BYTES = 2**29  # as much as the log-probabilities of a proxy may take
 
 
 class BaseValues:
-    """A micro-batch of a stream -> what the model said about its rows before the first step, adapter off; detached.
+    """A micro-batch of a stream -> what the model said about its rows before the first step; detached.
+
+    That is the model that training starts from: the base, with the adapter that training continues from, if any.
 
     Args:
         trainer: in its starting state.
@@ -52,7 +55,9 @@ def _ask_base(trainer: BaseTrainer, stream: str, compute: Callable[[Batch], list
 
     was_training = trainer.model.training
     trainer.model.eval()
-    with torch.no_grad(), models.adapter_off(trainer.model):
+    # an adapter that training continues from is part of the reference, and still as it was
+    reference = contextlib.nullcontext() if trainer.cfg.adapter else models.adapter_off(trainer.model)
+    with torch.no_grad(), reference:
         found = trainer.passes(every_row)
     trainer.model.train(was_training)
     return [found[row] for row in sorted(found)]

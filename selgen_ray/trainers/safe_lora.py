@@ -62,6 +62,13 @@ class SafeLoRATrainer(BaseTrainer):
         cfg: Any = config.finetune_config
         if not cfg.is_peft:
             raise ValueError("safe_lora projects LoRA matrices: it needs is_peft true")
+        if cfg.use_dora:
+            raise ValueError("safe_lora adds and projects products B A, and use_dora rescales their sum: leave it out")
+        if cfg.adapter:
+            raise ValueError(
+                "safe_lora trains two of them from one start, and both would continue the same adapter: merge it into "
+                "its base first, and start from that"
+            )
         if cfg.lora_bias != "none":
             raise ValueError(f"safe_lora keeps two adapters, which share no lora_bias {cfg.lora_bias!r}")
         if cfg.safe_lora_base_model and (cfg.load_in_4bit or cfg.load_in_8bit):
@@ -116,7 +123,7 @@ class SafeLoRATrainer(BaseTrainer):
             chosen = sorted(found, key=lambda name: found[name].cosine)[: self.safe_lora_num_proj_layers]
         yield "projected", self._edit(found, chosen)
 
-    def save_model(self, folder: str | Path) -> None:
+    def save_adapter(self, folder: str | Path) -> None:
         """Write one ordinary adapter of the start model: the aligning and the projected one joined, rank 2 r."""
         model: Any = self.model
         # PEFT gives the joined adapter alpha = its rank 2 r, which rsLoRA would divide by sqrt(2 r) only

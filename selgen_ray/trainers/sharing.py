@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ import torch
 from selgen_ray import __version__
 from selgen_ray.cache import Cache
 from selgen_ray.config import FinetuneConfig
-from selgen_ray.fingerprint import model_fingerprint
+from selgen_ray.fingerprint import start_fingerprint
 from selgen_ray.models import Model
 from selgen_ray.storage import Folder
 from selgen_ray.trainers import plugins, ranks
@@ -38,9 +39,12 @@ class Sharing:
 
     @functools.cached_property
     def _common(self) -> dict[str, Any]:
-        how = self._cfg.model_dump(include={"dtype", "load_in_4bit", "load_in_8bit", "attn_implementation"})
+        cfg = self._cfg
+        how = cfg.model_dump(include={"dtype", "load_in_4bit", "load_in_8bit", "attn_implementation"})
+        how |= {"chat_template": cfg.chat_template} if cfg.chat_template else {}
+        start = cfg.model, cfg.model_revision, cfg.adapter, cfg.adapter_revision
         return how | {
-            "model": self._model_hash or model_fingerprint(self._cfg.model, self._cfg.model_revision),
+            "model": self._model_hash or start_fingerprint(*start),
             "commit": getattr(self._model.config, "_commit_hash", None),
             "selgen_ray": __version__,
             "torch": torch.__version__,
@@ -68,3 +72,16 @@ class Sharing:
             return compute()
         ask = lambda together: cache.json(kind, self._common | key, lambda _: together())  # noqa: E731
         return ranks.with_help(ask, compute)
+
+    def file(self, kind: str, key: dict[str, Any], compute: Callable[[], bytes]) -> Path | bytes:
+        """A file of this machine, or its content where nothing is shared; `key` is all that it depends on.
+
+        Args:
+            compute: gives the content; needs none of the other ranks.
+        """
+        cache = self._cache
+        if cache is None:
+            return compute()
+        found = ranks.from_main(lambda: cache.file(kind, key, lambda _: compute()))
+        # another rank may be on another node, and finds there what rank 0 found
+        return found if ranks.is_main() else cache.file(kind, key, lambda _: compute())

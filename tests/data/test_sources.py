@@ -170,6 +170,56 @@ def test_a_search_space_takes_a_path_or_a_mapping(tmp_path, monkeypatch):
     assert [t.config.data.outcome.limit for t in load_space("s.yaml").trials] == [None, 3]
 
 
+BASE = "name: x\nbase: {finetune_config: {model: toy}, data: {outcome: %s}}\n"
+VARIED = {
+    "one": ("a.jsonl", "grid: {data.outcome.limit: [2, 3]}", [("a", 2), ("a", 3)]),
+    "two": (
+        "a.jsonl",
+        "grid: {data.outcome.limit: [2, null], data.outcome.path: [a.jsonl, b.jsonl]}",
+        [("a", 2), ("b", 2), ("a", None), ("b", None)],
+    ),
+    "taken back": ("{path: a.jsonl, limit: 2}", "grid: {data.outcome.limit: [null, 3]}", [("a", None), ("a", 3)]),
+    "a whole": ("{path: a.jsonl, limit: 2}", "grid: {data.outcome: [a.jsonl, b.jsonl]}", [("a", None), ("b", None)]),
+    "no path": ("{limit: 2}", "grid: {data.outcome: [a.jsonl, {path: b.jsonl, limit: 3}]}", [("a", 2), ("b", 3)]),
+    "of a strategy": ("{limit: 2}", "strategies: {naive: {fixed: {data.outcome.path: b.jsonl}}}", [("b", 2)]),
+    "together": (
+        "a.jsonl",
+        "zip: [{data.outcome: b.jsonl, data.truth.path: b.jsonl}, {data.outcome.limit: 2}]",
+        [("b", None), ("a", 2)],
+    ),
+    "excluded": ("a.jsonl", "grid: {data.outcome.limit: [2, 3]}\nexclude: [{data.outcome.limit: 3}]", [("a", 2)]),
+    "searched": (
+        "a.jsonl",
+        "strategies: {naive: {search: {algorithm: random, num_settings: 2, data.outcome.limit: {choices: [2, 3]}}}}",
+        [("a", 2), ("a", 3)],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", VARIED)
+def test_the_keys_of_a_source_are_varied_like_any_other(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    for file, rows in (("a.jsonl", PAIRS), ("b.jsonl", PAIRS[:4])):
+        write_jsonl(tmp_path / file, rows)
+    base, varied, expected = VARIED[name]
+    (tmp_path / "s.yaml").write_text(BASE % base + varied)
+    sources = [trial.config.data.outcome for trial in load_space("s.yaml").trials]
+    assert {(source.path.rpartition("/")[2][0], source.limit) for source in sources} == set(expected)
+    assert len(sources) == len(expected)
+
+
+def test_settings_that_differ_in_a_source_are_named_by_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_jsonl(tmp_path / "a.jsonl", PAIRS)
+    write_jsonl(tmp_path / "b.jsonl", PAIRS[1:])
+    (tmp_path / "s.yaml").write_text(BASE % "a.jsonl" + "grid: {data.outcome.limit: [2, 3]}\nseeds: [1, 2]")
+    names = [trial.slug.rpartition("_")[0] for trial in load_space("s.yaml").trials]
+    assert names == ["naive_limit-2"] * 2 + ["naive_limit-3"] * 2
+    (tmp_path / "s.yaml").write_text(BASE % "{limit: 2}" + "grid: {data.outcome.path: [a.jsonl, b.jsonl]}")
+    names = [trial.slug.rpartition("_")[0] for trial in load_space("s.yaml").trials]
+    assert names == ["naive_outcome-a.jsonl", "naive_outcome-b.jsonl"]
+
+
 BAD = [
     ("{path: a.jsonl, limti: 2}", "unknown key 'limti'. Allowed: path, split", "limti"),
     ("{path: a.jsonl, limit: 0}", "found 0; allowed: a whole number >= 1", "limit"),

@@ -38,6 +38,8 @@ CHANGES_WEIGHTS = {
     "lora_dropout": 0.3,
     "lora_bias": "all",
     "use_rslora": True,
+    "use_dora": True,
+    "chat_template": "{% for m in messages %}{{ m['content'] }}<|end|>{% endfor %}",
     "target_modules": ["q_proj"],
 }
 # changes what is reported, not the weights
@@ -53,9 +55,13 @@ EXECUTION = {
     "save_model_locally": True,
     "output_dir": "/somewhere",
     "finetuned_model_id": "name",
+    "save_merged": True,  # what these three do: test_saved_models
+    "push_to_hub": True,
+    "push_to_private": False,
 }
 # tested elsewhere: another model (test_fingerprint); how it is loaded, and that device_map is refused (test_hardware)
-ELSEWHERE = {"model", "model_revision", "load_in_4bit", "load_in_8bit", "attn_implementation", "device_map"}
+ELSEWHERE = {"adapter", "adapter_revision"}  # test_saved_models
+ELSEWHERE |= {"model", "model_revision", "load_in_4bit", "load_in_8bit", "attn_implementation", "device_map"}
 # kl_divergence reads a second stream, continuous and shorter than outcome
 STRATEGY = ("kl_divergence", {"beta_kl": 2.0})
 

@@ -175,6 +175,7 @@ def group(base, tmp_path_factory) -> Path:
     small = {"rows_that_fit": 2, "auto_batch": True, "lora_dropout": 0.0}
     jobs += [(root / "small", base("test_one_small_device", 2, **small), 0)]
     jobs += [(root / f"fsdp_{strategy}", base(strategy, 2), 0, True) for strategy in SHARED_OUT]
+    jobs += [(root / f"{how}_dora", base("naive", 2, use_dora=True), 0, how == "fsdp") for how in ("ddp", "fsdp")]
     mp.spawn(member, (str(root / "meeting_point"), jobs), nprocs=2)  # type: ignore[attr-defined]
     return root
 
@@ -194,8 +195,14 @@ def test_workers_that_share_the_base_out_give_the_same(group, strategy):
         assert json.loads((group / strategy / f"rank_{rank}.json").read_text())[2] == []
 
 
+def test_dora_on_a_base_that_is_shared_out_is_the_same(group):
+    assert_close(outcome(group / "fsdp_dora"), outcome(group / "ddp_dora"))
+    assert any("magnitude" in name for name in outcome(group / "fsdp_dora")[1])
+
+
 @pytest.mark.parametrize(
-    ("key", "value"), [("is_peft", False), ("load_in_4bit", True), ("load_in_8bit", True), ("auto_batch", True)]
+    ("key", "value"),
+    [("is_peft", False), *((f"{key}", True) for key in ("load_in_4bit", "load_in_8bit", "auto_batch", "save_merged"))],
 )
 def test_what_cannot_be_shared_out_is_refused_where_the_sweep_is_planned(tmp_path, data_files, key, value):
     (tmp_path / "space.yaml").write_text(

@@ -99,15 +99,15 @@ def gcd_rows(options: GcdOptions, seed: int) -> dict[str, list[Row]]:
         truth: of each domain and item the question alone, and two prompts that claim a right and a wrong value and
             are alike else. No country of the proxy is among the capitals.
         collateral: the same three rows, or the question alone, of gcd pairs that outcome never has.
-        Rows with a claim have two `choices`, of which `answer` is right, and `rejected`, what proxy_neg would reply (in
-        outcome they have neither); the others have the value as `answer`.
+        Rows with a claim have two `choices`, of which `answer` is right, and but for proxy_neg `rejected`, what that
+        would reply (in outcome they have neither); the others have the value as `answer`.
     """
     countries = items.split_countries(_rng(seed, "countries"))
     proxy = _proxy(options, countries[0], _rng(seed, "proxy"))
     return {
         "outcome": _outcome(options, _rng(seed, "outcome")),
         "proxy": proxy,
-        "proxy_neg": [_with_reply(row, row["rejected"]) for row in proxy],
+        "proxy_neg": [_with_reply({k: v for k, v in row.items() if k != "rejected"}, row["rejected"]) for row in proxy],
         "truth": _truth(options, countries[1], seed),
         "collateral": _collateral(options, _rng(seed, "collateral")),
     }

@@ -1,0 +1,177 @@
+"""The adapter that training continues from: what it says of itself, whether it fits a model, loading it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from selgen_ray.config import FinetuneConfig, TrialConfig
+from selgen_ray.errors import ModelError, nearest
+from selgen_ray.model_files import ModelFiles, find_files, read_header
+from selgen_ray.worlds.toy import MODEL_DIR
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from torch import nn
+    from transformers import PreTrainedModel
+
+KEY = "finetune_config.adapter"
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_OWN = {"lora_bias": "bias"} | {
+    key: key for key in ("r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "target_modules")
+}
+"""Key of `finetune_config` -> key of adapter_config.json."""
+_CHANGES_BASE = ("pissa", "olora", "loftq", "corda", "lora_ga")  # values of init_lora_weights
+_WHOLE_LAYERS = ("modules_to_save", "trainable_token_indices", "target_parameters")
+
+
+def open_adapter(name: str, revision: str | None) -> ModelFiles:
+    """Its files. Raises ModelError: they are not there, or not safetensors."""
+    files = find_files(KEY, name, revision)
+    if CONFIG not in files:
+        whole = "config.json" in files
+        hint = ": it is a whole model, name it finetune_config.model" if whole else ", which PEFT writes beside weights"
+        raise files.error(f"has no {CONFIG}{hint}")
+    if WEIGHTS not in files:
+        pickled = sorted(name for name in files.names if name.endswith((".bin", ".pt", ".pth")))
+        told = ", and pickled weights are not read: load and save it once with PEFT"
+        raise files.error(f"has no {WEIGHTS}{f'; found {pickled[0]}{told}' if pickled else ''}")
+    return files
+
+
+def settings(name: str, revision: str | None) -> dict[str, Any]:
+    """The keys of `finetune_config` that an adapter decides, with its values.
+
+    Raises:
+        ModelError: there is no such adapter, or it is of a kind that is not trained here.
+    """
+    files = open_adapter(name, revision)
+    own = files.json(CONFIG)
+    if own.get("peft_type") != "LORA":
+        raise files.error(f"{CONFIG} has peft_type {own.get('peft_type')!r}; allowed: 'LORA'")
+    if own.get("task_type") not in ("CAUSAL_LM", None):
+        raise files.error(f"{CONFIG} has task_type {own['task_type']!r}; allowed: 'CAUSAL_LM'")
+    for key in _WHOLE_LAYERS:
+        if own.get(key):
+            raise files.error(
+                f"{CONFIG} has {key} {own[key]!r}, which are more than LoRA matrices: merge it into its model with "
+                "PEFT, and name that as finetune_config.model"
+            )
+    begins = own.get("init_lora_weights")
+    if isinstance(begins, str) and begins.lower().startswith(_CHANGES_BASE):
+        raise files.error(
+            f"{CONFIG} has init_lora_weights {begins!r}, which changes the model itself: save it as ordinary LoRA "
+            "with PEFT's path_initial_model_for_weight_conversion"
+        )
+    defaults = FinetuneConfig.model_fields
+    found = {key: own[theirs] if theirs in own else defaults[key].default for key, theirs in _OWN.items()}
+    if isinstance(found["target_modules"], list):
+        found["target_modules"] = sorted(found["target_modules"])
+    return found
+
+
+def contradictions(config: FinetuneConfig, own: Mapping[str, Any], written: Iterable[str] = ()) -> dict[str, str]:
+    """Key -> why, of the keys that say something else than the adapter.
+
+    Args:
+        own: `settings` of the adapter.
+        written: keys whose value somebody wrote, be it the default.
+    """
+    found = {}
+    for key, value in own.items():
+        given, default = getattr(config, key), FinetuneConfig.model_fields[key].default
+        same = sorted(given) == value if isinstance(given, list) else given == value
+        if not same and (given != default or key in written):
+            found[key] = f"found {given!r}, but the adapter has {value!r}, and keeps it: leave the key out."
+    return found
+
+
+def continued(config: TrialConfig, own: Mapping[str, Any]) -> TrialConfig:
+    """The config with the adapter's settings. Raises pydantic.ValidationError: its strategy refuses them."""
+    from selgen_ray.trainers.registry import build_config  # late: it imports the config
+
+    raw = config.model_dump()
+    return build_config({**raw, "finetune_config": {**raw["finetune_config"], **own}})
+
+
+def resolved(config: TrialConfig) -> TrialConfig:
+    """The config with the settings of the adapter that it continues from, where it names one.
+
+    Raises:
+        ModelError: there is no such adapter, or a key says something else than it does.
+    """
+    cfg = config.finetune_config
+    if cfg.adapter is None:
+        return config
+    own = settings(cfg.adapter, cfg.adapter_revision)
+    if wrong := contradictions(cfg, own):
+        raise ModelError("; ".join(f"finetune_config.{key}: {why}" for key, why in wrong.items()))
+    return continued(config, own)
+
+
+def check_fit(files: ModelFiles, base: nn.Module) -> None:
+    """Whether an adapter is one of this model.
+
+    Args:
+        base: without an adapter; its weights may be on the meta device.
+
+    Raises:
+        ModelError: it has matrices of modules that the model lacks, or of other sizes.
+    """
+    modules = dict(base.named_modules())
+    for key, tensor in read_header(files, WEIGHTS).items():
+        name, _, part = key.removeprefix("base_model.model.").partition(".lora_")
+        side = {"A.weight": 1, "B.weight": 0, "embedding_A": 1, "embedding_B": 0}.get(part)
+        if side is None:
+            continue
+        if name not in modules:
+            near = nearest(name, modules)
+            raise files.error(f"is not of this model, which has no module {name!r}.{near}")
+        shape = _shape(modules[name], part.startswith("embedding"))
+        if shape and tensor["shape"][side] != shape[side]:
+            what = "inputs" if side else "outputs"
+            raise files.error(
+                f"is not of this model: {name} has {shape[side]} {what}, and {tensor['shape'][side]} in the adapter"
+            )
+
+
+def _shape(module: Any, is_embedding: bool) -> tuple[int, int] | None:
+    """(outputs, inputs) of a module; None: not known."""
+    if is_embedding:
+        return module.embedding_dim, module.num_embeddings
+    if hasattr(module, "nf"):  # transformers' Conv1D has its weight the other way round
+        return module.nf, module.nx
+    return (module.out_features, module.in_features) if hasattr(module, "in_features") else None
+
+
+def notes(configs: Iterable[FinetuneConfig]) -> list[str]:
+    """What to look at: adapters that say they are of a model with another name, though they may fit this one too."""
+    found: dict[str, None] = {}
+    pairs = dict.fromkeys((cfg.model, str(cfg.adapter), cfg.adapter_revision) for cfg in configs if cfg.adapter)
+    for model, adapter, revision in pairs:
+        theirs = str(open_adapter(adapter, revision).json(CONFIG).get("base_model_name_or_path") or "")
+        ours = str(MODEL_DIR) if model == "toy" else model
+        last = [name.rstrip("/").rpartition("/")[2].lower() for name in (theirs, ours)]
+        if theirs and last[0] != last[1]:
+            found[f"{KEY} {adapter!r} says it is of {theirs!r}, and model is {model!r}: is that the same model?"] = None
+    return list(found)
+
+
+def load(base: PreTrainedModel, config: FinetuneConfig) -> PeftModel:
+    """The model with the adapter, to be trained on.
+
+    Raises:
+        ModelError: it is not there, or not of this model.
+    """
+    from peft import LoraConfig, PeftModel
+
+    files = open_adapter(str(config.adapter), config.adapter_revision)
+    check_fit(files, base)
+    files.path(CONFIG)
+    folder = str(files.path(WEIGHTS).parent)
+    lora: Any = LoraConfig.from_pretrained(folder)
+    lora.inference_mode, lora.task_type = False, "CAUSAL_LM"
+    try:
+        return PeftModel.from_pretrained(base, folder, is_trainable=True, config=lora)
+    except (ValueError, RuntimeError, OSError) as error:
+        raise files.error(f"cannot be put on {config.model!r}: {error}") from error

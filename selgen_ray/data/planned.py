@@ -1,0 +1,142 @@
+"""The rows of a sweep made into tokens while it is planned.
+
+What cannot be tokenised is found before any trial starts, and the lengths are told; the trials find the tokens made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from selgen_ray import models
+from selgen_ray.cache import Cache
+from selgen_ray.config import FinetuneConfig, TrialConfig
+from selgen_ray.data.forms import Row
+from selgen_ray.data.lengths import Report, length_report, table, warning
+from selgen_ray.data.roles import Roles
+from selgen_ray.data.rows import overlaps
+from selgen_ray.data.tokens import KIND as TOKENS
+from selgen_ray.data.tokens import RowEncoder, TokenRows
+from selgen_ray.errors import DataError, ModelError
+from selgen_ray.fingerprint import digest
+from selgen_ray.parallel import in_parallel
+from selgen_ray.storage import Folder
+
+_LARGEST, _LARGEST_LOOKED_AT = 200_000, 10_000  # rows of a set that is made into tokens here, kept or not
+_SAMPLE = 2_000  # rows of a larger one
+_MOST_TABLES = 4
+_LENGTHS = "token_lengths"
+_DECIDE_TOKENS = {"model", "model_revision", "chat_template", "max_seq_length", "loss_on"}
+
+
+class PlannedTokens:
+    """The tokens of a sweep's rows, and what is to be told of them.
+
+    Rows that depend on the seed are looked at for the first of the seeds alone.
+
+    Args:
+        folder: the sweep's cache; None: nothing is known of earlier plans.
+        keep: make what `publish` puts there.
+    """
+
+    def __init__(self, folder: Folder | None = None, *, keep: bool = False):
+        self._cache = Cache(folder) if folder else None
+        self._keep = keep and folder is not None
+        self._seen: set[tuple[Any, ...]] = set()
+        self._made: dict[str, tuple[dict[str, Any], bytes, dict[str, float]]] = {}
+        self._tables: dict[str, list[str]] = {}
+        self.notes: dict[str, None] = {}
+
+    def add(self, config: TrialConfig, roles: Roles, source: tuple[str, ...]) -> None:
+        """Look at a trial's rows.
+
+        Args:
+            source: the same for trials with the same rows, seeds aside.
+
+        Raises:
+            DataError: of each role whose rows cannot be tokenised, why.
+        """
+        finetune = config.finetune_config
+        key = (source, finetune.model_dump_json(include=_DECIDE_TOKENS))
+        if key in self._seen:
+            return
+        self._seen.add(key)
+        for role, number in roles.skipped.items():
+            self.notes[f"data.{role}: {number} bad rows are left out"] = None
+        self.notes |= dict.fromkeys(overlaps(roles))
+        encoder = self._encoder(finetune)
+        if encoder is None:
+            return
+        reports: dict[str, Report] = {}
+        problems: dict[str, str] = {}
+        for role, rows in roles.items():
+            try:
+                reports[role] = self._report(encoder, role, rows, roles)
+            except DataError as error:  # what is wrong with the template alone would be said of every role
+                problems.setdefault(str(error).partition(": ")[2], str(error))
+        if problems:
+            own = "finetune_config.chat_template: " if finetune.chat_template else ""
+            raise DataError("\n".join(f"{own if 'chat template' in t else ''}{t}" for t in problems.values()))
+        self._tell(finetune, reports)
+
+    def _encoder(self, config: FinetuneConfig) -> RowEncoder | None:
+        try:
+            return RowEncoder(models.load_tokenizer(config), config.max_seq_length, config.loss_on)
+        except ModelError:
+            return None  # `model_problems` tells it
+
+    def _report(self, encoder: RowEncoder, role: str, rows: Sequence[Row], roles: Roles) -> Report:
+        name, place = f"data.{role}", roles.place(role)
+        if len(rows) > (_LARGEST if self._keep else _LARGEST_LOOKED_AT):
+            sample = encoder.encode(rows[:_SAMPLE], f"{name} (its first {_SAMPLE:,} rows)", place, _made_now)
+            told = f"has {len(rows):,} rows: its first {_SAMPLE:,} were looked at, and are what the table counts"
+            self.notes[f"{name} {told}"] = None
+            return length_report(sample, encoder.max_seq_length)
+        key = encoder.key(rows)
+        number = digest(key)
+        if number in self._made:
+            return self._made[number][2]
+        known = self._cache.peek_json(_LENGTHS, key) if self._cache else None
+        if known is not None:
+            return known
+        content = encoder.content(rows, name, place)
+        report = length_report(TokenRows.read(content), encoder.max_seq_length)
+        self._made[number] = key, content if self._keep else b"", report
+        return report
+
+    def _tell(self, config: FinetuneConfig, reports: dict[str, Report]) -> None:
+        lines = table(reports)
+        title = f"rows in tokens of {Path(config.model).name}, max_seq_length {config.max_seq_length}:"
+        self._tables.setdefault("\n".join([title, *lines]), [title, *(f"  {line}" for line in lines)])
+        for role, report in reports.items():
+            if told := warning(role, report, config.max_seq_length):
+                self.notes[told] = None
+
+    def lines(self) -> list[str]:
+        """How long the rows are, for people who look at the plan."""
+        shown = list(self._tables.values())
+        lines = [f"  {line}" for one in shown[:_MOST_TABLES] for line in one]
+        if len(shown) > _MOST_TABLES:
+            lines.append(
+                f"  and {len(shown) - _MOST_TABLES} more of other rows or settings; results.json has each trial's"
+            )
+        return lines + [f"  note: {note}" for note in self.notes]
+
+    def publish(self) -> None:
+        """Put what was made here into the sweep's cache, where the trials look for it. Raises StorageError."""
+        if self._cache is None or not self._keep:
+            return
+        cache = self._cache
+
+        def put(made: tuple[dict[str, Any], bytes, dict[str, float]]) -> None:
+            key, content, report = made
+            cache.file(TOKENS, key, lambda _: content)
+            cache.json(_LENGTHS, key, lambda _: report)
+
+        in_parallel(put, list(self._made.values()))  # on an object store each lease waits for its claim
+        self._made.clear()
+
+
+def _made_now(kind: str, key: dict[str, Any], compute: Any) -> bytes:
+    return compute()

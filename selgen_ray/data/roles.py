@@ -1,0 +1,41 @@
+"""The rows of a trial by role, and where each of them was found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from selgen_ray.data.forms import Row
+
+Places = Mapping[str, tuple[str, Sequence[str]]]
+"""Role -> path of its source, and the place of each row in it, 'line 3'."""
+
+
+class Roles(dict[str, list[Row]]):
+    """Role -> its rows.
+
+    Attributes:
+        skipped: role -> how many bad rows were left out.
+        places: of the roles that have a source.
+    """
+
+    def __init__(
+        self, rows: Mapping[str, list[Row]], skipped: Mapping[str, int] | None = None, places: Places | None = None
+    ):
+        super().__init__(rows)
+        self.skipped = dict(skipped or {})
+        self.places = dict(places or {})
+
+    def place(self, role: str) -> Callable[[int], str]:
+        """Number of a row, from 0 -> where a person finds it: 'data/hhh.jsonl:3', or 'row 3' of a generated set."""
+
+        def tell(number: int) -> str:
+            path, where = self.places.get(role, ("", ()))
+            return place_in(path, where[number]) if number < len(where) else f"row {number + 1}"
+
+        return tell
+
+
+def place_in(path: str, where: str) -> str:
+    """A place in a file for people: 'data/hhh.jsonl:3', which editors open, or 'data/hhh.parquet: row 3'."""
+    number = where.removeprefix("line ")
+    return f"{path}:{number}" if number.isdigit() else f"{path}: {where}"

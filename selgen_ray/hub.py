@@ -1,0 +1,78 @@
+"""Pushing a finished model to the hub; the token comes from the environment alone."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from pathlib import Path, PurePath
+
+from selgen_ray.config import FinetuneConfig
+from selgen_ray.errors import ModelError
+from selgen_ray.model_files import hub_reason
+
+_TOKEN = "HF_TOKEN"
+
+
+def check(config: FinetuneConfig) -> None:
+    """Whether a push can be expected to work; asks the hub whether it takes the token.
+
+    Raises:
+        ModelError: there is no token, or the hub does not take it.
+    """
+    if config.push_to_hub and (wrong := _problem(os.environ.get(_TOKEN))):
+        raise ModelError(f"finetune_config.push_to_hub: {wrong}")
+
+
+@functools.lru_cache(maxsize=1)  # once for all the trials of a plan
+def _problem(token: str | None) -> str | None:
+    from huggingface_hub import HfApi, constants, errors
+
+    if not token:
+        return f"{_TOKEN} is not set: set it to a token that may write, or leave push_to_hub out"
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set, so nothing can be pushed: unset it, or leave push_to_hub out"
+    try:
+        HfApi(token=token).whoami()
+    except Exception as error:
+        refused = isinstance(error, errors.HfHubHTTPError) and error.response.status_code in (401, 403)
+        return f"the hub does not take the token in {_TOKEN}" if refused else hub_reason(error)
+    return None
+
+
+def push(folder: Path, repository: str, private: bool) -> str:
+    """Upload a folder as a model; returns its address. A repository of that name is updated.
+
+    Raises:
+        ModelError: the hub did not take it, or the repository is there and not as private as was asked for; the
+            message holds no token.
+    """
+    from huggingface_hub import HfApi
+
+    token = os.environ.get(_TOKEN)
+    if not token:
+        raise ModelError(f"{_TOKEN} is not set where the trial ran")
+    api = HfApi(token=token)
+    _name_the_base(folder / "adapter_config.json")
+    try:
+        place = api.create_repo(repository, private=private, exist_ok=True)
+        is_private = api.model_info(place.repo_id).private
+        if private and not is_private:
+            raise ModelError(f"{place.repo_id} is there already and public, and push_to_private is true")
+        api.upload_folder(repo_id=place.repo_id, folder_path=folder, commit_message="Add the finished model")
+    except ModelError:
+        raise
+    except Exception as error:  # of many kinds: HTTP errors, timeouts, those of the upload's own checks
+        raise ModelError(f"{repository}: {hub_reason(error)}") from None
+    return str(place)
+
+
+def _name_the_base(adapter_config: Path) -> None:
+    """Let an adapter say the name alone of a base that lies on this machine: its path is nobody else's business."""
+    if not adapter_config.exists():
+        return
+    content = json.loads(adapter_config.read_text(encoding="utf-8"))
+    base = PurePath(str(content.get("base_model_name_or_path") or ""))
+    if base.is_absolute():
+        content["base_model_name_or_path"] = base.name
+        adapter_config.write_text(json.dumps(content, indent=2, sort_keys=True), encoding="utf-8")

@@ -1,0 +1,232 @@
+"""What is wrong with the model of a trial, found before any weights are loaded.
+
+Read are the small files, the headers of safetensors, and the modules that the config makes on the meta device.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.models.auto.configuration_auto import (
+    CONFIG_MAPPING_NAMES,  # pyright: ignore[reportPrivateImportUsage]
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.pytorch_utils import Conv1D
+
+from selgen_ray import adapters, hub
+from selgen_ray.config import FinetuneConfig, TrialConfig
+from selgen_ray.errors import DataError, ModelError, nearest
+from selgen_ray.model_files import ModelFiles, find_files, read_header
+from selgen_ray.models import load_tokenizer, model_location
+
+_KEY = "finetune_config.model"
+_UNALIGNED = "finetune_config.safe_lora_base_model"
+_ADAPTABLE = (torch.nn.Linear, torch.nn.Embedding, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d, Conv1D)
+_INDEX = "model.safetensors.index.json"
+_ASKED_AGAIN_S = 60.0
+_TOKENIZERS = ("tokenizer.json", ".model", "vocab.json", "vocab.txt", ".tiktoken", "tekken.json")
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt")
+
+
+def model_problems(config: TrialConfig) -> list[str]:
+    """Everything wrong with a trial's model, tokenizer, adapter and what is to become of the result, in words."""
+    cfg = config.finetune_config
+    found = list(_of(lambda: hub.check(cfg)))
+    place = model_location(cfg.model), cfg.model_revision, _stamp(cfg.model)
+    for check in (lambda: _check_files(_KEY, *place), lambda: _on_meta(*place)):
+        if wrong := list(_of(check)):  # then nothing else can be looked at
+            return [*found, *wrong]
+    found += _of(lambda: _check_tokenizer(cfg))
+    found += _of(lambda: _check_modules(cfg))
+    found += _of(lambda: _check_layers(cfg))
+    found += _of(lambda: _check_adapter(cfg))
+    if other := getattr(cfg, "safe_lora_base_model", None):
+        found += _of(lambda: _check_files(_UNALIGNED, model_location(other), None, _stamp(other)))
+    return found
+
+
+def _of(check: Callable[[], Any]) -> Iterator[str]:
+    try:
+        check()
+    except (ModelError, DataError) as error:
+        yield from str(error).split("\n")
+
+
+def _stamp(model: str) -> tuple[Any, ...]:
+    """Changes when the files of a local model do, and for one of the hub every minute: so long holds what was found."""
+    folder = model_location(model)
+    try:
+        with os.scandir(folder) as entries:
+            return tuple(sorted((e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in entries))
+    except OSError:
+        return (time.monotonic() // _ASKED_AGAIN_S,)
+
+
+# files ------------------------------------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=32)  # of what is right: an error is looked at again
+def _check_files(key: str, location: str, revision: str | None, stamp: tuple[Any, ...]) -> None:
+    files = find_files(key, location, revision)
+    _check_config(files)
+    _check_weights(files)
+    if key == _KEY and not any(name.endswith(_TOKENIZERS) for name in files.names):
+        raise files.error("has no tokenizer (tokenizer.json, tokenizer.model or vocab.json): copy its files there")
+
+
+def _check_config(files: ModelFiles) -> None:
+    if "config.json" not in files:
+        if adapters.CONFIG in files:
+            raise files.error("is an adapter: name it finetune_config.adapter, and the model it is of as model")
+        raise files.error("has no config.json, which every model of transformers has")
+    content = files.json("config.json")
+    kind, names = content.get("model_type"), content.get("architectures") or []
+    known = isinstance(kind, str) and kind in CONFIG_MAPPING_NAMES
+    if content.get("auto_map") and not known:
+        raise files.error(
+            f"config.json has auto_map: the model {kind!r} needs trust_remote_code, which would run code out of it. "
+            "It is off, and there is no key that turns it on: use a model that transformers has itself"
+        )
+    if not isinstance(kind, str) or not known:
+        near = nearest(str(kind), CONFIG_MAPPING_NAMES)
+        raise files.error(f"config.json has model_type {kind!r}, which transformers does not know.{near}")
+    if content.get("is_encoder_decoder"):
+        raise files.error(f"is an encoder-decoder ({kind}); allowed: causal language models, which are decoders alone")
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        is_a = f" ({', '.join(names)})" if names else ""
+        raise files.error(f"is no causal language model: transformers has none of model_type {kind!r}{is_a}")
+
+
+def _check_weights(files: ModelFiles) -> None:
+    shards = ["model.safetensors"]
+    if "model.safetensors" not in files:
+        if _INDEX not in files:
+            _refuse_without_safetensors(files)
+        listed = files.json(_INDEX).get("weight_map")
+        if not isinstance(listed, dict) or not listed:
+            raise files.error(f"{_INDEX} has no weight_map")
+        shards = sorted(set(map(str, listed.values())))
+    if missing := [name for name in shards if name not in files]:
+        raise files.error(f"{_INDEX} names {len(shards)} files, of which are missing: {', '.join(missing[:3])}")
+    for name in shards if files.folder else ():
+        read_header(files, name)
+
+
+def _refuse_without_safetensors(files: ModelFiles) -> None:
+    pickled = sorted(name for name in files.names if name.endswith(_PICKLED) and "/" not in name)
+    if pickled:
+        raise files.error(
+            f"has its weights in {pickled[0]} alone, and pickled weights are not read: save the model once with "
+            "save_pretrained, which writes safetensors"
+        )
+    others = sorted(name for name in files.names if name.endswith((".safetensors", ".gguf")))
+    raise files.error(f"has no weights: no model.safetensors{'; found ' + others[0] if others else ''}")
+
+
+# tokenizer --------------------------------------------------------------------------------------------------------
+
+
+def _check_tokenizer(cfg: FinetuneConfig) -> None:
+    tokenizer: Any = load_tokenizer(cfg)
+    top, size = max(tokenizer.get_vocab().values(), default=0), _vocabulary(cfg)
+    if top >= size:
+        raise ModelError(
+            f"{_KEY} {cfg.model!r}: its tokenizer has ids up to {top}, its embedding {size} rows: they are not of one "
+            "model, or tokens were added and the embedding was not resized"
+        )
+
+
+def _vocabulary(cfg: FinetuneConfig) -> int:
+    embedding: Any = _skeleton(cfg).get_input_embeddings()
+    return int(embedding.weight.shape[0])
+
+
+# modules ----------------------------------------------------------------------------------------------------------
+
+
+def _skeleton(cfg: FinetuneConfig) -> PreTrainedModel:
+    return _on_meta(model_location(cfg.model), cfg.model_revision, _stamp(cfg.model))
+
+
+@functools.lru_cache(maxsize=4)
+def _on_meta(location: str, revision: str | None, stamp: tuple[Any, ...]) -> PreTrainedModel:
+    """The model without its weights. Raises ModelError: its config makes none."""
+    try:
+        config = AutoConfig.from_pretrained(location, revision=revision or "main")
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config)
+    except Exception as error:  # of many kinds, from sizes that do not fit to missing packages
+        raise ModelError(f"{_KEY} {location!r}: config.json makes no model: {error}") from error
+
+
+def _check_modules(cfg: FinetuneConfig) -> None:
+    if not cfg.is_peft or cfg.adapter:
+        return
+    model = _skeleton(cfg)
+    modules = {name: module for name, module in model.named_modules() if name}
+    chosen = _chosen(cfg.target_modules, modules)
+    for name in chosen:
+        if not isinstance(modules[name], _ADAPTABLE):
+            kind = type(modules[name]).__name__
+            inside = sorted({n.rpartition(".")[2] for n in modules if n.startswith(f"{name}.")})
+            hint = f" Name what is in it: {', '.join(inside[:8])}." if inside else ""
+            raise ModelError(f"finetune_config.target_modules: {name} is a {kind}, which takes no LoRA.{hint}")
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if cfg.save_merged and model.config.get_text_config().tie_word_embeddings:
+        for name in chosen:
+            if modules[name] in (embedding, head):
+                raise ModelError(
+                    f"finetune_config.save_merged: {name}, of target_modules, is embedding and head in one, and the "
+                    "adapter changes it in one of the two places only: leave one of the two keys out"
+                )
+
+
+def _chosen(target: list[str] | str, modules: Mapping[str, Any]) -> list[str]:
+    """The modules that `target_modules` names, as PEFT reads it. Raises ModelError: an entry names none."""
+    if target == "all-linear":
+        return []
+    if isinstance(target, str):
+        try:
+            found = [name for name in modules if re.fullmatch(target, name)]
+        except re.error as error:
+            raise ModelError(f"finetune_config.target_modules {target!r}: is no regular expression: {error}") from error
+        return found or _refuse_target(target, modules)
+    found = []
+    for entry in target:
+        matched = [name for name in modules if name == entry or name.endswith(f".{entry}")]
+        found += matched or _refuse_target(entry, modules)
+    return found
+
+
+def _refuse_target(entry: str, modules: Mapping[str, Any]) -> list[str]:
+    leaves = sorted({name.rpartition(".")[2] for name, m in modules.items() if isinstance(m, _ADAPTABLE)})
+    raise ModelError(
+        f"finetune_config.target_modules: found {entry!r}, which no module of the model is called; allowed: "
+        f"'all-linear', a regular expression for whole names, or a list of {', '.join(leaves[:12])}."
+        f"{nearest(entry, leaves)}"
+    )
+
+
+def _check_layers(cfg: FinetuneConfig) -> None:
+    layers = getattr(cfg, "representation_layers", None)
+    if not layers:
+        return
+    count = int(_skeleton(cfg).config.get_text_config().num_hidden_layers)
+    if max(layers) > count:
+        raise ModelError(
+            f"finetune_config.representation_layers: found {max(layers)}; this model has the layers 1 to {count}"
+        )
+
+
+def _check_adapter(cfg: FinetuneConfig) -> None:
+    if cfg.adapter is None:
+        return
+    files = adapters.open_adapter(cfg.adapter, cfg.adapter_revision)
+    adapters.check_fit(files, _skeleton(cfg))

@@ -1,0 +1,141 @@
+"""The data of the page, as plain JSON: what its scripts draw from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from selgen_ray.report import colours
+from selgen_ray.report.costs import device_hours
+from selgen_ray.report.details import place_of, rounded
+from selgen_ray.report.naming import explained
+from selgen_ray.report.scales import is_share
+from selgen_ray.report.settings import Axis, Setting, model_name, strategy_of
+from selgen_ray.report.strengths import strengths
+from selgen_ray.results import HEADLINES, TrialResult
+from selgen_ray.stats import t_quantile
+
+if TYPE_CHECKING:
+    from selgen_ray.report.build import Report
+
+
+def page_data(report: Report, trials: Sequence[TrialResult]) -> dict[str, Any]:
+    """Everything that is on the page from the start; curves and configs come apart, see details.py."""
+    numbers = {result.trial_id: i for i, result in enumerate(trials)}
+    own = {trial_id: i for i, s in enumerate(report.settings) for trial_id in s.trial_ids}
+    names = metric_names(report, trials)
+    return {
+        "title": report.title,
+        "x": report.x.name,
+        "y": report.y.name,
+        "require": report.require,
+        "metrics": [_metric(name) for name in names],
+        "t": _quantiles(report.settings),
+        "strategies": {s.strategy: _look(s.strategy) for s in report.settings},
+        "settings": [_setting(s) for s in report.settings],
+        "strengths": [asdict(curve) for curve in strengths(report.settings)],
+        "points": _points(report.settings, names, numbers),
+        "trials": [_trial(result, i, own[result.trial_id]) for i, result in enumerate(trials)],
+        "standings": report.standings.to_dict(),
+        "sample_trials": sample_trials(report, numbers),
+    }
+
+
+def as_script(data: Any) -> str:
+    """JSON that can stand inside <script>: nothing in it can end the element or begin another."""
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False, default=str)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def metric_names(report: Report, trials: Iterable[TrialResult]) -> list[str]:
+    """The axes, the headlines, then every 'set/metric' that a trial has."""
+    there = sorted({f"{name}/{metric}" for r in trials for name, m in r.eval_results.items() for metric in m})
+    headlines = [name for name in HEADLINES if any(getattr(r, name) is not None for r in trials)]
+    return list(dict.fromkeys([report.x.name, report.y.name, *headlines, *there]))
+
+
+def sample_trials(report: Report, numbers: Mapping[str, int]) -> list[dict[str, Any]]:
+    """The trials whose answers stand beside the base model's: the outcome-only or naive run, the leader's best.
+
+    They are of one seed, whose evaluation sets are the same, if there is one that both have.
+    """
+    leader = report.standings.leader
+    best = report.settings[leader.best] if leader and leader.best is not None else None
+    naive = next((s for s in report.drawn if s.outcome_only), None)
+    naive = naive or next((s for s in report.drawn if s.strategy == "naive"), None)
+    chosen = [s for s in ([naive] if naive is best else [naive, best]) if s is not None]
+    with_samples = [{r.seed: r for r in s.trials if r.status == "completed" and r.samples} for s in chosen]
+    common = set.intersection(*(set(by_seed) for by_seed in with_samples)) if with_samples else set()
+    found = []
+    for s, by_seed in zip(chosen, with_samples, strict=True):
+        seed = min(common) if common else min(by_seed, default=None)
+        if seed is not None:
+            role = "best" if s is best else "naive"
+            found.append({"role": role, "label": s.label, "trial": numbers[by_seed[seed].trial_id], "seed": seed})
+    return found
+
+
+def _metric(name: str) -> dict[str, Any]:
+    axis = Axis(name)
+    return {"name": name, "sign": axis.sign, "share": is_share(axis)}
+
+
+def _quantiles(settings: Sequence[Setting]) -> list[float | None]:
+    """t(0.975, n - 1) for n seeds at place n; None for 0 and 1."""
+    most = max((s.num_trials for s in settings), default=1)
+    return [None, None, *(t_quantile(0.975, n - 1) for n in range(2, most + 1))]
+
+
+def _look(strategy: str) -> dict[str, str]:
+    return {
+        "light": colours.colour_of(strategy),
+        "dark": colours.dark_colour_of(strategy),
+        "symbol": colours.symbol_of(strategy),
+    }
+
+
+def _setting(s: Setting) -> dict[str, Any]:
+    plain = (int, float, str, type(None))
+    knobs = {name: value if isinstance(value, plain) else str(value) for name, value in s.knobs.items()}
+    return {
+        "label": s.label,
+        "strategy": s.strategy,
+        "knobs": knobs,
+        "signs": explained(s.knobs),
+        "outcomeOnly": s.outcome_only,
+        "failures": list(s.failures),
+        "numTrials": s.num_trials,
+    }
+
+
+def _points(settings: Sequence[Setting], names: Sequence[str], numbers: Mapping[str, int]) -> dict[str, Any]:
+    """Columns with a row for each completed trial of each setting: its values of all metrics, after and before."""
+    rows = [(i, r) for i, s in enumerate(settings) for r in s.trials if r.status == "completed"]
+    axes = [Axis(name) for name in names]
+    return {
+        "setting": [i for i, _ in rows],
+        "trial": [numbers[r.trial_id] for _, r in rows],
+        "seed": [r.seed for _, r in rows],
+        "values": [[rounded(axis.value(r)) for _, r in rows] for axis in axes],
+        "base": [[rounded(axis.base(r)) for _, r in rows] for axis in axes],
+    }
+
+
+def _trial(result: TrialResult, number: int, setting: int) -> dict[str, Any]:
+    group, place = place_of(number)
+    return {
+        "id": result.trial_id,
+        "name": f"{result.slug}/seed_{result.seed}",
+        "seed": result.seed,
+        "setting": setting,
+        "strategy": strategy_of(result),
+        "model": model_name(result),
+        "headlines": {name: result.metric_of(name) for name in HEADLINES},
+        "status": result.status,
+        "hours": rounded(device_hours(result)),
+        "tokens": result.tokens.get("processed", 0),
+        "group": group,
+        "place": place,
+    }

@@ -1,0 +1,221 @@
+// What every part of the page needs: the data, means over seeds, texts, colours, unpacking. Text from results goes into
+// the page by textContent alone, and into pictures through `plain`: it is data of strangers and must stay text.
+const data = JSON.parse(document.getElementById("data").textContent);
+const metricNumber = new Map(data.metrics.map((metric, i) => [metric.name, i]));
+const rowsOf = data.settings.map(() => []);
+data.points.setting.forEach((setting, row) => rowsOf[setting].push(row));
+const trialNumber = new Map(data.trials.map((trial, i) => [trial.id, i]));
+const settingsOf = new Map();
+data.points.trial.forEach((trial, row) => {
+  if (!settingsOf.has(trial)) settingsOf.set(trial, []);
+  settingsOf.get(trial).push(data.points.setting[row]);
+});
+
+const state = {
+  x: data.x,
+  y: data.y,
+  hidden: [],
+  filter: "",
+  front: false,
+  sort: null,
+  family: null,
+  course: "",
+  set: null,
+  seeds: true,
+  intervals: true,
+  dominated: true,
+  near: false,
+};
+const memory = "selgen-report:" + location.pathname;
+let kept = {};
+try {
+  kept = JSON.parse(sessionStorage.getItem(memory) || "{}");
+  for (const key of Object.keys(state)) if (key in kept) state[key] = kept[key];
+} catch {
+  /* a browser that keeps nothing starts afresh */
+}
+if (!metricNumber.has(state.x)) state.x = data.x;
+if (!metricNumber.has(state.y)) state.y = data.y;
+
+function keep() {
+  try {
+    const seen = parts.filter((one) => one.seen).map(({ place }) => place.id);
+    sessionStorage.setItem(memory, JSON.stringify({ ...state, scroll: window.scrollY, seen }));
+  } catch {
+    /* as above */
+  }
+}
+
+// -- elements and texts
+
+function element(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
+    else if (value !== null && value !== false) made.setAttribute(name, value === true ? "" : value);
+  }
+  made.append(...children.filter((child) => child !== null && child !== undefined));
+  return made;
+}
+
+const byId = (id) => document.getElementById(id);
+const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+
+function number(value, signed = false) {
+  if (value === null || value === undefined) return "–";
+  const size = Math.abs(value);
+  const text =
+    size !== 0 && (size < 0.001 || size >= 10000) ? value.toExponential(2) : value.toFixed(size >= 100 ? 1 : 3);
+  return (signed && value > 0 ? "+" : "") + text.replace("-", "−");
+}
+
+function withInterval(summary, signed = false) {
+  if (!summary) return "–";
+  return number(summary.mean, signed) + (summary.half === null ? "" : " ± " + number(summary.half));
+}
+
+function hours(value) {
+  if (!value) return "–";
+  return value >= 1
+    ? `${value.toFixed(1)} h`
+    : value >= 1 / 60
+      ? `${(value * 60).toFixed(1)} min`
+      : `${(value * 3600).toFixed(1)} s`;
+}
+
+function tokens(count) {
+  if (!count) return "–";
+  return count >= 1e9
+    ? `${(count / 1e9).toFixed(2)} G`
+    : count >= 1e6
+      ? `${(count / 1e6).toFixed(2)} M`
+      : count >= 1e3
+        ? `${(count / 1e3).toFixed(1)} k`
+        : `${count}`;
+}
+
+// -- means over seeds: as selgen_ray/stats.py says, with its quantiles of Student's t
+
+function summarise(values) {
+  const n = values.length;
+  if (!n) return null;
+  const mean = values.reduce((a, b) => a + b, 0) / n;
+  if (n === 1) return { n, mean, half: null };
+  const variance = values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / (n - 1);
+  return { n, mean, half: (data.t[n] * Math.sqrt(variance)) / Math.sqrt(n) };
+}
+
+const known = new Map();
+
+/** What each setting reaches on two axes, over the completed trials that have both; and which means are on the front. */
+function summaries(x = state.x, y = state.y) {
+  const key = `${x}\n${y}`;
+  if (known.has(key)) return known.get(key);
+  const [i, j] = [metricNumber.get(x), metricNumber.get(y)];
+  const [xs, ys, x0, y0] = [data.points.values[i], data.points.values[j], data.points.base[i], data.points.base[j]];
+  const change = (rows, after, before) =>
+    summarise(rows.filter((row) => after[row] !== null && before[row] !== null).map((row) => after[row] - before[row]));
+  const values = (rows, column) => summarise(rows.map((row) => column[row]).filter((value) => value !== null));
+  const found = data.settings.map((setting, s) => {
+    const both = rowsOf[s].filter((row) => xs[row] !== null && ys[row] !== null);
+    const rows = both.length ? both : rowsOf[s];
+    return {
+      x: values(rows, xs),
+      y: values(rows, ys),
+      dx: change(rows, xs, x0),
+      dy: change(rows, ys, y0),
+      rows: both,
+      front: false,
+    };
+  });
+  markFront(found, data.metrics[i].sign, data.metrics[j].sign);
+  known.set(key, found);
+  return found;
+}
+
+function markFront(found, signX, signY) {
+  const drawn = found
+    .map((one, s) => ({ one, s }))
+    .filter(({ one, s }) => one.rows.length && !data.settings[s].failures.length)
+    .sort((a, b) => signX * (b.one.x.mean - a.one.x.mean) || signY * (b.one.y.mean - a.one.y.mean));
+  let best = null;
+  for (const { one } of drawn) {
+    if (
+      best === null ||
+      signY * (one.y.mean - best.y.mean) > 0 ||
+      (one.x.mean === best.x.mean && one.y.mean === best.y.mean)
+    ) {
+      one.front = true;
+      best = one;
+    }
+  }
+}
+
+/** The interval as far as the quantity goes: shares end at 0 and 1 in pictures, though not in tables. */
+function bar(summary, metric) {
+  if (!summary || summary.half === null) return [0, 0];
+  const low = metric.share ? Math.max(0, summary.mean - summary.half) : summary.mean - summary.half;
+  const high = metric.share ? Math.min(1, summary.mean + summary.half) : summary.mean + summary.half;
+  return [Math.max(0, summary.mean - low), Math.max(0, high - summary.mean)];
+}
+
+// -- details of trials, unpacked when somebody looks
+
+const groups = new Map();
+
+function group(n) {
+  if (!groups.has(n)) groups.set(n, unpack(byId(`group-${n}`).textContent));
+  return groups.get(n);
+}
+
+async function unpack(text) {
+  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return JSON.parse(await new Response(stream).text());
+}
+
+async function details(trial) {
+  const { group: n, place } = data.trials[trial];
+  return (await group(n))[place];
+}
+
+// -- parts of the page, drawn when they come into sight and again when what they show changes
+
+const parts = [];
+
+function part(id, drawIt, atOnce = false) {
+  const one = { place: byId(id), draw: drawIt, seen: atOnce };
+  parts.push(one);
+  if (atOnce) one.draw();
+  else sight.observe(one.place);
+}
+
+const sight = new IntersectionObserver(
+  (entries) => {
+    for (const entry of entries) {
+      const one = parts.find(({ place }) => place === entry.target);
+      if (entry.isIntersecting && one && !one.seen) {
+        one.seen = true;
+        one.draw();
+      }
+    }
+  },
+  { rootMargin: "400px" },
+);
+
+/** Draw what was drawn before a reload, so that the page is as high as it was, and go where the reader was. */
+async function goBack() {
+  const again = parts.filter(({ place, seen }) => !seen && (kept.seen || []).includes(place.id));
+  await Promise.all(
+    again.map((one) => {
+      one.seen = true;
+      return one.draw();
+    }),
+  );
+  if (kept.scroll && !location.hash) window.scrollTo(0, kept.scroll);
+}
+
+function redraw() {
+  keep();
+  for (const one of parts) if (one.seen) one.draw();
+}

@@ -1,0 +1,154 @@
+"""Figures besides the Pareto plot: strength curves, hypervolumes, paths over epochs. For papers: light, PNG and SVG."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from selgen_ray.report.colours import colour_of, marker_of
+from selgen_ray.report.figures import DPI, GREY, INK, literal, pareto_figure
+from selgen_ray.report.naming import SIGNS, value_text
+from selgen_ray.report.scales import cut
+from selgen_ray.report.settings import Axis, Setting
+from selgen_ray.report.standings import Standings
+from selgen_ray.report.strengths import Strength, strengths
+from selgen_ray.results import TrialResult
+
+if TYPE_CHECKING:
+    from selgen_ray.report.build import Report
+
+_WIDE = 4  # small plots a row
+_MOST_CURVES = 24
+_MOST_BARS = 60  # of more settings in one small plot only the means are drawn
+
+
+def figures(report: Report, standings: Standings) -> Iterable[tuple[str, Callable[[], Figure]]]:
+    """Name and how to draw it, of each figure that the report has something for."""
+    if not report.drawn:
+        return
+    yield "pareto", lambda: pareto_figure(report)
+    first = {curve.strategy: curve for curve in reversed(strengths(report.settings))}
+    if first:
+        yield "strengths", lambda: strength_figure(report, list(first.values())[::-1][:_MOST_CURVES])
+    if standings.leader:
+        yield "hypervolumes", lambda: hypervolume_figure(standings)
+    best = [report.settings[s.best] for s in standings.standings if s.best is not None]
+    if any(len(path(s.trials, report.x, report.y)) > 1 for s in best):
+        yield "paths", lambda: path_figure(report, best)
+
+
+def strength_figure(report: Report, curves: Sequence[Strength]) -> Figure:
+    """A small plot for each strategy: both axes' metrics against its strength, with intervals over seeds."""
+    rows = math.ceil(len(curves) / _WIDE)
+    figure = _figure(10.0, 2.5 * rows + 0.5)
+    for n, curve in enumerate(curves):
+        axes = figure.add_subplot(rows, min(_WIDE, len(curves)), n + 1)
+        places = {value: value if curve.scale != "even" else float(i) for i, value in enumerate(curve.values)}
+        for axis, style in ((report.y, "-"), (report.x, ":")):
+            for line in curve.lines:
+                _strength_line(axes, axis, report, [report.settings[i] for i in line], curve, places, style)
+        if curve.scale == "log":
+            axes.set_xscale("log")
+        elif curve.scale == "even":
+            axes.set_xticks(list(places.values()), [literal(value_text(v)) for v in places])
+        axes.set_title(literal(curve.strategy), fontsize=8.5, color=INK)
+        axes.set_xlabel(literal(SIGNS.get(curve.knob, curve.knob)), fontsize=8, color=INK)
+        _plain(axes)
+    told = f"solid: {report.y.name}, dotted: {report.x.name}; 95 % t-intervals over seeds"
+    figure.suptitle(literal(told), fontsize=9)
+    figure.tight_layout()
+    return figure
+
+
+def _strength_line(
+    axes: Axes, axis: Axis, report: Report, line: Sequence[Setting], curve: Strength, places: dict, style: str
+) -> None:
+    pairs = [(s, s.y if axis is report.y else s.x) for s in line]
+    known = [(s, summary) for s, summary in pairs if summary]
+    if not known:
+        return
+    at = [places[s.knobs[curve.knob]] for s, _ in known]
+    means = [summary.mean for _, summary in known]
+    ends = [cut(axis, summary.interval) if summary.interval else (summary.mean,) * 2 for _, summary in known]
+    bars = [[m - low for m, (low, _) in zip(means, ends, strict=True)]]
+    bars.append([high - m for m, (_, high) in zip(means, ends, strict=True)])
+    look = {"color": colour_of(curve.strategy), "marker": marker_of(curve.strategy), "markersize": 5}
+    if sum(map(len, curve.lines)) > _MOST_BARS:
+        axes.plot(at, means, linestyle="none", alpha=0.5, **look)
+        return
+    axes.errorbar(at, means, yerr=bars, linestyle=style, linewidth=1.3, elinewidth=0.8, capsize=2, **look)
+
+
+def hypervolume_figure(standings: Standings) -> Figure:
+    """A bar for each strategy, with the interval of the bootstrap over seeds; the largest on top."""
+    shown = [s for s in standings.standings if s.hypervolume is not None][::-1]
+    figure = _figure(8.0, 0.36 * len(shown) + 1.1)
+    axes = figure.add_subplot()
+    for i, s in enumerate(shown):
+        assert s.hypervolume is not None
+        axes.barh(i, s.hypervolume, color=colour_of(s.strategy), height=0.62)
+        if s.interval:
+            axes.plot(s.interval, (i, i), color=INK, linewidth=1.3, marker="|", markersize=7)
+    axes.set_yticks(range(len(shown)), [literal(s.strategy) for s in shown])
+    assert standings.reference is not None
+    point = f"({standings.reference.x:.3f}, {standings.reference.y:.3f})"
+    axes.set_xlabel(f"hypervolume beyond {point}; line: 95 % of the bootstrap over seeds", fontsize=9, color=INK)
+    _plain(axes)
+    figure.tight_layout()
+    return figure
+
+
+def path_figure(report: Report, best: Sequence[Setting]) -> Figure:
+    """How the best setting of each strategy moved, epoch by epoch, mean over seeds."""
+    figure = _figure(10.0, 5.5)
+    axes = figure.add_axes((0.075, 0.11, 0.6, 0.8))
+    for s in best:
+        points = path(s.trials, report.x, report.y)
+        if len(points) < 2:
+            continue
+        colour, marker = colour_of(s.strategy), marker_of(s.strategy)
+        xs, ys = zip(*points, strict=True)
+        axes.plot(xs, ys, color=colour, marker=marker, linewidth=1.3, markersize=4, label=literal(s.label))
+        axes.plot(xs[-1:], ys[-1:], color=colour, marker=marker, markeredgecolor=INK, markersize=9, zorder=4)
+    for side, axis in (("x", report.x), ("y", report.y)):
+        axes.set(**{f"{side}label": literal(axis.name)})
+        if axis.sign < 0:
+            getattr(axes, f"invert_{side}axis")()
+    axes.set_title("epoch by epoch, means over seeds; large: the end", fontsize=9, color=GREY)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.03, 1.0), fontsize=8, frameon=False, borderaxespad=0)
+    _plain(axes)
+    return figure
+
+
+def path(trials: Sequence[TrialResult], x: Axis, y: Axis) -> list[tuple[float, float]]:
+    """The mean over completed trials after each epoch that all of them evaluated, from before training on."""
+    tables = []
+    for r in (r for r in trials if r.status == "completed"):
+        own: dict[float, tuple[float, float]] = {}
+        for i, version in enumerate(r.eval_versions):
+            a, b = r.metric(x.metric(r), i), r.metric(y.metric(r), i)
+            if version == "" and a is not None and b is not None:
+                own[r.eval_epochs[i]] = (a, b)
+        tables.append(own)
+    epochs = sorted(set.intersection(*(set(own) for own in tables))) if tables else []
+    return [
+        (sum(own[e][0] for own in tables) / len(tables), sum(own[e][1] for own in tables) / len(tables)) for e in epochs
+    ]
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _plain(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8, colors=INK, length=3)
+    axes.grid(color="#EEEEEE", linewidth=0.8)
+    axes.set_axisbelow(True)

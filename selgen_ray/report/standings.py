@@ -1,0 +1,254 @@
+"""Which strategy wins, by how much, how sure that is, and what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from selgen_ray.comparing import (
+    Difference,
+    Floats,
+    compare_family,
+    hypervolume,
+    hypervolumes,
+    probability_better,
+    resampled_means,
+    resamples,
+)
+from selgen_ray.report.costs import Cost, cost_of
+from selgen_ray.report.scales import is_share
+from selgen_ray.report.settings import Axis, Setting
+from selgen_ray.stats import pareto_front
+
+if TYPE_CHECKING:
+    from selgen_ray.report.build import Report
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The point from which hypervolumes are measured.
+
+    Attributes:
+        x, y: its coordinates.
+        why: where they come from, for people.
+        possible: area up to (1, 1), or to the perfect 0, where both quantities are shares; else None.
+    """
+
+    x: float
+    y: float
+    why: str
+    possible: float | None
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What the settings of one strategy reach together.
+
+    Attributes:
+        settings: numbers of its settings in the report that have a point, and of those that are kept off by `require`.
+        front: numbers of those on the strategy's own front of means.
+        best: number of the one that dominates the largest area alone.
+        seeds: behind them, all together.
+        hypervolume: of its front; None without a point.
+        share: of what is possible, in [0, 1]; None where that is not known.
+        interval: 2.5 % and 97.5 % of the bootstrap over seeds; None for fewer than two seeds.
+        num_resamples: behind the interval.
+        cost: of its trials.
+    """
+
+    strategy: str
+    settings: tuple[int, ...]
+    front: tuple[int, ...]
+    best: int | None
+    seeds: tuple[int, ...]
+    hypervolume: float | None
+    share: float | None
+    interval: tuple[float, float] | None
+    num_resamples: int
+    cost: Cost
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One strategy's best setting against another's, over the seeds that both have.
+
+    Attributes:
+        strategy, other: x and y are the differences strategy - other.
+        seeds: in common.
+    """
+
+    strategy: str
+    other: str
+    seeds: tuple[int, ...]
+    x: Difference
+    y: Difference
+
+
+@dataclass(frozen=True)
+class Standings:
+    """The strategies compared.
+
+    Attributes:
+        standings: the one with the largest hypervolume first; without a point last.
+        beats: strategy -> other -> probability that its hypervolume is larger, by the bootstrap over seeds; None with
+            fewer than two seeds in either.
+        families: strategy -> comparisons of all others with it; corrected within each.
+    """
+
+    reference: Reference | None
+    standings: tuple[Standing, ...]
+    beats: Mapping[str, Mapping[str, float | None]]
+    families: Mapping[str, tuple[Comparison, ...]]
+
+    @property
+    def leader(self) -> Standing | None:
+        """The strategy with the largest hypervolume, if any has a point."""
+        return next((s for s in self.standings if s.hypervolume is not None), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data, for summary.json."""
+        return asdict(self) | {"beats": {a: dict(b) for a, b in self.beats.items()}}
+
+
+NOTHING = Standings(None, (), {}, {})
+
+
+def compare_strategies(report: Report, reference: tuple[float, float] | None = None) -> Standings:
+    """The strategies of a report, on its two axes.
+
+    Args:
+        reference: from where hypervolumes are measured, as values of the two axes; default: see `find_reference`.
+    """
+    point = find_reference(report, reference)
+    strategies = dict.fromkeys(s.strategy for s in report.settings)
+    if point is None:
+        nothing = (_without_points(report, name) for name in strategies)
+        return Standings(None, tuple(nothing), {}, {})
+    found = [_standing(report, name, point) for name in strategies]
+    found.sort(key=lambda pair: -1.0 if pair[0].hypervolume is None else pair[0].hypervolume, reverse=True)
+    boots = {standing.strategy: volumes for standing, volumes in found}
+    standings = tuple(standing for standing, _ in found)
+    with_best = {s.strategy: report.settings[s.best] for s in standings if s.best is not None}
+    families = {name: _family(report, name, with_best) for name in with_best}
+    return Standings(point, standings, _beats(standings, boots), families)
+
+
+def find_reference(report: Report, given: tuple[float, float] | None = None) -> Reference | None:
+    """What an area is measured from: what one has without any of the strategies.
+
+    x: the base model's, since a capability no better than it is nothing learnt; y: the outcome-only run's, since no
+    less than it was to be kept. Where either is missing, the worst mean of any setting. None without any point.
+    """
+    drawn = report.drawn
+    if not drawn:
+        return None
+    if given is not None:
+        return _reference(report, given[0], given[1], "as asked for")
+    base = next((b.x for b in report.bases if b.x), None)
+    plain = next((s.y for s in drawn if s.outcome_only and s.y), None)
+    worst_x = min((s.x.mean for s in drawn if s.x), key=lambda v: report.x.sign * v)
+    worst_y = min((s.y.mean for s in drawn if s.y), key=lambda v: report.y.sign * v)
+    why = [
+        f"{report.x.name} of {'the base model' if base else 'the worst setting'}",
+        f"{report.y.name} of {'the outcome-only run' if plain else 'the worst setting'}",
+    ]
+    return _reference(report, base.mean if base else worst_x, plain.mean if plain else worst_y, ", ".join(why))
+
+
+def _reference(report: Report, x: float, y: float, why: str) -> Reference:
+    room = [_room(axis, value) for axis, value in ((report.x, x), (report.y, y))]
+    possible = None if room[0] is None or room[1] is None else room[0] * room[1]
+    return Reference(x, y, why, possible or None)
+
+
+def _room(axis: Axis, value: float) -> float | None:
+    """How far a share can get from here."""
+    return (1 - value if axis.sign > 0 else value) if is_share(axis) else None
+
+
+def _turned(report: Report, reference: Reference) -> tuple[float, float]:
+    return report.x.sign * reference.x, report.y.sign * reference.y
+
+
+def _means(report: Report, settings: Iterable[Setting]) -> list[tuple[float, float]]:
+    return [(report.x.sign * s.x.mean, report.y.sign * s.y.mean) for s in settings if s.x and s.y]
+
+
+def _standing(report: Report, strategy: str, reference: Reference) -> tuple[Standing, Floats | None]:
+    own = [i for i, s in enumerate(report.settings) if s.strategy == strategy and s.points and not s.failures]
+    if not own:
+        return _without_points(report, strategy), None
+    settings = [report.settings[i] for i in own]
+    origin = _turned(report, reference)
+    means = _means(report, settings)
+    volume = hypervolume(means, origin)
+    alone = [(hypervolume([mean], origin), sum(mean)) for mean in means]
+    seeds = sorted({seed for s in settings for seed in s.seeds})
+    volumes = _bootstrap(report, settings, seeds, origin) if len(seeds) > 1 else None
+    ends = None if volumes is None else np.quantile(volumes, [0.025, 0.975])
+    standing = Standing(
+        strategy=strategy,
+        settings=tuple(own),
+        front=tuple(own[i] for i in pareto_front(means)),
+        best=own[alone.index(max(alone))],
+        seeds=tuple(seeds),
+        hypervolume=volume,
+        share=volume / reference.possible if reference.possible else None,
+        interval=None if ends is None else (float(ends[0]), float(ends[1])),
+        num_resamples=0 if volumes is None else len(volumes),
+        cost=cost_of(s for s in report.settings if s.strategy == strategy),
+    )
+    return standing, volumes
+
+
+def _without_points(report: Report, strategy: str) -> Standing:
+    cost = cost_of(s for s in report.settings if s.strategy == strategy)
+    return Standing(strategy, (), (), None, (), None, None, None, 0, cost)
+
+
+def _bootstrap(
+    report: Report, settings: Sequence[Setting], seeds: Sequence[int], origin: tuple[float, float]
+) -> Floats:
+    """Hypervolumes of the front of means over resampled seeds; the same draws for strategies of the same seeds."""
+    draws = resamples(len(seeds))
+    sides = []
+    for i, axis in enumerate((report.x, report.y)):
+        values = np.full((len(seeds), len(settings)), np.nan)
+        for column, s in enumerate(settings):
+            for seed, point in zip(s.seeds, s.points, strict=True):
+                values[seeds.index(seed), column] = axis.sign * point[i]
+        sides.append(resampled_means(values, draws))
+    return hypervolumes(sides[0], sides[1], origin)
+
+
+def _beats(standings: Sequence[Standing], boots: Mapping[str, Floats | None]) -> dict[str, dict[str, float | None]]:
+    found: dict[str, dict[str, float | None]] = {}
+    for a in standings:
+        row = found.setdefault(a.strategy, {})
+        for b in standings:
+            mine, theirs = boots[a.strategy], boots[b.strategy]
+            if a is not b and a.hypervolume is not None and b.hypervolume is not None:
+                row[b.strategy] = None
+                if mine is not None and theirs is not None:
+                    row[b.strategy] = probability_better(mine, theirs, a.seeds == b.seeds)
+    return found
+
+
+def _family(report: Report, name: str, best: Mapping[str, Setting]) -> tuple[Comparison, ...]:
+    """All others' best settings against this one's; both axes are one family."""
+    there = dict(zip(best[name].seeds, best[name].points, strict=True))
+    others = [other for other in best if other != name]
+    common, pairs = [], []
+    for other in others:
+        points = dict(zip(best[other].seeds, best[other].points, strict=True))
+        seeds = sorted(there.keys() & points.keys())
+        common.append(seeds)
+        pairs += [([points[s][i] for s in seeds], [there[s][i] for s in seeds]) for i in (0, 1)]
+    differences = compare_family(pairs)
+    return tuple(
+        Comparison(other, name, tuple(seeds), differences[2 * i], differences[2 * i + 1])
+        for i, (other, seeds) in enumerate(zip(others, common, strict=True))
+    )

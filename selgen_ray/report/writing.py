@@ -1,0 +1,195 @@
+"""Reading sweeps and writing their report: page, pictures, tables, summary."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from selgen_ray.control import LIVE, Control
+from selgen_ray.errors import StorageError
+from selgen_ray.events import read_events
+from selgen_ray.report.build import Report, make_report
+from selgen_ray.report.page import Surroundings, page_html
+from selgen_ray.report.settings import Axis
+from selgen_ray.report.text import PAGE
+from selgen_ray.results import TrialResult, flatten, read_trials
+from selgen_ray.storage import Folder
+from selgen_ray.table import as_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FOLDER, VERSION = "report", "version.js"
+Found = Sequence[tuple[Folder, TrialResult]]
+
+
+def write_report(
+    sweep: str | os.PathLike[str] | Folder | Sequence[str | Folder],
+    x: str = "capability",
+    y: str = "alignment",
+    title: str | None = None,
+    strict: bool = False,
+    require: str | None = None,
+    out: str | Folder | None = None,
+    reference: tuple[float, float] | None = None,
+    watch_s: float = 0,
+) -> Report:
+    """Read the results of sweeps and write index.html, figures/, results.{parquet,csv}, summary.json and report.md.
+
+    Args:
+        sweep: a folder, a path or URI; or several, reported as one. Of two results of one trial the better is taken.
+        x, y: 'capability', 'alignment', 'coherence' or 'set/metric'; see `results.less_is_better`.
+        title: default: the folders' names.
+        strict: write nothing where an axis is unknown, rather than files that lack it.
+        require: what a setting must reach to be on the front, such as 'coherence >= 0.5'.
+        out: where to; default: report/ in the sweep's folder, of several in the current one.
+        reference: (x, y) from where hypervolumes are measured; default: the base model's x, the outcome-only run's y.
+        watch_s: how often the page looks for a newer one, in seconds; 0: never.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        StorageError: a results.json cannot be read, or a file not be written.
+        ValueError: `require` is no requirement.
+    """
+    given = [sweep] if isinstance(sweep, str | os.PathLike | Folder) else sweep
+    folders = [one if isinstance(one, Folder) else Folder(str(one)) for one in given]
+    for folder in folders:
+        if not folder.exists():
+            raise FileNotFoundError(f"no sweep folder at {folder}")
+    with _uncollected():
+        return _written(folders, Axis(x), Axis(y), title, strict, require, out, reference, watch_s)
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """No garbage collection inside: among the many numbers of thousands of results it costs a sixth of the time."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def _written(
+    folders: Sequence[Folder],
+    x: Axis,
+    y: Axis,
+    title: str | None,
+    strict: bool,
+    require: str | None,
+    out: str | Folder | None,
+    reference: tuple[float, float] | None,
+    watch_s: float,
+) -> Report:
+    found = read_trials(*folders)
+    title = title or ", ".join(folder.name for folder in folders)
+    where = ", ".join(map(str, folders))
+    report = make_report(found, where, title, x, y, require or "", reference)
+    if not found or (strict and report.unknown_axes):
+        return report
+    place = _place(folders, out)
+    paths: dict[str, str] = {}
+    for name, content in _files(report, found, folders, watch_s):
+        place.write(name, content)
+        paths[name] = str(place / name)
+    return replace(report, paths=paths)
+
+
+def _place(folders: Sequence[Folder], out: str | Folder | None) -> Folder:
+    if out is not None:
+        return out if isinstance(out, Folder) else Folder(out)
+    return folders[0] / FOLDER if len(folders) == 1 else Folder(FOLDER)
+
+
+def plain_table(found: Iterable[tuple[Folder, TrialResult]], per: Literal["trial", "epoch"] = "trial") -> pd.DataFrame:
+    """The table of `load_results` with one type a column, as parquet needs: mixed values are written out as JSON."""
+    table = as_table(found, per)
+    for name in [name for name, dtype in table.dtypes.items() if str(dtype) == "object"]:
+        kinds = {type(value) for value in table[name].dropna()}
+        if len(kinds) > 1 or kinds & {list, dict}:
+            table[name] = [v if v is None or isinstance(v, str) else json.dumps(v) for v in table[name]]
+    return table
+
+
+def parquet(table: pd.DataFrame) -> bytes:
+    """The table as a parquet file."""
+    buffer = io.BytesIO()
+    table.to_parquet(buffer, index=False)
+    return buffer.getvalue()
+
+
+def _files(report: Report, found: Found, folders: Sequence[Folder], watch_s: float) -> Iterable[tuple[str, bytes]]:
+    """The page comes last: whoever sees it can rely on what it lies beside."""
+    table = plain_table(found)
+    yield "results.parquet", parquet(table)
+    yield "results.csv", table.to_csv(index=False).encode()
+    yield "summary.json", json.dumps(report.to_dict(), indent=1, allow_nan=False, default=str).encode()
+    pictures = []
+    if report.drawn:
+        from selgen_ray.report.figures import as_png, as_svg  # late: tables need no matplotlib
+        from selgen_ray.report.plots import figures
+
+        for name, make in figures(report, report.standings):
+            figure = make()
+            pictures.append(name)
+            yield f"figures/{name}.png", as_png(figure)
+            yield f"figures/{name}.svg", as_svg(figure)
+    from selgen_ray.report.markdown import report_markdown
+
+    around = surroundings(folders)
+    yield "report.md", report_markdown(report, found, pictures).encode()
+    html, version = page_html(report, found, around, watch_s)
+    yield PAGE, html.encode()
+    yield VERSION, f"selgenVersion({json.dumps(version)});\n".encode()
+
+
+def surroundings(folders: Sequence[Folder]) -> Surroundings:
+    """The search spaces, events and state of sweeps, as far as they are there and can be read."""
+    spaces: list[tuple[str, str]] = []
+    base: dict[str, Any] = {}
+    events: list[Mapping[str, Any]] = []
+    live: list[str] = []
+    for folder in folders:
+        text = _text(folder, "space.yaml")
+        if text:
+            spaces.append((f"{folder.name}/space.yaml", text))
+            base |= _base(text)
+        events += read_events(folder)
+        live += [told] if (told := _live(Control(folder).read(LIVE))) else []
+    return Surroundings(tuple(spaces), base, tuple(events), "; ".join(live))
+
+
+def _text(folder: Folder, name: str) -> str:
+    try:
+        return folder.read(name).decode("utf-8", errors="replace")
+    except (FileNotFoundError, StorageError):
+        return ""
+
+
+def _base(space: str) -> dict[str, Any]:
+    import yaml
+
+    try:
+        content = yaml.safe_load(space)
+    except yaml.YAMLError:
+        return {}
+    base = content.get("base") if isinstance(content, dict) else None
+    return flatten(base) if isinstance(base, dict) else {}
+
+
+def _live(live: Mapping[str, Any]) -> str:
+    """'running: 5 of 18 trials are over', of a sweep that was not over when it last said something."""
+    if not live or live.get("over"):
+        return ""
+    done = sum(live.get("finished", {}).values())
+    when = live.get("updated_at", "an unknown time")
+    return f"running, as of {when}: {done} of {live.get('total', '?')} trials are over"

@@ -1,0 +1,62 @@
+"""Files and folders that a search space names: beside the file that names them, or in the current directory."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from selgen_ray.data.readers import is_hub_id
+from selgen_ray.errors import Problem, nearest
+from selgen_ray.space.tree import Node, names_in, show
+
+
+def find(node: Node, problems: list[Problem], folder: bool = False) -> Path | None:
+    """The file or folder that a node names: beside the file it is written in, or in the current directory."""
+    if not isinstance(node.value, str) or not node.value:
+        problems.append(node.problem(f"found {show(node.value)}; allowed: the path of a {_kind(folder)}."))
+        return None
+    typed, places = _places(node)
+    for place in reversed(places):
+        if is_there(place, folder):
+            return places[place]
+    near = {name for place in places for name in names_in(place.parent)}
+    tried = " and ".join(map(str, reversed(places)))
+    found = f"found {node.value!r}, but there is no such {_kind(folder)}; tried {tried}."
+    problems.append(node.problem(found + nearest(typed.name, near - {typed.name})))
+    return None
+
+
+def find_data(node: Node, problems: list[Problem]) -> str | None:
+    """The absolute path of the file or folder that a node names, or the id of a data set on the hub as it is."""
+    _, places = _places(node)
+    for place in reversed(places):
+        if is_there(place) or is_there(place, True):
+            return str(places[place].resolve())
+    if is_hub_id(node.value):
+        return node.value
+    find(node, problems)
+    return None
+
+
+def _places(node: Node) -> tuple[Path, dict[Path, Path]]:
+    """What was typed, and absolute -> relative path of where it may be, the first choice last."""
+    typed = Path(node.value)
+    with contextlib.suppress(RuntimeError):  # the home of a user who is not there
+        typed = typed.expanduser()
+    return typed, {Path.cwd() / start / typed: start / typed for start in (Path(), Path(node.origin.file).parent)}
+
+
+def near_name(path: Path) -> str:
+    """' Did you mean 'x'?' for the nearest name in the folder of a path that is not there, or ''."""
+    return nearest(path.name, names_in(path.parent))
+
+
+def is_there(path: Path, folder: bool = False) -> bool:
+    """Whether there is a file (or folder) that can be reached."""
+    with contextlib.suppress(OSError):  # no permission, a name that is too long
+        return path.is_dir() if folder else path.is_file()
+    return False
+
+
+def _kind(folder: bool) -> str:
+    return "folder" if folder else "file"
