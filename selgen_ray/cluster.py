@@ -25,6 +25,7 @@ from selgen_ray import hardware, jobs
 from selgen_ray.config import FinetuneConfig
 from selgen_ray.space import Resources
 
+GROWING = "A cluster that adds nodes while trials wait needs resources.autoscaling: true"
 _NODES_EVERY_S = 5.0
 _HEAD_TIMEOUT = "RAY_gcs_rpc_server_reconnect_timeout_s"
 # what workers must be told even when the cluster was started elsewhere; never a credential
@@ -77,7 +78,7 @@ def nodes() -> list[dict[str, float]]:
 
 
 def resolve_resources(resources: Resources, nodes: Sequence[Mapping[str, float]]) -> TrialResources:
-    """Decide what a trial gets, and make sure that some node has it.
+    """Decide what a trial gets, and make sure that some node has it, unless nodes come when they are needed.
 
     Raises:
         InfeasibleError: no node is large enough; says what was asked for and what the largest nodes have.
@@ -85,12 +86,19 @@ def resolve_resources(resources: Resources, nodes: Sequence[Mapping[str, float]]
     gpus = resources.gpus
     if gpus is None:
         gpus = 1.0 if any(node.get("GPU", 0) >= 1 for node in nodes) else 0.0
-    if not any(node.get("CPU", 0) >= resources.cpus and node.get("GPU", 0) >= gpus for node in nodes):
-        offered = ", ".join(sorted({f"{n.get('CPU', 0):g} CPUs and {n.get('GPU', 0):g} GPUs" for n in nodes}))
+    granted = TrialResources(resources.cpus, gpus)
+    if not resources.autoscaling and not any(_fit(node, granted) for node in nodes):
         raise InfeasibleError(
-            f"resources: a trial asks for {resources.cpus:g} CPUs and {gpus:g} GPUs, but the nodes have: {offered}"
+            f"resources: a trial asks for {granted.cpus:g} CPUs and {gpus:g} GPUs, but the nodes have: "
+            f"{offered(nodes)}. {GROWING}"
         )
-    return TrialResources(resources.cpus, gpus)
+    return granted
+
+
+def offered(nodes: Sequence[Mapping[str, float]]) -> str:
+    """What nodes have, in words, alike ones once."""
+    kinds = {f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes}
+    return ", ".join(sorted(kinds)) or "nothing"
 
 
 def how_many_fit(nodes: Sequence[Mapping[str, float]], granted: TrialResources) -> int:
@@ -104,10 +112,10 @@ def check_hardware(configs: Iterable[FinetuneConfig], gpus: float) -> None:
     Raises:
         InfeasibleError: what, and what to use instead.
 
-    One place is looked at; where nodes differ, the worker's own check finds the rest.
+    One place is looked at; where nodes differ, or none has GPUs yet, the worker's own check finds the rest.
     """
     asking = [config for config in configs if hardware.asked(config)]
-    if not asking:
+    if not asking or all(node.get("GPU", 0) < gpus for node in nodes()):
         return
     look = ray.remote(num_cpus=0, num_gpus=gpus)(hardware.this_device)
     device = ray.get(look.remote())

@@ -147,6 +147,11 @@ class Driver:
             self.events.add("asked", task.name, search=trial.search)
         self.later(lambda: write_added(self.control, trial))
 
+    def tell(self, event: str, text: str) -> None:
+        """Show the user a line, and keep it in the event log."""
+        self._say(text)
+        self.events.add(event, why=text)
+
     def later(self, write: Callable[[], None]) -> None:
         """Do something with the storage soon, again and again until it succeeds."""
         self._later.append(write)

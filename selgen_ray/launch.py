@@ -37,10 +37,12 @@ from selgen_ray.space import Resources, SweepSpec
 from selgen_ray.storage import Folder
 from selgen_ray.trackers import tracker_callbacks
 from selgen_ray.trial import TrialTask
+from selgen_ray.waiting import Waiting
 from selgen_ray.watcher import Watcher
 from selgen_ray.watching import SweepWatch, TrialMetrics
 
 Granted = TrialResources | GroupResources
+_WAITING, _WAITING_GROUPS = 64, 8  # a cluster that grows by one node at a time would take hours
 
 
 def resolve(resources: Resources) -> Granted:
@@ -48,14 +50,14 @@ def resolve(resources: Resources) -> Granted:
     return (resolve_group if resources.workers else resolve_resources)(resources, nodes())
 
 
-def _fits(granted: Granted) -> Callable[[Sequence[Mapping[str, float]]], int]:
-    """How many trials nodes can hold."""
-    if isinstance(granted, GroupResources):
-        return lambda nodes: how_many_groups_fit(nodes, granted)
+def _fits(granted: Granted, autoscaling: bool) -> Callable[[Sequence[Mapping[str, float]]], int]:
+    """How many trials nodes can hold, and some more: they start at once, and an autoscaler sees them wait."""
+    if isinstance(granted, GroupResources):  # those that wait hold a process each
+        return lambda nodes: how_many_groups_fit(nodes, granted) + (_WAITING_GROUPS if autoscaling else 0)
 
     def with_some_more(nodes: Sequence[Mapping[str, float]]) -> int:
         fit = how_many_fit(nodes, granted)
-        return fit + max(1, min(fit // 4, 64))  # so that an autoscaler sees them wait
+        return fit + (_WAITING if autoscaling else max(1, min(fit // 4, _WAITING)))
 
     return with_some_more
 
@@ -106,7 +108,7 @@ def launch(run: Launch) -> str | None:
 
     driver = Driver(run.plan.folder, feed, board, tasks, make, run.time_budget_s, say)
     driver.guidance = Guidance(run.spec, run.plan, driver.stop, driver.keep)
-    places = Places(_fits(run.granted), lambda event, node: driver.events.add(event, node=node))
+    places = Places(_fits(run.granted, run.spec.resources.autoscaling), lambda event, node: driver.events.add(event, node=node))
 
     def limit() -> int:
         return min(places(), run.spec.resources.max_concurrent or places())
@@ -126,7 +128,8 @@ def launch(run: Launch) -> str | None:
 
     with driver, _heeded_signals(driver, say), _shown(run.display), HeadWatch(give_up) as head:
         try:
-            _fit(run, feed, [Watcher(driver, run.display, max_failures), *watching])
+            waiting = Waiting(run.granted, lambda text: driver.tell("waiting", text))
+            _fit(run, feed, [Watcher(driver, run.display, max_failures), waiting, *watching])
         except Exception:
             if not head.is_dying():
                 raise

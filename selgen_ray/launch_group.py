@@ -16,7 +16,7 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import PreemptionError, WorkerGroupError  # ray.train does not name them
 from ray.util.queue import Empty, Queue
 
-from selgen_ray.cluster import InfeasibleError
+from selgen_ray.cluster import GROWING, InfeasibleError, offered
 from selgen_ray.errors import INPUT_ERRORS, TrialError
 from selgen_ray.group_worker import GivePlacesBack, GroupTorchConfig, train_in_group
 from selgen_ray.space import Resources
@@ -42,7 +42,7 @@ class GroupResources:
 
 
 def resolve_group(resources: Resources, nodes: Sequence[Mapping[str, float]]) -> GroupResources:
-    """Decide what a group gets, and make sure that the nodes have it.
+    """Decide what a group gets, and make sure that the nodes have it, unless nodes come when they are needed.
 
     Args:
         resources: with `workers`.
@@ -56,11 +56,10 @@ def resolve_group(resources: Resources, nodes: Sequence[Mapping[str, float]]) ->
         gpus = int(any(node.get("GPU", 0) >= 1 for node in nodes))
     fsdp = resources.strategy == "fsdp"
     granted = GroupResources(resources.workers or 1, resources.cpus_per_worker or 1.0, gpus, fsdp)
-    if how_many_fit(nodes, granted) == 0:
-        offered = ", ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
+    if not resources.autoscaling and how_many_fit(nodes, granted) == 0:
         raise InfeasibleError(
             f"resources: a trial asks for {granted.workers} workers of {granted.cpus_per_worker:g} CPUs and "
-            f"{granted.gpus_per_worker} GPUs each, but the nodes have: {offered}"
+            f"{granted.gpus_per_worker} GPUs each, but the nodes have: {offered(nodes)}. {GROWING}"
         )
     return granted
 

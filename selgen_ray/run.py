@@ -196,6 +196,7 @@ def _report(spec: SweepSpec, plan: Plan) -> str:
 def _resource_lines(spec: SweepSpec) -> list[str]:
     asked = spec.resources
     limit = f", at most {asked.max_concurrent} at a time" if asked.max_concurrent else ""
+    limit += ", on nodes that come when they are needed" if asked.autoscaling else ""
     rest = f"{limit}; retries: up to {asked.max_failures}"
     if asked.workers:
         gpus = "1 where the cluster has any, else 0" if asked.gpus_per_worker is None else f"{asked.gpus_per_worker:g}"

@@ -50,6 +50,9 @@ class Resources(Strict):
     )
     max_failures: int = Field(default=2, description="retries of a trial that failed", ge=0, le=100)
     torch_threads: int = Field(default=1, description="threads of PyTorch in a trial", ge=1, le=1024)
+    autoscaling: bool = Field(
+        default=False, description="the cluster adds nodes while trials wait: ask for what no node has now"
+    )
 
     @field_validator("gpus")
     @classmethod
@@ -75,6 +78,9 @@ class Resources(Strict):
         for key in ("gpus", "cpus"):
             if self.workers is not None and key in given and getattr(self, key) is not None:
                 raise ValueError(f"workers and {key} are both given: with workers, set {key}_per_worker instead")
+        key = "gpus" if self.workers is None else "gpus_per_worker"
+        if self.autoscaling and getattr(self, key) is None:
+            raise ValueError(f"autoscaling is given, but {key} is not: nodes that are yet to come cannot be asked")
         return self
 
 

@@ -1,0 +1,55 @@
+"""Says so when trials wait for a place and none runs: on a full cluster, or while an autoscaler adds nodes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ray.tune import Callback
+from ray.tune.experiment import Trial
+
+from selgen_ray.cluster import TrialResources, nodes, offered
+from selgen_ray.launch_group import GroupResources
+
+
+class Waiting(Callback):
+    """Tells the user what is waited for when no trial has run for a while, and again each ten times as long.
+
+    Args:
+        granted: what a trial gets.
+        tell: shows and keeps a line.
+        after_s: how long is a while.
+        nodes: the resources of each node that is alive, as Ray names them.
+    """
+
+    def __init__(
+        self,
+        granted: TrialResources | GroupResources,
+        tell: Callable[[str], None],
+        after_s: float = 60.0,
+        nodes: Callable[[], Sequence[Mapping[str, float]]] = nodes,
+    ):
+        self._granted, self._tell, self._after_s, self._nodes = granted, tell, after_s, nodes
+        self._since = self._told = time.monotonic()
+        self._patience_s = after_s
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """Called by Tune after everything that happens, and each second."""
+        at = time.monotonic()
+        if all(trial.status != Trial.PENDING for trial in trials) or any(t.status == Trial.RUNNING for t in trials):
+            self._since = self._told = at
+            self._patience_s = self._after_s
+        elif at - self._told >= self._patience_s:
+            self._told, self._patience_s = at, 10 * self._after_s
+            self._tell(self._text(at - self._since))
+
+    def _text(self, seconds: float) -> str:
+        if isinstance(self._granted, TrialResources):
+            asked = f"{self._granted.cpus:g} CPUs and {self._granted.gpus:g} GPUs"
+        else:  # its workers are waited for by Ray Train; this is the place of the process that leads them
+            asked = "its leading process"
+        return (
+            f"no trial has run for {seconds / 60:.0f} min: waiting for a place with {asked}; the nodes have "
+            f"{offered(self._nodes())} in all, taken by others or too small. `ray status` shows what the cluster does"
+        )
