@@ -108,7 +108,9 @@ def launch(run: Launch) -> str | None:
 
     driver = Driver(run.plan.folder, feed, board, tasks, make, run.time_budget_s, say)
     driver.guidance = Guidance(run.spec, run.plan, driver.stop, driver.keep)
-    places = Places(_fits(run.granted, run.spec.resources.autoscaling), lambda event, node: driver.events.add(event, node=node))
+    places = Places(
+        _fits(run.granted, run.spec.resources.autoscaling), lambda event, node: driver.events.add(event, node=node)
+    )
 
     def limit() -> int:
         return min(places(), run.spec.resources.max_concurrent or places())

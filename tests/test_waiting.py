@@ -16,7 +16,7 @@ GROUP = {"workers": 2, "gpus_per_worker": 1}
 
 
 def test_a_cluster_that_adds_nodes_is_asked_for_what_no_node_has():
-    with pytest.raises(InfeasibleError, match=r"0 CPUs and 0 GPUs\. A cluster that adds .* autoscaling: true"):
+    with pytest.raises(InfeasibleError, match=r"0 CPUs and 0 GPUs\. A cluster that adds .*autoscaling: true"):
         resolve_resources(Resources(gpus=1), NOTHING)
     assert resolve_resources(Resources(gpus=1, autoscaling=True), NOTHING) == TrialResources(1.0, 1.0)
 
