@@ -33,22 +33,14 @@ CONFIG = {
 }
 
 
-@pytest.fixture(params=["v1", "v2"])
-def growing(request, tmp_path):
+@pytest.fixture
+def growing(tmp_path):
     """The environment of a cluster whose head has no CPU; up to two nodes with CPUs and a (declared) GPU can come."""
     config = copy.deepcopy(CONFIG)
     port = free_port()
     config["provider"]["gcs_address"] = f"127.0.0.1:{port}"
     env = environment() | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64, "RAY_FAKE_CLUSTER": "1"}
     env |= {"AUTOSCALER_UPDATE_INTERVAL_S": "1"}
-    if request.param == "v2":
-        name = "f" * 56
-        config["provider"] |= {"launch_multiple": True, "head_node_id": name}
-        env |= {
-            "RAY_enable_autoscaler_v2": "1",
-            "RAY_CLOUD_INSTANCE_ID": name,
-            "RAY_OVERRIDE_NODE_ID_FOR_TESTING": name,
-        }
     (tmp_path / "autoscaling.yaml").write_text(yaml.safe_dump(config))
     command = [RAY, "start", "--head", f"--port={port}", "--num-cpus=0", "--object-store-memory=200000000", "--block"]
     command += [f"--autoscaling-config={tmp_path / 'autoscaling.yaml'}", "--include-dashboard=false"]
@@ -57,7 +49,7 @@ def growing(request, tmp_path):
     try:
         status = [RAY, "status", "--address", address]
         wait_for(lambda: subprocess.run(status, env=env, capture_output=True).returncode == 0)
-        yield {k: v for k, v in env.items() if "OVERRIDE" not in k} | {"RAY_ADDRESS": address}
+        yield env | {"RAY_ADDRESS": address}
     finally:
         kill_9(tree(head))
         head.wait()
