@@ -198,7 +198,8 @@ def _pack_tensors(tensors: dict[str, Tensor]) -> bytes:
     # imported late: torch takes seconds, and JSON needs none of it
     import safetensors.torch
 
-    packed, memory = {}, set()
+    packed: dict[str, Tensor] = {}
+    memory: set[int] = set()
     for name, tensor in tensors.items():
         flat = tensor.detach().cpu().contiguous()
         if flat.untyped_storage().data_ptr() in memory:  # two names of one memory: safetensors wants a copy

@@ -56,9 +56,9 @@ class _Setting:
     trial_id: str
     is_kept: bool
     is_stopped: bool = False
-    alive: set[str] = field(default_factory=set)
-    seeds: set[str] = field(default_factory=set)
-    values: dict[float, dict[str, float | None]] = field(default_factory=dict)
+    alive: set[str] = field(default_factory=set[str])
+    seeds: set[str] = field(default_factory=set[str])
+    values: dict[float, dict[str, float | None]] = field(default_factory=dict[float, dict[str, float | None]])
     judged: float = 0.0
     end: float = math.inf
 

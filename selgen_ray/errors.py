@@ -44,7 +44,7 @@ class Problem:
 class SpecError(ValueError):
     """The search space is wrong; carries every problem found, not only the first."""
 
-    problems: list[Problem] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list[Problem])
 
     def __str__(self) -> str:
         unique = list(dict.fromkeys(str(p) for p in self.problems))

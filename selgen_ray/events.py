@@ -73,7 +73,7 @@ def read_events(sweep: Folder) -> list[dict[str, Any]]:
         lines = sweep.read(FILE_NAME).splitlines()
     except FileNotFoundError:
         return []
-    events = []
+    events: list[dict[str, Any]] = []
     for line in lines:
         try:
             events.append(dict(json.loads(line)))

@@ -62,7 +62,7 @@ class Guidance:
         return []
 
     def _hand_out(self, asked: Asked) -> list[TrialTask]:
-        new = []
+        new: list[TrialTask] = []
         for trial in (AddedTrial.of(one, self._plugins, search=asked.entry) for one in asked.trials):
             task = self._make.task(trial, trial.config, trial.plugins)
             self._keep(trial, task)  # also of a trial that the sweep has already: the search must find it again

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-import selgen_ray.cluster  # noqa: F401  # isort: skip  # it sets the environment that ray reads
+import selgen_ray.cluster  # noqa: F401  # isort: skip  # pyright: ignore[reportUnusedImport]  # it sets the environment that ray reads
 
 import ray
 from ray import tune
@@ -181,14 +181,14 @@ class _Feeder(Searcher):
             return config
         return Searcher.FINISHED if self._feed.is_over else None
 
-    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None: ...
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None: ...
 
     def save(self, checkpoint_path: str) -> None: ...  # the sweep's folder is what a restart reads
 
     def restore(self, checkpoint_path: str) -> None: ...
 
 
-def _trainable(run: Launch, first: ray.ObjectRef) -> type:
+def _trainable(run: Launch, first: ray.ObjectRef[Any]) -> type:
     """The Tune trainable: a function in a reused worker, so that imports and base model are loaded once."""
     name, granted, torch_threads, sweep = run.spec.name, run.granted, run.spec.resources.torch_threads, run.plan.folder
     group = granted if isinstance(granted, GroupResources) else None

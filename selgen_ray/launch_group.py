@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import selgen_ray.cluster  # noqa: F401  # isort: skip  # it sets the environment that ray reads
+import selgen_ray.cluster  # noqa: F401  # isort: skip  # pyright: ignore[reportUnusedImport]  # it sets the environment that ray reads
 
 from ray.exceptions import RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig

@@ -78,7 +78,7 @@ def find(root: Path, name: str, leave_out: Collection[str]) -> list[str]:
         inside = [entry.path for entry in found if entry.name not in leave_out and entry.is_dir()]
         return inside, any(entry.name == name and entry.is_file() for entry in found)
 
-    level, paths = [str(root)], []
+    level, paths = [str(root)], list[str]()
     while level:
         scanned = in_parallel(scan, level)
         paths += [folder for folder, (_, is_in) in zip(level, scanned, strict=True) if is_in]

@@ -193,7 +193,7 @@ def make_plan(spec: SweepSpec) -> Plan:
         if trial.trial_id not in tasks:  # of a seed that the file did not name then
             tasks[trial.trial_id] = make.task(trial, trial.config.model_dump(mode="json"), spec.plugin_sources)
     stopped, removed = control.stop.names(), control.removed.names()
-    planned = []
+    planned: list[Planned] = []
     for task in tasks.values():
         _, result = found.get(task.trial_id, (None, None))
         status: Found = result.status if result else None

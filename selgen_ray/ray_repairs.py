@@ -13,7 +13,7 @@ def survive_lost_workers() -> None:
 
     Ray 2.60 knows a worker that died, but stops the whole run over one that was killed for want of memory.
     """
-    known = RayActorManager._actor_task_failed
+    known = RayActorManager._actor_task_failed  # pyright: ignore[reportPrivateUsage]
     if known.__module__ == __name__:
         return
 
@@ -22,4 +22,4 @@ def survive_lost_workers() -> None:
             exception = RayActorError(error_msg=str(exception))
         known(self, tracked_actor_task, exception)
 
-    RayActorManager._actor_task_failed = actor_task_failed
+    RayActorManager._actor_task_failed = actor_task_failed  # pyright: ignore[reportPrivateUsage]

@@ -31,7 +31,7 @@ def shard(model: PeftModel, device: str) -> None:
         ModelError: the model does not say what its layers are.
     """
     base: Any = model.get_base_model()
-    names = set(base._no_split_modules or ())
+    names: set[str] = set(base._no_split_modules or ())
     layers = [module for module in base.modules() if type(module).__name__ in names]
     if not layers:
         raise ModelError(f"resources.strategy fsdp: {type(base).__name__} does not name its layers (_no_split_modules)")

@@ -49,12 +49,14 @@ class Watcher(tune.Callback):
     def __getstate__(self) -> dict[str, Any]:
         return {}  # as above; a terminal cannot be pickled
 
-    def on_trial_start(self, iteration: int, trials: list, trial: TuneTrial, **info: Any) -> None:
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: TuneTrial, **info: Any) -> None:
         self._driver.events.add("started", str(trial))
         self._board.running.setdefault(str(trial), {})
         self._display.update(self._board)
 
-    def on_trial_result(self, iteration: int, trials: list, trial: TuneTrial, result: dict, **info: Any) -> None:
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: TuneTrial, result: dict[str, Any], **info: Any
+    ) -> None:
         for event in result.get("events", ()):
             self._driver.events.add(trial=str(trial), **event)
         if "evaluated" in result:
@@ -62,11 +64,11 @@ class Watcher(tune.Callback):
         self._board.running.setdefault(str(trial), {}).update(result)  # an evaluation's report has no step
         self._display.update(self._board)
 
-    def on_trial_complete(self, iteration: int, trials: list, trial: TuneTrial, **info: Any) -> None:
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: TuneTrial, **info: Any) -> None:
         last = trial.last_result or {}
         self._finish(trial, last.get("status", "preempted"), last, last.get("error", ""))
 
-    def on_trial_error(self, iteration: int, trials: list, trial: TuneTrial, **info: Any) -> None:
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: TuneTrial, **info: Any) -> None:
         last = trial.last_result or {}
         self._finish(trial, "preempted" if last.get("status") == "preempted" else "crashed", {}, _cause(trial))
 

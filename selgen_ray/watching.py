@@ -60,7 +60,7 @@ class TrialMetrics:
 
     def update(self, progress: Mapping[str, Any]) -> None:
         """Show a progress line, or under 'evaluated' one of `TrialResult.readings`; what it lacks stays as it is."""
-        numbers = {**progress, **(progress.get("evaluated") or {}), "gpu_memory": _gpu_memory()}
+        numbers: dict[str, Any] = {**progress, **(progress.get("evaluated") or {}), "gpu_memory": _gpu_memory()}
         if progress.get("phase") == "train" and progress.get("num_steps"):
             numbers["progress"] = progress.get("step", 0) / progress["num_steps"]
         self._set(numbers)
@@ -121,13 +121,13 @@ class SweepWatch(tune.Callback):
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its callbacks for a restore that is never made
 
-    def on_step_end(self, iteration: int, trials: list, **info: Any) -> None:
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         board, running = self._board, len(self._board.running)
         counts = self._before + Counter(board.finished) + Counter(running=running)
         counts["pending"] = max(0, board.total - board.num_finished - running)
         self._metrics.update(counts, board.seconds_left())
 
-    def on_experiment_end(self, trials: list, **info: Any) -> None:
+    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
         self._metrics.stop()
 
 

@@ -56,7 +56,7 @@ def _generated(config: TrialConfig) -> Roles:
 
 def overlaps(roles: Mapping[str, Sequence[Row]]) -> list[str]:
     """In words, the sets that test nothing new: all their prompts are trained on."""
-    found = []
+    found: list[str] = []
     for test, trained in (("truth", "proxy"), ("collateral", "outcome")):
         if roles.get(test) and roles.get(trained):
             seen = {prompt_of(row) for row in roles[trained]}
@@ -107,7 +107,7 @@ def _checked(found: dict[str, list[Found]], config: TrialConfig) -> dict[str, li
 
 
 def _with_problems(entries: list[Found]) -> list[Found]:
-    checked = []
+    checked: list[Found] = []
     for entry in entries:
         problem = entry.problem if entry.row is None else row_problem(entry.row)
         checked.append(Found(entry.where, None, problem) if problem else entry)
@@ -115,7 +115,7 @@ def _with_problems(entries: list[Found]) -> list[Found]:
 
 
 def _refuse_bad(found: Mapping[str, list[Found]], sources: Mapping[str, Source]) -> None:
-    told = []
+    told: list[str] = []
     for role, entries in found.items():
         if not entries and not sources[role].filter:
             told.append(f"{sources[role].path}: has no rows")

@@ -51,7 +51,7 @@ class Source(Strict):
     @property
     def options(self) -> dict[str, Any]:
         """What is given besides the path, as plain data."""
-        names = [name for name, info in type(self).model_fields.items() if name != "path"]
+        names = [name for name in type(self).model_fields if name != "path"]
         return {name: v for name in names if (v := getattr(self, name)) != type(self).model_fields[name].default}
 
 

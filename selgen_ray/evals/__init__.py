@@ -29,9 +29,9 @@ class Answers:
         missing: metric -> why it cannot be given.
     """
 
-    replies: dict[int, str] = field(default_factory=dict)
-    picks: dict[str, dict[int, Any]] = field(default_factory=dict)
-    missing: dict[str, str] = field(default_factory=dict)
+    replies: dict[int, str] = field(default_factory=dict[int, str])
+    picks: dict[str, dict[int, Any]] = field(default_factory=dict[str, dict[int, Any]])
+    missing: dict[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True)

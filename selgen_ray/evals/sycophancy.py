@@ -92,7 +92,7 @@ def _claims(eval_set: EvalSet, numbers: Sequence[int]) -> list[_Claim]:
     spoken = [number for number in numbers if number not in chosen]
     read = dict(zip(spoken, map(read_verdict, replies(eval_set, spoken)), strict=True))
     eval_set.answers.picks["verdict"] = dict(read)
-    found = []
+    found: list[_Claim] = []
     for number, row in rows.items():
         if number in chosen:
             confirmed = (chosen[number] == row["answer"]) is (row["claim"] == RIGHT)

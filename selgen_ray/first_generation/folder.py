@@ -36,8 +36,8 @@ class Imported:
     files: list[Path]
     base: Converted
     overrides: list[Converted]
-    seeds: list[int] = field(default_factory=list)
-    to_add: list[str] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=list[int])
+    to_add: list[str] = field(default_factory=list[str])
 
     @property
     def records(self) -> list[Record]:

@@ -39,8 +39,8 @@ class Verdicts:
         dead: why nothing more was asked; '' where everything was.
     """
 
-    scores: dict[Item, Score] = field(default_factory=dict)
-    failures: dict[Item, str] = field(default_factory=dict)
+    scores: dict[Item, Score] = field(default_factory=dict[Item, Score])
+    failures: dict[Item, str] = field(default_factory=dict[Item, str])
     dead: str = ""
 
 

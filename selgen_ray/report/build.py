@@ -83,7 +83,7 @@ class Report:
     left_out: tuple[LeftOut, ...]
     notes: tuple[str, ...] = ()
     unknown_axes: tuple[str, ...] = ()
-    paths: dict[str, str] = field(default_factory=dict)
+    paths: dict[str, str] = field(default_factory=dict[str, str])
     require: str = ""
     flagged: tuple[Flagged, ...] = ()
     standings: Standings = NOTHING

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import textwrap
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -26,9 +26,15 @@ if TYPE_CHECKING:
 SIZE_INCHES = (10.0, 6.0)
 DPI = 160
 INK, GREY = "#222222", "#666666"
-_FRONT = {"color": "#B4B4B4", "linewidth": 1.8, "solid_joinstyle": "miter"}
-_RING = {"marker": "o", "color": INK, "markerfacecolor": "none", "markeredgewidth": 1.3, "linestyle": "none"}
-_CROSS = {"marker": "x", "color": INK, "markersize": 10, "markeredgewidth": 1.6, "linestyle": "none"}
+_FRONT: dict[str, Any] = {"color": "#B4B4B4", "linewidth": 1.8, "solid_joinstyle": "miter"}
+_RING: dict[str, Any] = {
+    "marker": "o",
+    "color": INK,
+    "markerfacecolor": "none",
+    "markeredgewidth": 1.3,
+    "linestyle": "none",
+}
+_CROSS: dict[str, Any] = {"marker": "x", "color": INK, "markersize": 10, "markeredgewidth": 1.6, "linestyle": "none"}
 _LABEL_LENGTH = 28
 _MULTITUDE = 80  # of more settings than these only those on the front have bars and labels
 
@@ -110,10 +116,10 @@ def _setting(axes: Axes, setting: Setting, report: Report) -> None:
         axes.plot(setting.x.mean, setting.y.mean, **_RING, markersize=15, zorder=4.6)
     if setting.x.n == 1:
         faint = tuple(0.65 * part + 0.35 for part in to_rgb(colour))
-        style = {"color": faint, "markerfacecolor": "white", "markeredgewidth": 1.4, "markersize": 7.5}
+        style: dict[str, Any] = {"color": faint, "markerfacecolor": "white", "markeredgewidth": 1.4, "markersize": 7.5}
         _point(axes, setting.x, setting.y, report, marker=marker, zorder=5, **style)
         return
-    singles = {"markersize": 4, "alpha": 0.35, "linestyle": "none", "markeredgewidth": 0, "zorder": 3}
+    singles: dict[str, Any] = {"markersize": 4, "alpha": 0.35, "linestyle": "none", "markeredgewidth": 0, "zorder": 3}
     axes.plot(*zip(*setting.points, strict=True), color=colour, marker=marker, **singles)
     style = {"color": colour, "markeredgecolor": "white", "markeredgewidth": 0.8}
     _point(axes, setting.x, setting.y, report, marker=marker, markersize=9, zorder=5, **style)
@@ -135,7 +141,12 @@ def _multitude(axes: Axes, report: Report) -> None:
             (s.x.mean, s.y.mean) for s in report.drawn if s.strategy == strategy and not s.on_front and s.x and s.y
         ]
         if means:
-            look = {"color": colour_of(strategy), "marker": marker_of(strategy), "markersize": 5, "alpha": 0.6}
+            look: dict[str, Any] = {
+                "color": colour_of(strategy),
+                "marker": marker_of(strategy),
+                "markersize": 5,
+                "alpha": 0.6,
+            }
             axes.plot(*zip(*means, strict=True), linestyle="none", markeredgewidth=0, zorder=4, **look)
 
 
@@ -143,7 +154,7 @@ def _base(axes: Axes, base: Base, report: Report) -> Label:
     """Draw the star; where its place is outside, at the edge, and the label says how far."""
     assert base.x and base.y
     ends = axes.get_xlim(), axes.get_ylim()
-    style = {"color": INK, "marker": "*", "zorder": 4.5}
+    style: dict[str, Any] = {"color": INK, "marker": "*", "zorder": 4.5}
     outside = beyond(base, report, ends)
     at = inside(base.x.mean, ends[0]), inside(base.y.mean, ends[1])
     if outside:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -66,7 +66,13 @@ def strength_figure(report: Report, curves: Sequence[Strength]) -> Figure:
 
 
 def _strength_line(
-    axes: Axes, axis: Axis, report: Report, line: Sequence[Setting], curve: Strength, places: dict, style: str
+    axes: Axes,
+    axis: Axis,
+    report: Report,
+    line: Sequence[Setting],
+    curve: Strength,
+    places: dict[Any, float],
+    style: str,
 ) -> None:
     pairs = [(s, s.y if axis is report.y else s.x) for s in line]
     known = [(s, summary) for s, summary in pairs if summary]
@@ -77,7 +83,7 @@ def _strength_line(
     ends = [cut(axis, summary.interval) if summary.interval else (summary.mean,) * 2 for _, summary in known]
     bars = [[m - low for m, (low, _) in zip(means, ends, strict=True)]]
     bars.append([high - m for m, (_, high) in zip(means, ends, strict=True)])
-    look = {"color": colour_of(curve.strategy), "marker": marker_of(curve.strategy), "markersize": 5}
+    look: dict[str, Any] = {"color": colour_of(curve.strategy), "marker": marker_of(curve.strategy), "markersize": 5}
     if sum(map(len, curve.lines)) > _MOST_BARS:
         axes.plot(at, means, linestyle="none", alpha=0.5, **look)
         return

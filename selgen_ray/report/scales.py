@@ -68,7 +68,7 @@ def _of(axis: Axis, shown: Sequence[Summary], points: Sequence[float], reach: fl
 def beyond(base: Base, report: Report, ends: tuple[Ends, Ends]) -> list[str]:
     """'← capability 0.17' for each axis on which the base model is outside; the arrow says on which side."""
     assert base.x and base.y
-    texts = []
+    texts: list[str] = []
     for axis, summary, (first, last), arrows in zip(
         (report.x, report.y), (base.x, base.y), ends, ("←→", "↓↑"), strict=True
     ):

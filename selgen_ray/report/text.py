@@ -74,7 +74,7 @@ def _aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     rest = sum(widths) - widths[1] + 2 * (len(widths) - 2)
     widths[1] = min(widths[1], max(_MIN_LABEL, WIDTH - rest - 2))
-    lines = []
+    lines: list[str] = []
     for row in [head, *rows]:
         label, *more = textwrap.wrap(row[1], widths[1], subsequent_indent="  ", break_on_hyphens=False) or [""]
         cells = [label.ljust(widths[1]), row[2].ljust(widths[2])]

@@ -63,7 +63,7 @@ class Keys:
     by_strategy: dict[str, dict[str, FieldInfo]]
     owners: dict[str, list[str]]
     sections: frozenset[str]
-    aliases: dict[str, str] = field(default_factory=dict)
+    aliases: dict[str, str] = field(default_factory=dict[str, str])
     parts: frozenset[str] = frozenset()
 
     @functools.cached_property

@@ -64,7 +64,7 @@ class Resources(Strict):
     @field_validator("gpus_per_worker", mode="before")
     @classmethod
     def _whole(cls, value: Any) -> Any:
-        if isinstance(value, float) and value != int(value):
+        if isinstance(value, float) and not value.is_integer():
             raise ValueError("a worker gets whole GPUs or none: NCCL needs a GPU for each")
         return value
 

@@ -16,6 +16,7 @@ from selgen_ray.errors import Problem, nearest
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser reads 10,000 overrides in a second
 _TAG = "tag:yaml.org,2002:"
+_Pairs = dict[str, tuple[yaml.Node, yaml.Node]]
 _MARKER = re.compile(r"(<<<<<<<|=======|>>>>>>>|\|\|\|\|\|\|\|)(\s|$)")
 _SHOWN = 20  # characters of what could not be parsed
 
@@ -195,9 +196,9 @@ class _Builder:
         below, above = (self.unfold(pairs, origin) for pairs in (inherited, own))
         return merge(Node(below, origin), Node(above, origin)).value
 
-    def pairs(self, source: yaml.MappingNode, origin: Origin) -> tuple[dict, dict]:
-        inherited: dict[str, tuple[yaml.Node, yaml.Node]] = {}
-        own: dict[str, tuple[yaml.Node, yaml.Node]] = {}
+    def pairs(self, source: yaml.MappingNode, origin: Origin) -> tuple[_Pairs, _Pairs]:
+        inherited: _Pairs = {}
+        own: _Pairs = {}
         for key_node, value in source.value:
             if key_node.tag == f"{_TAG}merge":
                 for other in reversed(value.value if isinstance(value, yaml.SequenceNode) else [value]):

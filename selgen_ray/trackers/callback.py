@@ -87,23 +87,25 @@ class Trackers(tune.Callback):
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its callbacks for a restore that is never made
 
-    def on_trial_start(self, iteration: int, trials: list, trial: TuneTrial, **info: Any) -> None:
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: TuneTrial, **info: Any) -> None:
         self._waiting.put(("start", trial.trial_id, self._task_of(trial.config["trial_id"])))
 
-    def on_trial_result(self, iteration: int, trials: list, trial: TuneTrial, result: dict, **info: Any) -> None:
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: TuneTrial, result: dict[str, Any], **info: Any
+    ) -> None:
         numbers = readings(result)
         if self._waiting.qsize() > _MOST_WAITING and "evaluated" not in result and "status" not in result:
             self._missed += 1
         elif numbers:
             self._waiting.put(("log", trial.trial_id, numbers))
 
-    def on_trial_complete(self, iteration: int, trials: list, trial: TuneTrial, **info: Any) -> None:
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: TuneTrial, **info: Any) -> None:
         self._waiting.put(("end", trial.trial_id, (trial.last_result or {}).get("status") == "failed"))
 
-    def on_trial_error(self, iteration: int, trials: list, trial: TuneTrial, **info: Any) -> None:
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: TuneTrial, **info: Any) -> None:
         self._waiting.put(("end", trial.trial_id, True))
 
-    def on_experiment_end(self, trials: list, **info: Any) -> None:
+    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
         self._waiting.put(None)
         self._thread.join(_LAST_WORDS_S)
         if self._thread.is_alive():

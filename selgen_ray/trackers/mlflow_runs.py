@@ -35,7 +35,8 @@ class MLflowRuns(MLflowLoggerCallback):
         )
 
     def log_trial_start(self, trial: Any) -> None:
-        client, experiment = self.mlflow_util._get_client(), self.mlflow_util.experiment_id
+        client = self.mlflow_util._get_client()  # pyright: ignore[reportPrivateUsage]
+        experiment = self.mlflow_util.experiment_id
         found = client.search_runs([str(experiment)], f"tags.{_TAG} = '{trial.trial_id}'", max_results=1)
         if found:
             self._trial_runs[trial] = found[0].info.run_id
@@ -53,4 +54,5 @@ class MLflowRuns(MLflowLoggerCallback):
             for key, value in result.items()
             if key != TRAINING_ITERATION
         ]
-        self.mlflow_util._get_client().log_batch(self._trial_runs[trial], metrics=metrics)
+        client = self.mlflow_util._get_client()  # pyright: ignore[reportPrivateUsage]
+        client.log_batch(self._trial_runs[trial], metrics=metrics)

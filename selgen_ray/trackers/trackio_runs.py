@@ -48,7 +48,7 @@ class TrackioRuns(LoggerCallback):
     def log_trial_end(self, trial: Any, failed: bool = False) -> None:
         self._ask("finish", trial.trial_id)
 
-    def on_experiment_end(self, trials: list, **info: Any) -> None:
+    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
         ray.kill(self._process)
 
     def _ask(self, method: str, *args: Any) -> None:
@@ -63,7 +63,7 @@ class _Process:
         self._init, self._runs = init, {}
 
     def ready(self) -> None:
-        import trackio  # pyright: ignore[reportMissingImports]  # noqa: F401
+        import trackio  # pyright: ignore[reportMissingImports, reportUnusedImport]  # noqa: F401
 
     def start(self, key: str, name: str, group: str, config: dict[str, Any]) -> None:
         import trackio  # pyright: ignore[reportMissingImports]

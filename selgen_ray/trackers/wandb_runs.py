@@ -16,7 +16,7 @@ from selgen_ray.trackers.processes import beside_driver
 logger = logging.getLogger(__name__)
 
 
-class _RunProcess(integration._WandbLoggingActor):
+class _RunProcess(integration._WandbLoggingActor):  # pyright: ignore[reportPrivateUsage]
     """Ray's, but with our step as the axis, so that a run that goes on from a checkpoint overlaps itself."""
 
     def __init__(self, *args: Any, environment: dict[str, str], **kwargs: Any):

@@ -31,8 +31,9 @@ from selgen_ray.trainers.registry import knob
 PROXY_EPOCHS = knob(1, "passes of the throw-away training on the proxy", ge=1)
 
 # of the run alone; everything else decides what a throw-away training gives, whatever a later version adds
-_OF_THE_RUN = {"epochs", "max_steps", "max_to_eval", "max_new_tokens", "train_split", "model", "model_revision"}
-_OF_THE_RUN |= {"adapter", "adapter_revision"}  # of the start model, as these two
+_OF_THE_RUN = {"epochs", "max_steps", "max_to_eval", "max_new_tokens", "train_split"} | {
+    *("model", "model_revision", "adapter", "adapter_revision"),  # of the start model
+}
 
 
 @dataclass(frozen=True)

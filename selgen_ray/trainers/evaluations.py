@@ -186,7 +186,7 @@ class Evaluations:
         found: dict[str, list[dict[str, Any]]] = {}
         for name, of in measured.items():
             rows = self._trainer.sets.evals[name].rows if name != LM_EVAL else ()
-            said = {n: reply for n, row in enumerate(rows) if (reply := _said(of, n)) is not None}
+            said = {n: reply for n in range(len(rows)) if (reply := _said(of, n)) is not None}
             numbers = list(said)[: self._config.num_samples]
             samples = [_sample(rows[n], n, of, said[n]) for n in numbers]
             bases = before.get(name, [])

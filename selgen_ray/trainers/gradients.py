@@ -52,7 +52,7 @@ def project_out(gradient: GradMap, direction: GradMap, *, strict: bool, scope: s
     """
     names = [name for name in gradient if name in direction]
     groups = [names] if scope == "global" else [[name] for name in names]
-    projected, applied = dict(gradient), []
+    projected, applied = dict(gradient), list[Tensor]()
     for group in groups:
         g, d = ({name: a_map[name] for name in group} for a_map in (gradient, direction))
         size = dot(d, d)

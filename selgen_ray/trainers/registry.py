@@ -63,7 +63,8 @@ def register(trainer: type[BaseTrainer]) -> None:
     name = trainer.proxy_strategy_name
     trainer.aliases = vars(trainer).get("aliases", ())  # those it inherits are another strategy's
     trainer.implied = vars(trainer).get("implied", {})
-    for one in (name, *trainer.aliases):
+    given: tuple[Any, ...] = (name, *trainer.aliases)  # of a plugin, perhaps
+    for one in given:
         if not isinstance(one, str) or not _NAME.fullmatch(one):
             raise ValueError(f"proxy strategy {one!r}: allowed: letters, digits, '_' and '-', a letter first")
         old = _TRAINERS.get(_ALIASES.get(one, one))

@@ -51,7 +51,7 @@ class GcdOptions(Strict):
     @model_validator(mode="after")
     def _there_are_as_many(self) -> GcdOptions:
         train, held_out = (len(pairs) for pairs in items.gcd_split(self.max_number, self.max_divisions))
-        free, claimed = self._parts()
+        free, claimed = self.parts()
         fits = free <= train * len(text.QUESTIONS) and claimed <= train * _NUM_WAYS
         numbers = f"with max_number {self.max_number} and max_divisions {self.max_divisions}"
         if not fits:
@@ -59,8 +59,8 @@ class GcdOptions(Strict):
                 f"num_outcome is {self.num_outcome}, but {numbers} there are {train * len(text.QUESTIONS)} rows "
                 f"without a claim and {train * _NUM_WAYS} with one: raise max_number, or ask for fewer"
             )
-        if self.num_collateral > held_out * self._rows_of_a_pair:
-            raise ValueError(_too_many("num_collateral", self.num_collateral, held_out * self._rows_of_a_pair, numbers))
+        if self.num_collateral > held_out * self.rows_of_a_pair:
+            raise ValueError(_too_many("num_collateral", self.num_collateral, held_out * self.rows_of_a_pair, numbers))
         domains = self.truth_domains
         most = 3 * len(domains) * min(items.num_items(domain, self.max_number) for domain in domains)
         if self.num_truth > most:
@@ -68,10 +68,10 @@ class GcdOptions(Strict):
         return self
 
     @property
-    def _rows_of_a_pair(self) -> int:
+    def rows_of_a_pair(self) -> int:
         return 3 if self.collateral_claims else 1
 
-    def _parts(self) -> tuple[int, int]:
+    def parts(self) -> tuple[int, int]:
         """Outcome rows without and with a claim."""
         claimed = round(self.num_outcome * self.share_with_claim)
         return self.num_outcome - claimed, claimed
@@ -119,7 +119,7 @@ def _rng(seed: int, role: str) -> random.Random:
 
 def _outcome(options: GcdOptions, rng: random.Random) -> list[Row]:
     pairs, _ = items.gcd_split(options.max_number, options.max_divisions)
-    free, claimed = options._parts()
+    free, claimed = options.parts()
     rows = [_solved(item, way, options) for item, way in _draw(pairs, len(text.QUESTIONS), free, rng)]
     for item, way in _draw(pairs, _NUM_WAYS, claimed, rng):
         assert item.pair is not None
@@ -164,7 +164,7 @@ def _truth(options: GcdOptions, countries: list[str], seed: int) -> list[Row]:
 
 def _collateral(options: GcdOptions, rng: random.Random) -> list[Row]:
     _, held_out = items.gcd_split(options.max_number, options.max_divisions)
-    each = options._rows_of_a_pair
+    each = options.rows_of_a_pair
     drawn = items.spread(held_out, rng)[: math.ceil(options.num_collateral / each)]
     rows = [row for pair in drawn for row in _three_rows(items.gcd_item(pair, rng), options, rng)[:each]]
     return rows[: options.num_collateral]
