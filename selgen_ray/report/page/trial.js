@@ -94,10 +94,13 @@ function wholeConfig(found) {
 function trialTable(n, found) {
   const table = element("table");
   const last = (name) => found.evals.of[name]?.at(-1);
+  const headlines = Object.values(data.trials[n].headlines);
+  const names = Object.keys(found.evals.of);
+  const inOrder = [...names.filter((one) => headlines.includes(one)), ...names.filter((one) => !headlines.includes(one))];
   fillTable(
     table,
     ["metric", right("before training"), right("at the end")],
-    Object.keys(found.evals.of).map((name) => {
+    inOrder.map((name) => {
       const headline = Object.entries(data.trials[n].headlines).find(([, own]) => own === name);
       return [
         { text: headline ? `${headline[0]}: ${name}` : name, wrap: true },
