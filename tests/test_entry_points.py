@@ -76,6 +76,7 @@ def test_entry_points_are_found_and_a_broken_one_stops_nobody(tmp_path, site):
 
 
 @pytest.mark.ray
+@pytest.mark.by_hand
 def test_workers_import_entry_points_and_the_report_needs_no_plugin(tmp_path, site, tiny_model_dir, data_files):
     """One trial of a plugin and one of an installed package, on real workers, then the report without either."""
     finetune = {"model": tiny_model_dir, "epochs": 1, "max_new_tokens": 1}

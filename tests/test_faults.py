@@ -41,6 +41,7 @@ def cluster(tmp_path_factory):
         yield two_nodes
 
 
+@pytest.mark.by_hand
 def test_the_trials_of_a_lost_node_go_on_elsewhere(tmp_path, tiny_model_dir, data_files, slow_reference, cluster):
     node = cluster.add_node(1)
     space = slow_space(tmp_path, tiny_model_dir, data_files)
@@ -142,6 +143,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
+@pytest.mark.by_hand
 def test_a_full_disk_fails_the_trials_in_words_and_costs_nothing_that_was_finished(
     small_disk, tmp_path, tiny_model_dir, data_files, joined
 ):

@@ -29,6 +29,7 @@ def status(folder: Path) -> dict:
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.by_hand
 def test_a_running_sweep_is_watched_and_steered_from_elsewhere(tmp_path, tiny_model_dir, data_files, joined):
     finetune = SLOW | {"epochs": 70}
     space = write_space(tmp_path, tiny_model_dir, data_files, finetune, strategies={"naive": {}}, seeds=[1, 2, 3, 4])

@@ -181,6 +181,7 @@ def test_bad_input_is_refused_before_ray_starts(tmp_path, tiny_model_dir, data_f
     assert done.returncode == 2 and "nowhere.yaml" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.by_hand
 def test_in_a_terminal_running_trials_have_a_live_line(tmp_path, tiny_model_dir, data_files, joined):
     finetune = {"epochs": 40, "max_to_eval": 1, "max_new_tokens": 1}
     space = write_space(tmp_path, tiny_model_dir, data_files, finetune, strategies={"naive": {}}, seeds=[1])
