@@ -34,6 +34,9 @@ class Waiting(Callback):
         self._since = self._told = time.monotonic()
         self._patience_s = after_s
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its callbacks for a restore that is never made
+
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Called by Tune after everything that happens, and each second."""
         at = time.monotonic()

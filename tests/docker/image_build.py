@@ -64,11 +64,12 @@ class Builder:
 
     def _from(self, given: Instruction) -> None:
         source, *name = re.split(r"\s+AS\s+", given.text, flags=re.IGNORECASE)
-        base = self._stages.get(source) or self._base(source)
+        base = self._stages.get(source) or self.base(source)
         # its arguments too: a stage that starts from another one inherits them
         self._stage, self._image = name[0] if name else f"stage {len(self._stages)}", base
 
-    def _base(self, name: str) -> Image:
+    def base(self, name: str) -> Image:
+        """The stand-in for a base image."""
         release, version = DEBIAN[name]
         layer = self._folder / f"base-{release}"
         env = {"PATH": DEFAULT_PATH, "LANG": "C.UTF-8"}

@@ -95,7 +95,8 @@ def overlay(image: Image, upper: Path, at: Path) -> list[str]:
 def bind(mount: Mount, at: Path) -> list[str]:
     """Shell lines that bind a mount below the root at `at`."""
     source, target = shlex.quote(str(mount.source)), shlex.quote(f"{at}{mount.target}")
-    place = f"touch {target}" if mount.source.is_file() else f"mkdir -p {target}"
+    parent = shlex.quote(str(Path(f"{at}{mount.target}").parent))
+    place = f"{{ mkdir -p {parent} && touch {target}; }}" if mount.source.is_file() else f"mkdir -p {target}"
     lines = [f"[ -e {target} ] || {place}", f"mount --bind {source} {target}"]
     return [*lines, f"mount -o remount,bind,ro {target}"] if mount.read_only else lines
 
