@@ -35,20 +35,32 @@ def read_compose(path: Path, variables: dict[str, str]) -> dict[str, Any]:
 class Container:
     """One process, PID 1 of its namespace, and what is called beside it."""
 
-    def __init__(self, name: str, image: Image, argv: list[str], env: dict[str, str], process: subprocess.Popen, log: Path):
+    def __init__(
+        self, name: str, image: Image, argv: list[str], env: dict[str, str], process: subprocess.Popen, log: Path
+    ):
         self.name, self.image, self.argv, self._env = name, image, argv, env
         self._process, self._log = process, log
         self.pid = 0  # of its PID 1, seen from here
+        self.address = ""
 
     def output(self) -> str:
         return self._log.read_text(errors="replace")
 
-    def call(self, *argv: str, env: dict[str, str] | None = None, **options: Any) -> subprocess.CompletedProcess[str]:
-        """As `docker compose exec`: in its namespaces, as its user, with its environment."""
+    def _command(self, argv: tuple[str, ...], env: dict[str, str] | None = None) -> list[str]:
         inside = in_folder(self._env | (env or {}), self.image.workdir, argv)
         enter = ["nsenter", "-t", str(self.pid), "--mount", "--pid", "--uts", "--ipc", "--net", "--root", "--wd"]
-        command = [*enter, *identity(self.image.user, privileged=False), *inside]
-        return subprocess.run(command, capture_output=True, text=True, **({"timeout": 300} | options))
+        return [*enter, *identity(self.image.user, privileged=False), *inside]
+
+    def call(
+        self, *argv: str, env: dict[str, str] | None = None, timeout: float = 300
+    ) -> subprocess.CompletedProcess[str]:
+        """As `docker compose exec`: in its namespaces, as its user, with its environment."""
+        return subprocess.run(self._command(argv, env), capture_output=True, text=True, timeout=timeout)
+
+    def start(self, *argv: str) -> subprocess.Popen[str]:
+        """As `call`, without waiting for the end."""
+        pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        return subprocess.Popen(self._command(argv), **pipe)
 
     def processes(self, name: str) -> list[psutil.Process]:
         """Those in it of this name."""
@@ -131,6 +143,7 @@ class Network:
             started = [*namespaces("--net"), "bash", "-euc", "\n".join(lines)]
             process = subprocess.Popen(started, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
         container = Container(name, image, argv, env, process, log)
+        container.address = self._addresses[name]
         self.containers.append(container)
         _own_network(process.pid)
         self._connect(process.pid, name)

@@ -21,6 +21,7 @@ from dockerfile import Instruction, context_files, options, read_dockerfile, sub
 from roots import DEFAULT_PATH, Image, Mount, bind, identity, in_folder, mounted, namespaces, overlay, system
 
 DEBIAN = {"python:3.11-slim-bookworm": ("bookworm", "3.11")}
+DOCKER_CLEAN = Path("/etc/apt/apt.conf.d/docker-clean")  # Debian's images have it: apt keeps no packages
 
 
 class BuildError(RuntimeError):
@@ -39,7 +40,8 @@ class Builder:
     def __init__(self, folder: Path, context: Path, arguments: dict[str, str]):
         self._folder, self._context, self._arguments = folder, context, arguments
         self._settings, self._machine = pip_settings()
-        self._machine += [Mount(Path(p), p, True) for p in ("/etc/apt/apt.conf.d", "/etc/apt/auth.conf.d")]
+        settings = [path for path in Path("/etc/apt/apt.conf.d").iterdir() if path.name != DOCKER_CLEAN.name]
+        self._machine += [Mount(path, str(path), True) for path in [*settings, Path("/etc/apt/auth.conf.d")]]
         self._machine += [Mount(Path(p).resolve(), p, True) for p in ("/etc/resolv.conf", "/etc/ssl/certs")]
         self._stages: dict[str, Image] = {}
         self._image = Image(())
@@ -76,15 +78,27 @@ class Builder:
         if not layer.exists():
             partial = layer.with_suffix(".partial")
             packages = "ca-certificates,netbase,tzdata,python3,python3-pip,python3-venv"
-            command = ["debootstrap", "--variant=minbase", f"--include={packages}", release, str(partial), *mirror(release)]
+            command = [
+                "debootstrap",
+                "--variant=minbase",
+                f"--include={packages}",
+                release,
+                str(partial),
+                *mirror(release),
+            ]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"PATH": DEFAULT_PATH})
             for program in ("python", "python3", f"python{version}"):
                 (partial / "usr/local/bin" / program).symlink_to(f"/usr/bin/python{version}")
             (partial / "usr/local/bin/pip").symlink_to("/usr/bin/pip3")
             (partial / f"usr/lib/python{version}/EXTERNALLY-MANAGED").unlink()
+            clean = 'DPkg::Post-Invoke { "rm -f /var/cache/apt/archives/*.deb"; };\n'
+            (partial / DOCKER_CLEAN.relative_to("/")).write_text(
+                clean + 'Dir::Cache::pkgcache "";\nDir::Cache::srcpkgcache "";\n'
+            )
             for mount in self._machine:  # so that no layer of the image has the mount points
                 mounted(bind(mount, partial))
-            shutil.rmtree(partial / "var/cache/apt/archives")
+            for package in (partial / "var/cache/apt/archives").glob("*.deb"):
+                package.unlink()
             partial.rename(layer)
         return Image((layer,), env=env, cmd=("python3",))
 
