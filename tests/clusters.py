@@ -26,14 +26,18 @@ class Cluster:
 
     Attributes:
         env: what a process needs to join it.
+
+    Args:
+        dashboard: the port of the dashboard, if it is to have one.
     """
 
-    def __init__(self, temp: Path, head_cpus: int, env: dict[str, str] | None = None):
+    def __init__(self, temp: Path, head_cpus: int, env: dict[str, str] | None = None, dashboard: int | None = None):
         self.port = free_port()
         self._temp = temp
         self.env = environment() | _FAST | {"RAY_AUTH_MODE": "token"} | (env or {})
         self.nodes: list[subprocess.Popen] = []
-        self.head = self._start("--head", f"--port={self.port}", f"--num-cpus={head_cpus}", "--include-dashboard=false")
+        shown = [f"--dashboard-port={dashboard}"] if dashboard else ["--include-dashboard=false"]
+        self.head = self._start("--head", f"--port={self.port}", f"--num-cpus={head_cpus}", *shown)
         self.env |= {"RAY_ADDRESS": f"127.0.0.1:{self.port}"}
         wait_for(self.is_up)
 
