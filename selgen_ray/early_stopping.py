@@ -32,11 +32,19 @@ class Task(Protocol):
     """What early stopping has to know of a trial."""
 
     @property
-    def trial_id(self) -> str: ...
+    def trial_id(self) -> str:
+        """Its hash."""
+        ...
+
     @property
-    def slug(self) -> str: ...
+    def slug(self) -> str:
+        """Its setting."""
+        ...
+
     @property
-    def config(self) -> Mapping[str, Any]: ...
+    def config(self) -> Mapping[str, Any]:
+        """As in config.json."""
+        ...
 
 
 @dataclass(eq=False)

@@ -54,6 +54,7 @@ class Checked:
 
     @functools.cached_property
     def trial_id(self) -> str:
+        """Hash of everything that can change its result."""
         return fingerprint.digest(self.settings)[: fingerprint.ID_LENGTH]
 
     @functools.cached_property
@@ -65,6 +66,7 @@ class Checked:
         return fingerprint.digest({k: v for k, v in self.settings.items() if k not in STREAMS or k in fixed})
 
     def named(self, slug: str) -> Trial:
+        """The trial, in the folder of its setting."""
         return Trial(
             config=self.config,
             trial_id=self.trial_id,

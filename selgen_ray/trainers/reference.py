@@ -94,6 +94,7 @@ class BaseLogProbs:
         return torch.log_softmax(upcast(self.head(hidden)), dim=-1)
 
     def __call__(self, batch: Batch) -> Tensor:
+        """Log-probabilities of a batch's scored positions, [scored tokens, vocabulary]."""
         if self.rows:
             return torch.cat([self.rows[row] for row in batch.rows])
         return self._log_probs(self.hidden(batch))

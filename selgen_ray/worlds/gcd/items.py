@@ -48,6 +48,7 @@ class Item:
 
     @property
     def id(self) -> str:
+        """What rows about it share."""
         return f"{self.domain} {self.key}"
 
     def state(self, value: str) -> str:

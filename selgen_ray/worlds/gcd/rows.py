@@ -69,6 +69,7 @@ class GcdOptions(Strict):
 
     @property
     def rows_of_a_pair(self) -> int:
+        """Collateral rows about each held-out pair: without a claim, and with a right and a wrong one."""
         return 3 if self.collateral_claims else 1
 
     def parts(self) -> tuple[int, int]:
