@@ -122,7 +122,7 @@ def test_two_hosts(tmp_path, tiny_model_dir, data_files):
     """Each with a home of its own; a host is a process here, and `scp` a copy."""
     homes, port = {name: tmp_path / name for name in ("host1", "host2")}, free_port()
     space = write_space(tmp_path, tiny_model_dir, data_files)
-    (tmp_path / "scp").write_text('#!/bin/sh\nmkdir -p ~/.ray; cp "$(echo "$1" | sed "s#:#/#; s#^#$HOSTS/#")" "$2"\n')
+    (tmp_path / "scp").write_text('#!/bin/sh\ncp "$(echo "$1" | sed "s#:#/#; s#^#$HOSTS/#")" "$2"\n')
     (tmp_path / "scp").chmod(0o755)
     env = environment() | {"PATH": f"{tmp_path}:{Path(RAY).parent}:{os.environ['PATH']}", "HOSTS": str(tmp_path)}
     parts = re.split(r"^# on (host\d)$", "\n".join(HOSTS), flags=re.M)[1:]
