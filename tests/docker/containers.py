@@ -76,8 +76,13 @@ class Container:
         return self.wait(grace)
 
     def kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
+        """With its PID 1 goes all that is in it; `unshare --kill-child` forgets a child that changes its user."""
+        if self._process.poll() is None and self.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+        else:
+            self._process.kill()
+        self._process.wait(60)
 
 
 class Network:
