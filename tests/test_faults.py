@@ -112,6 +112,7 @@ class HungryTrainer(StandardTrainer):
 '''
 
 
+@pytest.mark.by_hand
 def test_a_worker_that_ran_out_of_memory_is_tried_again_and_the_log_says_why(tmp_path, tiny_model_dir, data_files):
     (tmp_path / "hungry.py").write_text(HUNGRY.replace("MARK", repr(str(tmp_path / "ate"))))
     space = write_space(
