@@ -54,6 +54,12 @@ class Cluster:
         status = [RAY, "status", "--address", f"127.0.0.1:{self.port}"]
         return subprocess.run(status, env=self.env, capture_output=True, timeout=60).returncode == 0
 
+    def num_nodes(self) -> int:
+        """How many nodes have joined, the head among them."""
+        status = [RAY, "status", "--address", f"127.0.0.1:{self.port}"]
+        done = subprocess.run(status, env=self.env, capture_output=True, text=True, timeout=60)
+        return done.stdout.count(" node_")
+
     def add_node(self, cpus: int) -> subprocess.Popen:
         """Start another node; it joins within seconds."""
         return self._start(f"--address=127.0.0.1:{self.port}", f"--num-cpus={cpus}")

@@ -44,6 +44,7 @@ def cluster(tmp_path_factory):
 @pytest.mark.by_hand
 def test_the_trials_of_a_lost_node_go_on_elsewhere(tmp_path, tiny_model_dir, data_files, slow_reference, cluster):
     node = cluster.add_node(1)
+    wait_for(lambda: cluster.num_nodes() == 2)  # else the head's worker has done everything before the node's has begun
     space = slow_space(tmp_path, tiny_model_dir, data_files)
     process = start(space, cluster.env)
 
