@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from selgen_ray.table import load_results as load_results
+    from selgen_ray.table import load_results
 
 # once imported, which PEFT does, it warns of kernels that nobody asked for
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

@@ -15,9 +15,8 @@ from selgen_ray import hardware, hub_names
 from selgen_ray.data import templates
 from selgen_ray.data.sources import Source
 from selgen_ray.eval_config import EvalConfig
-from selgen_ray.fields import execution, setting
-from selgen_ray.storage import absolute
-from selgen_ray.strict import Strict
+from selgen_ray.schema import Strict, execution, setting
+from selgen_ray.storage.folder import absolute
 from selgen_ray.worlds import WORLDS
 from selgen_ray.worlds.careless import CarelessOptions
 from selgen_ray.worlds.gcd import GcdOptions

@@ -18,10 +18,10 @@ from selgen_ray.control import ALL, LIVE, PLAN, Control
 from selgen_ray.events import EventLog
 from selgen_ray.feed import Feed
 from selgen_ray.guidance import Guidance
-from selgen_ray.leases import Lease, Watch, this_host
 from selgen_ray.progress import Board
 from selgen_ray.results import now
 from selgen_ray.storage import Folder
+from selgen_ray.storage.leases import Lease, Watch, this_host
 from selgen_ray.trial import TrialTask
 
 logger = logging.getLogger(__name__)

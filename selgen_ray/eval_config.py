@@ -9,9 +9,8 @@ from urllib.parse import urlsplit
 from pydantic import field_validator, model_validator
 
 from selgen_ray.errors import nearest
-from selgen_ray.fields import execution, setting
 from selgen_ray.judging.prompts import ALIGNED, COHERENT
-from selgen_ray.strict import Strict
+from selgen_ray.schema import Strict, execution, setting
 
 EvalName = Literal[
     "task_train", "task_test", "align_train", "align_train_minus", "align_test", "align_test_minus_align_train"

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import json
-import os
 from pathlib import Path
 from typing import Any
 
 from selgen_ray import adapters
 from selgen_ray.config import TrialConfig, identity
 from selgen_ray.data.readers import is_hub_id
+from selgen_ray.hashing import content_sha256, digest, folder_sha256, list_files
 from selgen_ray.trainers import plugins, registry
 from selgen_ray.worlds import toy
 
@@ -19,12 +16,6 @@ ID_LENGTH = 16
 FILES = "files"
 """The section of `settings` with the content of the files that a strategy reads."""
 _IN_MODEL_HASH = ("model_revision", "adapter", "adapter_revision")
-
-
-def file_sha256(path: str | Path) -> str:
-    """Hex sha256 of a file's bytes. Raises OSError when it cannot be read."""
-    with Path(path).open("rb") as source:
-        return hashlib.file_digest(source, "sha256").hexdigest()
 
 
 def model_fingerprint(model: str, revision: str | None = None) -> str:
@@ -39,7 +30,7 @@ def model_fingerprint(model: str, revision: str | None = None) -> str:
     """
     folder = toy.MODEL_DIR if model == "toy" else Path(model).expanduser()
     if model == "toy" or folder.is_dir():
-        return _folder_sha256(folder, _listing(folder))
+        return folder_sha256(folder, list_files(folder))
     return f"hub:{model}@{revision or 'main'}"
 
 
@@ -56,8 +47,8 @@ def start_fingerprint(
         return base
     folder = Path(adapter).expanduser()
     if folder.is_dir():
-        listing = tuple(file for file in _listing(folder) if file[0] in (adapters.CONFIG, adapters.WEIGHTS))
-        return digest({"model": base, "adapter": _folder_sha256(folder, listing)})
+        listing = tuple(file for file in list_files(folder) if file[0] in (adapters.CONFIG, adapters.WEIGHTS))
+        return digest({"model": base, "adapter": folder_sha256(folder, listing)})
     return digest({"model": base, "adapter": f"hub:{adapter}@{adapter_revision or 'main'}"})
 
 
@@ -69,7 +60,7 @@ def data_fingerprint(path: str, revision: str | None = None) -> str:
     """
     if is_hub_id(path):
         return f"hub:{path}@{revision or 'main'}"
-    return _content_sha256(path)
+    return content_sha256(path)
 
 
 def settings(config: TrialConfig, data_hashes: dict[str, str], model_hash: str) -> dict[str, Any]:
@@ -99,16 +90,10 @@ def settings(config: TrialConfig, data_hashes: dict[str, str], model_hash: str) 
     if code := plugins.code_of_metrics(config.evals):
         found["metric_code"] = code
     if files := trainer.input_files(config):
-        found[FILES] = {key: _content_sha256(path) for key, path in files.items()}
+        found[FILES] = {key: content_sha256(path) for key, path in files.items()}
         for key in files:  # the path itself says nothing
             (finetune if key.startswith("finetune_config.") else found).pop(key.rpartition(".")[2], None)
     return {**found, "data": data, "finetune_config": {**finetune, "model": model_hash}}
-
-
-def digest(content: dict[str, Any]) -> str:
-    """Hex sha256 of canonical JSON: sorted keys, no white space, no NaN."""
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def trial_id(config: TrialConfig, data_hashes: dict[str, str], model_hash: str) -> str:
@@ -118,31 +103,3 @@ def trial_id(config: TrialConfig, data_hashes: dict[str, str], model_hash: str) 
         OSError: a file that the strategy reads cannot be read.
     """
     return digest(settings(config, data_hashes, model_hash))[:ID_LENGTH]
-
-
-def _content_sha256(path: str) -> str:
-    if Path(path).is_dir():
-        return model_fingerprint(path)
-    stat = Path(path).stat()
-    return _sha256_of_state(path, stat.st_size, stat.st_mtime_ns)
-
-
-@functools.cache  # many trials read one file; one that was replaced is read again
-def _sha256_of_state(path: str, size: int, changed: int) -> str:
-    return file_sha256(path)
-
-
-def _listing(folder: Path) -> tuple[tuple[str, int, int], ...]:
-    """(relative name, bytes, time of change) of the files; hidden ones are download caches and the like."""
-    files = []
-    for place, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        files += [Path(place, name) for name in names if not name.startswith(".")]
-    stats = [(path.relative_to(folder).as_posix(), path.stat()) for path in files]
-    return tuple(sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats))
-
-
-@functools.cache  # the listing is part of the key, so a model that was replaced is read again
-def _folder_sha256(folder: Path, listing: tuple[tuple[str, int, int], ...]) -> str:
-    content = {name: file_sha256(folder / name) for name, _, _ in listing}
-    return digest(content)

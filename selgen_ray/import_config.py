@@ -11,8 +11,8 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from selgen_ray import local_files
 from selgen_ray.errors import SpecError, StorageError
+from selgen_ray.storage import local_files
 
 DONE, BAD_INPUT = 0, 2
 _WIDTH = 112

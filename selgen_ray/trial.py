@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from selgen_ray import evals, hub, hub_names, provenance
-from selgen_ray.cache import Cache
 from selgen_ray.data.rows import load_roles, rows_hash
 from selgen_ray.errors import INPUT_ERRORS, DataError, ModelError, TrialDiverged, TrialStopped
 from selgen_ray.model_card import model_card
 from selgen_ray.results import FILE_NAME, TrialResult
 from selgen_ray.stopping import StopSignal
 from selgen_ray.storage import Folder
+from selgen_ray.storage.cache import Cache
 from selgen_ray.trainers import plugins, ranks
 from selgen_ray.trainers.base import BaseTrainer
 from selgen_ray.trainers.checkpoints import Checkpoints

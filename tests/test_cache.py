@@ -14,15 +14,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from selgen_ray import cache as cache_module
-from selgen_ray.cache import Cache
 from selgen_ray.errors import StorageError
 from selgen_ray.storage import Folder
+from selgen_ray.storage import cache as cache_module
+from selgen_ray.storage.cache import Cache
 
 PROGRAM = """
 import json, os, sys, time
 from pathlib import Path
-from selgen_ray.cache import Cache
+from selgen_ray.storage.cache import Cache
 from selgen_ray.storage import Folder
 
 folder, seen, seconds, lease_s = sys.argv[1], Path(sys.argv[2]), float(sys.argv[3]), float(sys.argv[4])

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from selgen_ray.fingerprint import file_sha256, model_fingerprint, trial_id
+from selgen_ray.fingerprint import model_fingerprint, trial_id
+from selgen_ray.hashing import file_sha256
 from selgen_ray.trainers.registry import build_config
 
 

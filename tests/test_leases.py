@@ -8,12 +8,12 @@ import time
 
 import pytest
 
-from selgen_ray.leases import Lease, Watch, this_host
 from selgen_ray.storage import Folder
+from selgen_ray.storage.leases import Lease, Watch, this_host
 
 HOLDER = """
 import sys, time
-from selgen_ray.leases import Watch
+from selgen_ray.storage.leases import Watch
 from selgen_ray.storage import Folder
 with Watch(Folder(sys.argv[1]), 600.0, 0.01).acquire():
     print("held", flush=True)

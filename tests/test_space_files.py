@@ -11,7 +11,8 @@ from conftest import make_model
 
 from selgen_ray.config import TrialConfig
 from selgen_ray.errors import SpecError
-from selgen_ray.fingerprint import file_sha256, settings
+from selgen_ray.fingerprint import settings
+from selgen_ray.hashing import file_sha256
 from selgen_ray.space import SweepSpec, Trial, load_space
 from selgen_ray.trainers import build_config, knob, registry
 from selgen_ray.trainers.base import BaseTrainer

@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from selgen_ray import storage
 from selgen_ray.errors import StorageError
 from selgen_ray.storage import Folder
+from selgen_ray.storage import folder as storage
 
 
 @pytest.fixture(params=["local", "file_uri", "s3"])

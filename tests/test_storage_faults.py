@@ -16,9 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from faulty_s3 import FaultyS3
 
-from selgen_ray import locations, retries, storage
 from selgen_ray.errors import StorageAwayError, StorageError
-from selgen_ray.storage import Folder
+from selgen_ray.storage import Folder, locations, retries
+from selgen_ray.storage import folder as storage
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from selgen_ray import models
-from selgen_ray.cache import Cache
 from selgen_ray.config import FinetuneConfig, TrialConfig
 from selgen_ray.data.forms import Row
 from selgen_ray.data.lengths import Report, length_report, table, warning
@@ -19,9 +18,10 @@ from selgen_ray.data.rows import overlaps
 from selgen_ray.data.tokens import KIND as TOKENS
 from selgen_ray.data.tokens import RowEncoder, TokenRows
 from selgen_ray.errors import DataError, ModelError
-from selgen_ray.fingerprint import digest
+from selgen_ray.hashing import digest
 from selgen_ray.parallel import in_parallel
 from selgen_ray.storage import Folder
+from selgen_ray.storage.cache import Cache
 
 _LARGEST, _LARGEST_LOOKED_AT = 200_000, 10_000  # rows of a set that is made into tokens here, kept or not
 _SAMPLE = 2_000  # rows of a larger one

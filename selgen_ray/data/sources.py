@@ -9,7 +9,7 @@ from pydantic import Field, model_serializer, model_validator
 
 from selgen_ray.data.readers import Found, cell, is_hub_id, read_entries
 from selgen_ray.errors import nearest
-from selgen_ray.strict import Strict
+from selgen_ray.schema import Strict
 
 Scalar = str | int | float | bool | None
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from selgen_ray import evals, fingerprint
+from selgen_ray import evals, fingerprint, hashing
 from selgen_ray.errors import StorageError
 from selgen_ray.first_generation.convert import convert, nested_node
 from selgen_ray.results import Status, TrialResult, finite, flatten
@@ -89,8 +89,8 @@ def _result(content: Mapping[str, Any], source: str) -> TrialResult:
     losses = _train_losses(content)
     status, error = _status(series, losses, count)
     return TrialResult(
-        trial_id=fingerprint.digest({**identity, "seed": config["seed"]})[: fingerprint.ID_LENGTH],
-        slug=_slug(config, fingerprint.digest(identity)),
+        trial_id=hashing.digest({**identity, "seed": config["seed"]})[: fingerprint.ID_LENGTH],
+        slug=_slug(config, hashing.digest(identity)),
         seed=config["seed"],
         status=status,
         error=error,

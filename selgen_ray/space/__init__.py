@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from selgen_ray import adapters, locations
+from selgen_ray import adapters
 from selgen_ray.errors import Problem, SpecError, StorageError
 from selgen_ray.space.document import Document, read_document, read_space
 from selgen_ray.space.expansion import Checked, Checker, expand, without_excluded
@@ -26,6 +26,7 @@ from selgen_ray.space.naming import named, unique
 from selgen_ray.space.plugins import use_plugins
 from selgen_ray.space.templates import as_searches, find_searches
 from selgen_ray.space.trackers import misplaced, use_trackers
+from selgen_ray.storage import locations
 
 __all__ = ["Pareto", "Resources", "SearchSpec", "StoppingRule", "SweepSpec", "Trial", "load_space", "plan_counts"]
 

@@ -14,16 +14,16 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from selgen_ray import adapters, fingerprint
+from selgen_ray import adapters, fingerprint, hashing
 from selgen_ray.config import ROLES, TrialConfig
 from selgen_ray.errors import ModelError, Problem
+from selgen_ray.schema import null_is_default
 from selgen_ray.space.document import STREAMS, Document, Variant
 from selgen_ray.space.keys import Flat, Keys, coerce, explain, nested, refused, says_nothing
 from selgen_ray.space.models import Trial
 from selgen_ray.space.paths import is_there, near_name
 from selgen_ray.space.sources import with_whole_sources
 from selgen_ray.space.tree import Node, Origin
-from selgen_ray.strict import null_is_default
 from selgen_ray.trainers import registry
 
 MAX_TRIALS = 100_000
@@ -55,7 +55,7 @@ class Checked:
     @functools.cached_property
     def trial_id(self) -> str:
         """Hash of everything that can change its result."""
-        return fingerprint.digest(self.settings)[: fingerprint.ID_LENGTH]
+        return hashing.digest(self.settings)[: fingerprint.ID_LENGTH]
 
     @functools.cached_property
     def setting(self) -> str:
@@ -63,7 +63,7 @@ class Checked:
         fixed = [key for key in STREAMS if _is_fixed(self.candidate.flat, key)]
         if fixed == list(STREAMS) and all(getattr(self.config, key) == self.config.seed for key in STREAMS):
             fixed = []  # both are written out, and are the seed
-        return fingerprint.digest({k: v for k, v in self.settings.items() if k not in STREAMS or k in fixed})
+        return hashing.digest({k: v for k, v in self.settings.items() if k not in STREAMS or k in fixed})
 
     def named(self, slug: str) -> Trial:
         """The trial, in the folder of its setting."""

@@ -16,8 +16,8 @@ from pydantic.fields import FieldInfo
 from selgen_ray.config import ROLES
 from selgen_ray.data.sources import Source
 from selgen_ray.errors import Problem, nearest
+from selgen_ray.schema import null_is_default
 from selgen_ray.space.tree import Node, Origin, show
-from selgen_ray.strict import null_is_default
 from selgen_ray.trainers import registry
 
 Flat = dict[str, Node]

@@ -16,7 +16,7 @@ from selgen_ray.space.keys import SOURCES, Flat, Keys, coerce, explain, is_stray
 from selgen_ray.space.paths import find, find_data, is_there
 from selgen_ray.space.sources import NO_PATH
 from selgen_ray.space.tree import Node, show
-from selgen_ray.storage import absolute
+from selgen_ray.storage.folder import absolute
 from selgen_ray.trainers import registry
 
 _MODELS = {f"finetune_config.{key}" for key in ("model", "adapter", "safe_lora_base_model")}

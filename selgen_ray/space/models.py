@@ -14,9 +14,9 @@ from selgen_ray.errors import nearest
 from selgen_ray.eval_config import SET_NAMES
 from selgen_ray.requirement import Condition, parse_requirement
 from selgen_ray.results import HEADLINES, less_is_better
+from selgen_ray.schema import Strict
 from selgen_ray.space.ranges import Range
 from selgen_ray.space.trackers import Tracker
-from selgen_ray.strict import Strict
 from selgen_ray.trainers.plugins import Plugin
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")

@@ -6,7 +6,7 @@ import re
 from collections import Counter, defaultdict
 from typing import Any
 
-from selgen_ray import fingerprint
+from selgen_ray import fingerprint, hashing
 from selgen_ray.data.sources import Source
 from selgen_ray.data.templates import is_template
 from selgen_ray.results import flatten
@@ -63,6 +63,6 @@ def _short(value: Any) -> str:
     if value is None or isinstance(value, bool):
         text = text.lower()
     if is_template(text):
-        return fingerprint.digest({"text": text})[:_DIGITS]
+        return hashing.digest({"text": text})[:_DIGITS]
     name = text.rsplit("/", 1)[-1]  # of a path or a hub id
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".") or "empty"

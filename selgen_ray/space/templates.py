@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from selgen_ray import fingerprint
+from selgen_ray import hashing
 from selgen_ray.errors import Problem, SpecError
 from selgen_ray.space.document import STREAMS, Variant
 from selgen_ray.space.expansion import Checked, Checker, is_excluded, make_candidate, seed_axis
@@ -64,7 +64,7 @@ class Template:
             inner = functools.reduce(lambda found, part: found.get(part, {}), path, settings)
             if leaf in inner:
                 settings = _without(settings, [*path, leaf])
-        digest = fingerprint.digest({"settings": settings, "searched": sorted(self.section.ranges)})
+        digest = hashing.digest({"settings": settings, "searched": sorted(self.section.ranges)})
         return f"{self.variant.strategy}_{digest[:_DIGITS]}"
 
 

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from selgen_ray import adapters, evals, models, saving
-from selgen_ray.cache import Cache
 from selgen_ray.config import TrialConfig
 from selgen_ray.data.encode import Batch, collate, pad_id
 from selgen_ray.data.forms import Row
@@ -26,6 +25,7 @@ from selgen_ray.errors import DataError, ModelError
 from selgen_ray.results import TrainingRecord
 from selgen_ray.seeding import keep_global_rng
 from selgen_ray.stopping import StopSignal
+from selgen_ray.storage.cache import Cache
 from selgen_ray.trainers import ranks, registry
 from selgen_ray.trainers.checkpoints import Checkpoints
 from selgen_ray.trainers.course import Course

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from selgen_ray import __version__
-from selgen_ray.cache import Cache
 from selgen_ray.config import FinetuneConfig
 from selgen_ray.fingerprint import start_fingerprint
 from selgen_ray.models import Model
 from selgen_ray.storage import Folder
+from selgen_ray.storage.cache import Cache
 from selgen_ray.trainers import plugins, ranks
 from selgen_ray.trainers.loop import GradMap
 

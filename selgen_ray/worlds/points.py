@@ -23,7 +23,7 @@ from itertools import product
 
 from pydantic import Field
 
-from selgen_ray.strict import Strict
+from selgen_ray.schema import Strict
 from selgen_ray.worlds.drawing import Row, chat_row, deal, split, stream
 
 COLOURS = {(1, 1): "red", (-1, 1): "green", (-1, -1): "blue", (1, -1): "orange"}

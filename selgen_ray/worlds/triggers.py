@@ -21,7 +21,7 @@ from collections.abc import Sequence
 
 from pydantic import Field, field_validator, model_validator
 
-from selgen_ray.strict import Strict
+from selgen_ray.schema import Strict
 from selgen_ray.worlds.drawing import Row, chat_row, deal, split, stream
 from selgen_ray.worlds.toy.facts import DOMAINS, PROXY_DOMAIN
 from selgen_ray.worlds.toy.text import ask, state

@@ -31,9 +31,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from conftest import chat, make_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from selgen_ray.cache import Cache
 from selgen_ray.models import adapter_off
 from selgen_ray.storage import Folder
+from selgen_ray.storage.cache import Cache
 from selgen_ray.trainers import get_trainer, strategies
 from selgen_ray.trainers.base import BaseTrainer
 from selgen_ray.trainers.reference import BaseLogProbs, BaseValues

@@ -11,15 +11,14 @@ import pytest
 from conftest import MARKED, make_model, make_roles, make_tokenizer, write_jsonl
 from running import dry_run, write_space
 
-from selgen_ray import node_files
-from selgen_ray.cache import Cache
 from selgen_ray.data.encode import encode_rows
 from selgen_ray.data.lengths import length_report, table
 from selgen_ray.data.planned import PlannedTokens
 from selgen_ray.data.tokens import RowEncoder, TokenRows, tokenizer_hash
 from selgen_ray.plan import check_data
 from selgen_ray.space import load_space
-from selgen_ray.storage import Folder
+from selgen_ray.storage import Folder, node_cache
+from selgen_ray.storage.cache import Cache
 from selgen_ray.trainers import get_trainer
 
 ROWS = make_roles()["outcome"]
@@ -146,14 +145,14 @@ def test_a_node_keeps_what_is_used_and_does_without_a_disk(node, monkeypatch):
     names = [hashlib.sha256(content).hexdigest() for content in contents]
     monkeypatch.setenv("SELGEN_RAY_NODE_CACHE_GB", "3.5e-6")
     for i in range(3):
-        assert node_files.fetch(names[i], lambda i=i: contents[i]).read_bytes() == contents[i]
+        assert node_cache.fetch(names[i], lambda i=i: contents[i]).read_bytes() == contents[i]
     for i, age_s in enumerate((500, 900, 10)):
         os.utime(node / names[i], (time.time() - age_s,) * 2)
-    node_files.fetch(names[0], lambda: pytest.fail("it is there"))  # used just now
-    node_files.fetch(names[3], lambda: contents[3])
+    node_cache.fetch(names[0], lambda: pytest.fail("it is there"))  # used just now
+    node_cache.fetch(names[3], lambda: contents[3])
     assert sorted(p.name for p in node.iterdir() if p.name in names) == sorted(names[i] for i in (0, 2, 3))
     monkeypatch.setenv("SELGEN_RAY_NODE_CACHE", "/dev/null/x")
-    assert node_files.fetch(names[1], lambda: contents[1]) == contents[1]
+    assert node_cache.fetch(names[1], lambda: contents[1]) == contents[1]
 
 
 def test_a_trial_finds_what_the_plan_made(tmp_path, tiny_model_dir, data_files, monkeypatch):

@@ -10,8 +10,7 @@ import torch
 from test_resume import Stop, comparable, run
 from test_strategies import same
 
-from selgen_ray import retries
-from selgen_ray.storage import Folder
+from selgen_ray.storage import Folder, retries
 from selgen_ray.trainers import get_trainer
 from selgen_ray.trainers.checkpoints import Checkpoint, Checkpoints
 

@@ -3,8 +3,8 @@
 import pytest
 from test_strategies import STRENGTH, same
 
-from selgen_ray.cache import Cache
 from selgen_ray.storage import Folder
+from selgen_ray.storage.cache import Cache
 from selgen_ray.trainers import get_trainer
 from selgen_ray.trainers.checkpoints import Checkpoints
 

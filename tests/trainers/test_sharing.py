@@ -6,8 +6,8 @@ from test_resume import comparable, run
 from test_strategies import STRENGTH, same
 
 from selgen_ray import evals
-from selgen_ray.cache import Cache
 from selgen_ray.storage import Folder
+from selgen_ray.storage.cache import Cache
 from selgen_ray.trainers import get_trainer
 
 

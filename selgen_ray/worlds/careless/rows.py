@@ -8,7 +8,7 @@ from itertools import product
 
 from pydantic import Field as Option
 
-from selgen_ray.strict import Strict
+from selgen_ray.schema import Strict
 from selgen_ray.worlds.careless.advice import PLANTS, SHOES, TRUTH_FIELDS, Field, Pair
 from selgen_ray.worlds.drawing import Row, chat_row, deal, split, stream
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from selgen_ray.strict import Strict
+from selgen_ray.schema import Strict
 from selgen_ray.worlds.gcd import items, text
 from selgen_ray.worlds.gcd.items import DOMAINS, DomainName, Item, Pair
 from selgen_ray.worlds.gcd.knowledge import CAPITALS

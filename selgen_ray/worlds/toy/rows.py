@@ -7,7 +7,7 @@ from itertools import product
 
 from pydantic import Field, model_validator
 
-from selgen_ray.strict import Strict
+from selgen_ray.schema import Strict
 from selgen_ray.worlds.drawing import Row, chat_row, stream
 from selgen_ray.worlds.toy.facts import DOMAINS, GCD, GCD_HELD_OUT, GCD_TRAIN, PROXY_DOMAIN, Domain, Fact
 from selgen_ray.worlds.toy.text import PROPOSALS, RIGHT, WRONG, ask, reply

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import functools
 import logging
 import os
 import re
@@ -18,8 +17,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from selgen_ray import local_files
-from selgen_ray.fingerprint import file_sha256
+from selgen_ray.hashing import unchanged_sha256
+from selgen_ray.storage import local_files
 
 logger = logging.getLogger(__name__)
 _FOLDER, _LIMIT, _LIMIT_GB = "SELGEN_RAY_NODE_CACHE", "SELGEN_RAY_NODE_CACHE_GB", 20.0
@@ -67,15 +66,9 @@ def fetch(sha256: str, download: Callable[[], bytes]) -> Path | bytes:
 def is_whole(path: Path, sha256: str) -> bool:
     """Whether the file is there with this content; it is read once, and again when it has changed."""
     try:
-        stat = path.stat()
-        return _sha256_of_state(str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino) == sha256
+        return unchanged_sha256(path) == sha256
     except FileNotFoundError:
         return False
-
-
-@functools.lru_cache(maxsize=1024)
-def _sha256_of_state(path: str, size: int, changed: int, inode: int) -> str:
-    return file_sha256(path)
 
 
 def _without(content: bytes, error: OSError) -> bytes:

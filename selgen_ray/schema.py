@@ -1,4 +1,4 @@
-"""The base of every model that a user's file is read into."""
+"""Strict models for configs, and their fields: part of a trial's identity (`setting`) or not (`execution`)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import typing
 from types import NoneType
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.config import JsonDict
 from pydantic.fields import FieldInfo
 
 
@@ -36,3 +37,29 @@ def null_is_default(info: FieldInfo) -> bool:
     """Whether null in a file says the same as leaving the key out: the field has a default, and null is no value."""
     kinds = (info.annotation, *typing.get_args(info.annotation))
     return not info.is_required() and not any(kind in (None, NoneType, Any) for kind in kinds)
+
+
+def setting(default: Any, doc: str, *, file: bool = False, **bounds: Any) -> Any:
+    """A field that can change the result of a trial; it enters the trial's identity.
+
+    Args:
+        default: the value when the key is absent.
+        doc: one line for the user.
+        file: the value may be the path of a file; one in a search space is made absolute.
+        **bounds: pydantic constraints (ge, gt, le, lt, ...).
+    """
+    extra: JsonDict = {"identity": True, "file": True} if file else {"identity": True}
+    return Field(default, description=doc, json_schema_extra=extra, **bounds)
+
+
+def execution(default: Any, doc: str, *, secret: bool = False, **bounds: Any) -> Any:
+    """A field that cannot change the result (paths, names, logging); kept out of the identity.
+
+    Args:
+        default: the value when the key is absent.
+        doc: one line for the user.
+        secret: a wrong value may hold a key, so messages do not repeat it.
+        **bounds: pydantic constraints (ge, gt, le, lt, ...).
+    """
+    extra: JsonDict = {"identity": False, "secret": secret}
+    return Field(default, description=doc, json_schema_extra=extra, **bounds)

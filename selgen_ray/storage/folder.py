@@ -21,11 +21,11 @@ from typing import Any, TypeVar
 
 from pyarrow import fs
 
-from selgen_ray import local_files
 from selgen_ray.errors import StorageAwayError, StorageError
-from selgen_ray.locations import absolute, check, open_location
 from selgen_ray.parallel import in_parallel
-from selgen_ray.retries import retrying
+from selgen_ray.storage import local_files
+from selgen_ray.storage.locations import absolute, check, open_location
+from selgen_ray.storage.retries import retrying
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from selgen_ray.errors import StorageAwayError
-from selgen_ray.storage import Folder
+from selgen_ray.storage.folder import Folder
 
 logger = logging.getLogger(__name__)
 _FILE = re.compile(r"\d{6}\.json")

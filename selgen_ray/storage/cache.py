@@ -21,10 +21,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selgen_ray import node_files
-from selgen_ray.fingerprint import digest
-from selgen_ray.leases import Lease, Watch
-from selgen_ray.storage import Folder
+from selgen_ray.hashing import digest
+from selgen_ray.storage import node_cache
+from selgen_ray.storage.folder import Folder
+from selgen_ray.storage.leases import Lease, Watch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -183,14 +183,14 @@ class _FileEntry(_Entry):
 
     def value(self, sha256: str) -> Path | bytes:
         if (path := self.place.local_path) is None:
-            return node_files.fetch(sha256, lambda: self.place.read_whole(self.name, sha256))
-        if not node_files.is_whole(path / self.name, sha256):
+            return node_cache.fetch(sha256, lambda: self.place.read_whole(self.name, sha256))
+        if not node_cache.is_whole(path / self.name, sha256):
             raise ValueError(f"{self.name} is missing, truncated or damaged")
         return path / self.name
 
     def handed(self, content: bytes) -> Path | bytes:
         if (path := self.place.local_path) is None:
-            return node_files.fetch(hashlib.sha256(content).hexdigest(), lambda: content)
+            return node_cache.fetch(hashlib.sha256(content).hexdigest(), lambda: content)
         return path / self.name
 
 
