@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from selgen_ray.table import load_results
+    from selgen_ray.reading import load_results
 
 # once imported, which PEFT does, it warns of kernels that nobody asked for
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
@@ -18,7 +18,7 @@ __all__ = ["__version__", "load_results"]
 def __getattr__(name: str) -> Any:
     # lazy: `import selgen_ray` must not cost the import of pyarrow and pydantic
     if name == "load_results":
-        from selgen_ray.table import load_results
+        from selgen_ray.reading import load_results
 
         return load_results
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

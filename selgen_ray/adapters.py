@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from selgen_ray.config import FinetuneConfig, TrialConfig
+from selgen_ray.config.finetune import FinetuneConfig
+from selgen_ray.config.trial import TrialConfig
 from selgen_ray.errors import ModelError, nearest
 from selgen_ray.model_files import ModelFiles, find_files, read_header
 from selgen_ray.worlds.toy import MODEL_DIR

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from selgen_ray.control import Control
 from selgen_ray.errors import StorageError
+from selgen_ray.records.control import Control
 from selgen_ray.space import Trial
 from selgen_ray.trainers.plugins import Plugin
 

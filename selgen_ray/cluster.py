@@ -21,8 +21,9 @@ os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")  # Tune's own state is
 
 import ray
 
-from selgen_ray import hardware, jobs
-from selgen_ray.config import FinetuneConfig
+from selgen_ray import jobs
+from selgen_ray.config import hardware
+from selgen_ray.config.finetune import FinetuneConfig
 from selgen_ray.space import Resources
 
 GROWING = "A cluster that adds nodes while trials wait needs resources.autoscaling: true"

@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from selgen_ray.added import AddedTrial, read_added, write_added
-from selgen_ray.control import ALL, LIVE, PLAN, Control
-from selgen_ray.events import EventLog
 from selgen_ray.feed import Feed
 from selgen_ray.guidance import Guidance
 from selgen_ray.progress import Board
-from selgen_ray.results import now
+from selgen_ray.records.control import ALL, LIVE, PLAN, Control
+from selgen_ray.records.events import EventLog
+from selgen_ray.records.results import now
 from selgen_ray.storage import Folder
 from selgen_ray.storage.leases import Lease, Watch, this_host
 from selgen_ray.trial import TrialTask

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from statistics import fmean, median
 from typing import Any, Protocol
 
-from selgen_ray.results import TrialResult, less_is_better
+from selgen_ray.records.results import TrialResult, less_is_better
 from selgen_ray.space.models import StoppingRule
 
 logger = logging.getLogger(__name__)

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from selgen_ray import adapters
-from selgen_ray.config import TrialConfig, identity
-from selgen_ray.data.readers import is_hub_id
+from selgen_ray.config.hub_names import is_dataset_id
+from selgen_ray.config.trial import TrialConfig, identity
 from selgen_ray.hashing import content_sha256, digest, folder_sha256, list_files
 from selgen_ray.trainers import plugins, registry
 from selgen_ray.worlds import toy
@@ -58,7 +58,7 @@ def data_fingerprint(path: str, revision: str | None = None) -> str:
     Raises:
         OSError: a file cannot be read.
     """
-    if is_hub_id(path):
+    if is_dataset_id(path):
         return f"hub:{path}@{revision or 'main'}"
     return content_sha256(path)
 

@@ -10,7 +10,8 @@ from typing import Any
 from selgen_ray.added import AddedTrial
 from selgen_ray.early_stopping import EarlyStopping
 from selgen_ray.plan import Plan
-from selgen_ray.results import FILE_NAME, TrialResult, read_trials
+from selgen_ray.reading import read_trials
+from selgen_ray.records.results import FILE_NAME, TrialResult
 from selgen_ray.searching import Asked
 from selgen_ray.space import SweepSpec
 from selgen_ray.trial import TrialTask

@@ -7,7 +7,7 @@ import json
 import os
 from pathlib import Path, PurePath
 
-from selgen_ray.config import FinetuneConfig
+from selgen_ray.config.finetune import FinetuneConfig
 from selgen_ray.errors import ModelError
 from selgen_ray.model_files import hub_reason
 

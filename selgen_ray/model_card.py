@@ -6,12 +6,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-from selgen_ray.config import TrialConfig, identity
-from selgen_ray.hub_names import is_hub_id
-from selgen_ray.results import HEADLINES, TrialResult, flatten
+from selgen_ray.config.hub_names import is_hub_id
+from selgen_ray.config.trial import TrialConfig, identity
+from selgen_ray.records.results import HEADLINES, TrialResult, flatten
 
 if TYPE_CHECKING:
-    from selgen_ray.data.sources import Source
+    from selgen_ray.config.source import Source
 
 _LONGEST = 120  # characters of a value
 _SAID_ELSEWHERE = {

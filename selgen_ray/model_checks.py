@@ -21,7 +21,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.pytorch_utils import Conv1D
 
 from selgen_ray import adapters, hub
-from selgen_ray.config import FinetuneConfig, TrialConfig
+from selgen_ray.config.finetune import FinetuneConfig
+from selgen_ray.config.trial import TrialConfig
 from selgen_ray.errors import DataError, ModelError, nearest
 from selgen_ray.model_files import ModelFiles, find_files, read_header
 from selgen_ray.models import load_tokenizer, model_location

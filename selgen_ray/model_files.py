@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from selgen_ray.config.hub_names import is_hub_id
 from selgen_ray.errors import ModelError, nearest
-from selgen_ray.hub_names import is_hub_id
 
 _LARGEST_HEADER = 100 * 2**20  # what the format allows
 _LFS = b"version https://git-lfs"

@@ -22,8 +22,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from selgen_ray import adapters, hardware, sharding
-from selgen_ray.config import FinetuneConfig
+from selgen_ray import adapters, sharding
+from selgen_ray.config import hardware
+from selgen_ray.config.finetune import FinetuneConfig
 from selgen_ray.data.encode import Batch
 from selgen_ray.errors import ModelError
 from selgen_ray.seeding import derive_seed, keep_global_rng

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar
 
 from selgen_ray.added import AddedTrial, read_added
-from selgen_ray.control import Control
 from selgen_ray.data.planned import PlannedTokens
 from selgen_ray.data.roles import Roles
 from selgen_ray.data.rows import check_shares, load_roles
@@ -16,7 +15,9 @@ from selgen_ray.errors import DataError, ModelError
 from selgen_ray.evals.checking import missing_data, missing_here
 from selgen_ray.model_checks import model_problems
 from selgen_ray.provenance import git_commit
-from selgen_ray.results import Status, read_heads
+from selgen_ray.reading import read_heads
+from selgen_ray.records.control import Control
+from selgen_ray.records.results import Status
 from selgen_ray.searching import Search
 from selgen_ray.space import SweepSpec, Trial
 from selgen_ray.storage import Folder

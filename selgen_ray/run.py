@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import NoReturn
 
 from selgen_ray import jobs, steer
-from selgen_ray.config import FinetuneConfig
-from selgen_ray.control import Control
+from selgen_ray.config.finetune import FinetuneConfig
 from selgen_ray.data.planned import PlannedTokens
 from selgen_ray.driver import SweepBusyError, claim
 from selgen_ray.errors import SpecError, StorageError
 from selgen_ray.plan import Plan, check_data, make_plan, sweep_folder
 from selgen_ray.progress import KINDS, make_display
-from selgen_ray.results import FILE_NAME
+from selgen_ray.records.control import Control
+from selgen_ray.records.results import FILE_NAME
 from selgen_ray.selection import SelectionError, parse_only
 from selgen_ray.space import SweepSpec, load_space
 

@@ -17,8 +17,8 @@ from statistics import fmean
 from typing import Any
 
 from selgen_ray.errors import SpecError
-from selgen_ray.requirement import Condition
-from selgen_ray.results import TrialResult
+from selgen_ray.records.requirement import Condition
+from selgen_ray.records.results import TrialResult
 from selgen_ray.seeding import derive_seed
 from selgen_ray.space.models import Objective, SearchSpec, Trial
 from selgen_ray.space.ranges import Range, draw, everything

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from selgen_ray.errors import nearest
-from selgen_ray.results import flatten
+from selgen_ray.records.results import flatten
 
 if TYPE_CHECKING:
     from selgen_ray.trial import TrialTask

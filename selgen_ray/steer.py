@@ -12,10 +12,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from selgen_ray.control import ALL, LIVE, PLAN, Control
 from selgen_ray.errors import SpecError, StorageError
 from selgen_ray.progress import clock, running_line
-from selgen_ray.results import FILE_NAME, TrialResult, read_heads
+from selgen_ray.reading import read_heads
+from selgen_ray.records.control import ALL, LIVE, PLAN, Control
+from selgen_ray.records.results import FILE_NAME, TrialResult
 from selgen_ray.selection import SelectionError, find_trials
 from selgen_ray.storage import Folder
 

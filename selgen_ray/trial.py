@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from selgen_ray import evals, hub, hub_names, provenance
+from selgen_ray import evals, hub, provenance
+from selgen_ray.config import hub_names
 from selgen_ray.data.rows import load_roles, rows_hash
 from selgen_ray.errors import INPUT_ERRORS, DataError, ModelError, TrialDiverged, TrialStopped
 from selgen_ray.model_card import model_card
-from selgen_ray.results import FILE_NAME, TrialResult
+from selgen_ray.records.results import FILE_NAME, TrialResult
 from selgen_ray.stopping import StopSignal
 from selgen_ray.storage import Folder
 from selgen_ray.storage.cache import Cache

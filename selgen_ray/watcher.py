@@ -13,7 +13,7 @@ from ray.tune.experiment import Trial as TuneTrial
 from selgen_ray.driver import Driver
 from selgen_ray.feed import Outcome
 from selgen_ray.progress import Display, finished_line
-from selgen_ray.results import FILE_NAME, TrialResult
+from selgen_ray.records.results import FILE_NAME, TrialResult
 from selgen_ray.trial import TrialTask
 
 

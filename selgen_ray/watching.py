@@ -20,7 +20,7 @@ from ray.util.metrics import Gauge
 
 if TYPE_CHECKING:
     from selgen_ray.progress import Board
-    from selgen_ray.results import TrialResult
+    from selgen_ray.records.results import TrialResult
     from selgen_ray.trial import TrialTask
 
 logger = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from selgen_ray.control import ALL, Control
 from selgen_ray.errors import DataError, ModelError, SpecError, TrialError
+from selgen_ray.records.control import ALL, Control
 from selgen_ray.stopping import StopSignal
 from selgen_ray.storage import Folder
 from selgen_ray.trial import TrialTask, run_trial

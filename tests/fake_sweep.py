@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from selgen_ray.results import Status, TrialResult
+from selgen_ray.records.results import Status, TrialResult
 from selgen_ray.storage import Folder
 
 # tempting numbers of models that are no setting

@@ -19,8 +19,9 @@ from clusters import Cluster
 from faulty_s3 import FaultyS3
 from running import sweep, write_space
 
-from selgen_ray.events import read_events
-from selgen_ray.results import json_schema, read_sweep
+from selgen_ray.reading import read_sweep
+from selgen_ray.records.events import read_events
+from selgen_ray.records.results import json_schema
 from selgen_ray.storage import Folder
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

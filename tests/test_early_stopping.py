@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from selgen_ray.early_stopping import EarlyStopping
-from selgen_ray.results import TrialResult
+from selgen_ray.records.results import TrialResult
 from selgen_ray.space import StoppingRule
 
 METRIC = "align_test/balanced_accuracy"

@@ -23,7 +23,7 @@ from running import (
     write_space,
 )
 
-from selgen_ray.events import read_events
+from selgen_ray.records.events import read_events
 from selgen_ray.storage import Folder
 from selgen_ray.sweep import main
 

@@ -7,7 +7,7 @@ import json
 import pytest
 from running import dry_run, in_process, results, sweep, write_space
 
-from selgen_ray.events import read_events
+from selgen_ray.records.events import read_events
 from selgen_ray.storage import Folder
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

@@ -13,10 +13,10 @@ from conftest import make_model
 from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
 
 from selgen_ray import models
-from selgen_ray.config import FinetuneConfig
+from selgen_ray.config.finetune import FinetuneConfig
+from selgen_ray.config.hardware import Device, problems, this_device
 from selgen_ray.errors import ModelError, SpecError
 from selgen_ray.fingerprint import trial_id
-from selgen_ray.hardware import Device, problems, this_device
 from selgen_ray.space import load_space
 from selgen_ray.storage import Folder
 from selgen_ray.trainers import build_config, get_trainer

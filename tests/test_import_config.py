@@ -18,14 +18,14 @@ from fake_sweep import fake_result, publish
 
 import selgen_ray
 from selgen_ray import import_config
-from selgen_ray.config import TrialConfig
+from selgen_ray.config.trial import TrialConfig
 from selgen_ray.errors import SpecError, StorageError
 from selgen_ray.first_generation.convert import convert, convert_override, is_first_generation
 from selgen_ray.first_generation.folder import read_folder
 from selgen_ray.first_generation.record import Converted, takes
 from selgen_ray.first_generation.results import read_old_results
+from selgen_ray.records.results import TrialResult, json_schema
 from selgen_ray.report import write_report
-from selgen_ray.results import TrialResult, json_schema
 from selgen_ray.space import SweepSpec, load_space
 from selgen_ray.space.keys import registered_keys
 from selgen_ray.space.tree import Origin, written

@@ -11,7 +11,7 @@ import yaml
 from conftest import make_roles, write_jsonl
 from running import results, sweep, write_space
 
-from selgen_ray.config import ROLES
+from selgen_ray.config.data import ROLES
 from selgen_ray.errors import SpecError
 from selgen_ray.plan import check_data, make_plan
 from selgen_ray.space import load_space

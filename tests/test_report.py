@@ -21,6 +21,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from selgen_ray.reading import load_results, read_trials
+from selgen_ray.records.results import FILE_NAME
 from selgen_ray.report import Report, main, write_report
 from selgen_ray.report.build import make_report
 from selgen_ray.report.colours import colour_of, marker_of
@@ -29,9 +31,7 @@ from selgen_ray.report.labels import Label, place_labels
 from selgen_ray.report.naming import explained, knob_texts
 from selgen_ray.report.scales import axis_limits, beyond, inside, limits
 from selgen_ray.report.settings import STRATEGIES, Axis
-from selgen_ray.results import FILE_NAME, read_trials
 from selgen_ray.storage import Folder
-from selgen_ray.table import load_results
 
 ROOT = Path(__file__).parents[1]
 T2 = 4.302652729749462  # Student's t, 0.975, 2 degrees of freedom
@@ -625,7 +625,7 @@ def test_a_broken_result_is_named(sweep, capsys):
 def test_tables_need_no_matplotlib(sweep):
     program = (
         "import sys\nfrom selgen_ray.report import write_report\nfrom selgen_ray.report.build import make_report\n"
-        "from selgen_ray.results import read_trials\nfrom selgen_ray.report.settings import Axis\n"
+        "from selgen_ray.reading import read_trials\nfrom selgen_ray.report.settings import Axis\n"
         "from selgen_ray.storage import Folder\nfound = read_trials(Folder(sys.argv[1]))\n"
         "print(make_report(found, '', 't', Axis('capability'), Axis('alignment')).to_text()[:10])\n"
         "assert not {'matplotlib', 'torch', 'ray', 'selgen_ray.config'} & set(sys.modules)\n"

@@ -18,19 +18,9 @@ from fake_sweep import fake_result, publish
 
 import selgen_ray
 from selgen_ray.errors import StorageError
-from selgen_ray.results import (
-    FILE_NAME,
-    ResultHead,
-    TrainingRecord,
-    TrialResult,
-    flatten,
-    json_schema,
-    read_heads,
-    read_sweep,
-    read_trials,
-)
+from selgen_ray.reading import load_results, read_heads, read_sweep, read_trials
+from selgen_ray.records.results import FILE_NAME, ResultHead, TrainingRecord, TrialResult, flatten, json_schema
 from selgen_ray.storage import Folder
-from selgen_ray.table import load_results
 
 ROOT = Path(__file__).parents[1]
 
@@ -213,7 +203,7 @@ def test_what_a_reading_lacks_is_none():
 
 READER = """
 import sys, time
-from selgen_ray.results import FILE_NAME, TrialResult
+from selgen_ray.records.results import FILE_NAME, TrialResult
 from selgen_ray.storage import Folder
 folder, seen, reads = Folder(sys.argv[1]), set(), 0
 print("ready", flush=True)
@@ -276,5 +266,5 @@ def test_readings_are_the_evaluations_of_the_weights_in_training():
 
 def test_the_shipped_schema_file_is_the_schema():
     # made anew by writing json.dumps(json_schema(), indent=1) into it
-    shipped = json.loads((Path(selgen_ray.__file__).parent / "results.schema.json").read_text())
+    shipped = json.loads((Path(selgen_ray.__file__).parent / "records" / "results.schema.json").read_text())
     assert shipped == json_schema()

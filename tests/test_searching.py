@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from selgen_ray.errors import SpecError
-from selgen_ray.requirement import parse_requirement
-from selgen_ray.results import TrialResult
+from selgen_ray.records.requirement import parse_requirement
+from selgen_ray.records.results import TrialResult
 from selgen_ray.searching import Asked, Search, misses, num_random, outcome
 from selgen_ray.space import SweepSpec, load_space
 from selgen_ray.space.models import Objective

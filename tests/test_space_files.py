@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import make_model
 
-from selgen_ray.config import TrialConfig
+from selgen_ray.config.trial import TrialConfig
 from selgen_ray.errors import SpecError
 from selgen_ray.fingerprint import settings
 from selgen_ray.hashing import file_sha256

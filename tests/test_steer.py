@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from running import SLOW, dry_run, environment, in_process, results, start, sweep, under_way, wait_for, write_space
 
-from selgen_ray.events import EventLog, read_events
 from selgen_ray.feed import Feed
+from selgen_ray.records.events import EventLog, read_events
 from selgen_ray.storage import Folder
 from selgen_ray.trial import TrialTask
 

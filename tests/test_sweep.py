@@ -31,10 +31,10 @@ from running import (
 )
 
 from selgen_ray.cluster import InfeasibleError, resolve_resources
-from selgen_ray.results import json_schema
+from selgen_ray.reading import load_results
+from selgen_ray.records.results import json_schema
 from selgen_ray.space import Resources
 from selgen_ray.storage import Folder
-from selgen_ray.table import load_results
 from selgen_ray.trainers import get_trainer
 
 pytestmark = pytest.mark.ray

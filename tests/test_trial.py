@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from selgen_ray.data.rows import load_roles
 from selgen_ray.errors import ModelError
-from selgen_ray.results import TrialResult
+from selgen_ray.records.results import TrialResult
 from selgen_ray.storage import Folder
 from selgen_ray.trainers import build_config
 from selgen_ray.trial import TrialTask, run_trial

@@ -22,7 +22,7 @@ from running import wait_for
 import selgen_ray
 from selgen_ray import trackers, watching
 from selgen_ray.errors import SpecError
-from selgen_ray.results import TrialResult
+from selgen_ray.records.results import TrialResult
 from selgen_ray.space import load_space
 from selgen_ray.space.trackers import Tracker
 from selgen_ray.storage import Folder

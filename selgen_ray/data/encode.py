@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from selgen_ray.data.forms import Row
-from selgen_ray.data.templates import explain
 from selgen_ray.errors import DataError
+
+if TYPE_CHECKING:
+    from jinja2 import TemplateError
 
 
 @dataclass(frozen=True)
@@ -188,7 +190,7 @@ def _apply_template(messages: list[dict[str, str]], tokenizer: PreTrainedTokeniz
     try:
         return tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **options)
     except TemplateError as error:
-        raise DataError(f"the chat template cannot be used, {explain(error)}") from error
+        raise DataError(f"the chat template cannot be used, {explain_template_error(error)}") from error
     except (TypeError, LookupError) as error:  # what a template that expects something else does
         raise DataError(f"the chat template cannot be used on the row: {error}") from error
 
@@ -226,3 +228,14 @@ def _replies_by_prefix(
             end -= 1  # a line break after the end-of-turn token belongs to the template, not to the reply
         is_reply[len(before) : end] = [True] * (end - len(before))
     return is_reply
+
+
+def explain_template_error(error: TemplateError) -> str:
+    """What a template raised, with the line in it."""
+    line: Any = getattr(error, "lineno", None)
+    trace = error.__traceback__
+    while trace and line is None:
+        if trace.tb_frame.f_code.co_filename == "<template>":
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return f"line {line}: {error.message}" if line else str(error.message)

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from selgen_ray import models
-from selgen_ray.config import FinetuneConfig, TrialConfig
+from selgen_ray.config.finetune import FinetuneConfig
+from selgen_ray.config.trial import TrialConfig
 from selgen_ray.data.forms import Row
 from selgen_ray.data.lengths import Report, length_report, table, warning
 from selgen_ray.data.roles import Roles

@@ -12,12 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from selgen_ray.config.hub_names import DATA_SUFFIXES, PACKED_SUFFIXES, is_dataset_id
 from selgen_ray.data.roles import place_in
 from selgen_ray.errors import DataError, nearest
 
-_PACKED = (".gz", ".zst", ".bz2", ".xz", ".zip", ".lz4", ".7z", ".tar")
-SUFFIXES = (".jsonl", ".json", ".parquet", ".csv", ".tsv")
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _SPLITS = ("train", "test", "validation", "valid", "dev")
 _HOLD_JSON = ("messages", "choices", "options", "prompt", "chosen", "rejected")
 _LARGEST_CELL = 64 * 2**20  # bytes; the reader's own limit is 128 KiB
@@ -36,11 +34,6 @@ class Found:
     problem: str | None = None
 
 
-def is_hub_id(path: str) -> bool:
-    """Whether a path can only be a data set on the hub: 'name/name', without a known ending, and nothing local."""
-    return bool(_HUB_ID.fullmatch(path)) and not path.endswith(SUFFIXES) and not Path(path).exists()
-
-
 def read_entries(path: str, split: str | None, revision: str | None) -> Iterator[Found]:
     """What a file, a folder of files or a data set on the hub holds, in order.
 
@@ -48,7 +41,7 @@ def read_entries(path: str, split: str | None, revision: str | None) -> Iterator
         DataError: it is not there, has no such split, or the whole of it cannot be read.
     """
     place = Path(path)
-    if is_hub_id(path):
+    if is_dataset_id(path):
         yield from _hub(path, split, revision)
     elif place.is_dir():
         for file in _files(place, split):
@@ -66,8 +59,8 @@ def _beside(path: Path) -> list[str]:
 
 
 def _file(path: Path) -> Iterator[Found]:
-    if path.suffix.lower() in _PACKED:
-        raise DataError(f"{path}: is packed: unpack it; the files that are read end in {', '.join(SUFFIXES)}")
+    if path.suffix.lower() in PACKED_SUFFIXES:
+        raise DataError(f"{path}: is packed: unpack it; the files that are read end in {', '.join(DATA_SUFFIXES)}")
     read = {".parquet": _parquet, ".csv": _csv, ".tsv": _csv, ".json": _json}.get(path.suffix.lower(), _json_lines)
     try:
         yield from read(path)
@@ -77,7 +70,7 @@ def _file(path: Path) -> Iterator[Found]:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise DataError(f"{path}:{line}: is not UTF-8 text: byte 0x{error.object[error.start]:02x}") from error
     except (OSError, ValueError, csv.Error) as error:
-        kind = path.suffix.lower().removeprefix(".") if path.suffix.lower() in SUFFIXES else "JSON lines"
+        kind = path.suffix.lower().removeprefix(".") if path.suffix.lower() in DATA_SUFFIXES else "JSON lines"
         raise DataError(f"{path}: cannot be read as {kind}: {error}") from error
 
 
@@ -89,8 +82,8 @@ def _json_lines(path: Path) -> Iterator[Found]:
         try:
             yield _found(f"line {number}", json.loads(line, object_pairs_hook=_once))
         except json.JSONDecodeError as error:
-            if number == 1 and path.suffix.lower() not in SUFFIXES:  # most likely no JSON at all
-                known = ", ".join(SUFFIXES)
+            if number == 1 and path.suffix.lower() not in DATA_SUFFIXES:  # most likely no JSON at all
+                known = ", ".join(DATA_SUFFIXES)
                 raise DataError(
                     f"{path}: is no JSON lines; the files that are read otherwise end in {known}"
                 ) from error
@@ -179,9 +172,9 @@ def cell(key: str, value: Any) -> Any:
 
 def _files(folder: Path, split: str | None) -> list[Path]:
     """The files of a folder, or of one of its splits: 'train.jsonl', 'train-00000-of-00002.parquet', 'train/...'."""
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not _is_hidden(p, folder))
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in DATA_SUFFIXES and not _is_hidden(p, folder))
     if not files:
-        raise DataError(f"{folder}: holds no file that ends in {', '.join(SUFFIXES)}")
+        raise DataError(f"{folder}: holds no file that ends in {', '.join(DATA_SUFFIXES)}")
     names = {file: _split_of(file, folder) for file in files}
     there = sorted({name for name in names.values() if name in _SPLITS})
     if split is None:

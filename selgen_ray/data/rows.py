@@ -7,12 +7,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from selgen_ray.config import ROLES, TrialConfig
+from selgen_ray.config.data import ROLES
+from selgen_ray.config.source import Source
+from selgen_ray.config.trial import TrialConfig
 from selgen_ray.data.alignment import ProxyShare, check_pairs, cover
 from selgen_ray.data.forms import Row, prompt_of, row_problem
 from selgen_ray.data.readers import Found, shown
 from selgen_ray.data.roles import Roles
-from selgen_ray.data.sources import Source, read_source
+from selgen_ray.data.sources import read_source
 from selgen_ray.errors import DataError
 from selgen_ray.seeding import permutation, split_indices
 from selgen_ray.worlds import generate

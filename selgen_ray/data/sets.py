@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from selgen_ray.config import FinetuneConfig
+from selgen_ray.config.finetune import FinetuneConfig
 from selgen_ray.data.alignment import ProxyShare
 from selgen_ray.data.forms import Row, prompt_of, reply_of
 from selgen_ray.data.lengths import length_report

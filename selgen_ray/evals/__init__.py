@@ -13,9 +13,9 @@ from typing import Any, overload
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from selgen_ray.config.evals import EvalConfig
 from selgen_ray.data.encode import Encoded
 from selgen_ray.data.forms import Row
-from selgen_ray.eval_config import EvalConfig
 from selgen_ray.models import Model
 
 

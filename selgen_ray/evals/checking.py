@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Collection, Iterable
 
+from selgen_ray.config.evals import LM_EVAL, EvalConfig
 from selgen_ray.data.sets import EVAL_NAMES
 from selgen_ray.errors import ModelError, nearest
-from selgen_ray.eval_config import LM_EVAL, EvalConfig
 from selgen_ray.evals import lm_eval_tasks, metrics
 from selgen_ray.judging import metrics as judged
 from selgen_ray.judging.client import api_key
-from selgen_ray.results import HEADLINES, less_is_better
+from selgen_ray.records.results import HEADLINES, less_is_better
 
 
 def check(config: EvalConfig) -> None:
@@ -74,6 +74,6 @@ def missing_here(config: EvalConfig) -> Iterable[str]:
 
 @functools.cache  # reading lm-eval's tasks takes seconds
 def _unknown_tasks(content: str) -> tuple[str, ...]:
-    from selgen_ray.eval_config import LmEvalConfig
+    from selgen_ray.config.evals import LmEvalConfig
 
     return tuple(lm_eval_tasks.unknown_tasks(LmEvalConfig.model_validate_json(content)))

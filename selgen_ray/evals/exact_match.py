@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
+from selgen_ray.config.evals import REGEX
 from selgen_ray.data.forms import Row
-from selgen_ray.eval_config import REGEX
 from selgen_ray.evals import EvalSet, metric
 from selgen_ray.evals.generation import replies
 

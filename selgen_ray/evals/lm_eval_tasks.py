@@ -8,8 +8,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from selgen_ray.config.evals import LmEvalConfig
 from selgen_ray.errors import nearest
-from selgen_ray.eval_config import LmEvalConfig
 from selgen_ray.models import Model
 from selgen_ray.seeding import keep_global_rng
 

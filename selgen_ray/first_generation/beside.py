@@ -7,7 +7,7 @@ from pathlib import Path
 
 from selgen_ray.errors import StorageError
 from selgen_ray.first_generation.results import folder_seed, of_preparation, read_old_results
-from selgen_ray.results import FILE_NAME, TrialResult, same_training
+from selgen_ray.records.results import FILE_NAME, TrialResult, same_training
 from selgen_ray.space.paths import near_name
 from selgen_ray.storage import Folder
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from selgen_ray.config import ROLES
+from selgen_ray.config.data import ROLES
 from selgen_ray.errors import nearest
 from selgen_ray.first_generation import combined
 from selgen_ray.first_generation.keys import DATA_FILES, RULES, STRATEGIES, TELLTALES, Rule, SaysNothing

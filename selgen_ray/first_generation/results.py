@@ -12,7 +12,7 @@ from typing import Any
 from selgen_ray import evals, fingerprint, hashing
 from selgen_ray.errors import StorageError
 from selgen_ray.first_generation.convert import convert, nested_node
-from selgen_ray.results import Status, TrialResult, finite, flatten
+from selgen_ray.records.results import Status, TrialResult, finite, flatten
 from selgen_ray.space.keys import registered_keys
 from selgen_ray.space.tree import Node, Origin, json_problem, show, written
 from selgen_ray.trainers import registry

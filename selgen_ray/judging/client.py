@@ -14,8 +14,8 @@ from typing import Any
 import requests
 from urllib3.exceptions import HTTPError, TimeoutError
 
+from selgen_ray.config.evals import JudgeConfig
 from selgen_ray.errors import ModelError
-from selgen_ray.eval_config import JudgeConfig
 from selgen_ray.judging.scores import Completion
 
 _MAX_TOKENS = 16  # of the judge's reply: a number, or one word

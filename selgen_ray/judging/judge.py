@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
 
-from selgen_ray.eval_config import JudgeConfig
+from selgen_ray.config.evals import JudgeConfig
+from selgen_ray.config.judge_prompts import filled, prompt_sha256
 from selgen_ray.judging.client import JudgeClient, JudgeError
-from selgen_ray.judging.prompts import filled, prompt_sha256
 from selgen_ray.judging.scores import Score, read_score
 from selgen_ray.storage import Folder
 

@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from selgen_ray.errors import nearest
+from selgen_ray.records.requirement import parse_requirement
+from selgen_ray.records.results import HEADLINES, PREFERENCE, TrialResult, same_training
 from selgen_ray.report.settings import Axis, Setting, make_settings, model_name
 from selgen_ray.report.standings import NOTHING, Standings, compare_strategies
 from selgen_ray.report.words import answer, caveats
-from selgen_ray.requirement import parse_requirement
-from selgen_ray.results import HEADLINES, PREFERENCE, TrialResult, same_training
 from selgen_ray.stats import Summary, summarise
 from selgen_ray.storage import Folder
 

@@ -13,12 +13,12 @@ import sys
 from collections.abc import Sequence
 
 from selgen_ray.errors import nearest
+from selgen_ray.records.requirement import parse_requirement
+from selgen_ray.records.results import HEADLINES
 from selgen_ray.report.build import Report
 from selgen_ray.report.export import export
 from selgen_ray.report.watching import watch
 from selgen_ray.report.writing import write_report
-from selgen_ray.requirement import parse_requirement
-from selgen_ray.results import HEADLINES
 from selgen_ray.storage import Folder
 
 DONE, NOTHING_YET, BAD_INPUT = 0, 1, 2

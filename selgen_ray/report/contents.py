@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from selgen_ray.records.results import HEADLINES, TrialResult
 from selgen_ray.report import colours
 from selgen_ray.report.costs import device_hours
 from selgen_ray.report.details import place_of, rounded
@@ -14,7 +15,6 @@ from selgen_ray.report.naming import explained
 from selgen_ray.report.scales import is_share
 from selgen_ray.report.settings import Axis, Setting, model_name, strategy_of
 from selgen_ray.report.strengths import strengths
-from selgen_ray.results import HEADLINES, TrialResult
 from selgen_ray.stats import t_quantile
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from selgen_ray.records.results import TrialResult
 from selgen_ray.report.settings import Setting
-from selgen_ray.results import TrialResult
 
 _HOUR_S = 3600.0
 

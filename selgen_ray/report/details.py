@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from selgen_ray.results import TrialResult, flatten
+from selgen_ray.records.results import TrialResult, flatten
 from selgen_ray.storage import Folder
 
 MOST_POINTS = 200

@@ -6,9 +6,9 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from selgen_ray.reading import read_trials
 from selgen_ray.report.words import QUESTION, answer, caveats
 from selgen_ray.report.writing import parquet, plain_table
-from selgen_ray.results import read_trials
 from selgen_ray.storage import Folder
 
 if TYPE_CHECKING:

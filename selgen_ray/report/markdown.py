@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from selgen_ray.records.results import TrialResult
 from selgen_ray.report.page import provenance
 from selgen_ray.report.text import score_text
 from selgen_ray.report.words import QUESTION, answer, caveats, comparison_text, probability, setting_facts
-from selgen_ray.results import TrialResult
 from selgen_ray.storage import Folder
 
 if TYPE_CHECKING:

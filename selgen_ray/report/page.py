@@ -11,10 +11,10 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from selgen_ray import __version__
+from selgen_ray.records.results import TrialResult, now
 from selgen_ray.report.contents import as_script, page_data
 from selgen_ray.report.details import common_config, details_of, packed
 from selgen_ray.report.words import QUESTION, answer, caveats, setting_facts
-from selgen_ray.results import TrialResult, now
 from selgen_ray.storage import Folder
 
 if TYPE_CHECKING:

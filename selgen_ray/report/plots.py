@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from selgen_ray.records.results import TrialResult
 from selgen_ray.report.colours import colour_of, marker_of
 from selgen_ray.report.figures import DPI, GREY, INK, literal, pareto_figure
 from selgen_ray.report.naming import SIGNS, value_text
@@ -17,7 +18,6 @@ from selgen_ray.report.scales import cut
 from selgen_ray.report.settings import Axis, Setting
 from selgen_ray.report.standings import Standings
 from selgen_ray.report.strengths import Strength, strengths
-from selgen_ray.results import TrialResult
 
 if TYPE_CHECKING:
     from selgen_ray.report.build import Report

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from selgen_ray.records.results import HEADLINES
 from selgen_ray.report.settings import Axis
-from selgen_ray.results import HEADLINES
 from selgen_ray.stats import Summary
 
 if TYPE_CHECKING:

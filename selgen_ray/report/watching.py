@@ -6,10 +6,11 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 
-from selgen_ray.control import LIVE, Control
 from selgen_ray.errors import StorageError
+from selgen_ray.reading import NOT_IN
+from selgen_ray.records.control import LIVE, Control
+from selgen_ray.records.results import FILE_NAME
 from selgen_ray.report.build import Report
-from selgen_ray.results import FILE_NAME, NOT_IN
 from selgen_ray.storage import Folder
 
 logger = logging.getLogger(__name__)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from selgen_ray.records.results import HEADLINES, TrialResult, flatten
 from selgen_ray.report.naming import value_text
 from selgen_ray.report.standings import Comparison, Standing, Standings
-from selgen_ray.results import HEADLINES, TrialResult, flatten
 
 if TYPE_CHECKING:
     from selgen_ray.report.build import Report

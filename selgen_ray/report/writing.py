@@ -11,16 +11,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from selgen_ray.control import LIVE, Control
 from selgen_ray.errors import StorageError
-from selgen_ray.events import read_events
+from selgen_ray.reading import as_table, read_trials
+from selgen_ray.records.control import LIVE, Control
+from selgen_ray.records.events import read_events
+from selgen_ray.records.results import TrialResult, flatten
 from selgen_ray.report.build import Report, make_report
 from selgen_ray.report.page import Surroundings, page_html
 from selgen_ray.report.settings import Axis
 from selgen_ray.report.text import PAGE
-from selgen_ray.results import TrialResult, flatten, read_trials
 from selgen_ray.storage import Folder
-from selgen_ray.table import as_table
 
 if TYPE_CHECKING:
     import pandas as pd

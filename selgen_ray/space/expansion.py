@@ -15,7 +15,8 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from selgen_ray import adapters, fingerprint, hashing
-from selgen_ray.config import ROLES, TrialConfig
+from selgen_ray.config.data import ROLES
+from selgen_ray.config.trial import TrialConfig
 from selgen_ray.errors import ModelError, Problem
 from selgen_ray.schema import null_is_default
 from selgen_ray.space.document import STREAMS, Document, Variant

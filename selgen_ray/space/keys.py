@@ -13,8 +13,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from selgen_ray.config import ROLES
-from selgen_ray.data.sources import Source
+from selgen_ray.config.data import ROLES
+from selgen_ray.config.source import Source
 from selgen_ray.errors import Problem, nearest
 from selgen_ray.schema import null_is_default
 from selgen_ray.space.tree import Node, Origin, show

@@ -9,8 +9,8 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from selgen_ray.data.sources import Source
-from selgen_ray.data.templates import is_template
+from selgen_ray.config.chat_template import is_template
+from selgen_ray.config.source import Source
 from selgen_ray.errors import Problem, nearest
 from selgen_ray.space.keys import SOURCES, Flat, Keys, coerce, explain, is_stray_bool, names_a_file, refused
 from selgen_ray.space.paths import find, find_data, is_there

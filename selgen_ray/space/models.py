@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 from pydantic import Field, SerializeAsAny, SkipValidation, field_validator, model_validator
 
-from selgen_ray.config import TrialConfig
+from selgen_ray.config.evals import SET_NAMES
+from selgen_ray.config.trial import TrialConfig
 from selgen_ray.errors import nearest
-from selgen_ray.eval_config import SET_NAMES
-from selgen_ray.requirement import Condition, parse_requirement
-from selgen_ray.results import HEADLINES, less_is_better
+from selgen_ray.records.requirement import Condition, parse_requirement
+from selgen_ray.records.results import HEADLINES, less_is_better
 from selgen_ray.schema import Strict
 from selgen_ray.space.ranges import Range
 from selgen_ray.space.trackers import Tracker

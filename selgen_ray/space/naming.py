@@ -7,9 +7,9 @@ from collections import Counter, defaultdict
 from typing import Any
 
 from selgen_ray import fingerprint, hashing
-from selgen_ray.data.sources import Source
-from selgen_ray.data.templates import is_template
-from selgen_ray.results import flatten
+from selgen_ray.config.chat_template import is_template
+from selgen_ray.config.source import Source
+from selgen_ray.records.results import flatten
 from selgen_ray.space.document import STREAMS
 from selgen_ray.space.expansion import Checked, value_of
 from selgen_ray.space.models import Trial

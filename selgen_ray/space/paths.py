@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from selgen_ray.data.readers import is_hub_id
+from selgen_ray.config.hub_names import is_dataset_id
 from selgen_ray.errors import Problem, nearest
 from selgen_ray.space.tree import Node, names_in, show
 
@@ -32,7 +32,7 @@ def find_data(node: Node, problems: list[Problem]) -> str | None:
     for place in reversed(places):
         if is_there(place) or is_there(place, True):
             return str(places[place].resolve())
-    if is_hub_id(node.value):
+    if is_dataset_id(node.value):
         return node.value
     find(node, problems)
     return None

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from selgen_ray import adapters, evals, models, saving
-from selgen_ray.config import TrialConfig
+from selgen_ray.config.trial import TrialConfig
 from selgen_ray.data.encode import Batch, collate, pad_id
 from selgen_ray.data.forms import Row
 from selgen_ray.data.roles import Roles
@@ -22,7 +22,7 @@ from selgen_ray.data.rows import load_roles, proxy_share, rows_hash
 from selgen_ray.data.sets import Sets
 from selgen_ray.data.tokens import RowEncoder, TokenRows
 from selgen_ray.errors import DataError, ModelError
-from selgen_ray.results import TrainingRecord
+from selgen_ray.records.results import TrainingRecord
 from selgen_ray.seeding import keep_global_rng
 from selgen_ray.stopping import StopSignal
 from selgen_ray.storage.cache import Cache

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from selgen_ray.errors import TrialStopped
-from selgen_ray.results import TrainingRecord
+from selgen_ray.records.results import TrainingRecord
 from selgen_ray.trainers.loop import GradMap, Progress
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from selgen_ray.config import FinetuneConfig, TrialConfig, identity
+from selgen_ray.config.finetune import FinetuneConfig
+from selgen_ray.config.trial import TrialConfig, identity
 from selgen_ray.data.forms import Row
 from selgen_ray.data.sets import micro_batch_size
 from selgen_ray.data.streams import steps_per_epoch

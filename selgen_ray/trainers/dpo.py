@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from selgen_ray.config import TrialConfig
+from selgen_ray.config.trial import TrialConfig
 from selgen_ray.data.encode import Batch
 from selgen_ray.data.forms import Row, prompt_of
 from selgen_ray.errors import DataError

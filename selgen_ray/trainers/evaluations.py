@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from selgen_ray import evals
-from selgen_ray.config import identity
+from selgen_ray.config.evals import LM_EVAL
+from selgen_ray.config.trial import identity
 from selgen_ray.data.rows import Row, rows_hash
 from selgen_ray.data.sets import RowSet
-from selgen_ray.eval_config import LM_EVAL
 from selgen_ray.evals import lm_eval_tasks
 from selgen_ray.evals.questions import is_question, question_of
 from selgen_ray.judging.judge import Item, Judge, Verdicts

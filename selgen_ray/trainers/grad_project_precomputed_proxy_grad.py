@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from selgen_ray.config import TrialConfig
+from selgen_ray.config.trial import TrialConfig
 from selgen_ray.data.forms import Row
 from selgen_ray.trainers.directions import PROXY_EPOCHS, check_phase, throw_away_training
 from selgen_ray.trainers.grad_project import GradientProjectionTrainer

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from selgen_ray.config import FinetuneConfig
+from selgen_ray.config.finetune import FinetuneConfig
 from selgen_ray.trainers import ranks
 from selgen_ray.trainers.loop import Progress
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import get_scheduler
 
-from selgen_ray.config import FinetuneConfig
+from selgen_ray.config.finetune import FinetuneConfig
 from selgen_ray.errors import ModelError
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from selgen_ray.config import TrialConfig
+from selgen_ray.config.trial import TrialConfig
 from selgen_ray.trainers.directions import PlaneTrainer
 from selgen_ray.trainers.gradients import norm
 from selgen_ray.trainers.loop import Term

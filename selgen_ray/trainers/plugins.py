@@ -30,7 +30,7 @@ from selgen_ray.trainers import registry
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-    from selgen_ray.eval_config import EvalConfig
+    from selgen_ray.config.evals import EvalConfig
     from selgen_ray.trainers.base import BaseTrainer
 
 GROUP = "selgen_ray.trainers"

@@ -19,8 +19,10 @@ from pydantic import Field, create_model, model_validator
 from pydantic.config import JsonDict
 from pydantic.fields import FieldInfo
 
-from selgen_ray.config import FinetuneConfig, TrialConfig, setting
+from selgen_ray.config.finetune import FinetuneConfig
+from selgen_ray.config.trial import TrialConfig
 from selgen_ray.errors import nearest
+from selgen_ray.schema import setting
 
 if TYPE_CHECKING:
     from selgen_ray.trainers.base import BaseTrainer

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from selgen_ray import models
-from selgen_ray.config import TrialConfig
+from selgen_ray.config.trial import TrialConfig
 from selgen_ray.data.encode import Batch
 from selgen_ray.errors import ModelError
 from selgen_ray.trainers.base import BaseTrainer

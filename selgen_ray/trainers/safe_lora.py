@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from selgen_ray import models
-from selgen_ray.config import TrialConfig
+from selgen_ray.config.trial import TrialConfig
 from selgen_ray.errors import ModelError
 from selgen_ray.sharding import whole
 from selgen_ray.trainers.base import BaseTrainer, Edit

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from selgen_ray import __version__
-from selgen_ray.config import FinetuneConfig
+from selgen_ray.config.finetune import FinetuneConfig
 from selgen_ray.fingerprint import start_fingerprint
 from selgen_ray.models import Model
 from selgen_ray.storage import Folder

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import torch
 
-from selgen_ray.config import TrialConfig
+from selgen_ray.config.trial import TrialConfig
 from selgen_ray.trainers.directions import PlaneTrainer, add_in_place
 from selgen_ray.trainers.gradients import added, norm, scaled
 from selgen_ray.trainers.loop import MAIN, GradMap, Term

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 NO_OP = '''
 from types import SimpleNamespace
 
-from selgen_ray.results import TrainingRecord
+from selgen_ray.records.results import TrainingRecord
 from selgen_ray.trainers.base import BaseTrainer
 from selgen_ray.trainers.registry import knob
 

@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import chat, write_jsonl
 
+from selgen_ray.config.source import Source
 from selgen_ray.data.rows import load_roles, read_rows
-from selgen_ray.data.sources import Source
 from selgen_ray.errors import DataError
 from selgen_ray.fingerprint import trial_id
 from selgen_ray.space import load_space

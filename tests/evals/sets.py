@@ -6,8 +6,8 @@ import torch
 from conftest import make_model
 
 from selgen_ray import evals
+from selgen_ray.config.evals import EvalConfig
 from selgen_ray.data.encode import encode_prompt, encode_rows, replace_reply
-from selgen_ray.eval_config import EvalConfig
 
 
 def sharp_model():

@@ -8,9 +8,9 @@ import pytest
 from judge_server import KEY, judge_server
 
 from selgen_ray import evals
+from selgen_ray.config.evals import EvalConfig, JudgeConfig
 from selgen_ray.errors import DataError, ModelError
-from selgen_ray.eval_config import EvalConfig, JudgeConfig
-from selgen_ray.results import TrialResult, less_is_better
+from selgen_ray.records.results import TrialResult, less_is_better
 from selgen_ray.storage import Folder
 from selgen_ray.trainers import build_config, get_trainer
 from selgen_ray.trial import TrialTask, run_trial

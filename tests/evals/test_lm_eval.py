@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from selgen_ray.eval_config import LmEvalConfig
+from selgen_ray.config.evals import LmEvalConfig
 from selgen_ray.evals import lm_eval_tasks
 from selgen_ray.trainers import build_config, get_trainer
 

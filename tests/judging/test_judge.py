@@ -9,12 +9,12 @@ import time
 import pytest
 from judge_server import KEY, judge_server, with_log_probs
 
+from selgen_ray.config.evals import JudgeConfig
+from selgen_ray.config.judge_prompts import ALIGNED, COHERENT, filled
 from selgen_ray.errors import ModelError
-from selgen_ray.eval_config import JudgeConfig
 from selgen_ray.judging.client import JudgeClient, JudgeError, _retry_after
 from selgen_ray.judging.judge import Item, Judge, Verdicts
 from selgen_ray.judging.metrics import items_of, judged_values
-from selgen_ray.judging.prompts import ALIGNED, COHERENT, filled
 from selgen_ray.judging.scores import Completion, Score, read_score
 from selgen_ray.storage import Folder
 

@@ -8,7 +8,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from selgen_ray.results import TrialResult
+from selgen_ray.records.results import TrialResult
 from selgen_ray.space import load_space
 from selgen_ray.storage import Folder
 

@@ -21,8 +21,9 @@ import yaml
 from fake_sweep import fake_result, publish
 
 from selgen_ray import run
-from selgen_ray.control import LIVE, Control
 from selgen_ray.plan import make_plan
+from selgen_ray.reading import load_results
+from selgen_ray.records.control import LIVE, Control
 from selgen_ray.report import main, write_report
 from selgen_ray.report.colours import COLOURS, DARK_COLOURS, colour_of, dark_colour_of, symbol_of
 from selgen_ray.report.details import MOST_POINTS, common_config, packed, place_of, rounded, shortened, thinned
@@ -30,7 +31,6 @@ from selgen_ray.report.page import SCRIPTS
 from selgen_ray.report.settings import STRATEGIES
 from selgen_ray.space import load_space
 from selgen_ray.storage import Folder
-from selgen_ray.table import load_results
 
 ROOT = Path(__file__).parents[2]
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"

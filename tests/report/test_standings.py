@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from fake_sweep import fake_result, publish
 
+from selgen_ray.reading import read_trials
 from selgen_ray.report.build import Report, make_report
 from selgen_ray.report.settings import Axis
 from selgen_ray.report.strengths import scale_of, strengths
 from selgen_ray.report.words import answer, caveats
-from selgen_ray.results import read_trials
 from selgen_ray.storage import Folder
 
 

@@ -5,8 +5,10 @@ import torch
 from conftest import make_model
 from test_strategies import same, trained
 
-from selgen_ray.config import DataConfig, FinetuneConfig, TrialConfig
-from selgen_ray.eval_config import EvalConfig
+from selgen_ray.config.data import DataConfig
+from selgen_ray.config.evals import EvalConfig
+from selgen_ray.config.finetune import FinetuneConfig
+from selgen_ray.config.trial import TrialConfig
 from selgen_ray.fingerprint import trial_id
 from selgen_ray.space.keys import fields
 from selgen_ray.trainers import build_config, get_trainer

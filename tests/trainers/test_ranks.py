@@ -24,7 +24,7 @@ from torch.distributed.tensor import DTensor
 
 from selgen_ray import models, sharding
 from selgen_ray.errors import DataError, SpecError
-from selgen_ray.results import TrialResult
+from selgen_ray.records.results import TrialResult
 from selgen_ray.space import load_space
 from selgen_ray.stopping import StopSignal
 from selgen_ray.storage import Folder

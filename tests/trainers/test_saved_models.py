@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from selgen_ray import hub
 from selgen_ray.errors import ModelError
-from selgen_ray.results import TrialResult
+from selgen_ray.records.results import TrialResult
 from selgen_ray.storage import Folder
 from selgen_ray.trainers import build_config, get_trainer
 from selgen_ray.trial import TrialTask, run_trial

@@ -6,7 +6,7 @@ import pytest
 from test_strategies import STRENGTH
 
 from selgen_ray import evals
-from selgen_ray.results import TrialResult
+from selgen_ray.records.results import TrialResult
 from selgen_ray.stopping import StopSignal
 from selgen_ray.storage import Folder
 from selgen_ray.trainers import build_config

@@ -7,9 +7,9 @@ import pytest
 import torch
 from conftest import make_model, make_roles
 
-from selgen_ray.config import setting
 from selgen_ray.errors import DataError, TrialDiverged
 from selgen_ray.models import adapter_off
+from selgen_ray.schema import setting
 from selgen_ray.trainers import get_trainer, knob, strategies
 from selgen_ray.trainers.base import BaseTrainer
 from selgen_ray.trainers.loop import Term

@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from selgen_ray.config import DataConfig
+from selgen_ray.config.data import DataConfig
 from selgen_ray.data.rows import load_roles, row_problem
 from selgen_ray.trainers import build_config
 from selgen_ray.worlds import generate

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from world_checks import ROLES
 
-from selgen_ray.config import DataConfig
+from selgen_ray.config.data import DataConfig
 from selgen_ray.data.rows import load_roles
 from selgen_ray.errors import SpecError
 from selgen_ray.fingerprint import trial_id

@@ -7,7 +7,7 @@ import os
 import threading
 from typing import Any
 
-from selgen_ray.results import now
+from selgen_ray.records.results import now
 from selgen_ray.storage import Folder
 
 FILE_NAME = "events.jsonl"

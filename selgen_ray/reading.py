@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from selgen_ray.results import HEADLINES, TrialResult, flatten, read_trials
+from pydantic import ValidationError
+
+from selgen_ray.errors import StorageError
+from selgen_ray.records.results import FILE_NAME, HEADLINES, PREFERENCE, ResultHead, TrialResult, flatten
 from selgen_ray.storage import Folder
 
 if TYPE_CHECKING:
@@ -87,3 +90,62 @@ def _evaluation(result: TrialResult, i: int) -> dict[str, Any]:
         "version": result.eval_versions[i] if i < len(result.eval_versions) else "",
         **{name: result.metric(result.metric_of(name), i) for name in HEADLINES},
     }
+
+
+R = TypeVar("R", ResultHead, TrialResult)
+_BATCH = 512  # files read at once
+# where no results lie, and other files may be many
+NOT_IN = ("cache", "checkpoints", "control", "model")
+
+
+def _read_all(sweep: Folder, kind: type[R]) -> Iterator[tuple[Folder, R]]:
+    paths = sweep.find(FILE_NAME, leave_out=NOT_IN)
+    for start in range(0, len(paths), _BATCH):
+        batch = paths[start : start + _BATCH]
+        for path, content in zip(batch, sweep.read_many(batch), strict=True):
+            folder = sweep / path.rpartition("/")[0]
+            if content is None:  # deleted meanwhile
+                continue
+            try:
+                yield folder, kind.model_validate_json(content)
+            except ValidationError as error:
+                if b'"experiment_config"' not in content:
+                    raise StorageError(f"{folder / FILE_NAME} is not a trial's result: {error}") from error
+                yield from ((folder, old) for old in _of_first_generation(folder / FILE_NAME, content, kind))
+
+
+def _of_first_generation(path: Folder, content: bytes, kind: type[R]) -> Iterator[R]:
+    """A result that the first generation wrote; none of a throw-away training, which is no trial."""
+    from selgen_ray.first_generation.results import of_preparation, old_result  # late: it takes seconds to import
+
+    if not of_preparation(str(path)):
+        result = old_result(content.decode(), str(path)).model_dump(include=set(kind.model_fields))
+        yield kind.model_validate(result)
+
+
+def _one_each(found: Iterable[tuple[Folder, R]]) -> list[tuple[Folder, R]]:
+    kept: dict[str, tuple[Folder, R]] = {}
+    for folder, result in found:
+        before = kept.get(result.trial_id)
+        if before is None or PREFERENCE.index(result.status) < PREFERENCE.index(before[1].status):
+            kept[result.trial_id] = (folder, result)
+    return list(kept.values())
+
+
+def read_sweep(sweep: Folder) -> Iterable[tuple[Folder, TrialResult]]:
+    """Every results.json below a sweep folder, with the folder it lies in, in path order.
+
+    Raises:
+        StorageError: a file is there but is not a results.json of this schema; the message names it.
+    """
+    return _read_all(sweep, TrialResult)
+
+
+def read_trials(*sweeps: Folder) -> list[tuple[Folder, TrialResult]]:
+    """As `read_sweep`, one result per trial id: of several the one that `PREFERENCE` puts first, then the first."""
+    return _one_each(pair for sweep in sweeps for pair in read_sweep(sweep))
+
+
+def read_heads(sweep: Folder) -> list[tuple[Folder, ResultHead]]:
+    """As `read_trials`, without what was measured: for those who only ask which trials are done."""
+    return _one_each(_read_all(sweep, ResultHead))

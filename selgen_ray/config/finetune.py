@@ -1,30 +1,18 @@
-"""The configuration of one trial: typed, frozen, unknown keys forbidden, each field documented once.
+"""How the model is fine-tuned: the section `finetune_config` of a trial's config.
 
-Every field is declared with `setting` (it can change the result, so it is part of the trial's identity)
-or `execution` (paths, names, logging: it cannot, so it is not). The knobs of a strategy are declared on its
-trainer class and join `finetune_config` there; see `selgen_ray.trainers.registry`.
+The knobs of a strategy are declared on its trainer class and join it; see `selgen_ray.trainers.strategy_config`.
 """
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, field_validator, model_validator
+from pydantic import field_validator, model_validator
 
-from selgen_ray import hardware, hub_names
-from selgen_ray.data import templates
-from selgen_ray.data.sources import Source
-from selgen_ray.eval_config import EvalConfig
+from selgen_ray.config import hardware, hub_names
+from selgen_ray.config.chat_template import read_template
 from selgen_ray.schema import Strict, execution, setting
 from selgen_ray.storage.folder import absolute
-from selgen_ray.worlds import WORLDS
-from selgen_ray.worlds.careless import CarelessOptions
-from selgen_ray.worlds.gcd import GcdOptions
-from selgen_ray.worlds.points import PointOptions
-from selgen_ray.worlds.toy import ToyOptions
-from selgen_ray.worlds.triggers import TriggerOptions
-
-ROLES = ("outcome", "proxy", "proxy_neg", "truth", "collateral")
 
 
 class FinetuneConfig(Strict):
@@ -128,7 +116,7 @@ class FinetuneConfig(Strict):
     @field_validator("chat_template")
     @classmethod
     def _its_text(cls, value: str | None) -> str | None:
-        return None if value is None else templates.read_template(value)
+        return None if value is None else read_template(value)
 
     @model_validator(mode="before")
     @classmethod
@@ -205,94 +193,3 @@ class FinetuneConfig(Strict):
     def not_for_fsdp(self) -> dict[str, str]:
         """The keys of this config that do not go with `resources.strategy: fsdp`, and why."""
         return hardware.not_for_fsdp(self)
-
-
-class DataConfig(Strict):
-    """Where the rows of each role come from; without any path, and with `model: toy`, the toy world makes them."""
-
-    outcome: Source | None = setting(None, "the task to learn")
-    proxy: Source | None = setting(None, "aligned examples")
-    proxy_neg: Source | None = setting(None, "the proxy's prompts with misaligned answers")
-    truth: Source | None = setting(None, "evaluates alignment where it was not trained")
-    collateral: Source | None = setting(None, "held-out task items")
-    on_bad_rows: Literal["error", "skip"] = setting("error", "rows that cannot be used: refuse them, or leave them out")
-    world: Literal["toy", "gcd", "triggers", "points", "careless"] | None = setting(
-        None, "generator of the roles that have no path"
-    )
-    toy: ToyOptions = setting(ToyOptions.model_validate({}), "sizes of the toy world's sets")
-    gcd: GcdOptions = setting(GcdOptions.model_validate({}), "sizes and difficulty, for world: gcd")
-    triggers: TriggerOptions = setting(TriggerOptions.model_validate({}), "sizes and coverage, for world: triggers")
-    points: PointOptions = setting(PointOptions.model_validate({}), "sizes and coverage, for world: points")
-    careless: CarelessOptions = setting(CarelessOptions.model_validate({}), "sizes, for world: careless")
-
-    @model_validator(mode="after")
-    def _no_options_of_another_world(self) -> DataConfig:
-        made = self.world or (None if self.sources() else "toy")
-        for name in WORLDS:
-            given = getattr(self, name).model_dump(exclude_defaults=True)
-            if given and name != made:
-                why = f"data.world is {self.world}" if self.world else "data.world is not"
-                raise ValueError(
-                    f"data.{name}.{next(iter(given))} is given, but {why}: set world: {name}, or leave it out"
-                )
-        return self
-
-    def sources(self) -> dict[str, Source]:
-        """Role -> source, of the roles that have one."""
-        return {role: source for role in ROLES if (source := getattr(self, role)) is not None}
-
-
-class TrialConfig(Strict):
-    """Everything one trial depends on."""
-
-    proxy_strategy: str = setting("naive", "how the proxy is used; see `selgen_ray.trainers`")
-    seed: int = execution(42, "sets data_seed and model_seed unless they are given", ge=0, lt=2**63)
-    data_seed: int = setting(-1, "generated data, splits and data order; default: seed", ge=-1, lt=2**63)
-    model_seed: int = setting(-1, "adapter initialisation and dropout; default: seed", ge=-1, lt=2**63)
-    align_train_coverage: float | None = setting(
-        None, "share of the alignment data (data.proxy or data.truth) that is the proxy; the rest tests", gt=0, le=1
-    )
-    limit_proxy_data_to: int | None = setting(None, "training rows of proxy and proxy_neg, drawn at random", ge=1)
-    upsample_proxy_to: float | None = setting(
-        None, "repeat proxy rows until they are this share of the training rows of outcome and proxy", gt=0, lt=1
-    )
-    num_workers: int = setting(1, "processes that train the trial together; resources.workers sets it", ge=1, le=1024)
-    experiment_name: str | None = execution(None, "a name for people; default: the sweep's name")
-    data: DataConfig = setting(DataConfig(), "the rows of each role")
-    finetune_config: FinetuneConfig = setting(FinetuneConfig(), "how the model is fine-tuned")
-    evals: EvalConfig = setting(EvalConfig(), "what is measured, and how")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _seeds_follow(cls, raw: Any) -> Any:
-        if not isinstance(raw, dict):
-            return raw
-        seed = cls.model_fields["seed"].default if raw.get("seed") is None else raw["seed"]
-        follow = {k: seed for k in ("data_seed", "model_seed") if raw.get(k) in (None, -1)}
-        return {**raw, **follow}
-
-    @property
-    def world(self) -> str | None:
-        """The generator of the roles without a path, or None."""
-        if self.data.world or self.data.sources():
-            return self.data.world
-        return "toy" if self.finetune_config.model == "toy" else None
-
-
-def identity(config: BaseModel) -> dict[str, Any]:
-    """The settings of `config` that differ from their defaults, nested, without execution fields.
-
-    Leaving defaults out keeps the identity of finished trials when a later version adds a field.
-    """
-    found: dict[str, Any] = {}
-    for name, info in type(config).model_fields.items():
-        extra = info.json_schema_extra
-        if isinstance(extra, dict) and extra.get("identity") is False:
-            continue
-        value = getattr(config, name)
-        if isinstance(value, BaseModel):
-            if inner := identity(value):
-                found[name] = inner
-        elif value != info.default:
-            found[name] = value
-    return found

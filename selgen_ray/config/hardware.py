@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from packaging.version import Version
 
 if TYPE_CHECKING:
-    from selgen_ray.config import FinetuneConfig
+    from selgen_ray.config.finetune import FinetuneConfig
 
 
 @dataclass(frozen=True)

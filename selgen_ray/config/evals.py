@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 
 from pydantic import field_validator, model_validator
 
+from selgen_ray.config.judge_prompts import ALIGNED, COHERENT
 from selgen_ray.errors import nearest
-from selgen_ray.judging.prompts import ALIGNED, COHERENT
 from selgen_ray.schema import Strict, execution, setting
 
 EvalName = Literal[

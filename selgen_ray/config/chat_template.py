@@ -1,14 +1,10 @@
-"""Chat templates: where their text comes from, and what is wrong with one, in words."""
+"""The text of `chat_template`: Jinja, or the path of a file with it."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from selgen_ray.errors import nearest
-
-if TYPE_CHECKING:
-    from jinja2 import TemplateError
 
 _LARGEST = 2**20  # bytes
 
@@ -39,14 +35,3 @@ def read_template(value: str) -> str:
     if not is_template(text):
         raise ValueError(f"{path.name} holds no Jinja: a chat template has {{{{ }}}} or {{% %}} in it")
     return text
-
-
-def explain(error: TemplateError) -> str:
-    """What a template raised, with the line in it."""
-    line: Any = getattr(error, "lineno", None)
-    trace = error.__traceback__
-    while trace and line is None:
-        if trace.tb_frame.f_code.co_filename == "<template>":
-            line = trace.tb_lineno
-        trace = trace.tb_next
-    return f"line {line}: {error.message}" if line else str(error.message)

@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from selgen_ray.results import now
+from selgen_ray.records.results import now
 from selgen_ray.storage import Folder
 
 ALL = "all"

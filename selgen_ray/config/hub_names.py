@@ -49,3 +49,13 @@ def repository(beginning: str | None, slug: str, seed: int, trial_id: str) -> st
 def _joined(name: str, rest: str) -> str:
     text = f"{name.rstrip('-_.')}_{rest}"
     return re.sub(r"([.-])[.-]+", r"\1", text).strip("-.")
+
+
+PACKED_SUFFIXES = (".gz", ".zst", ".bz2", ".xz", ".zip", ".lz4", ".7z", ".tar")
+DATA_SUFFIXES = (".jsonl", ".json", ".parquet", ".csv", ".tsv")
+_DATA_SET_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def is_dataset_id(path: str) -> bool:
+    """Whether a path can only be a data set on the hub: 'name/name', without a known ending, and nothing local."""
+    return bool(_DATA_SET_ID.fullmatch(path)) and not path.endswith(DATA_SUFFIXES) and not Path(path).exists()

@@ -1,0 +1,53 @@
+"""A source of rows: the path of a role's rows and what is read of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, model_serializer, model_validator
+
+from selgen_ray.config.hub_names import is_dataset_id
+from selgen_ray.schema import Strict
+
+Scalar = str | int | float | bool | None
+
+
+class Source(Strict):
+    """The rows of a role; a text stands for its path alone."""
+
+    path: str = Field(
+        description="a .jsonl, .json, .parquet, .csv or .tsv file, a folder of them, or a hub id", min_length=1
+    )
+    split: str | None = Field(default=None, description="of a hub id (default: train) or of a folder with several")
+    revision: str | None = Field(default=None, description="commit, tag or branch of a hub id")
+    filter: dict[str, Scalar | list[Scalar]] = Field(
+        default={}, description="column of the file -> the value, or the list of values, that are kept"
+    )
+    columns: dict[str, str] = Field(default={}, description="field of a row, such as prompt -> column of the file")
+    system_prompt: str | None = Field(
+        default=None, description="put before rows without a system message, which become chats", min_length=1
+    )
+    shuffle: bool = Field(default=False, description="in an order that data_seed decides, before the limit")
+    limit: int | None = Field(default=None, description="rows that are kept, the first ones", ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _path_alone(cls, raw: Any) -> Any:
+        return {"path": raw} if isinstance(raw, str) else raw
+
+    @model_validator(mode="after")
+    def _of_the_hub(self) -> Source:
+        if self.revision and not is_dataset_id(self.path):
+            raise ValueError(f"revision is for a hub id, and {self.path!r} is a local path: leave it out")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _short(self, handler: Any) -> Any:
+        options = self.options
+        return {"path": self.path} | options if options else self.path
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What is given besides the path, as plain data."""
+        names = [name for name in type(self).model_fields if name != "path"]
+        return {name: v for name in names if (v := getattr(self, name)) != type(self).model_fields[name].default}
