@@ -13,7 +13,7 @@ from selgen_ray.data.roles import Roles
 from selgen_ray.data.rows import check_shares, load_roles
 from selgen_ray.errors import DataError, ModelError
 from selgen_ray.evals.checking import missing_data, missing_here
-from selgen_ray.model_checks import model_problems
+from selgen_ray.models.checks import model_problems
 from selgen_ray.provenance import git_commit
 from selgen_ray.reading import read_heads
 from selgen_ray.records.control import Control

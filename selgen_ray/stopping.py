@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from selgen_ray.errors import TrialStopped
 
 if TYPE_CHECKING:
-    from selgen_ray.models import Model
+    from selgen_ray.models.loading import Model
 
 Reason = Literal["preempted", "stopped"]
 """'preempted': it goes on later from its checkpoint. 'stopped': somebody ended it for good."""

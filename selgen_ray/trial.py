@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from selgen_ray import evals, hub, provenance
+from selgen_ray import provenance
 from selgen_ray.config import hub_names
 from selgen_ray.data.rows import load_roles, rows_hash
 from selgen_ray.errors import INPUT_ERRORS, DataError, ModelError, TrialDiverged, TrialStopped
+from selgen_ray.evals.headlines import headlines
 from selgen_ray.model_card import model_card
+from selgen_ray.models import hub
 from selgen_ray.records.results import FILE_NAME, TrialResult
 from selgen_ray.stopping import StopSignal
 from selgen_ray.storage import Folder
@@ -251,7 +253,7 @@ def copy_record(result: TrialResult, trainer: BaseTrainer) -> None:
     result.num_rows |= {f"eval/{k}": len(v.rows) for k, v in trainer.sets.evals.items()}
     result.num_rows |= {f"skipped/{k}": v for k, v in trainer.sets.skipped.items()}
     result.row_lengths = trainer.sets.lengths
-    for headline, name in evals.headlines(result.eval_results, trainer.config.evals).items():
+    for headline, name in headlines(result.eval_results, trainer.config.evals).items():
         value = result.metric(name)
         if value is not None and not 0 <= value <= 1:
             raise DataError(f"evals.{headline}: {name} is {value:g}, which is not in [0, 1]")

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from selgen_ray.fingerprint import model_fingerprint, trial_id
+from selgen_ray.fingerprint import trial_id
 from selgen_ray.hashing import file_sha256
+from selgen_ray.models.fingerprint import model_fingerprint
 from selgen_ray.trainers.registry import build_config
 
 

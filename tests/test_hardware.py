@@ -12,11 +12,11 @@ import torch
 from conftest import make_model
 from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
 
-from selgen_ray import models
 from selgen_ray.config.finetune import FinetuneConfig
 from selgen_ray.config.hardware import Device, problems, this_device
 from selgen_ray.errors import ModelError, SpecError
 from selgen_ray.fingerprint import trial_id
+from selgen_ray.models import loading
 from selgen_ray.space import load_space
 from selgen_ray.storage import Folder
 from selgen_ray.trainers import build_config, get_trainer
@@ -159,7 +159,7 @@ def test_this_process_knows_its_device():
 @pytest.mark.skipif(importlib.util.find_spec("flash_attn") is not None, reason="flash-attn is installed")
 def test_a_worker_refuses_before_it_loads(make_config):
     config = make_config(dtype="bfloat16", attn_implementation="flash_attention_2", model="nobody/nothing")
-    context = models.trainable_model(build_config(config).finetune_config, 1, "cpu")
+    context = loading.trainable_model(build_config(config).finetune_config, 1, "cpu")
     with pytest.raises(ModelError, match="flash_attention_2"), context:
         pass
 
@@ -242,7 +242,7 @@ def id_of(config: dict[str, Any]) -> str:
 def test_what_the_model_lacks_is_named(tmp_path, setting, says):
     OpenAIGPTLMHeadModel(OpenAIGPTConfig(vocab_size=9, n_embd=8, n_layer=1, n_head=1)).save_pretrained(tmp_path)
     cfg = FinetuneConfig(model=str(tmp_path), **setting)
-    with pytest.raises(ModelError, match=says), models.trainable_model(cfg, 1, "cpu"):
+    with pytest.raises(ModelError, match=says), loading.trainable_model(cfg, 1, "cpu"):
         pass
 
 
@@ -292,7 +292,7 @@ def kept_bytes(compute: Any) -> int:
 @pytest.mark.parametrize("is_peft", [True, False])
 def test_checkpointing_leaves_generation_its_cache_and_the_base_as_it_was(make_config, tmp_path, monkeypatch, is_peft):
     base = make_model().requires_grad_(False)
-    monkeypatch.setattr("selgen_ray.models._load_base", lambda _: base)
+    monkeypatch.setattr("selgen_ray.models.loading._load_base", lambda _: base)
     widths = []
     with trainer_of(make_config(use_gradient_checkpointing=True, is_peft=is_peft, max_steps=1)) as trainer:
         trainer.train()
@@ -335,7 +335,7 @@ def test_lora_on_a_quantised_base_has_the_gradient_of_what_it_stands_for(make_co
             trainer.model.get_submodule(name).base_layer.weight.copy_(weight)
         with torch.enable_grad():
             exact = gradients(trainer, (1.0, "main"))["main"]
-    models._load_base.cache_clear()  # its weights were changed
+    loading._load_base.cache_clear()  # its weights were changed
     assert distance(found, exact) < (1e-4 if bits == "load_in_4bit" else 0.05)  # the 8-bit one rounds activations too
 
 

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from running import environment
 
-from selgen_ray import evals
 from selgen_ray.errors import PluginError, SpecError
+from selgen_ray.evals import registry as evals_registry
 from selgen_ray.fingerprint import settings, trial_id
 from selgen_ray.plan import check_data, make_plan
 from selgen_ray.report.figures import colour_of, marker_of
@@ -281,7 +281,7 @@ def test_the_id_of_a_plugin_trial_is_pinned():
 
 
 METRIC = """\
-from selgen_ray.evals import metric
+from selgen_ray.evals.registry import metric
 
 
 @metric(shares=("shortness",), others=("length",))
@@ -301,7 +301,7 @@ def test_a_plugin_may_hold_a_metric_alone(tmp_path: Path) -> None:
         return load_space(tmp_path / "space.yaml")
 
     spec = load(METRIC)
-    assert "shortness" in evals.metrics()
+    assert "shortness" in evals_registry.all_metrics()
     changed = load(METRIC.replace("1 / length", "2 / length"))
     assert spec.trials[0].trial_id != changed.trials[0].trial_id
     unused = MEASURED.replace("alignment: align_test/shortness", "metrics: [loss]")
@@ -311,7 +311,10 @@ def test_a_plugin_may_hold_a_metric_alone(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="already taken"):
         load(METRIC.replace("def shortness", "def loss"))
     plugins.use(())
-    assert "shortness" not in evals.metrics() and evals.metrics()["loss"].compute.__module__ == "selgen_ray.evals.loss"
+    assert (
+        "shortness" not in evals_registry.all_metrics()
+        and evals_registry.all_metrics()["loss"].compute.__module__ == "selgen_ray.evals.metrics.loss"
+    )
 
 
 def test_a_metric_of_a_plugin_is_measured(tmp_path: Path, make_config: Callable[..., dict[str, Any]]) -> None:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from selgen_ray import models
 from selgen_ray.config.finetune import FinetuneConfig
 from selgen_ray.config.trial import TrialConfig
 from selgen_ray.data.forms import Row
@@ -20,6 +19,7 @@ from selgen_ray.data.tokens import KIND as TOKENS
 from selgen_ray.data.tokens import RowEncoder, TokenRows
 from selgen_ray.errors import DataError, ModelError
 from selgen_ray.hashing import digest
+from selgen_ray.models import tokenizer
 from selgen_ray.parallel import in_parallel
 from selgen_ray.storage import Folder
 from selgen_ray.storage.cache import Cache
@@ -83,7 +83,7 @@ class PlannedTokens:
 
     def _encoder(self, config: FinetuneConfig) -> RowEncoder | None:
         try:
-            return RowEncoder(models.load_tokenizer(config), config.max_seq_length, config.loss_on)
+            return RowEncoder(tokenizer.load_tokenizer(config), config.max_seq_length, config.loss_on)
         except ModelError:
             return None  # `model_problems` tells it
 

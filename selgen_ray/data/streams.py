@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from selgen_ray.seeding import permutation
@@ -75,3 +76,9 @@ def _order(stream: Stream, block: int, number: int) -> list[int]:
 def steps_per_epoch(num_rows: int, micro_batch: int, num_micro: int) -> int:
     """Optimizer steps of one pass; the last one may be smaller."""
     return math.ceil(num_rows / (micro_batch * num_micro))
+
+
+def by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Row numbers in batches of similar length, longest first: out-of-memory shows at once, padding stays small."""
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]

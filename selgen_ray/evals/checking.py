@@ -8,15 +8,16 @@ from collections.abc import Collection, Iterable
 from selgen_ray.config.evals import LM_EVAL, EvalConfig
 from selgen_ray.data.sets import EVAL_NAMES
 from selgen_ray.errors import ModelError, nearest
-from selgen_ray.evals import lm_eval_tasks, metrics
-from selgen_ray.judging import metrics as judged
-from selgen_ray.judging.client import api_key
+from selgen_ray.evals import lm_eval
+from selgen_ray.evals.judge import metrics as judged
+from selgen_ray.evals.judge.client import api_key
+from selgen_ray.evals.registry import all_metrics
 from selgen_ray.records.results import HEADLINES, less_is_better
 
 
 def check(config: EvalConfig) -> None:
     """Raises ValueError: a metric that is not there, or a headline that could never have a value; names the key."""
-    known = metrics()
+    known = all_metrics()
     for name in config.metrics or ():
         if name not in known:
             raise ValueError(
@@ -25,7 +26,7 @@ def check(config: EvalConfig) -> None:
     for key in HEADLINES:
         if named := getattr(config, key):
             _check_headline(config, key, *named.split("/"))
-    if config.lm_eval.tasks and not lm_eval_tasks.is_installed():
+    if config.lm_eval.tasks and not lm_eval.is_installed():
         raise ValueError('lm_eval.tasks needs the package lm-eval: pip install "selgen-ray[lm_eval]"')
 
 
@@ -38,7 +39,7 @@ def _check_headline(config: EvalConfig, key: str, name: str, metric: str) -> Non
         if config.judge.model is None or name not in config.judge.sets:
             raise ValueError(f"{key}: {metric} is a judge's score: give judge.model, and {name} in judge.sets")
         return
-    computed = {n: one for n, one in metrics().items() if config.metrics is None or n in config.metrics}
+    computed = {n: one for n, one in all_metrics().items() if config.metrics is None or n in config.metrics}
     shares = [share for one in computed.values() for share in one.shares]
     if metric not in shares:
         allowed = f"allowed: {', '.join(shares)}, and of a judge {', '.join(judged.SHARES)}"
@@ -76,4 +77,4 @@ def missing_here(config: EvalConfig) -> Iterable[str]:
 def _unknown_tasks(content: str) -> tuple[str, ...]:
     from selgen_ray.config.evals import LmEvalConfig
 
-    return tuple(lm_eval_tasks.unknown_tasks(LmEvalConfig.model_validate_json(content)))
+    return tuple(lm_eval.unknown_tasks(LmEvalConfig.model_validate_json(content)))

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from selgen_ray.data.encode import encode_prompt, pad_id
-from selgen_ray.evals import EvalSet, by_length
+from selgen_ray.data.streams import by_length
+from selgen_ray.evals.registry import EvalSet
 
 
 def replies(eval_set: EvalSet, numbers: Sequence[int]) -> list[str]:

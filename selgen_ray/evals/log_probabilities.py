@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from selgen_ray.data.encode import collate, encode_rows, pad_id
 from selgen_ray.data.forms import Row
-from selgen_ray.evals import EvalSet, by_length
-from selgen_ray.models import scored_logits
-from selgen_ray.trainers.losses import reply_log_probs
+from selgen_ray.data.streams import by_length
+from selgen_ray.evals.registry import EvalSet
+from selgen_ray.models.forward import scored_logits
+from selgen_ray.models.log_probs import reply_log_probs
 
 
 def reply_log_probabilities(eval_set: EvalSet, rows: Sequence[Row]) -> list[tuple[float, int]]:

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from selgen_ray import evals, fingerprint, hashing
+from selgen_ray import fingerprint, hashing
 from selgen_ray.errors import StorageError
+from selgen_ray.evals.headlines import ALIGNMENT, CAPABILITY, headline
 from selgen_ray.first_generation.convert import convert, nested_node
 from selgen_ray.records.results import Status, TrialResult, finite, flatten
 from selgen_ray.space.keys import registered_keys
@@ -74,8 +75,8 @@ def old_result(text: str, source: str) -> TrialResult:
     if not is_old_result(content):
         raise StorageError(f"{source} is no result of the first generation: it has no experiment_config")
     result = _result(content, source)
-    result.capability_metric = evals.headline(result.eval_results, ("task_test", "task_train"), evals.CAPABILITY)
-    result.alignment_metric = evals.headline(result.eval_results, ("align_test", "align_train"), evals.ALIGNMENT)
+    result.capability_metric = headline(result.eval_results, ("task_test", "task_train"), CAPABILITY)
+    result.alignment_metric = headline(result.eval_results, ("align_test", "align_train"), ALIGNMENT)
     result.capability = result.metric(result.capability_metric)
     result.alignment = result.metric(result.alignment_metric)
     return result

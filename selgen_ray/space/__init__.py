@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from selgen_ray import adapters
 from selgen_ray.errors import Problem, SpecError, StorageError
+from selgen_ray.models import adapters
 from selgen_ray.space.document import Document, read_document, read_space
 from selgen_ray.space.expansion import Checked, Checker, expand, without_excluded
 from selgen_ray.space.keys import explain, fields, nested, registered_keys

@@ -14,10 +14,13 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from selgen_ray import adapters, fingerprint, hashing
+from selgen_ray import fingerprint, hashing
 from selgen_ray.config.data import ROLES
 from selgen_ray.config.trial import TrialConfig
+from selgen_ray.data.fingerprint import data_fingerprint
 from selgen_ray.errors import ModelError, Problem
+from selgen_ray.models import adapters
+from selgen_ray.models.fingerprint import start_fingerprint
 from selgen_ray.schema import null_is_default
 from selgen_ray.space.document import STREAMS, Document, Variant
 from selgen_ray.space.keys import Flat, Keys, coerce, explain, nested, refused, says_nothing
@@ -86,9 +89,9 @@ class Checker:
 
     def __init__(self, document: Document, keys: Keys, name: str):
         self.document, self.keys, self.name = document, keys, name
-        self._data_hash = functools.cache(fingerprint.data_fingerprint)
-        self._model_hash = functools.cache(fingerprint.start_fingerprint)
-        self._adapter = functools.cache(adapters.settings)
+        self._data_hash = functools.cache(data_fingerprint)
+        self._model_hash = functools.cache(start_fingerprint)
+        self._adapter = functools.cache(adapters.lora_settings_of)
 
     def check(self, candidates: Iterable[Candidate], problems: list[Problem]) -> list[Checked]:
         """The validated trials, [] where there are problems; those found are added to `problems`."""

@@ -13,15 +13,18 @@ from pydantic.fields import FieldInfo
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from selgen_ray import adapters, evals, models, saving
 from selgen_ray.config.trial import TrialConfig
 from selgen_ray.data.encode import Batch, collate, pad_id
 from selgen_ray.data.forms import Row
 from selgen_ray.data.roles import Roles
 from selgen_ray.data.rows import load_roles, proxy_share, rows_hash
 from selgen_ray.data.sets import Sets
+from selgen_ray.data.streams import by_length
 from selgen_ray.data.tokens import RowEncoder, TokenRows
 from selgen_ray.errors import DataError, ModelError
+from selgen_ray.models import adapters, forward, loading, saving
+from selgen_ray.models.log_probs import cross_entropy
+from selgen_ray.models.tokenizer import load_tokenizer
 from selgen_ray.records.results import TrainingRecord
 from selgen_ray.seeding import keep_global_rng
 from selgen_ray.stopping import StopSignal
@@ -31,7 +34,6 @@ from selgen_ray.trainers.checkpoints import Checkpoints
 from selgen_ray.trainers.course import Course
 from selgen_ray.trainers.evaluations import Evaluations
 from selgen_ray.trainers.loop import MAIN, GradMap, Progress, Term, accelerator, check_finite
-from selgen_ray.trainers.losses import cross_entropy
 from selgen_ray.trainers.memory import Memory
 from selgen_ray.trainers.phases import Phase
 from selgen_ray.trainers.sharing import Sharing
@@ -82,7 +84,7 @@ class BaseTrainer:
     def __init__(
         self,
         config: TrialConfig | dict[str, Any],
-        model: models.Model | None = None,
+        model: loading.Model | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         datasets: dict[str, list[Row]] | None = None,
         *,
@@ -122,13 +124,13 @@ class BaseTrainer:
         if model is not None or tokenizer is not None:
             cache = None  # the content of an object that somebody brings is not known
         with ExitStack() as stack:
-            self.tokenizer = models.load_tokenizer(self.cfg) if tokenizer is None else tokenizer
+            self.tokenizer = load_tokenizer(self.cfg) if tokenizer is None else tokenizer
             if model is None:
                 device = str(self.accelerator.device)
-                context = models.trainable_model(self.cfg, self.config.model_seed, device, fsdp=self.fsdp)
+                context = loading.trainable_model(self.cfg, self.config.model_seed, device, fsdp=self.fsdp)
                 model = stack.enter_context(context)
             self.model = model
-            self.parameters = models.trainable_parameters(model)
+            self.parameters = loading.trainable_parameters(model)
             self.share = Sharing(cache, self.cfg, model, type(self), model_hash)
             share = proxy_share(self.config)
             self.sets = Sets(roles, self.cfg, self.config.data_seed, self._encode, self.config.num_workers, share)
@@ -188,7 +190,7 @@ class BaseTrainer:
 
     def scored_logits(self, batch: Batch) -> Tensor:
         """The same at the scored tokens alone, [scored, vocab], which is cheaper; `batch.targets[batch.scored]` fit."""
-        return models.scored_logits(self.model, batch)
+        return forward.scored_logits(self.model, batch)
 
     def cross_entropy_term(self, stream: str, weight: float = 1.0, slot: str = MAIN) -> Term:
         """Mean cross-entropy over the scored tokens of a stream, logged under the stream's name."""
@@ -207,7 +209,7 @@ class BaseTrainer:
 
     def batches(self, stream: str) -> Iterator[Batch]:
         """Every training row of a stream once, in batches of similar length, for preparations."""
-        for rows in evals.by_length(self.sets.union(stream).lengths, self.memory.eval_batch_size):
+        for rows in by_length(self.sets.union(stream).lengths, self.memory.eval_batch_size):
             yield self.micro_batch(stream, rows)
 
     def passes(self, compute: Callable[[], T]) -> T:

@@ -7,15 +7,16 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from selgen_ray import evals
 from selgen_ray.config.evals import LM_EVAL
 from selgen_ray.config.trial import identity
 from selgen_ray.data.rows import Row, rows_hash
 from selgen_ray.data.sets import RowSet
-from selgen_ray.evals import lm_eval_tasks
+from selgen_ray.evals import lm_eval
+from selgen_ray.evals import registry as evals_registry
+from selgen_ray.evals.judge.judge import Item, Judge, Verdicts
+from selgen_ray.evals.judge.metrics import SHARES, items_of, judged_values
 from selgen_ray.evals.questions import is_question, question_of
-from selgen_ray.judging.judge import Item, Judge, Verdicts
-from selgen_ray.judging.metrics import SHARES, items_of, judged_values
+from selgen_ray.evals.run import evaluate
 from selgen_ray.trainers import plugins, ranks
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class Evaluations:
         trainer = self._trainer
         key: dict[str, Any] = {name: rows_hash(list(rows.rows)) for name, rows in trainer.sets.evals.items()}
         key |= trainer.cfg.model_dump(include={"max_seq_length", "max_new_tokens", "loss_on"})
-        key |= {"metrics": sorted(evals.selected(self._config)), "evals": identity(self._config), "answers": 1}
+        key |= {"metrics": sorted(evals_registry.selected(self._config)), "evals": identity(self._config), "answers": 1}
         if code := plugins.code_of_metrics(self._config):
             key["metric_code"] = code
         return trainer.share.json("base_evaluation", key, self.now)
@@ -81,7 +82,7 @@ class Evaluations:
         cfg, judge = self._trainer.cfg, self._config.judge
         is_judged = any(self._is_judged(name) for name in names)
         length = (judge.max_new_tokens if is_judged else None) or cfg.max_new_tokens
-        eval_set = evals.EvalSet(
+        eval_set = evals_registry.EvalSet(
             self._trainer.model,
             self._trainer.tokenizer,
             rows.rows,
@@ -92,7 +93,7 @@ class Evaluations:
             self._config,
             self._judged_rows(rows.rows) if is_judged else (),
         )
-        values = evals.evaluate(eval_set)
+        values = evaluate(eval_set)
         answers = eval_set.answers
         return {
             "values": values,
@@ -104,7 +105,7 @@ class Evaluations:
     def _lm_eval(self) -> dict[str, float]:
         trainer = self._trainer
         sizes = trainer.memory.eval_batch_size, trainer.cfg.max_seq_length
-        return lm_eval_tasks.lm_eval_values(trainer.model, trainer.tokenizer, self._config.lm_eval, *sizes)
+        return lm_eval.lm_eval_values(trainer.model, trainer.tokenizer, self._config.lm_eval, *sizes)
 
     # -- the judge -----------------------------------------------------------------------------------------------------
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from selgen_ray.models.log_probs import upcast
 from selgen_ray.trainers.loop import GradMap
-from selgen_ray.trainers.losses import upcast
 
 
 def dot(a: GradMap, b: GradMap) -> Tensor:

@@ -11,38 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from selgen_ray.models.log_probs import cross_entropy, reply_log_probs, upcast
 
-def upcast(logits: Tensor) -> Tensor:
-    """Half precision to float32 (a softmax over a large vocabulary needs it); anything wider stays."""
-    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-
-
-def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Sum over scored tokens of -log p_theta(target), in nats.
-
-    Args:
-        logits: [scored, vocab], at the scored tokens, differentiable.
-        targets: [scored] int, the tokens to be predicted there.
-
-    Returns:
-        Scalar sum; the loop divides by the step's count of scored tokens.
-    """
-    return F.cross_entropy(upcast(logits), targets, reduction="sum")
-
-
-def reply_log_probs(logits: Tensor, targets: Tensor, scored: Tensor) -> Tensor:
-    """log pi_theta(y | x), summed over the scored tokens of each row, in nats.
-
-    Args:
-        logits: [scored tokens, vocab], row after row.
-        targets, scored: [batch, tokens].
-
-    Returns:
-        [batch]
-    """
-    log_p = -F.cross_entropy(upcast(logits), targets[scored], reduction="none")
-    row = scored.nonzero()[:, 0]
-    return log_p.new_zeros(len(scored)).index_add(0, row, log_p)
+# plugins find every loss here
+__all__ = ["cross_entropy", "dpo", "kl_to_base", "reply_log_probs", "row_products", "squared_drift", "upcast"]
 
 
 def dpo(log_ratio_chosen: Tensor, log_ratio_rejected: Tensor, beta: float) -> Tensor:

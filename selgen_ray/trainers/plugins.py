@@ -102,21 +102,21 @@ def load(plugin: Plugin) -> None:
         return
     for other in [other for other in _in_use.values() if other.name == plugin.name]:
         _forget(other)
-    from selgen_ray import evals
+    from selgen_ray.evals import registry as evals_registry
 
     registry.strategies()  # the shipped ones have their names first
-    evals.metrics()
+    evals_registry.all_metrics()
     try:
         _execute(plugin)
         own = [t for t in registry.registered().values() if t.__module__ == plugin.module_name]
-        measured = [m for m in evals.metrics().values() if m.compute.__module__ == plugin.module_name]
+        measured = [m for m in evals_registry.all_metrics().values() if m.compute.__module__ == plugin.module_name]
         if not own and not measured:
             raise ImportError("defines no strategy: subclass BaseTrainer and set proxy_strategy_name; and no @metric")
         for trainer in own:
             _check_knobs(trainer)
     except _BROKEN as error:
         registry.forget(plugin.module_name)
-        evals.forget(plugin.module_name)
+        evals_registry.forget(plugin.module_name)
         sys.modules.pop(plugin.module_name, None)
         raise PluginError(_told(error, plugin.name)) from error
     _in_use[plugin.sha256] = plugin
@@ -133,9 +133,9 @@ def code_of(trainer: type[BaseTrainer]) -> list[str]:
 
 def code_of_metrics(config: EvalConfig) -> list[str]:
     """The same of the metrics that a trial computes."""
-    from selgen_ray import evals  # late, as below: it needs torch
+    from selgen_ray.evals import registry as evals_registry  # late, as below: it needs torch
 
-    owners = (one.compute.__module__ for one in evals.selected(config).values())
+    owners = (one.compute.__module__ for one in evals_registry.selected(config).values())
     return sorted({code for module in owners if (code := _code_of_module(module))})
 
 
@@ -153,10 +153,10 @@ def _common_parts(one: str, other: str) -> int:
 
 
 def _forget(plugin: Plugin) -> None:
-    from selgen_ray import evals
+    from selgen_ray.evals import registry as evals_registry
 
     registry.forget(plugin.module_name)
-    evals.forget(plugin.module_name)
+    evals_registry.forget(plugin.module_name)
     del _in_use[plugin.sha256]
 
 

@@ -18,7 +18,7 @@ from selgen_ray.errors import TrialDiverged, TrialStopped
 from selgen_ray.stopping import Reason, StopSignal
 
 if TYPE_CHECKING:
-    from selgen_ray.models import Model
+    from selgen_ray.models.loading import Model
 
 T = TypeVar("T")
 BUCKET_BYTES = 2**28  # so much is copied at a time for a reduction

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from selgen_ray import models
 from selgen_ray.data.encode import Batch
 from selgen_ray.errors import ModelError
-from selgen_ray.trainers.losses import upcast
+from selgen_ray.models import forward
+from selgen_ray.models.log_probs import upcast
 
 if TYPE_CHECKING:
     from selgen_ray.trainers.base import BaseTrainer
@@ -56,7 +56,7 @@ def _ask_base(trainer: BaseTrainer, stream: str, compute: Callable[[Batch], list
     was_training = trainer.model.training
     trainer.model.eval()
     # an adapter that training continues from is part of the reference, and still as it was
-    reference = contextlib.nullcontext() if trainer.cfg.adapter else models.adapter_off(trainer.model)
+    reference = contextlib.nullcontext() if trainer.cfg.adapter else forward.adapter_off(trainer.model)
     with torch.no_grad(), reference:
         found = trainer.passes(every_row)
     trainer.model.train(was_training)
@@ -84,7 +84,7 @@ class BaseLogProbs:
         self.rows = [self._log_probs(row) for row in self.hidden.rows] if size <= _KEPT_BYTES else []
 
     def _hidden(self, trainer: BaseTrainer, batch: Batch) -> list[Tensor]:
-        hidden, output = models.hidden_states(trainer.model, batch)
+        hidden, output = forward.hidden_states(trainer.model, batch)
         if not torch.allclose(self.head(hidden[:, :1]), output.logits, rtol=1e-3, atol=1e-3):
             raise ModelError("this model's logits are not its head applied to its last hidden state")
         return [row[scored] for row, scored in zip(hidden, batch.scored, strict=True)]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from selgen_ray import models
 from selgen_ray.config.trial import TrialConfig
 from selgen_ray.data.encode import Batch
 from selgen_ray.errors import ModelError
+from selgen_ray.models import forward
 from selgen_ray.trainers.base import BaseTrainer
 from selgen_ray.trainers.loop import Term
 from selgen_ray.trainers.losses import squared_drift
@@ -65,7 +65,7 @@ class RepresentationConstraintTrainer(BaseTrainer):
         return torch.stack(drifts).sum()
 
     def _hidden(self, batch: Batch) -> list[Tensor]:
-        _, output = models.hidden_states(self.model, batch, output_hidden_states=True)
+        _, output = forward.hidden_states(self.model, batch, output_hidden_states=True)
         return [output.hidden_states[layer] for layer in self.layers]
 
     def _rows(self, batch: Batch) -> list[Tensor]:

@@ -13,14 +13,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from selgen_ray import models
 from selgen_ray.config.trial import TrialConfig
 from selgen_ray.errors import ModelError
-from selgen_ray.sharding import whole
+from selgen_ray.models import loading
+from selgen_ray.models.log_probs import upcast
+from selgen_ray.models.sharding import whole
 from selgen_ray.trainers.base import BaseTrainer, Edit
 from selgen_ray.trainers.directions import PROXY_EPOCHS, throw_away_training
 from selgen_ray.trainers.loop import Term
-from selgen_ray.trainers.losses import upcast
 from selgen_ray.trainers.registry import knob
 
 _ALIGNED = "aligned"
@@ -160,7 +160,7 @@ class SafeLoRATrainer(BaseTrainer):
 
     def _offsets(self) -> dict[str, Tensor]:
         """Start model minus unaligned model at each adapted matrix, [out, in], on the CPU."""
-        other = models.load_weights(str(self.safe_lora_base_model))
+        other = loading.load_weights(str(self.safe_lora_base_model))
         offsets = {}
         for name, layer in self.layers.items():
             key = name.removeprefix(_PEFT) + ".weight"

@@ -11,8 +11,8 @@ import torch
 
 from selgen_ray import __version__
 from selgen_ray.config.finetune import FinetuneConfig
-from selgen_ray.fingerprint import start_fingerprint
-from selgen_ray.models import Model
+from selgen_ray.models.fingerprint import start_fingerprint
+from selgen_ray.models.loading import Model
 from selgen_ray.storage import Folder
 from selgen_ray.storage.cache import Cache
 from selgen_ray.trainers import plugins, ranks

@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from conftest import chat, make_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from selgen_ray.models import adapter_off
+from selgen_ray.models.forward import adapter_off
 from selgen_ray.storage import Folder
 from selgen_ray.storage.cache import Cache
 from selgen_ray.trainers import get_trainer, strategies

@@ -6,7 +6,7 @@ from conftest import UNMARKED, chat, make_model, make_roles, make_tokenizer
 
 from selgen_ray.data.encode import collate, encode_prompt, encode_row, encode_rows, replace_reply
 from selgen_ray.errors import DataError
-from selgen_ray.trainers.losses import cross_entropy
+from selgen_ray.models.log_probs import cross_entropy
 
 TWO_TURNS = {
     "messages": [

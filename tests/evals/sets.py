@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from conftest import make_model
 
-from selgen_ray import evals
 from selgen_ray.config.evals import EvalConfig
 from selgen_ray.data.encode import encode_prompt, encode_rows, replace_reply
+from selgen_ray.evals import registry as evals_registry
 
 
 def sharp_model():
@@ -22,7 +22,9 @@ def sharp_model():
 
 def eval_set(model, tokenizer, rows, batch_size=4, **config):
     encoded = encode_rows(rows, tokenizer, 256, "completion", "x")
-    return evals.EvalSet(model, tokenizer, rows, encoded, batch_size, 6, 256, EvalConfig.model_validate(config))
+    return evals_registry.EvalSet(
+        model, tokenizer, rows, encoded, batch_size, 6, 256, EvalConfig.model_validate(config)
+    )
 
 
 def log_p_of_reply(model, tokenizer, row, reply):

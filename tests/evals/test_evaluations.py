@@ -7,9 +7,9 @@ import json
 import pytest
 from judge_server import KEY, judge_server
 
-from selgen_ray import evals
 from selgen_ray.config.evals import EvalConfig, JudgeConfig
 from selgen_ray.errors import DataError, ModelError
+from selgen_ray.evals import registry as evals_registry
 from selgen_ray.records.results import TrialResult, less_is_better
 from selgen_ray.storage import Folder
 from selgen_ray.trainers import build_config, get_trainer
@@ -111,7 +111,7 @@ def test_a_headline_outside_of_the_unit_interval_is_an_error(make_config, monkey
     def score(eval_set):
         return {"score": 3.0}
 
-    monkeypatch.setitem(evals._METRICS, "score", evals.Metric("score", score, ("score",), ()))
+    monkeypatch.setitem(evals_registry._METRICS, "score", evals_registry.Metric("score", score, ("score",), ()))
     with (
         get_trainer("naive")(make_config(top={"evals": {"alignment": "align_test/score"}})) as trainer,
         pytest.raises(ValueError, match="score = 3"),
@@ -164,7 +164,7 @@ def test_of_some_metrics_less_is_better(metric):
 
 
 def test_of_others_more_is_better():
-    shares = [share for one in evals.metrics().values() for share in one.shares]
+    shares = [share for one in evals_registry.all_metrics().values() for share in one.shares]
     assert len(shares) > 8
     assert not any(less_is_better(f"align_test/{share}") for share in [*shares, "aligned", "coherent", "aligned_share"])
 

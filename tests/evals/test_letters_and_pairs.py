@@ -7,10 +7,11 @@ import torch
 from conftest import chat
 from sets import eval_set, log_p_of_reply, sharp_model
 
-from selgen_ray import evals
 from selgen_ray.data.encode import encode_prompt
 from selgen_ray.errors import DataError
-from selgen_ray.evals.mcq import instructions
+from selgen_ray.evals import registry as evals_registry
+from selgen_ray.evals.metrics.mcq import instructions
+from selgen_ray.evals.run import evaluate
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def test_letters_are_averaged_over_swapped_options(model, tokenizer):
             shares.append(p[right])
             picked.append("AB"[p[1] > p[0]])
     found_set = eval_set(model, tokenizer, rows, batch_size=3)
-    found = evals.evaluate(found_set)
+    found = evaluate(found_set)
     assert found["mcq_accuracy"] == pytest.approx(sum(hits) / 10)
     assert found["mcq_probability"] == pytest.approx(sum(shares) / 10, rel=1e-4)
     assert abs(found["mcq_probability"] - found["mcq_accuracy"]) > 1e-3  # two numbers, not one under two names
@@ -73,7 +74,7 @@ def test_a_constant_letter_is_right_once_in_a_rotation(model, tokenizer):
             return type("Output", (), {"logits": logits + self.bias})
 
     rows = [chat("q?", "x", options=["one", "two", "three"], answer="two")]
-    found = evals.metrics()["mcq"](eval_set(OnlyB(), tokenizer, rows))
+    found = evals_registry.all_metrics()["mcq"](eval_set(OnlyB(), tokenizer, rows))
     assert found["mcq_accuracy"] == pytest.approx(1 / 3)
     assert found["mcq_probability"] == pytest.approx(1 / 3)
 
@@ -81,20 +82,20 @@ def test_a_constant_letter_is_right_once_in_a_rotation(model, tokenizer):
 def test_pairs_are_asked_as_letters_where_the_config_says_so(model, tokenizer):
     rows = [chat(f"is {i} odd?", "You are wrong.", rejected="You are right.") for i in range(3)]
     plain, asked = eval_set(model, tokenizer, rows), eval_set(model, tokenizer, rows, mcq_from_pairs=True)
-    assert "mcq_accuracy" not in evals.evaluate(plain)
+    assert "mcq_accuracy" not in evaluate(plain)
     shares = []
     for row in rows:
         for options in (["You are wrong.", "You are right."], ["You are right.", "You are wrong."]):
             block = f"\n\n(A) {options[0]}\n(B) {options[1]}\nPlease choose A or B."
             p = letter_probabilities(model, tokenizer, row["messages"][0]["content"] + block, 2)
             shares.append(p[options.index("You are wrong.")])
-    assert evals.evaluate(asked)["mcq_probability"] == pytest.approx(sum(shares) / 6, rel=1e-4)
+    assert evaluate(asked)["mcq_probability"] == pytest.approx(sum(shares) / 6, rel=1e-4)
 
 
 def test_instructions_are_those_of_the_config(model, tokenizer):
     rows = [chat("how many?", "x", options=["six", "nine"], answer="six")]
-    usual = evals.evaluate(eval_set(model, tokenizer, rows))
-    other = evals.evaluate(eval_set(model, tokenizer, rows, mcq_instructions="Reply with a letter."))
+    usual = evaluate(eval_set(model, tokenizer, rows))
+    other = evaluate(eval_set(model, tokenizer, rows, mcq_instructions="Reply with a letter."))
     assert usual["mcq_probability"] != other["mcq_probability"]
     assert instructions(2) == "Please choose A or B."
     assert instructions(4) == "Please choose A, B, C or D."
@@ -102,14 +103,14 @@ def test_instructions_are_those_of_the_config(model, tokenizer):
 
 def test_rows_without_chat_are_asked_too(model, tokenizer):
     row = {"prompt": "How many?", "completion": "six", "options": ["six", "nine"], "answer": "nine"}
-    assert 0 < evals.evaluate(eval_set(model, tokenizer, [row]))["mcq_probability"] < 1
+    assert 0 < evaluate(eval_set(model, tokenizer, [row]))["mcq_probability"] < 1
 
 
 @pytest.mark.parametrize("wrong", [{"answer": "ten"}, {"options": ["six"], "answer": "six"}, {"options": ["a", "a"]}])
 def test_options_that_cannot_be_asked(model, tokenizer, wrong):
     row = chat("how many?", "x", options=["six", "nine"], answer="six") | wrong
     with pytest.raises(DataError, match="'options'"):
-        evals.evaluate(eval_set(model, tokenizer, [row]))
+        evaluate(eval_set(model, tokenizer, [row]))
 
 
 def test_preference_by_total_and_by_mean(model, tokenizer):
@@ -121,7 +122,7 @@ def test_preference_by_total_and_by_mean(model, tokenizer):
         bad = log_p_of_reply(model, tokenizer, row, row["rejected"])
         margins.append(sum(good) - sum(bad))
         means.append(sum(good) / len(good) - sum(bad) / len(bad))
-    found = evals.evaluate(eval_set(model, tokenizer, rows, batch_size=5))
+    found = evaluate(eval_set(model, tokenizer, rows, batch_size=5))
     assert found["preference_accuracy"] == pytest.approx(sum(m > 0 for m in margins) / 12)
     assert found["preference_accuracy_normalized"] == pytest.approx(sum(m > 0 for m in means) / 12)
     assert found["preference_margin"] == pytest.approx(sum(margins) / 12, rel=1e-4)
@@ -129,6 +130,6 @@ def test_preference_by_total_and_by_mean(model, tokenizer):
 
 
 def test_perplexity_is_exp_of_the_loss(model, tokenizer):
-    found = evals.evaluate(eval_set(model, tokenizer, [chat("a?", "b")]))
+    found = evaluate(eval_set(model, tokenizer, [chat("a?", "b")]))
     assert found["perplexity"] == pytest.approx(math.exp(found["loss"]))
     assert found["token_probability"] == pytest.approx(1 / found["perplexity"])

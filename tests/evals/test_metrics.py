@@ -8,10 +8,11 @@ import torch
 from conftest import chat, make_roles
 from sets import eval_set, sharp_model
 
-from selgen_ray import evals
 from selgen_ray.data.encode import encode_prompt, encode_rows, replace_reply
 from selgen_ray.evals import generation
-from selgen_ray.evals.exact_match import is_right
+from selgen_ray.evals.headlines import ALIGNMENT, CAPABILITY, headline
+from selgen_ray.evals.metrics.exact_match import is_right
+from selgen_ray.evals.run import evaluate
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def test_loss_is_the_token_weighted_mean(model, tokenizer):
     found = eval_set(model, tokenizer, make_roles()["truth"] + make_roles()["outcome"])
     total = sum(row_loss(model, e) for e in found.encoded)
     count = sum(sum(e.is_reply) for e in found.encoded)
-    results = evals.evaluate(found)
+    results = evaluate(found)
     assert results["loss"] == pytest.approx(total / count, rel=1e-5)
     assert results["token_probability"] == pytest.approx(math.exp(-total / count), rel=1e-5)
 
@@ -54,7 +55,7 @@ def test_greedy_answers_do_not_depend_on_the_batch(model, tokenizer, batch_size)
     right = sum(is_right(reply, row["answer"]) for row, reply in zip(answered, replies, strict=True))
     assert 2 <= right < len(rows)
     assert len(set(replies)) > 1
-    found = evals.evaluate(eval_set(model, tokenizer, answered, batch_size))
+    found = evaluate(eval_set(model, tokenizer, answered, batch_size))
     assert found["exact_match"] == pytest.approx(right / len(rows))
 
 
@@ -66,7 +67,7 @@ def test_choice_takes_the_most_likely_reply_and_balances_labels(model, tokenizer
         losses = [row_loss(model, e) for e in candidates]
         chosen = row["choices"][losses.index(min(losses))]
         hits.setdefault(row["label"], []).append(chosen == row["answer"])
-    found = evals.evaluate(eval_set(model, tokenizer, rows))
+    found = evaluate(eval_set(model, tokenizer, rows))
     assert found["choice_accuracy"] == pytest.approx(sum(sum(h) for h in hits.values()) / len(rows))
     assert found["balanced_accuracy"] == pytest.approx(sum(sum(h) / len(h) for h in hits.values()) / len(hits))
 
@@ -75,20 +76,20 @@ def test_a_constant_verdict_has_a_balanced_accuracy_of_one_half(model, tokenizer
     # 1 row of one label, 5 of the other: always saying the same is right 5 times in 6
     verdicts = ["a", "zzzzzzzz"]  # the long one is never the most likely
     rows = [chat(f"q{i}?", "a", choices=verdicts, answer=verdicts[i == 0], label=str(i == 0)) for i in range(6)]
-    found = evals.evaluate(eval_set(model, tokenizer, rows))
+    found = evaluate(eval_set(model, tokenizer, rows))
     assert found["choice_accuracy"] == pytest.approx(5 / 6)
     assert found["balanced_accuracy"] == pytest.approx(1 / 2)
 
 
 def test_metrics_that_do_not_apply_are_absent(model, tokenizer):
-    found = evals.evaluate(eval_set(model, tokenizer, make_roles()["proxy"]))
+    found = evaluate(eval_set(model, tokenizer, make_roles()["proxy"]))
     assert set(found) == {"loss", "perplexity", "token_probability"}
 
 
 def test_evaluation_leaves_the_mode_and_the_global_rng(model, tokenizer):
     model.train()
     state = torch.get_rng_state()
-    evals.evaluate(eval_set(model, tokenizer, make_roles()["collateral"]))
+    evaluate(eval_set(model, tokenizer, make_roles()["collateral"]))
     assert model.training
     assert torch.equal(state, torch.get_rng_state())
     model.eval()
@@ -135,18 +136,18 @@ def test_each_row_is_generated_once(model, tokenizer, monkeypatch):
     calls = []
     monkeypatch.setattr(generation, "generate", lambda _, prompts: calls.append(len(prompts)) or ["6"] * len(prompts))
     rows = [chat("a?", "6", item="a", answer="6"), chat("a is 7!", "No.", item="a", claim="wrong")]
-    evals.evaluate(replace(eval_set(model, tokenizer, rows), asked=[0, 1]))
+    evaluate(replace(eval_set(model, tokenizer, rows), asked=[0, 1]))
     assert sum(calls) == 2
 
 
 def test_only_selected_metrics_are_computed(model, tokenizer):
-    found = evals.evaluate(eval_set(model, tokenizer, make_roles()["truth"], metrics=["choice"]))
+    found = evaluate(eval_set(model, tokenizer, make_roles()["truth"], metrics=["choice"]))
     assert set(found) == {"choice_accuracy", "balanced_accuracy"}
 
 
 def test_headline_prefers_the_held_out_task_and_answers():
     results = {"task_train": {"exact_match": 1.0}, "task_test": {"loss": 1.0, "token_probability": 0.2}}
-    assert evals.headline(results, ("task_test", "task_train"), evals.CAPABILITY) == "task_test/token_probability"
+    assert headline(results, ("task_test", "task_train"), CAPABILITY) == "task_test/token_probability"
     results["task_test"]["exact_match"] = 0.5
-    assert evals.headline(results, ("task_test", "task_train"), evals.CAPABILITY) == "task_test/exact_match"
-    assert evals.headline({}, ("align_test",), evals.ALIGNMENT) is None
+    assert headline(results, ("task_test", "task_train"), CAPABILITY) == "task_test/exact_match"
+    assert headline({}, ("align_test",), ALIGNMENT) is None

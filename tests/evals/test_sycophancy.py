@@ -4,8 +4,9 @@ import pytest
 from conftest import chat
 from sets import eval_set, greedy_reply, log_p_of_reply, sharp_model
 
-from selgen_ray import evals
 from selgen_ray.errors import DataError
+from selgen_ray.evals import registry as evals_registry
+from selgen_ray.evals.run import evaluate
 from selgen_ray.evals.verdicts import read_verdict
 
 YES, NO = "You are right.", "You are wrong."
@@ -29,9 +30,9 @@ class Scripted:
 
 
 def claims(monkeypatch, model, tokenizer, replies, rows):
-    monkeypatch.setattr("selgen_ray.evals.sycophancy.replies", Scripted(replies))
+    monkeypatch.setattr("selgen_ray.evals.metrics.sycophancy.replies", Scripted(replies))
     found_set = eval_set(model, tokenizer, rows)
-    return evals.metrics()["sycophancy"](found_set), found_set.answers
+    return evals_registry.all_metrics()["sycophancy"](found_set), found_set.answers
 
 
 def test_shares_by_hand(monkeypatch, model, tokenizer):
@@ -95,7 +96,7 @@ def test_verdicts_by_the_most_likely_choice(model, tokenizer):
             rows.append(row)
             totals = {c: sum(log_p_of_reply(model, tokenizer, row, c)) for c in (YES, NO)}
             expected[i, claim] = max(totals, key=totals.get)
-    found = evals.evaluate(eval_set(model, tokenizer, rows))
+    found = evaluate(eval_set(model, tokenizer, rows))
     confirmed = [expected[i, "wrong"] == YES for i in range(6)]
     assert found["sycophancy_all"] == pytest.approx(sum(confirmed) / 6)
     assert found["false_rejection"] == pytest.approx(sum(expected[i, "right"] == NO for i in range(6)) / 6)
@@ -109,7 +110,7 @@ def test_claims_are_no_part_of_exact_match(model, tokenizer):
     reply = greedy_reply(model, tokenizer, base)
     rows = [base | {"answer": reply}, chat("it is 9!", NO, item="a", claim="wrong", answer="something else")]
     found_set = eval_set(model, tokenizer, rows, extractor="regex:(?s)^.*$")
-    found = evals.evaluate(found_set)
+    found = evaluate(found_set)
     assert found["exact_match"] == 1.0 and found["num_answerable"] == 1
     assert set(found_set.answers.replies) == {0, 1}
 
@@ -117,7 +118,7 @@ def test_claims_are_no_part_of_exact_match(model, tokenizer):
 @pytest.mark.parametrize("wrong", [{"claim": "maybe"}, {"claim": "right", "item": None}])
 def test_a_claim_must_be_one(model, tokenizer, wrong):
     with pytest.raises(DataError, match="'claim'"):
-        evals.evaluate(eval_set(model, tokenizer, [chat("a", "b", item="a") | wrong]))
+        evaluate(eval_set(model, tokenizer, [chat("a", "b", item="a") | wrong]))
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,10 @@ from judge_server import KEY, judge_server, with_log_probs
 from selgen_ray.config.evals import JudgeConfig
 from selgen_ray.config.judge_prompts import ALIGNED, COHERENT, filled
 from selgen_ray.errors import ModelError
-from selgen_ray.judging.client import JudgeClient, JudgeError, _retry_after
-from selgen_ray.judging.judge import Item, Judge, Verdicts
-from selgen_ray.judging.metrics import items_of, judged_values
-from selgen_ray.judging.scores import Completion, Score, read_score
+from selgen_ray.evals.judge.client import JudgeClient, JudgeError, _retry_after
+from selgen_ray.evals.judge.judge import Item, Judge, Verdicts
+from selgen_ray.evals.judge.metrics import items_of, judged_values
+from selgen_ray.evals.judge.scores import Completion, Score, read_score
 from selgen_ray.storage import Folder
 
 ITEM = Item("How are you?", "Fine, {question}!", "aligned")

@@ -52,7 +52,7 @@ def float64(monkeypatch):
         return self.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
 
     monkeypatch.setattr(LlamaRMSNorm, "forward", norm)
-    monkeypatch.setattr("selgen_ray.models._load_base", lambda *_: plain_base().requires_grad_(False))
+    monkeypatch.setattr("selgen_ray.models.loading._load_base", lambda *_: plain_base().requires_grad_(False))
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def test_loss(start, strategy, knobs, is_peft):
 
 @pytest.mark.parametrize("strategy", ["orth_penalty", "directional_penalty"])
 def test_penalty_passes_over_rows_of_zeros(start, monkeypatch, strategy):
-    monkeypatch.setattr("selgen_ray.models._load_base", lambda *_: make_model(tied=False).double())
+    monkeypatch.setattr("selgen_ray.models.loading._load_base", lambda *_: make_model(tied=False).double())
     trainer = start(strategy, is_peft=False, lambda_1=1e-5)
     assert not plane(trainer)["model.embed_tokens.weight"].any(-1).all()
     check_three_steps(trainer)

@@ -5,8 +5,9 @@ import math
 import torch
 
 from selgen_ray.data.encode import Encoded, collate
+from selgen_ray.models.log_probs import cross_entropy
 from selgen_ray.trainers import losses
-from selgen_ray.trainers.losses import cross_entropy, kl_to_base
+from selgen_ray.trainers.losses import kl_to_base
 
 
 def softmax(row):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from test_strategies import close
 
-from selgen_ray import evals
+from selgen_ray.evals import registry as evals_registry
 from selgen_ray.trainers import get_trainer, knob
 from selgen_ray.trainers.dpo import DPOTrainer
 from selgen_ray.trainers.kl_divergence import KLDivergenceTrainer
@@ -119,9 +119,9 @@ def small_evaluations(monkeypatch):
             raise torch.OutOfMemoryError(MESSAGE)
         return {}
 
-    evals.metrics()
-    first = evals.Metric("a_first_metric", a_first_metric, (), ())
-    monkeypatch.setitem(evals._METRICS, "a_first_metric", first)
+    evals_registry.all_metrics()
+    first = evals_registry.Metric("a_first_metric", a_first_metric, (), ())
+    monkeypatch.setitem(evals_registry._METRICS, "a_first_metric", first)
     return sizes
 
 

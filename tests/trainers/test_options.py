@@ -164,7 +164,7 @@ def test_a_reporting_field_changes_the_identity_only(make_config, plain, field):
 def test_lora_bias_trains_biases_and_gives_the_base_its_own_back(make_config, monkeypatch):
     base = make_model(attention_bias=True).requires_grad_(False)
     before = {name: p.clone() for name, p in base.named_parameters()}
-    monkeypatch.setattr("selgen_ray.models._load_base", lambda *_: base)
+    monkeypatch.setattr("selgen_ray.models.loading._load_base", lambda *_: base)
     trainer = get_trainer("naive")(make_config(lora_bias="all"))
     biases = {name: p.detach().clone() for name, p in trainer.parameters.items() if name.endswith(".bias")}
     assert biases

@@ -22,8 +22,8 @@ from conftest import make_model
 from test_strategies import STRENGTH
 from torch.distributed.tensor import DTensor
 
-from selgen_ray import models, sharding
 from selgen_ray.errors import DataError, SpecError
+from selgen_ray.models import loading, sharding
 from selgen_ray.records.results import TrialResult
 from selgen_ray.space import load_space
 from selgen_ray.stopping import StopSignal
@@ -112,7 +112,7 @@ def keeping_count(shard):
 
 def member(rank: int, meeting_point: str, jobs: list[tuple]) -> None:
     torch.set_num_threads(1)
-    models._load_base = double_base  # type: ignore[assignment]
+    loading._load_base = double_base  # type: ignore[assignment]
     sharding.shard = keeping_count(sharding.shard)
     write = Checkpoints._write
     Checkpoints._write = lambda self, one: (WRITTEN.append(one.step), write(self, one))[1]  # type: ignore[assignment]
@@ -182,7 +182,7 @@ def group(base, tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("strategy", STRENGTH)
 def test_two_workers_give_what_one_gives_with_twice_the_accumulation(base, group, tmp_path, monkeypatch, strategy):
-    monkeypatch.setattr(models, "_load_base", double_base)
+    monkeypatch.setattr(loading, "_load_base", double_base)
     run(tmp_path, base(strategy, 1))
     assert_close(outcome(group / strategy), outcome(tmp_path))
 
@@ -238,7 +238,7 @@ def test_a_loss_that_is_not_finite_ends_all_ranks(group):
 
 
 def test_memory_that_runs_out_on_one_rank_makes_all_split_alike(base, group, tmp_path, monkeypatch):
-    monkeypatch.setattr(models, "_load_base", double_base)
+    monkeypatch.setattr(loading, "_load_base", double_base)
     run(tmp_path, base("naive", 1, lora_dropout=0.0))
     found, expected = outcome(group / "small"), outcome(tmp_path)
     assert_close(found[1], expected[1])

@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from test_strategies import same, trained
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from selgen_ray import hub
 from selgen_ray.errors import ModelError
+from selgen_ray.models import hub
 from selgen_ray.records.results import TrialResult
 from selgen_ray.storage import Folder
 from selgen_ray.trainers import build_config, get_trainer
@@ -168,7 +168,7 @@ def test_the_identity_has_the_content_of_the_adapter(adapter, tmp_path, data_fil
 def test_the_biases_of_an_adapter_do_not_stay_on_the_base(make_config, monkeypatch, tmp_path):
     base = make_model(attention_bias=True).requires_grad_(False)
     before = {name: p.clone() for name, p in base.named_parameters()}
-    monkeypatch.setattr("selgen_ray.models._load_base", lambda *_: base)
+    monkeypatch.setattr("selgen_ray.models.loading._load_base", lambda *_: base)
     with get_trainer("naive")(make_config(lora_bias="all", **SHORT)) as trainer:
         trainer.train()
         trainer.save_model(tmp_path)

@@ -5,7 +5,7 @@ from conftest import make_model, make_roles, make_tokenizer
 from test_resume import comparable, run
 from test_strategies import STRENGTH, same
 
-from selgen_ray import evals
+from selgen_ray.evals import run as run_module
 from selgen_ray.storage import Folder
 from selgen_ray.storage.cache import Cache
 from selgen_ray.trainers import get_trainer
@@ -117,8 +117,8 @@ def test_a_direction_depends_on_data_and_model(make_config, cache, tmp_path):
 
 def test_the_base_is_evaluated_once(make_config, cache, monkeypatch):
     calls = []
-    evaluate = evals.evaluate
-    monkeypatch.setattr(evals, "evaluate", lambda eval_set: calls.append(eval_set) or evaluate(eval_set))
+    evaluate = run_module.evaluate
+    monkeypatch.setattr(run_module, "evaluate", lambda eval_set: calls.append(eval_set) or evaluate(eval_set))
     sizes = []
     for strategy in ("naive", "kl_divergence", "naive"):
         run(make_config(strategy, r=8 if sizes else 4, epochs=1), cache=cache)

@@ -5,7 +5,7 @@ import threading
 import pytest
 from test_strategies import STRENGTH
 
-from selgen_ray import evals
+from selgen_ray.evals import registry as evals_registry
 from selgen_ray.records.results import TrialResult
 from selgen_ray.stopping import StopSignal
 from selgen_ray.storage import Folder
@@ -97,9 +97,9 @@ def on_metric(monkeypatch):
             call(eval_set.model, len(begun) - 1)
             return {}
 
-        evals.metrics()
-        first = evals.Metric("a_first_metric", a_first_metric, (), ())
-        monkeypatch.setitem(evals._METRICS, "a_first_metric", first)
+        evals_registry.all_metrics()
+        first = evals_registry.Metric("a_first_metric", a_first_metric, (), ())
+        monkeypatch.setitem(evals_registry._METRICS, "a_first_metric", first)
         return begun
 
     return register

@@ -8,7 +8,7 @@ import torch
 from conftest import make_model, make_roles
 
 from selgen_ray.errors import DataError, TrialDiverged
-from selgen_ray.models import adapter_off
+from selgen_ray.models.forward import adapter_off
 from selgen_ray.schema import setting
 from selgen_ray.trainers import get_trainer, knob, strategies
 from selgen_ray.trainers.base import BaseTrainer
@@ -105,7 +105,7 @@ def test_each_seed_alone_changes_the_run(make_config, stream):
 @pytest.mark.parametrize("strategy", STRENGTH)
 def test_accumulating_micro_batches_equals_one_large_batch(make_config, monkeypatch, strategy, mode):
     # float64: what is left is rounding, not the sensitivity of Adam to it
-    monkeypatch.setattr("selgen_ray.models._load_base", lambda *_: make_model().double().requires_grad_(False))
+    monkeypatch.setattr("selgen_ray.models.loading._load_base", lambda *_: make_model().double().requires_grad_(False))
     shared = {"proxy_cycling_mode": mode, "optim": "sgd", "learning_rate": 0.5} | STRENGTH[strategy]
     one, _ = trained(make_config(strategy, per_device_train_batch_size=6, proxy_batch_size=4, **shared))
     shared |= {"per_device_train_batch_size": 3, "proxy_batch_size": 2, "gradient_accumulation_steps": 2}

@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, field
 
 from selgen_ray.config.evals import JudgeConfig
 from selgen_ray.config.judge_prompts import filled, prompt_sha256
-from selgen_ray.judging.client import JudgeClient, JudgeError
-from selgen_ray.judging.scores import Score, read_score
+from selgen_ray.evals.judge.client import JudgeClient, JudgeError
+from selgen_ray.evals.judge.scores import Score, read_score
 from selgen_ray.storage import Folder
 
 logger = logging.getLogger(__name__)

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from selgen_ray.errors import DataError
-from selgen_ray.evals import EvalSet, metric
-from selgen_ray.evals.choice import most_likely
-from selgen_ray.evals.exact_match import is_asked, is_right
 from selgen_ray.evals.generation import replies
+from selgen_ray.evals.metrics.choice import most_likely
+from selgen_ray.evals.metrics.exact_match import is_asked, is_right
+from selgen_ray.evals.registry import EvalSet, metric
 from selgen_ray.evals.verdicts import read_verdict
 
 RIGHT, WRONG = "right", "wrong"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 
 from selgen_ray.data.encode import collate, pad_id
+from selgen_ray.data.streams import by_length
 from selgen_ray.data.tokens import lengths_of
-from selgen_ray.evals import EvalSet, by_length, metric
-from selgen_ray.models import scored_logits
-from selgen_ray.trainers.losses import cross_entropy
+from selgen_ray.evals.registry import EvalSet, metric
+from selgen_ray.models.forward import scored_logits
+from selgen_ray.models.log_probs import cross_entropy
 
 _LARGEST = 700.0
 

@@ -16,7 +16,7 @@ from urllib3.exceptions import HTTPError, TimeoutError
 
 from selgen_ray.config.evals import JudgeConfig
 from selgen_ray.errors import ModelError
-from selgen_ray.judging.scores import Completion
+from selgen_ray.evals.judge.scores import Completion
 
 _MAX_TOKENS = 16  # of the judge's reply: a number, or one word
 _TOP = 20

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 
 from selgen_ray.data.encode import replace_reply
-from selgen_ray.evals import EvalSet, metric
 from selgen_ray.evals.log_probabilities import reply_log_probabilities
+from selgen_ray.evals.registry import EvalSet, metric
 
 
 @metric(shares=("choice_accuracy", "balanced_accuracy"))

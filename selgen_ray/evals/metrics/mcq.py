@@ -9,10 +9,11 @@ import torch
 
 from selgen_ray.data.encode import Encoded, collate, encode_prompt, pad_id
 from selgen_ray.data.forms import Row
+from selgen_ray.data.streams import by_length
 from selgen_ray.errors import DataError, ModelError
-from selgen_ray.evals import EvalSet, by_length, metric
-from selgen_ray.models import scored_logits
-from selgen_ray.trainers.losses import upcast
+from selgen_ray.evals.registry import EvalSet, metric
+from selgen_ray.models.forward import scored_logits
+from selgen_ray.models.log_probs import upcast
 
 LETTERS = string.ascii_uppercase
 

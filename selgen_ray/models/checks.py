@@ -20,12 +20,12 @@ from transformers.models.auto.configuration_auto import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.pytorch_utils import Conv1D
 
-from selgen_ray import adapters, hub
 from selgen_ray.config.finetune import FinetuneConfig
 from selgen_ray.config.trial import TrialConfig
 from selgen_ray.errors import DataError, ModelError, nearest
-from selgen_ray.model_files import ModelFiles, find_files, read_header
-from selgen_ray.models import load_tokenizer, model_location
+from selgen_ray.models import adapters, hub
+from selgen_ray.models.files import ModelFiles, find_files, model_location, read_header
+from selgen_ray.models.tokenizer import load_tokenizer
 
 _KEY = "finetune_config.model"
 _UNALIGNED = "finetune_config.safe_lora_base_model"
@@ -39,21 +39,21 @@ _PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 def model_problems(config: TrialConfig) -> list[str]:
     """Everything wrong with a trial's model, tokenizer, adapter and what is to become of the result, in words."""
     cfg = config.finetune_config
-    found = list(_of(lambda: hub.check(cfg)))
+    found = list(_problems_of(lambda: hub.check(cfg)))
     place = model_location(cfg.model), cfg.model_revision, _stamp(cfg.model)
     for check in (lambda: _check_files(_KEY, *place), lambda: _on_meta(*place)):
-        if wrong := list(_of(check)):  # then nothing else can be looked at
+        if wrong := list(_problems_of(check)):  # then nothing else can be looked at
             return [*found, *wrong]
-    found += _of(lambda: _check_tokenizer(cfg))
-    found += _of(lambda: _check_modules(cfg))
-    found += _of(lambda: _check_layers(cfg))
-    found += _of(lambda: _check_adapter(cfg))
+    found += _problems_of(lambda: _check_tokenizer(cfg))
+    found += _problems_of(lambda: _check_modules(cfg))
+    found += _problems_of(lambda: _check_layers(cfg))
+    found += _problems_of(lambda: _check_adapter(cfg))
     if other := getattr(cfg, "safe_lora_base_model", None):
-        found += _of(lambda: _check_files(_UNALIGNED, model_location(other), None, _stamp(other)))
+        found += _problems_of(lambda: _check_files(_UNALIGNED, model_location(other), None, _stamp(other)))
     return found
 
 
-def _of(check: Callable[[], Any]) -> Iterator[str]:
+def _problems_of(check: Callable[[], Any]) -> Iterator[str]:
     try:
         check()
     except (ModelError, DataError) as error:

@@ -9,7 +9,7 @@ from pathlib import Path, PurePath
 
 from selgen_ray.config.finetune import FinetuneConfig
 from selgen_ray.errors import ModelError
-from selgen_ray.model_files import hub_reason
+from selgen_ray.models.files import hub_reason
 
 _TOKEN = "HF_TOKEN"
 

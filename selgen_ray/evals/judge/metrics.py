@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from selgen_ray.judging.judge import Item, Verdicts
-from selgen_ray.judging.scores import Score
+from selgen_ray.evals.judge.judge import Item, Verdicts
+from selgen_ray.evals.judge.scores import Score
 
 SHARES = ("aligned", "coherent", "aligned_share", "coherent_share")
 OTHERS = ("misaligned_share", "num_judged", "judge_refusals", "judge_unparsable", "judge_errors")

@@ -11,6 +11,7 @@ from typing import Any
 
 from selgen_ray.config.hub_names import is_hub_id
 from selgen_ray.errors import ModelError, nearest
+from selgen_ray.worlds.toy import MODEL_DIR
 
 _LARGEST_HEADER = 100 * 2**20  # what the format allows
 _LFS = b"version https://git-lfs"
@@ -143,3 +144,14 @@ def read_header(files: ModelFiles, name: str) -> dict[str, Any]:
     if size < expected:
         raise files.error(f"{name} was cut off: it has {size:,} bytes, its header says {expected:,}")
     return tensors
+
+
+def model_location(model: str) -> str:
+    """Where `from_pretrained` finds a model named in a config: the shipped folder for 'toy'."""
+    return str(MODEL_DIR) if model == "toy" else str(Path(model).expanduser()) if model.startswith("~") else model
+
+
+def cannot_load(what: str, location: str, error: Exception) -> str:
+    """Return a message for a model or tokenizer that Transformers could not load, on one line."""
+    offline = " (HF_HUB_OFFLINE is set: only local directories work)" if os.environ.get("HF_HUB_OFFLINE") else ""
+    return f"cannot load the {what} of {location!r}{offline}: {' '.join(str(error).split())}"

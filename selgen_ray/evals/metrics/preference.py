@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from selgen_ray.data.encode import replace_reply
-from selgen_ray.evals import EvalSet, metric
 from selgen_ray.evals.log_probabilities import reply_log_probabilities
+from selgen_ray.evals.registry import EvalSet, metric
 
 
 @metric(shares=("preference_accuracy", "preference_accuracy_normalized"), others=("preference_margin",))

@@ -6,65 +6,26 @@ import contextlib
 import copy
 import functools
 import logging
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
     BitsAndBytesConfig,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
 
-from selgen_ray import adapters, sharding
 from selgen_ray.config import hardware
 from selgen_ray.config.finetune import FinetuneConfig
-from selgen_ray.data.encode import Batch
 from selgen_ray.errors import ModelError
+from selgen_ray.models import adapters, sharding
+from selgen_ray.models.files import cannot_load, model_location
 from selgen_ray.seeding import derive_seed, keep_global_rng
-from selgen_ray.worlds.toy import MODEL_DIR
 
 Model = PreTrainedModel | PeftModel
-
-
-def model_location(model: str) -> str:
-    """Where `from_pretrained` finds a model named in a config: the shipped folder for 'toy'."""
-    return str(MODEL_DIR) if model == "toy" else str(Path(model).expanduser()) if model.startswith("~") else model
-
-
-def load_tokenizer(config: FinetuneConfig) -> PreTrainedTokenizerBase:
-    """The model's tokenizer, with `chat_template` where it is given; without a pad token its end token pads.
-
-    Pads are masked and never scored.
-
-    Raises:
-        ModelError: it cannot be loaded, or has neither a pad nor an end token.
-    """
-    return _load_tokenizer(model_location(config.model), config.model_revision, config.chat_template)
-
-
-@functools.lru_cache(maxsize=2)
-def _load_tokenizer(location: str, revision: str | None, chat_template: str | None) -> PreTrainedTokenizerBase:
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(location, revision=revision or "main")
-    except Exception as error:  # a broken tokenizer.json raises plain Exception
-        raise ModelError(_cannot_load("tokenizer", location, error)) from error
-    if tokenizer.pad_token_id is None:
-        if tokenizer.eos_token_id is None:
-            raise ModelError(
-                f"the tokenizer of {location} has neither a pad nor an end token: add pad_token and eos_token to its "
-                "tokenizer_config.json"
-            )
-        tokenizer.pad_token = tokenizer.eos_token
-    if chat_template:
-        tokenizer.chat_template = chat_template
-    return tokenizer
 
 
 @dataclass(frozen=True)
@@ -95,7 +56,7 @@ def _load_base(key: _BaseKey) -> PreTrainedModel:
             key.location, revision=key.revision or "main", use_safetensors=True, **options
         )
     except (OSError, ValueError, ImportError) as error:
-        raise ModelError(_cannot_load("model", key.location, error)) from error
+        raise ModelError(cannot_load("model", key.location, error)) from error
     attention = model.config._attn_implementation
     if key.attention not in (None, attention):  # transformers may only warn, and take another
         raise ModelError(
@@ -118,11 +79,6 @@ def _quantisation(key: _BaseKey) -> BitsAndBytesConfig:
         return BitsAndBytesConfig(load_in_8bit=True)
     compute = getattr(torch, key.dtype)
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
-
-
-def _cannot_load(what: str, location: str, error: Exception) -> str:
-    offline = " (HF_HUB_OFFLINE is set: only local directories work)" if os.environ.get("HF_HUB_OFFLINE") else ""
-    return f"cannot load the {what} of {location!r}{offline}: {' '.join(str(error).split())}"
 
 
 @contextlib.contextmanager
@@ -221,64 +177,10 @@ def trainable_parameters(model: Model) -> dict[str, torch.nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-@contextlib.contextmanager
-def adapter_off(model: Model) -> Iterator[None]:
-    """The base model's own predictions, for as long as the context lasts; full fine-tuning has no adapter."""
-    with model.disable_adapter() if isinstance(model, PeftModel) else contextlib.nullcontext():
-        yield
-
-
-@contextlib.contextmanager
-def _head_gets(model: Model, part: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
-    """The head is given `part` of the last hidden states instead of all, for as long as the context lasts."""
-    head: Any = model.get_output_embeddings()
-    hook = head.register_forward_pre_hook(lambda _, inputs: (part(inputs[0]), *inputs[1:]))
-    try:
-        yield
-    finally:
-        hook.remove()
-
-
-def scored_logits(model: Model, batch: Batch) -> torch.Tensor:
-    """The logits of the scored tokens alone, [scored, vocab], in the order of the rows; differentiable.
-
-    The head, often the largest matrix, skips prompts and pads.
-
-    Raises:
-        ModelError: the model reshapes its logits, so that the scored ones cannot be told apart.
-    """
-    with _head_gets(model, lambda hidden: hidden[batch.scored]):
-        logits = model(**batch.inputs, use_cache=False).logits
-    if logits.shape[:-1] != (batch.num_scored,):
-        raise ModelError(f"{type(model).__name__} does not compute its logits by its output embeddings token by token")
-    return logits
-
-
-def hidden_states(model: Model, batch: Batch, **options: Any) -> tuple[torch.Tensor, Any]:
-    """A forward pass without the head, but for the first token of each row.
-
-    Args:
-        **options: of the model's forward, such as `output_hidden_states`.
-
-    Returns:
-        What the head would have been given, [batch, tokens, features], and the model's output, its logits
-        [batch, 1, vocab].
-    """
-    seen: list[torch.Tensor] = []
-
-    def first(hidden: torch.Tensor) -> torch.Tensor:
-        seen.append(hidden)
-        return hidden[:, :1]
-
-    with _head_gets(model, first):
-        output = model(**batch.inputs, use_cache=False, **options)
-    return seen[0], output
-
-
 def load_weights(model: str) -> dict[str, torch.Tensor]:
     """The weights of another model, a directory or hub id, by name, on the CPU. Raises ModelError."""
     location = model_location(model)
     try:
         return AutoModelForCausalLM.from_pretrained(location, use_safetensors=True).state_dict()
     except (OSError, ValueError, ImportError) as error:
-        raise ModelError(_cannot_load("model", location, error)) from error
+        raise ModelError(cannot_load("model", location, error)) from error

@@ -6,8 +6,8 @@ import re
 
 from selgen_ray.config.evals import REGEX
 from selgen_ray.data.forms import Row
-from selgen_ray.evals import EvalSet, metric
 from selgen_ray.evals.generation import replies
+from selgen_ray.evals.registry import EvalSet, metric
 
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 

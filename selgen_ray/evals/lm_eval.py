@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from selgen_ray.config.evals import LmEvalConfig
 from selgen_ray.errors import nearest
-from selgen_ray.models import Model
+from selgen_ray.models.loading import Model
 from selgen_ray.seeding import keep_global_rng
 
 

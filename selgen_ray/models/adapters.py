@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from selgen_ray.config.finetune import FinetuneConfig
 from selgen_ray.config.trial import TrialConfig
 from selgen_ray.errors import ModelError, nearest
-from selgen_ray.model_files import ModelFiles, find_files, read_header
+from selgen_ray.models.files import ModelFiles, find_files, read_header
 from selgen_ray.worlds.toy import MODEL_DIR
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def open_adapter(name: str, revision: str | None) -> ModelFiles:
     return files
 
 
-def settings(name: str, revision: str | None) -> dict[str, Any]:
+def lora_settings_of(name: str, revision: str | None) -> dict[str, Any]:
     """The keys of `finetune_config` that an adapter decides, with its values.
 
     Raises:
@@ -104,7 +104,7 @@ def resolved(config: TrialConfig) -> TrialConfig:
     cfg = config.finetune_config
     if cfg.adapter is None:
         return config
-    own = settings(cfg.adapter, cfg.adapter_revision)
+    own = lora_settings_of(cfg.adapter, cfg.adapter_revision)
     if wrong := contradictions(cfg, own):
         raise ModelError("; ".join(f"finetune_config.{key}: {why}" for key, why in wrong.items()))
     return continued(config, own)

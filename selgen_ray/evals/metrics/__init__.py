@@ -1,0 +1,1 @@
+"""The shipped metrics, one per file; each registers itself by being defined."""

@@ -1,1 +1,0 @@
-"""A model that scores free answers, over any OpenAI-compatible endpoint."""

@@ -1,0 +1,1 @@
+"""Models: files and loading, adapters, forward passes, saving, the hub."""
