@@ -33,7 +33,7 @@ def train_in_group(task: TrialTask, sweep: Folder, torch_threads: int, mailbox: 
     import torch
 
     from selgen_ray.errors import INPUT_ERRORS, TrialError
-    from selgen_ray.trainers import ranks
+    from selgen_ray.trainers.engine import ranks
     from selgen_ray.trial import last_lines, run_trial
     from selgen_ray.worker import Reports, quiet_worker, sigterm_arrived, watched
 

@@ -22,8 +22,8 @@ from selgen_ray.searching import Search
 from selgen_ray.space import SweepSpec, Trial
 from selgen_ray.storage import Folder
 from selgen_ray.trainers import plugins
+from selgen_ray.trainers.catalogue import get_trainer
 from selgen_ray.trainers.plugins import Plugin
-from selgen_ray.trainers.registry import get_trainer
 from selgen_ray.trial import CHECKPOINTS, TrialTask
 
 T = TypeVar("T")
@@ -211,7 +211,7 @@ def check_data(spec: SweepSpec, tokens: PlannedTokens | None = None) -> list[str
     Args:
         tokens: gets the rows, to make them into tokens.
     """
-    plugins.use(spec.plugin_sources)  # another search space may have been read since
+    plugins.register_exactly(spec.plugin_sources)  # another search space may have been read since
     tokens = tokens or PlannedTokens()
     problems: dict[str, None] = {}
     loaded: dict[tuple[str, ...], Roles | None] = {}

@@ -19,7 +19,7 @@ import yaml
 from pydantic.fields import FieldInfo
 
 from selgen_ray.space.keys import allowed, fields
-from selgen_ray.trainers import plugins, registry
+from selgen_ray.trainers import catalogue, plugins, strategy_config
 
 if TYPE_CHECKING:
     from selgen_ray.trainers.base import BaseTrainer
@@ -78,15 +78,15 @@ def main(argv: list[str] | None = None) -> int:
     width = min(max(shutil.get_terminal_size((100, 24)).columns, _WIDTHS[0]), _WIDTHS[1])
     files = [*args.plugin, *getattr(args, "more", ())]
     try:
-        plugins.use([plugins.Plugin.read(Path(file).resolve()) for file in files])
-        wanted = registry.get_trainer(args.name) if "name" in args else None
+        plugins.register_exactly([plugins.Plugin.read(Path(file).resolve()) for file in files])
+        wanted = catalogue.get_trainer(args.name) if "name" in args else None
     except ValueError as error:  # a PluginError is one
         sys.stderr.write(f"{error}\n")
         return BAD_INPUT
     if wanted:
         lines = _details(wanted, width)
     else:
-        lines = [line for trainer in registry.strategies().values() for line in [*_overview(trainer, width), ""]][:-1]
+        lines = [line for trainer in catalogue.strategies().values() for line in [*_overview(trainer, width), ""]][:-1]
     sys.stdout.write("".join(f"{line}\n" for line in lines))
     return DONE
 
@@ -168,8 +168,12 @@ def _snippet(trainer: type[BaseTrainer], knobs: dict[str, FieldInfo]) -> list[st
 def _knobs(trainer: type[BaseTrainer]) -> dict[str, FieldInfo]:
     """Config key -> field of the knobs, the strategy's own before those it inherits."""
     name = trainer.proxy_strategy_name
-    paths = registry.knob_paths(name)
-    found = {key: info for key, info in fields(registry.config_model(name)).items() if key in paths}
+    paths = catalogue.knob_paths(name)
+    found = {
+        key: info
+        for key, info in fields(strategy_config.config_model(catalogue.get_trainer(name))).items()
+        if key in paths
+    }
     order = list(dict.fromkeys(attribute for owner in trainer.__mro__ for attribute in vars(owner)))
     return dict(sorted(found.items(), key=lambda item: order.index(item[0].rpartition(".")[2])))
 

@@ -20,14 +20,14 @@ from selgen_ray.evals.headlines import headlines
 from selgen_ray.model_card import model_card
 from selgen_ray.models import hub
 from selgen_ray.records.results import FILE_NAME, TrialResult
-from selgen_ray.stopping import StopSignal
 from selgen_ray.storage import Folder
 from selgen_ray.storage.cache import Cache
-from selgen_ray.trainers import plugins, ranks
 from selgen_ray.trainers.base import BaseTrainer
-from selgen_ray.trainers.checkpoints import Checkpoints
-from selgen_ray.trainers.plugins import Plugin
-from selgen_ray.trainers.registry import build_config, get_trainer
+from selgen_ray.trainers.catalogue import build_config, get_trainer
+from selgen_ray.trainers.engine import ranks
+from selgen_ray.trainers.engine.checkpoints import Checkpoints
+from selgen_ray.trainers.engine.stop_signal import StopSignal
+from selgen_ray.trainers.plugins import Plugin, register_exactly
 
 logger = logging.getLogger(__name__)
 CHECKPOINTS = "checkpoints"
@@ -100,7 +100,7 @@ class _Run:
     def __init__(self, task: TrialTask, stop: StopSignal, on_event: Callable[[dict[str, Any]], None], fsdp: bool):
         self.fsdp = fsdp
         self.task, self.asked, self.stop, self.on_event = task, stop, ranks.agreeing(stop), on_event
-        plugins.use(task.plugins)
+        register_exactly(task.plugins)
         self.config = build_config(task.config)
         self.started = time.monotonic()
         self.seconds_before = 0.0

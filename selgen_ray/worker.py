@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from selgen_ray.errors import DataError, ModelError, SpecError, TrialError
 from selgen_ray.records.control import ALL, Control
-from selgen_ray.stopping import StopSignal
 from selgen_ray.storage import Folder
+from selgen_ray.trainers.engine.stop_signal import StopSignal
 from selgen_ray.trial import TrialTask, run_trial
 
 if TYPE_CHECKING:

@@ -47,7 +47,7 @@ def site(tmp_path_factory) -> Path:
 
 ASK = """
 import json
-from selgen_ray.fingerprint import settings
+from selgen_ray.trainers.identity import identity_of_trial as settings
 from selgen_ray.trainers import build_config, get_trainer, strategies
 code = {name: settings(build_config({"proxy_strategy": name}), {}, "m").get("strategy_code") for name in strategies()}
 try:

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from selgen_ray.fingerprint import trial_id
 from selgen_ray.hashing import file_sha256
 from selgen_ray.models.fingerprint import model_fingerprint
-from selgen_ray.trainers.registry import build_config
+from selgen_ray.trainers.catalogue import build_config
+from selgen_ray.trainers.identity import trial_id
 
 
 def id_of(model_hash: str = "m", data_hashes: dict[str, str] | None = None, **raw: Any) -> str:

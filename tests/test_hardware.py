@@ -15,13 +15,13 @@ from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
 from selgen_ray.config.finetune import FinetuneConfig
 from selgen_ray.config.hardware import Device, problems, this_device
 from selgen_ray.errors import ModelError, SpecError
-from selgen_ray.fingerprint import trial_id
 from selgen_ray.models import loading
 from selgen_ray.space import load_space
 from selgen_ray.storage import Folder
 from selgen_ray.trainers import build_config, get_trainer
-from selgen_ray.trainers.checkpoints import Checkpoints
-from selgen_ray.trainers.phases import Phase
+from selgen_ray.trainers.engine.checkpoints import Checkpoints
+from selgen_ray.trainers.engine.phases import Phase
+from selgen_ray.trainers.identity import trial_id
 
 needs_bitsandbytes = pytest.mark.skipif(
     importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed"

@@ -30,7 +30,7 @@ from selgen_ray.space import SweepSpec, load_space
 from selgen_ray.space.keys import registered_keys
 from selgen_ray.space.tree import Origin, written
 from selgen_ray.steer import main as steer
-from selgen_ray.trainers.registry import build_config
+from selgen_ray.trainers.catalogue import build_config
 
 FINETUNE = {
     "model": "toy",

@@ -151,7 +151,7 @@ def test_a_stopped_job_leaves_a_sweep_that_goes_on(cluster, working_dir, tmp_pat
         assert [p.task.trial_id for p in plan.with_status("running")] == [result["trial_id"]]
         assert len(plan.planned) == 1
     finally:
-        plugins.use(())
+        plugins.register_exactly(())
 
 
 def newest_checkpoints(storage: Path) -> list[Path]:

@@ -18,11 +18,11 @@ from running import environment
 
 from selgen_ray.errors import PluginError, SpecError
 from selgen_ray.evals import registry as evals_registry
-from selgen_ray.fingerprint import settings, trial_id
 from selgen_ray.plan import check_data, make_plan
 from selgen_ray.report.figures import colour_of, marker_of
 from selgen_ray.space import SweepSpec, load_space
 from selgen_ray.trainers import build_config, get_trainer, plugins, strategies
+from selgen_ray.trainers.identity import identity_of_trial, trial_id
 from selgen_ray.trainers.plugins import Plugin
 
 MINE = """\
@@ -55,7 +55,7 @@ class Child(get_trainer("mine")):
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
     yield
-    plugins.use(())
+    plugins.register_exactly(())
 
 
 @pytest.fixture
@@ -209,9 +209,9 @@ def test_what_a_strategy_inherits_from_another_plugin_counts(load):
     hashes = [f"plugin:{plugin.sha256}" for plugin in first.plugin_sources]
     config = first.trials[0].config
     assert get_trainer("my_own") is get_trainer("mine"), "an alias is not inherited"
-    assert settings(config, {}, "m")["strategy_code"] == hashes[::-1]
+    assert identity_of_trial(config, {}, "m")["strategy_code"] == hashes[::-1]
     assert ids(load(space, child=CHILD, mine=MINE + "# changed\n")) != ids(first)
-    assert "strategy_code" not in settings(build_config({}), {}, "m")
+    assert "strategy_code" not in identity_of_trial(build_config({}), {}, "m")
 
 
 # -- loading ---------------------------------------------------------------------------------------------------------
@@ -221,7 +221,7 @@ def test_the_same_content_runs_once_and_a_changed_one_replaces_it(capsys):
     counted = Plugin("/nowhere/mine.py", MINE + "print('run')\n")
     plugins.load(counted)
     plugins.load(counted)
-    plugins.use([counted, Plugin("/elsewhere/copy.py", counted.source)])
+    plugins.register_exactly([counted, Plugin("/elsewhere/copy.py", counted.source)])
     assert capsys.readouterr().out == "run\n"
     plugins.load(Plugin("/nowhere/mine.py", MINE.replace("1.0", "7.0").replace("my_own", "my_new")))
     assert build_config({"proxy_strategy": "my_new"}).finetune_config.push == 7.0
@@ -230,7 +230,7 @@ def test_the_same_content_runs_once_and_a_changed_one_replaces_it(capsys):
     with pytest.raises(PluginError, match=r"^/elsewhere/mine.py:5: ValueError: .*'mine' is already taken"):
         plugins.load(Plugin("/elsewhere/mine.py", MINE))
     assert get_trainer("mine").push.default == 7.0
-    plugins.use(())
+    plugins.register_exactly(())
     assert "mine" not in strategies()
 
 
@@ -310,7 +310,7 @@ def test_a_plugin_may_hold_a_metric_alone(tmp_path: Path) -> None:
         load(METRIC.replace("def shortness", "def other").replace('("shortness",)', '("other",)'))
     with pytest.raises(SpecError, match="already taken"):
         load(METRIC.replace("def shortness", "def loss"))
-    plugins.use(())
+    plugins.register_exactly(())
     assert (
         "shortness" not in evals_registry.all_metrics()
         and evals_registry.all_metrics()["loss"].compute.__module__ == "selgen_ray.evals.metrics.loss"
@@ -318,7 +318,7 @@ def test_a_plugin_may_hold_a_metric_alone(tmp_path: Path) -> None:
 
 
 def test_a_metric_of_a_plugin_is_measured(tmp_path: Path, make_config: Callable[..., dict[str, Any]]) -> None:
-    plugins.use([Plugin("mine.py", METRIC)])
+    plugins.register_exactly([Plugin("mine.py", METRIC)])
     top = {"evals": {"alignment": "align_test/shortness", "metrics": ["shortness"]}}
     with get_trainer("naive")(make_config(top=top)) as trainer:
         lengths = [len(e) for e in trainer.sets.evals["align_test"].encoded]

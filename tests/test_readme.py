@@ -109,14 +109,14 @@ def its_section():
 
 
 def test_the_strategy_of_the_readme_trains(make_config, strategy_file):
-    plugins.use([plugins.Plugin.read(strategy_file)])
+    plugins.register_exactly([plugins.Plugin.read(strategy_file)])
     try:
         with get_trainer("scaled")(build_config(make_config("scaled", scale=3.0, epochs=1))) as trainer:
             before = {name: p.detach().clone() for name, p in trainer.parameters.items()}
             record = trainer.train()
             assert any(not torch.equal(before[name], p) for name, p in trainer.parameters.items())
     finally:
-        plugins.use(())
+        plugins.register_exactly(())
     loss = record.eval_results["task_train"]["loss"][0]
     assert record.train_losses["loss"][0] == pytest.approx(3 * loss, rel=0.2)
 

@@ -11,11 +11,11 @@ from conftest import make_model
 
 from selgen_ray.config.trial import TrialConfig
 from selgen_ray.errors import SpecError
-from selgen_ray.fingerprint import settings
 from selgen_ray.hashing import file_sha256
 from selgen_ray.space import SweepSpec, Trial, load_space
-from selgen_ray.trainers import build_config, knob, registry
+from selgen_ray.trainers import build_config, catalogue, knob, registry
 from selgen_ray.trainers.base import BaseTrainer
+from selgen_ray.trainers.identity import identity_of_trial
 
 Load = Callable[[str], SweepSpec]
 VECTOR = "finetune_config.vector_path"
@@ -60,7 +60,7 @@ def path_of(spec: SweepSpec) -> str:
 
 
 def test_what_a_knob_says_about_itself() -> None:
-    found = {name: info.json_schema_extra for name, (_, info) in registry.get_trainer("test_reading").knobs().items()}
+    found = {name: info.json_schema_extra for name, (_, info) in catalogue.get_trainer("test_reading").knobs().items()}
     assert found == {
         "load_vector": {"identity": True, "section": "finetune_config", "file": False},
         "vector_path": {"identity": False, "section": "finetune_config", "file": True},
@@ -126,13 +126,13 @@ def test_the_settings_of_a_trial_hold_the_hash(tmp_path: Path) -> None:
     path = tmp_path / "mask"
     path.write_text("1")
     config = build_config({"proxy_strategy": "test_reading", "mask_path": str(path)})
-    found = settings(config, {}, "m")
+    found = identity_of_trial(config, {}, "m")
     assert found["files"] == {"mask_path": file_sha256(path)}
     assert str(path) not in str(found)
-    assert "files" not in settings(build_config({"proxy_strategy": "test_reading"}), {}, "m")
+    assert "files" not in identity_of_trial(build_config({"proxy_strategy": "test_reading"}), {}, "m")
     path.unlink()
     with pytest.raises(FileNotFoundError):
-        settings(config, {}, "m")
+        identity_of_trial(config, {}, "m")
 
 
 def test_the_unaligned_model_of_safe_lora_is_found_beside_the_file_and_counts_by_content(

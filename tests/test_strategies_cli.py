@@ -74,7 +74,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
         return captured.out.splitlines()
 
     yield lines
-    plugins.use(())
+    plugins.register_exactly(())
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from selgen_ray.first_generation.record import Converted, Record
 from selgen_ray.space.keys import Keys, registered_keys
 from selgen_ray.space.paths import near_name
 from selgen_ray.space.tree import Node, read_tree, show
-from selgen_ray.trainers import registry
+from selgen_ray.trainers import catalogue
 
 CONFIG, OVERRIDES = "config.json", "attributes_to_vary.json"
 _SEEDS = ("data_seed", "model_seed", "seed")
@@ -120,7 +120,7 @@ def _check_strategies(made: Imported, keys: Keys, problems: list[Problem]) -> No
         if "proxy_strategy" in one.values and one.strategy not in keys.by_strategy:
             node = one.values["proxy_strategy"]
             try:
-                registry.get_trainer(one.strategy)
+                catalogue.get_trainer(one.strategy)
             except ValueError as error:
                 problems.append(node.problem(str(error)))
 
@@ -150,7 +150,7 @@ def _to_add(made: Imported, keys: Keys) -> list[str]:
             given.add("proxy")
     needs: dict[str, list[str]] = {}
     for name in strategies_of(made):
-        roles = list(registry.get_trainer(name).required_roles)
+        roles = list(catalogue.get_trainer(name).required_roles)
         sides = [part.values.get(key) for part in parts for key in _SIDES if key in keys.by_strategy[name]]
         roles += [str(node.value) for node in sides if node and node.value]
         for role in dict.fromkeys(roles):

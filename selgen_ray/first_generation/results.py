@@ -9,14 +9,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from selgen_ray import fingerprint, hashing
+from selgen_ray import hashing
 from selgen_ray.errors import StorageError
 from selgen_ray.evals.headlines import ALIGNMENT, CAPABILITY, headline
 from selgen_ray.first_generation.convert import convert, nested_node
 from selgen_ray.records.results import Status, TrialResult, finite, flatten
 from selgen_ray.space.keys import registered_keys
 from selgen_ray.space.tree import Node, Origin, json_problem, show, written
-from selgen_ray.trainers import registry
+from selgen_ray.trainers import catalogue
+from selgen_ray.trainers.identity import ID_LENGTH
 
 UNKNOWN_STEP = -1
 PREFIX = "old_"
@@ -90,7 +91,7 @@ def _result(content: Mapping[str, Any], source: str) -> TrialResult:
     losses = _train_losses(content)
     status, error = _status(series, losses, count)
     return TrialResult(
-        trial_id=hashing.digest({**identity, "seed": config["seed"]})[: fingerprint.ID_LENGTH],
+        trial_id=hashing.digest({**identity, "seed": config["seed"]})[:ID_LENGTH],
         slug=_slug(config, hashing.digest(identity)),
         seed=config["seed"],
         status=status,
@@ -143,7 +144,7 @@ def _config(written_then: dict[str, Any]) -> dict[str, Any]:
         here = nested_node({k: v for k, v in found.values.items() if k in keys.by_strategy[strategy]}, nowhere).plain()
         plain = here | seeds
     try:
-        return registry.build_config(plain).model_dump(mode="json")
+        return catalogue.build_config(plain).model_dump(mode="json")
     except ValueError:  # what ran then may be forbidden today; it is only compared
         return plain
 

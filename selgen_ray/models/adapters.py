@@ -6,8 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from selgen_ray.config.finetune import FinetuneConfig
-from selgen_ray.config.trial import TrialConfig
-from selgen_ray.errors import ModelError, nearest
+from selgen_ray.errors import nearest
 from selgen_ray.models.files import ModelFiles, find_files, read_header
 from selgen_ray.worlds.toy import MODEL_DIR
 
@@ -85,29 +84,6 @@ def contradictions(config: FinetuneConfig, own: Mapping[str, Any], written: Iter
         if not same and (given != default or key in written):
             found[key] = f"found {given!r}, but the adapter has {value!r}, and keeps it: leave the key out."
     return found
-
-
-def continued(config: TrialConfig, own: Mapping[str, Any]) -> TrialConfig:
-    """The config with the adapter's settings. Raises pydantic.ValidationError: its strategy refuses them."""
-    from selgen_ray.trainers.registry import build_config  # late: it imports the config
-
-    raw = config.model_dump()
-    return build_config({**raw, "finetune_config": {**raw["finetune_config"], **own}})
-
-
-def resolved(config: TrialConfig) -> TrialConfig:
-    """The config with the settings of the adapter that it continues from, where it names one.
-
-    Raises:
-        ModelError: there is no such adapter, or a key says something else than it does.
-    """
-    cfg = config.finetune_config
-    if cfg.adapter is None:
-        return config
-    own = lora_settings_of(cfg.adapter, cfg.adapter_revision)
-    if wrong := contradictions(cfg, own):
-        raise ModelError("; ".join(f"finetune_config.{key}: {why}" for key, why in wrong.items()))
-    return continued(config, own)
 
 
 def check_fit(files: ModelFiles, base: nn.Module) -> None:

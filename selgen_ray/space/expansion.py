@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from selgen_ray import fingerprint, hashing
+from selgen_ray import hashing
 from selgen_ray.config.data import ROLES
 from selgen_ray.config.trial import TrialConfig
 from selgen_ray.data.fingerprint import data_fingerprint
@@ -28,7 +28,7 @@ from selgen_ray.space.models import Trial
 from selgen_ray.space.paths import is_there, near_name
 from selgen_ray.space.sources import with_whole_sources
 from selgen_ray.space.tree import Node, Origin
-from selgen_ray.trainers import registry
+from selgen_ray.trainers import catalogue, identity
 
 MAX_TRIALS = 100_000
 _RESOURCES = ("gpus", "gpus_per_worker", "strategy")
@@ -59,7 +59,7 @@ class Checked:
     @functools.cached_property
     def trial_id(self) -> str:
         """Hash of everything that can change its result."""
-        return hashing.digest(self.settings)[: fingerprint.ID_LENGTH]
+        return hashing.digest(self.settings)[: identity.ID_LENGTH]
 
     @functools.cached_property
     def setting(self) -> str:
@@ -126,7 +126,7 @@ class Checker:
             written = {key.rpartition(".")[2] for key in flat if key.startswith("finetune_config.")}
             wrong = adapters.contradictions(cfg, own, written)
             problems += [flat[f"finetune_config.{key}"].problem(why) for key, why in wrong.items()]
-            return None if wrong else adapters.continued(config, own)
+            return None if wrong else catalogue.continued(config, own)
         except ValidationError as error:
             known = self.keys.by_strategy[candidate.strategy]
             problems += explain(error, flat, known, place.origin)
@@ -138,7 +138,7 @@ class Checker:
         data = {role: self._data_hash(s.path, s.revision) for role, s in config.data.sources().items()}
         cfg = config.finetune_config
         model = self._model_hash(cfg.model, cfg.model_revision, cfg.adapter, cfg.adapter_revision)
-        return Checked(candidate, config, data, model, fingerprint.settings(config, data, model))
+        return Checked(candidate, config, data, model, identity.identity_of_trial(config, data, model))
 
 
 def expand(checker: Checker, problems: list[Problem]) -> list[Checked]:
@@ -209,7 +209,7 @@ def _is_fixed(flat: Flat, stream: str) -> bool:
 def _validate(candidate: Candidate, keys: Keys, name: str, problems: list[Problem]) -> TrialConfig | None:
     """The config; where values are wrong, that of the others, to find what they contradict as well."""
     try:
-        return registry.build_config({"experiment_name": name} | nested(candidate.flat))
+        return catalogue.build_config({"experiment_name": name} | nested(candidate.flat))
     except ValidationError as error:
         found = explain(error, candidate.flat, keys.by_strategy[candidate.strategy], candidate.origin)
         problems += found
@@ -241,7 +241,7 @@ def _contradictions(candidate: Candidate, config: TrialConfig, sweep: Flat) -> I
 
 def _missing_files(candidate: Candidate, config: TrialConfig) -> Iterable[Problem]:
     """The files besides the data that decide the result, and are not there."""
-    for key, path in registry.get_trainer(config.proxy_strategy).input_files(config).items():
+    for key, path in catalogue.get_trainer(config.proxy_strategy).input_files(config).items():
         if not (is_there(Path(path)) or is_there(Path(path), True)):  # a file, or the folder of a model
             origin = candidate.flat[key].origin if key in candidate.flat else candidate.origin
             yield origin.problem(f"found {path!r}, but there is no such file.{near_name(Path(path))}")

@@ -18,7 +18,7 @@ from selgen_ray.config.source import Source
 from selgen_ray.errors import Problem, nearest
 from selgen_ray.schema import null_is_default
 from selgen_ray.space.tree import Node, Origin, show
-from selgen_ray.trainers import registry
+from selgen_ray.trainers import catalogue, strategy_config
 
 Flat = dict[str, Node]
 """Dotted config key -> the node of its value."""
@@ -105,7 +105,7 @@ class Keys:
 
 def registered_keys() -> Keys:
     """The keys of the strategies that are registered now."""
-    models = {name: registry.config_model(name) for name in registry.strategies()}
+    models = {name: strategy_config.config_model(trainer) for name, trainer in catalogue.strategies().items()}
     parts = {f"{role}.{name}": info for role in SOURCES for name, info in Source.model_fields.items()}
     by_strategy = {name: fields(model) | parts for name, model in models.items()}
     found = frozenset(section for model in models.values() for section in sections(model))
@@ -113,7 +113,7 @@ def registered_keys() -> Keys:
     for key, info in ((key, info) for known in by_strategy.values() for key, info in known.items()):
         if isinstance(info.validation_alias, str):
             aliases[f"{key.rpartition('.')[0]}.{info.validation_alias}".lstrip(".")] = key
-    return Keys(by_strategy, registry.knob_owners(), found, aliases, frozenset(parts))
+    return Keys(by_strategy, catalogue.knob_owners(), found, aliases, frozenset(parts))
 
 
 def nested(flat: Flat) -> dict[str, Any]:

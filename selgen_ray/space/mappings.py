@@ -17,7 +17,7 @@ from selgen_ray.space.paths import find, find_data, is_there
 from selgen_ray.space.sources import NO_PATH
 from selgen_ray.space.tree import Node, show
 from selgen_ray.storage.folder import absolute
-from selgen_ray.trainers import registry
+from selgen_ray.trainers import catalogue
 
 _MODELS = {f"finetune_config.{key}" for key in ("model", "adapter", "safe_lora_base_model")}
 
@@ -82,7 +82,7 @@ class Mappings:
 
     def with_implied(self, name: Any, flat: Flat, node: Node) -> Flat:
         """`flat` with the keys that another name of a strategy says; another value of one of them is reported."""
-        for key, value in registry.implied(str(name)).items():
+        for key, value in catalogue.implied(str(name)).items():
             given = flat.get(key)
             if given and given.value not in (None, value):
                 told = f"found {show(given.value)}, but the strategy {name} says {show(value)}: leave one of them out."
@@ -191,12 +191,12 @@ class Mappings:
     def strategy(self, name: Any, node: Node) -> str | None:
         """The canonical name of a strategy; None when there is no such strategy."""
         try:
-            registry.get_trainer(str(name))
+            catalogue.get_trainer(str(name))
         except ValueError as error:
             self.problems.append(node.problem(str(error)))
             self.incomplete = True
             return None
-        return registry.canonical(str(name))
+        return catalogue.canonical(str(name))
 
     def items(self, node: Node | None, empty: bool = False) -> list[Node]:
         """The items of a list that must not be empty, unless `empty`; none when there is no list."""

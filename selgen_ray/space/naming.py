@@ -6,13 +6,14 @@ import re
 from collections import Counter, defaultdict
 from typing import Any
 
-from selgen_ray import fingerprint, hashing
+from selgen_ray import hashing
 from selgen_ray.config.chat_template import is_template
 from selgen_ray.config.source import Source
 from selgen_ray.records.results import flatten
 from selgen_ray.space.document import STREAMS
 from selgen_ray.space.expansion import Checked, value_of
 from selgen_ray.space.models import Trial
+from selgen_ray.trainers import identity
 
 _SLUG_LENGTH = 80
 _DIGITS = 6  # of the setting's hash in a slug; more where two slugs would be equal
@@ -43,7 +44,7 @@ def varying(trials: list[Checked]) -> list[str]:
     keys = dict.fromkeys(key for flat in flats for key in flat if key not in STREAMS)
     found = [key for key in keys if len({repr(flat.get(key)) for flat in flats}) > 1]
     whole = [key.removesuffix(".rows") if key.startswith("data.") else key for key in found]  # of a source with options
-    return list(dict.fromkeys(key.removeprefix(f"{fingerprint.FILES}.") for key in whole))
+    return list(dict.fromkeys(key.removeprefix(f"{identity.FILES}.") for key in whole))
 
 
 def slug(trial: Checked, keys: list[str]) -> str:

@@ -17,7 +17,7 @@ def use_plugins(tree: Node, problems: list[Problem]) -> tuple[Node, tuple[Plugin
         The search space with their paths made absolute, and them; None where one of them cannot be used, and
         what is wrong is added to `problems`.
     """
-    plugins.use(())
+    plugins.register_exactly(())
     listed = tree.value.get("plugins")
     if listed is None:
         return tree, ()

@@ -22,21 +22,22 @@ from selgen_ray.data.sets import Sets
 from selgen_ray.data.streams import by_length
 from selgen_ray.data.tokens import RowEncoder, TokenRows
 from selgen_ray.errors import DataError, ModelError
-from selgen_ray.models import adapters, forward, loading, saving
+from selgen_ray.models import forward, loading, saving
 from selgen_ray.models.log_probs import cross_entropy
 from selgen_ray.models.tokenizer import load_tokenizer
 from selgen_ray.records.results import TrainingRecord
 from selgen_ray.seeding import keep_global_rng
-from selgen_ray.stopping import StopSignal
 from selgen_ray.storage.cache import Cache
-from selgen_ray.trainers import ranks, registry
-from selgen_ray.trainers.checkpoints import Checkpoints
-from selgen_ray.trainers.course import Course
-from selgen_ray.trainers.evaluations import Evaluations
-from selgen_ray.trainers.loop import MAIN, GradMap, Progress, Term, accelerator, check_finite
-from selgen_ray.trainers.memory import Memory
-from selgen_ray.trainers.phases import Phase
-from selgen_ray.trainers.sharing import Sharing
+from selgen_ray.trainers import catalogue, registry
+from selgen_ray.trainers.engine import ranks
+from selgen_ray.trainers.engine.checkpoints import Checkpoints
+from selgen_ray.trainers.engine.course import Course
+from selgen_ray.trainers.engine.evaluations import Evaluations
+from selgen_ray.trainers.engine.loop import MAIN, GradMap, Progress, Term, accelerator, check_finite
+from selgen_ray.trainers.engine.memory import BatchSizes
+from selgen_ray.trainers.engine.phases import Phase
+from selgen_ray.trainers.engine.shared_values import SharedValues
+from selgen_ray.trainers.engine.stop_signal import StopSignal
 
 T = TypeVar("T")
 Edit = Callable[[dict[str, nn.Parameter]], None]
@@ -98,7 +99,7 @@ class BaseTrainer:
         fsdp: bool = False,
     ):
         raw = config.model_dump() if isinstance(config, TrialConfig) else config
-        self.config = adapters.resolved(registry.build_config({**raw, "proxy_strategy": self.proxy_strategy_name}))
+        self.config = catalogue.resolved(catalogue.build_config({**raw, "proxy_strategy": self.proxy_strategy_name}))
         ranks.check_number(self.config.num_workers)
         self.cfg = self.config.finetune_config
         for name in self.knobs():
@@ -118,7 +119,7 @@ class BaseTrainer:
             raise ModelError(f"resources.strategy fsdp with finetune_config.{key}: {why}")
         self.stop = ranks.agreeing(stop or StopSignal())
         self.on_event = on_event
-        self.memory = Memory(self.cfg, on_event)
+        self.memory = BatchSizes(self.cfg, on_event)
         self._checkpoints = checkpoints
         self.evaluations = Evaluations(self, cache.folder if cache else None)
         if model is not None or tokenizer is not None:
@@ -131,7 +132,7 @@ class BaseTrainer:
                 model = stack.enter_context(context)
             self.model = model
             self.parameters = loading.trainable_parameters(model)
-            self.share = Sharing(cache, self.cfg, model, type(self), model_hash)
+            self.share = SharedValues(cache, self.cfg, model, type(self), model_hash)
             share = proxy_share(self.config)
             self.sets = Sets(roles, self.cfg, self.config.data_seed, self._encode, self.config.num_workers, share)
             self._open = stack.pop_all()

@@ -21,12 +21,12 @@ from selgen_ray.data.streams import steps_per_epoch
 from selgen_ray.errors import DataError
 from selgen_ray.seeding import split_indices
 from selgen_ray.storage import Folder
-from selgen_ray.trainers import ranks
 from selgen_ray.trainers.base import BaseTrainer
-from selgen_ray.trainers.checkpoints import Checkpoints
+from selgen_ray.trainers.engine import ranks
+from selgen_ray.trainers.engine.checkpoints import Checkpoints
+from selgen_ray.trainers.engine.loop import MAIN, GradMap
+from selgen_ray.trainers.engine.phases import Phase
 from selgen_ray.trainers.gradients import added, scaled
-from selgen_ray.trainers.loop import MAIN, GradMap
-from selgen_ray.trainers.phases import Phase
 from selgen_ray.trainers.registry import knob
 
 PROXY_EPOCHS = knob(1, "passes of the throw-away training on the proxy", ge=1)

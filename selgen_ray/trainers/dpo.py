@@ -12,9 +12,9 @@ from selgen_ray.data.forms import Row, prompt_of
 from selgen_ray.errors import DataError
 from selgen_ray.models.log_probs import reply_log_probs
 from selgen_ray.trainers.base import BaseTrainer
-from selgen_ray.trainers.loop import Term
+from selgen_ray.trainers.engine.loop import Term
+from selgen_ray.trainers.engine.reference import BaseValues
 from selgen_ray.trainers.losses import dpo
-from selgen_ray.trainers.reference import BaseValues
 from selgen_ray.trainers.registry import knob
 
 _PAIRS = "proxy+proxy_neg"

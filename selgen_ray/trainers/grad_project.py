@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 from selgen_ray.trainers.base import BaseTrainer
+from selgen_ray.trainers.engine.loop import MAIN, GradMap, Term
 from selgen_ray.trainers.gradients import cosine, project_out, scaled
-from selgen_ray.trainers.loop import MAIN, GradMap, Term
 from selgen_ray.trainers.registry import knob
 
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from selgen_ray.config.trial import TrialConfig
 from selgen_ray.data.forms import Row
 from selgen_ray.trainers.directions import PROXY_EPOCHS, check_phase, throw_away_training
+from selgen_ray.trainers.engine.loop import MAIN, GradMap, Term
 from selgen_ray.trainers.grad_project import GradientProjectionTrainer
 from selgen_ray.trainers.gradients import scaled
-from selgen_ray.trainers.loop import MAIN, GradMap, Term
 from selgen_ray.trainers.registry import knob
 
 

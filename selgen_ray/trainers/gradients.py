@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from selgen_ray.models.log_probs import upcast
-from selgen_ray.trainers.loop import GradMap
+from selgen_ray.trainers.engine.loop import GradMap
 
 
 def dot(a: GradMap, b: GradMap) -> Tensor:

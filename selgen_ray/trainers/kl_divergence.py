@@ -6,9 +6,9 @@ from torch import Tensor
 
 from selgen_ray.data.encode import Batch
 from selgen_ray.trainers.base import BaseTrainer
-from selgen_ray.trainers.loop import Term
+from selgen_ray.trainers.engine.loop import Term
+from selgen_ray.trainers.engine.reference import BaseLogProbs
 from selgen_ray.trainers.losses import kl_to_base
-from selgen_ray.trainers.reference import BaseLogProbs
 from selgen_ray.trainers.registry import knob
 
 

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from selgen_ray.config.trial import TrialConfig
 from selgen_ray.trainers.directions import PlaneTrainer
+from selgen_ray.trainers.engine.loop import Term
 from selgen_ray.trainers.gradients import norm
-from selgen_ray.trainers.loop import Term
 from selgen_ray.trainers.losses import row_products
 from selgen_ray.trainers.registry import knob
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import TypeAdapter, ValidationError
 
 from selgen_ray.errors import PluginError
-from selgen_ray.trainers import registry
+from selgen_ray.trainers import registry, strategy_config
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -74,7 +74,7 @@ _modules: dict[str, Plugin] = {}  # name of the module -> its plugin
 _in_use: dict[str, Plugin] = {}  # sha256 -> a plugin whose strategies are registered now
 
 
-def use(plugins: Sequence[Plugin]) -> None:
+def register_exactly(plugins: Sequence[Plugin]) -> None:
     """Let this process know the strategies of exactly these plugins, in this order.
 
     Those of other plugins are forgotten, so that what a search space or a trial can use depends on itself alone.
@@ -104,7 +104,8 @@ def load(plugin: Plugin) -> None:
         _forget(other)
     from selgen_ray.evals import registry as evals_registry
 
-    registry.strategies()  # the shipped ones have their names first
+    registry.import_shipped()  # these have their names first
+    import_entry_points()
     evals_registry.all_metrics()
     try:
         _execute(plugin)
@@ -173,7 +174,7 @@ def _execute(plugin: Plugin) -> None:
 
 def _check_knobs(trainer: type[BaseTrainer]) -> None:
     """Raises TypeError: a knob that no config can have, which would be met in the middle of reading a sweep."""
-    registry.config_model(trainer.proxy_strategy_name)
+    strategy_config.config_model(trainer)
     for name, (kind, info) in trainer.knobs().items():
         try:
             allowed: Any = Annotated[kind, info]  # type: ignore[valid-type]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from selgen_ray.trainers.base import BaseTrainer
-from selgen_ray.trainers.loop import Term
+from selgen_ray.trainers.engine.loop import Term
 from selgen_ray.trainers.registry import knob
 
 

@@ -1,4 +1,4 @@
-"""Strategy name -> trainer class, and the config model of each strategy.
+"""Strategy name -> trainer class.
 
 A trainer registers itself by being defined. Its knobs, declared with `knob`, become typed keys of
 `finetune_config` for that strategy alone, so they are validated, documented and part of the identity.
@@ -15,20 +15,15 @@ import sys
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-from pydantic import Field, create_model, model_validator
+from pydantic import Field
 from pydantic.config import JsonDict
 from pydantic.fields import FieldInfo
-
-from selgen_ray.config.finetune import FinetuneConfig
-from selgen_ray.config.trial import TrialConfig
-from selgen_ray.errors import nearest
-from selgen_ray.schema import setting
 
 if TYPE_CHECKING:
     from selgen_ray.trainers.base import BaseTrainer
 
-_TRAINERS: dict[str, type[BaseTrainer]] = {}
-_ALIASES: dict[str, str] = {}
+TRAINERS: dict[str, type[BaseTrainer]] = {}
+ALIASES: dict[str, str] = {}
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 
@@ -69,41 +64,32 @@ def register(trainer: type[BaseTrainer]) -> None:
     for one in given:
         if not isinstance(one, str) or not _NAME.fullmatch(one):
             raise ValueError(f"proxy strategy {one!r}: allowed: letters, digits, '_' and '-', a letter first")
-        old = _TRAINERS.get(_ALIASES.get(one, one))
+        old = TRAINERS.get(ALIASES.get(one, one))
         if old is not None and (old.__module__, old.__qualname__) != (trainer.__module__, trainer.__qualname__):
             raise ValueError(f"proxy strategy {one!r} is already taken by {old.__module__}.{old.__qualname__}")
-    _TRAINERS[name] = trainer
-    _ALIASES.update(dict.fromkeys(trainer.aliases, name))
-    config_model.cache_clear()
+    TRAINERS[name] = trainer
+    ALIASES.update(dict.fromkeys(trainer.aliases, name))
 
 
 def registered() -> dict[str, type[BaseTrainer]]:
     """The strategies that are registered so far; nothing is imported."""
-    return dict(_TRAINERS)
+    return dict(TRAINERS)
 
 
 def forget(module: str) -> None:
     """Take back the strategies that a module defined."""
-    for name in [name for name, trainer in _TRAINERS.items() if trainer.__module__ == module]:
-        del _TRAINERS[name]
-        for alias in [alias for alias, target in _ALIASES.items() if target == name]:
-            del _ALIASES[alias]
-    config_model.cache_clear()
+    for name in [name for name, trainer in TRAINERS.items() if trainer.__module__ == module]:
+        del TRAINERS[name]
+        for alias in [alias for alias, target in ALIASES.items() if target == name]:
+            del ALIASES[alias]
 
 
 @functools.cache
-def _import_shipped() -> None:
-    import selgen_ray.trainers as package
-
+def import_shipped() -> None:
+    """Import every module of this package once, so that the shipped strategies register themselves."""
+    package = importlib.import_module("selgen_ray.trainers")
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"{package.__name__}.{module.name}")
-
-
-def _import_all() -> None:
-    _import_shipped()
-    from selgen_ray.trainers import plugins  # late: it imports this module
-
-    plugins.import_entry_points()
 
 
 def knobs_of(trainer: type) -> dict[str, tuple[Any, FieldInfo]]:
@@ -118,99 +104,3 @@ def knobs_of(trainer: type) -> dict[str, tuple[Any, FieldInfo]]:
         hints = get_type_hints(SimpleNamespace(__annotations__=annotations), globalns=space)
         found |= {k: (hints[k], v) for k, v in fields.items()}
     return found
-
-
-def strategies() -> dict[str, type[BaseTrainer]]:
-    """All registered strategies, by name."""
-    _import_all()
-    return dict(sorted(_TRAINERS.items()))
-
-
-def canonical(name: str) -> str:
-    """The registered name behind `name`, which may be an alias; unknown names come back unchanged."""
-    _import_all()
-    return _ALIASES.get(name, name)
-
-
-def implied(name: str) -> dict[str, Any]:
-    """Top-level config keys that an alias says as well, such as 'mixed': {'train_on_proxy': True}."""
-    trainer = strategies().get(canonical(name))
-    return dict(trainer.implied.get(name, {})) if trainer else {}
-
-
-def get_trainer(name: str) -> type[BaseTrainer]:
-    """The trainer class of a strategy name or alias.
-
-    Raises:
-        ValueError: no such strategy; the message lists what is allowed.
-    """
-    known = strategies()
-    if canonical(name) not in known:
-        from selgen_ray.trainers import plugins
-
-        allowed = sorted([*known, *_ALIASES])
-        hints = nearest(name, allowed) + plugins.failed_entry_points()
-        raise ValueError(f"Invalid proxy strategy {name!r}. Allowed: {', '.join(allowed)}.{hints}")
-    return known[canonical(name)]
-
-
-def knob_paths(name: str) -> set[str]:
-    """Dotted config keys of the knobs of one strategy, such as 'finetune_config.beta_kl'."""
-    return {_path(key, info) for key, (_, info) in get_trainer(name).knobs().items()}
-
-
-def knob_owners() -> dict[str, list[str]]:
-    """Dotted knob key -> the strategies that have it."""
-    owners: dict[str, list[str]] = {}
-    for name in strategies():
-        for path in knob_paths(name):
-            owners.setdefault(path, []).append(name)
-    return owners
-
-
-def _path(key: str, info: FieldInfo) -> str:
-    extra = info.json_schema_extra
-    section = extra.get("section", "") if isinstance(extra, dict) else ""
-    return f"{section}.{key}" if section else key
-
-
-@functools.cache
-def config_model(name: str) -> type[TrialConfig]:
-    """The trial config model of one strategy: `TrialConfig` plus the strategy's knobs."""
-    trainer = get_trainer(name)
-    knobs = trainer.knobs()
-    inside: dict[str, Any] = {k: v for k, v in knobs.items() if _path(k, v[1]) != k}
-    top: dict[str, Any] = {k: v for k, v in knobs.items() if k not in inside}
-    finetune: type[FinetuneConfig] = create_model(f"FinetuneConfig_{name}", __base__=FinetuneConfig, **inside)
-    return create_model(
-        f"TrialConfig_{name}",
-        __base__=TrialConfig,
-        __validators__={"check": model_validator(mode="after")(_check)},  # type: ignore[dict-item]
-        finetune_config=(finetune, setting(finetune(), "how the model is fine-tuned")),
-        **top,
-    )
-
-
-def _check(config: TrialConfig) -> TrialConfig:
-    from selgen_ray.evals.checking import check  # late: metrics need torch
-
-    get_trainer(config.proxy_strategy).check(config)
-    check(config.evals)
-    return config
-
-
-def build_config(raw: dict[str, Any]) -> TrialConfig:
-    """Validate a nested config dict against the model of its strategy.
-
-    Raises:
-        ValueError: unknown strategy, or one whose name says another value of a key. pydantic.ValidationError: unknown
-            key or wrong value.
-    """
-    named = raw.get("proxy_strategy")
-    for key, value in implied(str(named)).items():
-        if raw.get(key) not in (None, value):
-            raise ValueError(f"{key} is {raw[key]}, but proxy_strategy {named} says {value}: leave one of them out")
-        raw = {**raw, key: value}
-    name = canonical(TrialConfig.model_fields["proxy_strategy"].default if named is None else named)
-    get_trainer(name)
-    return config_model(name).model_validate({**raw, "proxy_strategy": name})

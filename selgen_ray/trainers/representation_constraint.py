@@ -10,9 +10,9 @@ from selgen_ray.data.encode import Batch
 from selgen_ray.errors import ModelError
 from selgen_ray.models import forward
 from selgen_ray.trainers.base import BaseTrainer
-from selgen_ray.trainers.loop import Term
+from selgen_ray.trainers.engine.loop import Term
+from selgen_ray.trainers.engine.reference import BaseValues
 from selgen_ray.trainers.losses import squared_drift
-from selgen_ray.trainers.reference import BaseValues
 from selgen_ray.trainers.registry import knob
 
 

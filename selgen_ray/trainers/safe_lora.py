@@ -20,7 +20,7 @@ from selgen_ray.models.log_probs import upcast
 from selgen_ray.models.sharding import whole
 from selgen_ray.trainers.base import BaseTrainer, Edit
 from selgen_ray.trainers.directions import PROXY_EPOCHS, throw_away_training
-from selgen_ray.trainers.loop import Term
+from selgen_ray.trainers.engine.loop import Term
 from selgen_ray.trainers.registry import knob
 
 _ALIGNED = "aligned"

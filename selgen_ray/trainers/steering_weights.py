@@ -8,8 +8,8 @@ import torch
 
 from selgen_ray.config.trial import TrialConfig
 from selgen_ray.trainers.directions import PlaneTrainer, add_in_place
+from selgen_ray.trainers.engine.loop import MAIN, GradMap, Term
 from selgen_ray.trainers.gradients import added, norm, scaled
-from selgen_ray.trainers.loop import MAIN, GradMap, Term
 from selgen_ray.trainers.registry import knob
 
 

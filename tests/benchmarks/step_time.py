@@ -36,7 +36,7 @@ from selgen_ray.storage import Folder
 from selgen_ray.storage.cache import Cache
 from selgen_ray.trainers import get_trainer, strategies
 from selgen_ray.trainers.base import BaseTrainer
-from selgen_ray.trainers.reference import BaseLogProbs, BaseValues
+from selgen_ray.trainers.engine.reference import BaseLogProbs, BaseValues
 
 KNOBS: dict[str, dict[str, Any]] = {"positive_negative_proxy": {"neg_lambda_proxy": 0.1}}
 

@@ -7,8 +7,8 @@ from selgen_ray.data.alignment import ProxyShare, cover
 from selgen_ray.data.forms import prompt_of
 from selgen_ray.data.rows import check_shares, load_roles
 from selgen_ray.errors import DataError
-from selgen_ray.fingerprint import settings
 from selgen_ray.trainers import build_config, get_trainer
+from selgen_ray.trainers.identity import identity_of_trial
 
 
 def rows(reply, number=20):
@@ -82,7 +82,7 @@ def test_each_is_part_of_the_identity(make_config):
     found = []
     for top in ({}, {"align_train_coverage": 0.5}, {"limit_proxy_data_to": 3}, {"upsample_proxy_to": 0.5}):
         config = build_config(make_config(top=top))
-        found.append(str(settings(config, dict.fromkeys(config.data.sources(), "h"), "m")))
+        found.append(str(identity_of_trial(config, dict.fromkeys(config.data.sources(), "h"), "m")))
     assert len(set(found)) == 4
 
 

@@ -11,9 +11,9 @@ from conftest import chat, write_jsonl
 from selgen_ray.config.source import Source
 from selgen_ray.data.rows import load_roles, read_rows
 from selgen_ray.errors import DataError
-from selgen_ray.fingerprint import trial_id
 from selgen_ray.space import load_space
 from selgen_ray.trainers import build_config, get_trainer
+from selgen_ray.trainers.identity import trial_id
 
 PAIRS = [{"prompt": f"q{i}", "completion": f"a{i}", "kind": "odd" if i % 2 else "even", "n": i} for i in range(6)]
 

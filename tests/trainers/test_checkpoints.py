@@ -12,7 +12,7 @@ from test_strategies import same
 
 from selgen_ray.storage import Folder, retries
 from selgen_ray.trainers import get_trainer
-from selgen_ray.trainers.checkpoints import Checkpoint, Checkpoints
+from selgen_ray.trainers.engine.checkpoints import Checkpoint, Checkpoints
 
 released = threading.Event()
 

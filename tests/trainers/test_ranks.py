@@ -26,10 +26,11 @@ from selgen_ray.errors import DataError, SpecError
 from selgen_ray.models import loading, sharding
 from selgen_ray.records.results import TrialResult
 from selgen_ray.space import load_space
-from selgen_ray.stopping import StopSignal
 from selgen_ray.storage import Folder
-from selgen_ray.trainers import build_config, get_trainer, knob, ranks
-from selgen_ray.trainers.checkpoints import Checkpoints
+from selgen_ray.trainers import build_config, get_trainer, knob
+from selgen_ray.trainers.engine import ranks
+from selgen_ray.trainers.engine.checkpoints import Checkpoints
+from selgen_ray.trainers.engine.stop_signal import StopSignal
 from selgen_ray.trainers.naive import StandardTrainer
 from selgen_ray.trial import TrialTask, run_trial
 

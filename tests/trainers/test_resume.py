@@ -6,7 +6,7 @@ from test_strategies import STRENGTH, same
 from selgen_ray.storage import Folder
 from selgen_ray.storage.cache import Cache
 from selgen_ray.trainers import get_trainer
-from selgen_ray.trainers.checkpoints import Checkpoints
+from selgen_ray.trainers.engine.checkpoints import Checkpoints
 
 
 class Stop(Exception):

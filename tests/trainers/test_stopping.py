@@ -7,9 +7,9 @@ from test_strategies import STRENGTH
 
 from selgen_ray.evals import registry as evals_registry
 from selgen_ray.records.results import TrialResult
-from selgen_ray.stopping import StopSignal
 from selgen_ray.storage import Folder
 from selgen_ray.trainers import build_config
+from selgen_ray.trainers.engine.stop_signal import StopSignal
 from selgen_ray.trial import TrialTask, run_trial
 
 SETS = 6  # of an evaluation

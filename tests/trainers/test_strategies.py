@@ -12,7 +12,7 @@ from selgen_ray.models.forward import adapter_off
 from selgen_ray.schema import setting
 from selgen_ray.trainers import get_trainer, knob, strategies
 from selgen_ray.trainers.base import BaseTrainer
-from selgen_ray.trainers.loop import Term
+from selgen_ray.trainers.engine.loop import Term
 
 STRENGTH = {
     "naive": {},

@@ -8,9 +8,9 @@ from world_checks import ROLES
 from selgen_ray.config.data import DataConfig
 from selgen_ray.data.rows import load_roles
 from selgen_ray.errors import SpecError
-from selgen_ray.fingerprint import trial_id
 from selgen_ray.space import load_space
 from selgen_ray.trainers import build_config
+from selgen_ray.trainers.identity import trial_id
 from selgen_ray.worlds import WORLDS, generate
 
 

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from selgen_ray.errors import TrialDiverged, TrialStopped
-from selgen_ray.stopping import Reason, StopSignal
+from selgen_ray.trainers.engine.stop_signal import Reason, StopSignal
 
 if TYPE_CHECKING:
     from selgen_ray.models.loading import Model

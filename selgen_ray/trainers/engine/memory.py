@@ -10,15 +10,15 @@ from typing import Any, TypeVar
 import torch
 
 from selgen_ray.config.finetune import FinetuneConfig
-from selgen_ray.trainers import ranks
-from selgen_ray.trainers.loop import Progress
+from selgen_ray.trainers.engine import ranks
+from selgen_ray.trainers.engine.loop import Progress
 
 T = TypeVar("T")
 _TRAINING = "set finetune_config.auto_batch: true, or lower finetune_config.per_device_train_batch_size"
 _EVALUATION = "set finetune_config.auto_batch: true, or lower finetune_config.per_device_eval_batch_size"
 
 
-class Memory:
+class BatchSizes:
     """How large the batches of one trainer are; with `auto_batch` they shrink when memory runs out, and stay small.
 
     The rows of a step stay the same, and so does its gradient, up to rounding; dropout draws another mask.

@@ -20,8 +20,8 @@ from torch import Tensor
 from selgen_ray.data.encode import Batch
 from selgen_ray.errors import TrialDiverged
 from selgen_ray.seeding import derive_seed
-from selgen_ray.trainers import ranks
-from selgen_ray.trainers.loss_scale import LossScale
+from selgen_ray.trainers.engine import ranks
+from selgen_ray.trainers.engine.loss_scale import LossScale
 
 GradMap = dict[str, Tensor]
 MAIN = "main"

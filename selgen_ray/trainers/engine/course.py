@@ -9,12 +9,12 @@ import torch
 
 from selgen_ray.errors import TrialStopped
 from selgen_ray.records.results import TrainingRecord
-from selgen_ray.trainers.loop import GradMap, Progress
+from selgen_ray.trainers.engine.loop import GradMap, Progress
 
 if TYPE_CHECKING:
     from selgen_ray.trainers.base import BaseTrainer
-    from selgen_ray.trainers.checkpoints import Checkpoints
-    from selgen_ray.trainers.phases import Phase
+    from selgen_ray.trainers.engine.checkpoints import Checkpoints
+    from selgen_ray.trainers.engine.phases import Phase
 
 _DUE = "evaluation_due"
 

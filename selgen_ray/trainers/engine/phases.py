@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from selgen_ray.data.encode import Batch
-from selgen_ray.trainers import optim, ranks
-from selgen_ray.trainers.checkpoints import Checkpoint, Checkpoints, capture, restore
-from selgen_ray.trainers.loop import GradMap, Job, Progress, Term, check_finite, fit, weighted
+from selgen_ray.trainers.engine import optim, ranks
+from selgen_ray.trainers.engine.checkpoints import Checkpoint, Checkpoints, capture, restore
+from selgen_ray.trainers.engine.loop import GradMap, Job, Progress, Term, check_finite, fit, weighted
 
 if TYPE_CHECKING:
     from selgen_ray.trainers.base import BaseTrainer

@@ -6,7 +6,7 @@ from typing import Any
 
 from selgen_ray.config.trial import TrialConfig, identity
 from selgen_ray.hashing import content_sha256, digest
-from selgen_ray.trainers import plugins, registry
+from selgen_ray.trainers import catalogue, plugins
 
 ID_LENGTH = 16
 FILES = "files"
@@ -14,7 +14,7 @@ FILES = "files"
 _IN_MODEL_HASH = ("model_revision", "adapter", "adapter_revision")
 
 
-def settings(config: TrialConfig, data_hashes: dict[str, str], model_hash: str) -> dict[str, Any]:
+def identity_of_trial(config: TrialConfig, data_hashes: dict[str, str], model_hash: str) -> dict[str, Any]:
     """The identity of a trial as a nested dict: content in the place of paths, defaults left out.
 
     `strategy_code` is there for strategies from outside this package only, and `files` for those that read any.
@@ -35,7 +35,7 @@ def settings(config: TrialConfig, data_hashes: dict[str, str], model_hash: str) 
     if config.world:  # `world: toy` says no more than a toy model without paths does
         data["world"] = config.world
     finetune = {k: v for k, v in found.pop("finetune_config", {}).items() if k not in _IN_MODEL_HASH}
-    trainer = registry.get_trainer(config.proxy_strategy)
+    trainer = catalogue.get_trainer(config.proxy_strategy)
     if code := plugins.code_of(trainer):
         found["strategy_code"] = code
     if code := plugins.code_of_metrics(config.evals):
@@ -53,4 +53,4 @@ def trial_id(config: TrialConfig, data_hashes: dict[str, str], model_hash: str) 
     Raises:
         OSError: a file that the strategy reads cannot be read.
     """
-    return digest(settings(config, data_hashes, model_hash))[:ID_LENGTH]
+    return digest(identity_of_trial(config, data_hashes, model_hash))[:ID_LENGTH]

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from selgen_ray.storage import Folder
-from selgen_ray.trainers import ranks
-from selgen_ray.trainers.loop import Job, Progress
+from selgen_ray.trainers.engine import ranks
+from selgen_ray.trainers.engine.loop import Job, Progress
 
 logger = logging.getLogger(__name__)
 _LAST_WRITTEN = "manifest.json"  # of a bundle; see `Folder.publish`

@@ -17,7 +17,8 @@ from selgen_ray.evals.judge.judge import Item, Judge, Verdicts
 from selgen_ray.evals.judge.metrics import SHARES, items_of, judged_values
 from selgen_ray.evals.questions import is_question, question_of
 from selgen_ray.evals.run import evaluate
-from selgen_ray.trainers import plugins, ranks
+from selgen_ray.trainers import plugins
+from selgen_ray.trainers.engine import ranks
 
 if TYPE_CHECKING:
     from selgen_ray.storage import Folder

@@ -15,11 +15,12 @@ from selgen_ray.models.fingerprint import start_fingerprint
 from selgen_ray.models.loading import Model
 from selgen_ray.storage import Folder
 from selgen_ray.storage.cache import Cache
-from selgen_ray.trainers import plugins, ranks
-from selgen_ray.trainers.loop import GradMap
+from selgen_ray.trainers import plugins
+from selgen_ray.trainers.engine import ranks
+from selgen_ray.trainers.engine.loop import GradMap
 
 
-class Sharing:
+class SharedValues:
     """Looks values up in the sweep's cache, by a key that covers start model, versions and code besides what is asked.
 
     Rank 0 looks; what is not there yet all ranks compute together.

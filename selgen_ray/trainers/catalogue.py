@@ -1,0 +1,107 @@
+"""All strategies by name, shipped, installed and from plugin files; configs built for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from selgen_ray.config.trial import TrialConfig
+from selgen_ray.errors import ModelError, nearest
+from selgen_ray.models.adapters import contradictions, lora_settings_of
+from selgen_ray.trainers.plugins import import_entry_points
+from selgen_ray.trainers.registry import ALIASES, TRAINERS, import_shipped
+from selgen_ray.trainers.strategy_config import config_model, path_of_knob
+
+if TYPE_CHECKING:
+    from selgen_ray.trainers.base import BaseTrainer
+
+
+def _import_all() -> None:
+    import_shipped()
+
+    import_entry_points()
+
+
+def strategies() -> dict[str, type[BaseTrainer]]:
+    """All registered strategies, by name."""
+    _import_all()
+    return dict(sorted(TRAINERS.items()))
+
+
+def canonical(name: str) -> str:
+    """The registered name behind `name`, which may be an alias; unknown names come back unchanged."""
+    _import_all()
+    return ALIASES.get(name, name)
+
+
+def implied(name: str) -> dict[str, Any]:
+    """Top-level config keys that an alias says as well, such as 'mixed': {'train_on_proxy': True}."""
+    trainer = strategies().get(canonical(name))
+    return dict(trainer.implied.get(name, {})) if trainer else {}
+
+
+def get_trainer(name: str) -> type[BaseTrainer]:
+    """The trainer class of a strategy name or alias.
+
+    Raises:
+        ValueError: no such strategy; the message lists what is allowed.
+    """
+    known = strategies()
+    if canonical(name) not in known:
+        from selgen_ray.trainers.plugins import failed_entry_points
+
+        allowed = sorted([*known, *ALIASES])
+        hints = nearest(name, allowed) + failed_entry_points()
+        raise ValueError(f"Invalid proxy strategy {name!r}. Allowed: {', '.join(allowed)}.{hints}")
+    return known[canonical(name)]
+
+
+def knob_paths(name: str) -> set[str]:
+    """Dotted config keys of the knobs of one strategy, such as 'finetune_config.beta_kl'."""
+    return {path_of_knob(key, info) for key, (_, info) in get_trainer(name).knobs().items()}
+
+
+def knob_owners() -> dict[str, list[str]]:
+    """Dotted knob key -> the strategies that have it."""
+    owners: dict[str, list[str]] = {}
+    for name in strategies():
+        for path in knob_paths(name):
+            owners.setdefault(path, []).append(name)
+    return owners
+
+
+def build_config(raw: dict[str, Any]) -> TrialConfig:
+    """Validate a nested config dict against the model of its strategy.
+
+    Raises:
+        ValueError: unknown strategy, or one whose name says another value of a key. pydantic.ValidationError: unknown
+            key or wrong value.
+    """
+    named = raw.get("proxy_strategy")
+    for key, value in implied(str(named)).items():
+        if raw.get(key) not in (None, value):
+            raise ValueError(f"{key} is {raw[key]}, but proxy_strategy {named} says {value}: leave one of them out")
+        raw = {**raw, key: value}
+    name = canonical(TrialConfig.model_fields["proxy_strategy"].default if named is None else named)
+    return config_model(get_trainer(name)).model_validate({**raw, "proxy_strategy": name})
+
+
+def continued(config: TrialConfig, own: Mapping[str, Any]) -> TrialConfig:
+    """The config with the adapter's settings. Raises pydantic.ValidationError: its strategy refuses them."""
+    raw = config.model_dump()
+    return build_config({**raw, "finetune_config": {**raw["finetune_config"], **own}})
+
+
+def resolved(config: TrialConfig) -> TrialConfig:
+    """The config with the settings of the adapter that it continues from, where it names one.
+
+    Raises:
+        ModelError: there is no such adapter, or a key says something else than it does.
+    """
+    cfg = config.finetune_config
+    if cfg.adapter is None:
+        return config
+    own = lora_settings_of(cfg.adapter, cfg.adapter_revision)
+    if wrong := contradictions(cfg, own):
+        raise ModelError("; ".join(f"finetune_config.{key}: {why}" for key, why in wrong.items()))
+    return continued(config, own)
