@@ -18,7 +18,7 @@ from statistics import fmean, median
 from typing import Any, Protocol
 
 from selgen_ray.records.results import TrialResult, less_is_better
-from selgen_ray.space.models import StoppingRule
+from selgen_ray.space.spec import StoppingRule
 
 logger = logging.getLogger(__name__)
 _FOREVER = 1_000_000  # epochs; more than any trial has: no setting is stopped for being at its end

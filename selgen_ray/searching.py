@@ -20,8 +20,9 @@ from selgen_ray.errors import SpecError
 from selgen_ray.records.requirement import Condition
 from selgen_ray.records.results import TrialResult
 from selgen_ray.seeding import derive_seed
-from selgen_ray.space.models import Objective, SearchSpec, Trial
+from selgen_ray.space import Trial
 from selgen_ray.space.ranges import Range, draw, everything
+from selgen_ray.space.spec import Objective, SearchSpec
 
 logger = logging.getLogger(__name__)
 _TRIES = 20  # for a setting that is not there yet, before all that there are are looked through

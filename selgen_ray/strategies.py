@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from pydantic.fields import FieldInfo
 
-from selgen_ray.space.keys import allowed, fields
+from selgen_ray.syntax.keys import allowed, fields
 from selgen_ray.trainers import catalogue, plugins, strategy_config
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import pytest
 
 from selgen_ray.early_stopping import EarlyStopping
 from selgen_ray.records.results import TrialResult
-from selgen_ray.space import StoppingRule
+from selgen_ray.space.spec import StoppingRule
 
 METRIC = "align_test/balanced_accuracy"
 

@@ -18,9 +18,9 @@ from selgen_ray.records.requirement import parse_requirement
 from selgen_ray.records.results import TrialResult
 from selgen_ray.searching import Asked, Search, misses, num_random, outcome
 from selgen_ray.space import SweepSpec, load_space
-from selgen_ray.space.models import Objective
 from selgen_ray.space.ranges import Range
-from selgen_ray.space.tree import Node, Origin
+from selgen_ray.space.spec import Objective
+from selgen_ray.syntax.tree import Node, Origin
 
 Load = Callable[..., SweepSpec]
 BETA, RATE = "finetune_config.beta_kl", "finetune_config.learning_rate"

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from selgen_ray.errors import SpecError
-from selgen_ray.space import SweepSpec, load_space, plan_counts
+from selgen_ray.space import SweepSpec, load_space
+from selgen_ray.space.load import plan_counts
 
 Load = Callable[..., SweepSpec]
 
@@ -363,7 +364,7 @@ def test_a_slug_tells_values_apart_that_print_alike(load: Load) -> None:
 
 
 def test_a_clash_of_short_hashes_makes_them_longer(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("selgen_ray.space.naming._DIGITS", 0)
+    monkeypatch.setattr("selgen_ray.space.slugs._DIGITS", 0)
     spec = load("grid: {finetune_config.learning_rate: [0.10000001, 0.10000002]}")
     assert len({trial.slug for trial in spec.trials}) == 2
 

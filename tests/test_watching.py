@@ -24,7 +24,7 @@ from selgen_ray import trackers, watching
 from selgen_ray.errors import SpecError
 from selgen_ray.records.results import TrialResult
 from selgen_ray.space import load_space
-from selgen_ray.space.trackers import Tracker
+from selgen_ray.space.tracker_options import Tracker
 from selgen_ray.storage import Folder
 from selgen_ray.trial import TrialTask
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from selgen_ray.first_generation.convert import convert, convert_override, is_first_generation, nested_node
 from selgen_ray.first_generation.record import Converted
-from selgen_ray.space.keys import registered_keys
-from selgen_ray.space.tree import Node, show
+from selgen_ray.syntax.keys import registered_keys
+from selgen_ray.syntax.tree import Node, show
 
 _SEEDS = ("data_seed", "model_seed", "seed")
 

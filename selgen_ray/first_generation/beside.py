@@ -8,8 +8,8 @@ from pathlib import Path
 from selgen_ray.errors import StorageError
 from selgen_ray.first_generation.results import folder_seed, of_preparation, read_old_results
 from selgen_ray.records.results import FILE_NAME, TrialResult, same_training
-from selgen_ray.space.paths import near_name
 from selgen_ray.storage import Folder
+from selgen_ray.syntax.paths import near_name
 
 _NOT_IN = ("cache", "checkpoints")
 Found = list[tuple[str, TrialResult]]

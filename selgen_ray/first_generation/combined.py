@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from selgen_ray.first_generation.keys import APART, DEFAULTS
 from selgen_ray.first_generation.record import Converted, Record, takes
-from selgen_ray.space.keys import Keys
-from selgen_ray.space.tree import Node, Origin, show, written
+from selgen_ray.syntax.keys import Keys
+from selgen_ray.syntax.tree import Node, Origin, show, written
 
 Taken = dict[str, tuple[Node, str]]
 """Name -> value, and the key as it was written."""

@@ -11,9 +11,9 @@ from selgen_ray.errors import nearest
 from selgen_ray.first_generation import combined
 from selgen_ray.first_generation.keys import DATA_FILES, RULES, STRATEGIES, TELLTALES, Rule, SaysNothing
 from selgen_ray.first_generation.record import Converted, Kind, Record
-from selgen_ray.space.keys import Flat, Keys, kinds, says_nothing
-from selgen_ray.space.paths import is_there, near_name
-from selgen_ray.space.tree import Node, Origin, merge, show
+from selgen_ray.syntax.keys import Flat, Keys, kinds, says_nothing
+from selgen_ray.syntax.paths import is_there, near_name
+from selgen_ray.syntax.tree import Node, Origin, merge, show
 
 _ANCESTORS = 3  # of a config's folder, in which its data files are looked for: paths began at the project's folder
 

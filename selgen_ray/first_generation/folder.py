@@ -10,9 +10,9 @@ from pathlib import Path
 from selgen_ray.errors import Problem, SpecError
 from selgen_ray.first_generation.convert import convert, convert_override
 from selgen_ray.first_generation.record import Converted, Record
-from selgen_ray.space.keys import Keys, registered_keys
-from selgen_ray.space.paths import near_name
-from selgen_ray.space.tree import Node, read_tree, show
+from selgen_ray.syntax.keys import Keys, registered_keys
+from selgen_ray.syntax.paths import near_name
+from selgen_ray.syntax.tree import Node, read_tree, show
 from selgen_ray.trainers import catalogue
 
 CONFIG, OVERRIDES = "config.json", "attributes_to_vary.json"

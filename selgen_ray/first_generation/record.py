@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from selgen_ray.space.keys import Flat, Keys, coerce
-from selgen_ray.space.tree import Node, Origin
+from selgen_ray.syntax.keys import Flat, Keys, coerce
+from selgen_ray.syntax.tree import Node, Origin
 
 Kind = Literal["same", "renamed", "converted", "void", "dropped", "unknown", "default"]
 

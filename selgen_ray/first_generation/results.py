@@ -14,8 +14,8 @@ from selgen_ray.errors import StorageError
 from selgen_ray.evals.headlines import ALIGNMENT, CAPABILITY, headline
 from selgen_ray.first_generation.convert import convert, nested_node
 from selgen_ray.records.results import Status, TrialResult, finite, flatten
-from selgen_ray.space.keys import registered_keys
-from selgen_ray.space.tree import Node, Origin, json_problem, show, written
+from selgen_ray.syntax.keys import registered_keys
+from selgen_ray.syntax.tree import Node, Origin, json_problem, show, written
 from selgen_ray.trainers import catalogue
 from selgen_ray.trainers.identity import ID_LENGTH
 

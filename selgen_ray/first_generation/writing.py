@@ -13,7 +13,7 @@ import yaml
 from selgen_ray.first_generation.convert import nested_node
 from selgen_ray.first_generation.folder import Imported
 from selgen_ray.first_generation.record import Converted, Record
-from selgen_ray.space.tree import Origin
+from selgen_ray.syntax.tree import Origin
 
 _WIDTH = 112
 _FOLDERS_UP = 2  # a path from further up is written in full

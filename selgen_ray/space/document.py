@@ -10,12 +10,12 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from selgen_ray.errors import Problem, nearest
-from selgen_ray.space.keys import Flat, Keys, fields, is_valid, says_nothing, sections
 from selgen_ray.space.mappings import is_a
-from selgen_ray.space.models import SweepSettings
-from selgen_ray.space.paths import find
-from selgen_ray.space.searches import Searches, Section
-from selgen_ray.space.tree import Node, Origin, merge, read_tree, show
+from selgen_ray.space.search_section import Searches, Section
+from selgen_ray.space.spec import SweepSettings
+from selgen_ray.syntax.keys import Flat, Keys, fields, is_valid, says_nothing, sections
+from selgen_ray.syntax.paths import find
+from selgen_ray.syntax.tree import Node, Origin, merge, read_tree, show
 
 Axis = list[Flat]
 """Alternatives, of which a trial takes one."""

@@ -23,11 +23,11 @@ from selgen_ray.models import adapters
 from selgen_ray.models.fingerprint import start_fingerprint
 from selgen_ray.schema import null_is_default
 from selgen_ray.space.document import STREAMS, Document, Variant
-from selgen_ray.space.keys import Flat, Keys, coerce, explain, nested, refused, says_nothing
-from selgen_ray.space.models import Trial
-from selgen_ray.space.paths import is_there, near_name
-from selgen_ray.space.sources import with_whole_sources
-from selgen_ray.space.tree import Node, Origin
+from selgen_ray.space.source_parts import with_whole_sources
+from selgen_ray.space.spec import Trial
+from selgen_ray.syntax.keys import Flat, Keys, coerce, explain, nested, refused, says_nothing
+from selgen_ray.syntax.paths import is_there, near_name
+from selgen_ray.syntax.tree import Node, Origin
 from selgen_ray.trainers import catalogue, identity
 
 MAX_TRIALS = 100_000

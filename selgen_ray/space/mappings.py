@@ -12,11 +12,11 @@ from pydantic.fields import FieldInfo
 from selgen_ray.config.chat_template import is_template
 from selgen_ray.config.source import Source
 from selgen_ray.errors import Problem, nearest
-from selgen_ray.space.keys import SOURCES, Flat, Keys, coerce, explain, is_stray_bool, names_a_file, refused
-from selgen_ray.space.paths import find, find_data, is_there
-from selgen_ray.space.sources import NO_PATH
-from selgen_ray.space.tree import Node, show
+from selgen_ray.space.source_parts import NO_PATH
 from selgen_ray.storage.folder import absolute
+from selgen_ray.syntax.keys import SOURCES, Flat, Keys, coerce, explain, is_stray_bool, names_a_file, refused
+from selgen_ray.syntax.paths import find, find_data, is_there
+from selgen_ray.syntax.tree import Node, show
 from selgen_ray.trainers import catalogue
 
 _MODELS = {f"finetune_config.{key}" for key in ("model", "adapter", "safe_lora_base_model")}

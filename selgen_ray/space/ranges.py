@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from selgen_ray.seeding import derive_seed
-from selgen_ray.space.tree import Node
+from selgen_ray.syntax.tree import Node
 
 _DIGITS = 4
 """Significant digits of a searched number: enough to search with, few enough to read in a folder's name."""

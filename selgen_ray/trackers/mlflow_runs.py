@@ -11,7 +11,7 @@ from typing import Any
 from ray.air.constants import TRAINING_ITERATION
 from ray.air.integrations.mlflow import MLflowLoggerCallback
 
-from selgen_ray.space.trackers import MLflow
+from selgen_ray.space.tracker_options import MLflow
 
 _TAG = "selgen_trial"
 

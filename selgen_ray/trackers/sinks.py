@@ -16,7 +16,7 @@ from ray.air.constants import TRAINING_ITERATION
 from ray.tune.logger import LoggerCallback, TBXLoggerCallback
 
 from selgen_ray.records.results import flatten
-from selgen_ray.space.trackers import Tracker
+from selgen_ray.space.tracker_options import Tracker
 from selgen_ray.storage import Folder
 from selgen_ray.trial import TrialTask
 

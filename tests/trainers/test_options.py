@@ -9,7 +9,7 @@ from selgen_ray.config.data import DataConfig
 from selgen_ray.config.evals import EvalConfig
 from selgen_ray.config.finetune import FinetuneConfig
 from selgen_ray.config.trial import TrialConfig
-from selgen_ray.space.keys import fields
+from selgen_ray.syntax.keys import fields
 from selgen_ray.trainers import build_config, get_trainer
 from selgen_ray.trainers.identity import trial_id
 from selgen_ray.worlds import WORLDS

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from selgen_ray.config.hub_names import is_dataset_id
 from selgen_ray.errors import Problem, nearest
-from selgen_ray.space.tree import Node, names_in, show
+from selgen_ray.syntax.tree import Node, names_in, show
 
 
 def find(node: Node, problems: list[Problem], folder: bool = False) -> Path | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from selgen_ray.errors import Problem
-from selgen_ray.space.keys import SOURCES, Flat
-from selgen_ray.space.tree import Node, Origin
+from selgen_ray.syntax.keys import SOURCES, Flat
+from selgen_ray.syntax.tree import Node, Origin
 
 NO_PATH = "has no path: name a file, a folder or a hub id."
 

@@ -14,8 +14,8 @@ from pydantic import Field, ValidationError
 
 from selgen_ray.errors import Problem, nearest
 from selgen_ray.schema import Strict
-from selgen_ray.space.keys import Keys, coerce, refused
-from selgen_ray.space.tree import Node, show
+from selgen_ray.syntax.keys import Keys, coerce, refused
+from selgen_ray.syntax.tree import Node, show
 
 _SECRET = re.compile(r"key|token|secret|passw|credential", re.IGNORECASE)
 _LOGIN_IN_URL = re.compile(r"://[^/@\s]*@|[?&]\w*(key|token|secret|passw)\w*=", re.IGNORECASE)

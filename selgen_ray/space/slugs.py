@@ -12,7 +12,7 @@ from selgen_ray.config.source import Source
 from selgen_ray.records.results import flatten
 from selgen_ray.space.document import STREAMS
 from selgen_ray.space.expansion import Checked, value_of
-from selgen_ray.space.models import Trial
+from selgen_ray.space.spec import Trial
 from selgen_ray.trainers import identity
 
 _SLUG_LENGTH = 80

@@ -15,11 +15,11 @@ from selgen_ray import hashing
 from selgen_ray.errors import Problem, SpecError
 from selgen_ray.space.document import STREAMS, Variant
 from selgen_ray.space.expansion import Checked, Checker, is_excluded, make_candidate, seed_axis
-from selgen_ray.space.keys import Flat
-from selgen_ray.space.models import Pareto, SearchSpec, Trial
-from selgen_ray.space.naming import slug, unique, varying
 from selgen_ray.space.ranges import draw
-from selgen_ray.space.searches import Section
+from selgen_ray.space.search_section import Section
+from selgen_ray.space.slugs import slug, unique, varying
+from selgen_ray.space.spec import Pareto, SearchSpec, Trial
+from selgen_ray.syntax.keys import Flat
 
 _DIGITS = 8  # of the hash in a search's key
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from selgen_ray.errors import PluginError, Problem
 from selgen_ray.space.mappings import is_a
-from selgen_ray.space.paths import find
-from selgen_ray.space.tree import Node, show
+from selgen_ray.syntax.paths import find
+from selgen_ray.syntax.tree import Node, show
 from selgen_ray.trainers import plugins
 from selgen_ray.trainers.plugins import Plugin
 

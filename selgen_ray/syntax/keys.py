@@ -17,7 +17,7 @@ from selgen_ray.config.data import ROLES
 from selgen_ray.config.source import Source
 from selgen_ray.errors import Problem, nearest
 from selgen_ray.schema import null_is_default
-from selgen_ray.space.tree import Node, Origin, show
+from selgen_ray.syntax.tree import Node, Origin, show
 from selgen_ray.trainers import catalogue, strategy_config
 
 Flat = dict[str, Node]

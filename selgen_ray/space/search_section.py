@@ -11,11 +11,11 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from selgen_ray.errors import nearest
 from selgen_ray.schema import Strict
-from selgen_ray.space.keys import Flat, allowed, coerce, explain, fields, kinds, nested, refused
 from selgen_ray.space.mappings import Mappings, is_a
-from selgen_ray.space.models import Mode, Objective, metric_name
 from selgen_ray.space.ranges import Range, draw
-from selgen_ray.space.tree import Node, Origin, show, written
+from selgen_ray.space.spec import Mode, Objective, metric_name
+from selgen_ray.syntax.keys import Flat, allowed, coerce, explain, fields, kinds, nested, refused
+from selgen_ray.syntax.tree import Node, Origin, show, written
 
 _INTERVAL = ("min", "max", "log")
 _PARTS = (*_INTERVAL, "choices")

@@ -16,7 +16,7 @@ from selgen_ray.records.requirement import Condition, parse_requirement
 from selgen_ray.records.results import HEADLINES, less_is_better
 from selgen_ray.schema import Strict
 from selgen_ray.space.ranges import Range
-from selgen_ray.space.trackers import Tracker
+from selgen_ray.space.tracker_options import Tracker
 from selgen_ray.trainers.plugins import Plugin
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")

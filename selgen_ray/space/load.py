@@ -1,0 +1,136 @@
+"""The search space: a YAML file in, a checked `SweepSpec` with the list of its trials out."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from selgen_ray.errors import Problem, SpecError, StorageError
+from selgen_ray.models import adapters
+from selgen_ray.space.document import Document, read_document, read_space
+from selgen_ray.space.expansion import Checked, Checker, expand, without_excluded
+from selgen_ray.space.load_plugins import use_plugins
+from selgen_ray.space.search_trials import as_searches, find_searches
+from selgen_ray.space.slugs import named, unique
+from selgen_ray.space.spec import (
+    Pareto,
+    Resources,
+    SearchSpec,
+    StoppingRule,
+    SweepSettings,
+    SweepSpec,
+    Trial,
+    plan_counts,
+)
+from selgen_ray.space.tracker_options import misplaced, use_trackers
+from selgen_ray.storage import locations
+from selgen_ray.syntax.keys import explain, fields, nested, registered_keys
+
+__all__ = ["Pareto", "Resources", "SearchSpec", "StoppingRule", "SweepSpec", "Trial", "load_space", "plan_counts"]
+
+
+def load_space(path: str | Path) -> SweepSpec:
+    """Read a search space and write out its trials.
+
+    Args:
+        path: a YAML file. Paths in it are looked up beside it, then in the current directory.
+
+    Raises:
+        SpecError: with everything that is wrong, each with file, line and key. A plugin that cannot be used comes
+            first and alone: without it, keys are not known.
+    """
+    problems: list[Problem] = []
+    imported: list[str] = []
+    tree = read_space(Path(path), problems, imported)
+    used = use_plugins(tree, problems) if tree else None
+    if used is None:
+        raise SpecError(_in_order(problems, str(path)))
+    tree, plugins = used
+    tree = use_trackers(tree, problems)
+    keys = registered_keys()
+    document = read_document(tree, keys, problems)
+    settings = _settings(document, Path(path), problems)
+    checker = Checker(document, keys, settings.name if settings else "")
+    trials = expand(checker, problems)
+    found = find_searches(checker, problems)
+    samples = [trial for _, some in found for trial in some]
+    trials, excluded = without_excluded(trials, samples, checker, problems)
+    if problems or settings is None:
+        raise SpecError(_in_order(problems, str(path)))
+    searches = as_searches(found, settings.pareto)
+    if not trials and not searches:
+        raise SpecError([document.origin.problem("no trial is left: `exclude` matches all of them.")])
+    if wrong := _early_stopping(settings, document, [*trials, *samples]):
+        raise SpecError(wrong)
+    if wrong := _coherence(settings, document, [*trials, *samples]):
+        raise SpecError(wrong)
+    kept, repeated = unique(trials)
+    planned = named(kept)
+    merged = _merged(repeated, {trial.trial_id: trial.name for trial in planned})
+    continued = adapters.notes(trial.config.finetune_config for trial in [*kept, *samples])
+    notes = [*imported, *document.notes, *excluded, *merged, *continued]
+    return SweepSpec(**dict(settings), trials=planned, searches=tuple(searches), notes=notes, plugin_sources=plugins)
+
+
+def _settings(document: Document, path: Path, problems: list[Problem]) -> SweepSettings | None:
+    default = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-._") or "sweep"
+    try:
+        settings = SweepSettings.model_validate({"name": default} | nested(document.settings))
+        wrong = misplaced(settings.trackers, settings.storage_path)
+        problems += [document.settings["trackers"].problem(told) for told in wrong]
+        locations.check(settings.storage_path)
+        return settings
+    except ValidationError as error:
+        problems += explain(error, document.settings, fields(SweepSettings), document.origin)
+    except StorageError as error:  # without the value, which may hold a secret
+        problems.append(document.settings["storage_path"].problem(str(error).removeprefix("storage_path ")))
+    return None
+
+
+def _early_stopping(settings: SweepSettings, document: Document, trials: list[Checked]) -> list[Problem]:
+    """What the sweep's trials leave of early stopping must be more than nothing."""
+    rule, problems = settings.early_stopping, []
+    if rule.scheduler is None:
+        return []
+    strategies = {trial.config.proxy_strategy for trial in trials}
+    for node in document.settings["early_stopping.keep"].value if rule.keep else ():
+        if node.value not in strategies:
+            told = f"found {node.value!r}, but the sweep's strategies are {', '.join(sorted(strategies))}."
+            problems.append(node.problem(told))
+    configs = [trial.config.finetune_config for trial in trials]
+    longest = max(config.epochs for config in configs)
+    if rule.grace_epochs >= longest and all(config.max_steps is None for config in configs):
+        key = "grace_epochs" if "early_stopping.grace_epochs" in document.settings else "scheduler"
+        told = f"no setting could ever be stopped: grace_epochs is {rule.grace_epochs}, the longest trial has"
+        place = document.settings[f"early_stopping.{key}"]
+        problems.append(place.problem(f"{told} {longest} epoch{'s' if longest > 1 else ''}."))
+    return problems
+
+
+def _coherence(settings: SweepSettings, document: Document, trials: list[Checked]) -> list[Problem]:
+    """Where coherence is asked for, the trials must have it: there is none by itself."""
+    pareto, rule = settings.pareto, settings.early_stopping
+    asked = {"pareto.x": [pareto.x], "pareto.y": [pareto.y], "pareto.require": [c.metric for c in pareto.conditions]}
+    asked["early_stopping.metric"] = [rule.metric]
+    configs = [trial.config.evals for trial in trials]
+    if not any("coherence" in names for names in asked.values()):
+        return []
+    if all(config.coherence or config.judge.model for config in configs):
+        return []
+    told = "asks for coherence, but not every trial has it: give evals.judge.model, or evals.coherence: <set/metric>."
+    return [document.settings[key].problem(told) for key, names in asked.items() if "coherence" in names]
+
+
+def _merged(pairs: list[tuple[Checked, Checked]], names: dict[str, str]) -> list[str]:
+    sources: dict[str, list[str]] = {}
+    for kept, again in pairs:
+        listed = sources.setdefault(names[kept.trial_id], [kept.candidate.origin.key])
+        listed.append(again.candidate.origin.key)
+    return [f"{name} is given {len(s)} times and runs once: {', '.join(s)}" for name, s in sources.items()]
+
+
+def _in_order(problems: list[Problem], main: str) -> list[Problem]:
+    unique_ones = dict.fromkeys(problems)
+    return sorted(unique_ones, key=lambda p: (p.file != main, p.file, p.line or 0, p.key))

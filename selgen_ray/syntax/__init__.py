@@ -1,0 +1,1 @@
+"""YAML and JSON with file and line; which keys there are; which values are paths."""
