@@ -64,7 +64,7 @@ class FaultyS3:
         return f"127.0.0.1:{self._port}"
 
     def uri(self, path: str = "lab/faulty") -> str:
-        """A location of storage.py behind this proxy."""
+        """A location of selgen_ray.storage behind this proxy."""
         return f"s3://{path}?endpoint_override={self.address}&scheme=http"
 
     def __enter__(self) -> FaultyS3:

@@ -41,7 +41,7 @@ def environment() -> dict[str, str]:
 
 
 def command(space: Path, *args: str) -> list[str]:
-    return [sys.executable, "-m", "selgen_ray.sweep", str(space), *args]
+    return [sys.executable, "-m", "selgen_ray.sweep.__main__", str(space), *args]
 
 
 def sweep(space: Path, *args: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -51,7 +51,7 @@ def sweep(space: Path, *args: str, env: dict[str, str] | None = None) -> subproc
 
 def in_process(space: Path, *args: str) -> tuple[int, str, str]:
     """As `sweep`, in this process, for what needs no Ray: (status, output, errors)."""
-    from selgen_ray.run import main  # late: a process of its own imports PyTorch in seconds, this one has it
+    from selgen_ray.sweep.run import main  # late: a process of its own imports PyTorch in seconds, this one has it
 
     out, err = io.StringIO(), io.StringIO()
     with contextlib.chdir(space.parent), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):

@@ -7,9 +7,9 @@ import pytest
 import yaml
 from conftest import UNMARKED, chat, make_model, make_tokenizer
 
-from selgen_ray.data.planned import PlannedTokens
+from selgen_ray.driver.preflight import check_data
+from selgen_ray.driver.token_plan import PlannedTokens
 from selgen_ray.errors import SpecError
-from selgen_ray.plan import check_data
 from selgen_ray.space import load_space
 
 GOOD = [chat(f"sum of {i} and 1?", f"It is {i + 1}.") for i in range(6)]

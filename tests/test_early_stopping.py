@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from selgen_ray.early_stopping import EarlyStopping
+from selgen_ray.driver.early_stopping import EarlyStopping
 from selgen_ray.records.results import TrialResult
 from selgen_ray.space.spec import StoppingRule
 

@@ -20,13 +20,14 @@ import ray
 from conftest import make_roles, write_jsonl
 from ray import tune
 
-from selgen_ray.cluster import InfeasibleError
+from selgen_ray.cluster.cluster import InfeasibleError
+from selgen_ray.cluster.train_group import DRIVER, GroupResources, how_many_fit, resolve_group, run_group
 from selgen_ray.errors import TrialError
-from selgen_ray.launch_group import DRIVER, GroupResources, how_many_fit, resolve_group, run_group
 from selgen_ray.space import Resources
 from selgen_ray.storage import Folder
 from selgen_ray.trainers import build_config
-from selgen_ray.trial import TrialTask, run_trial
+from selgen_ray.trial.run import run_trial
+from selgen_ray.trial.task import TrialTask
 
 CPUS = 2  # one group at a time
 GRANTED = GroupResources(workers=2, cpus_per_worker=1.0, gpus_per_worker=0)

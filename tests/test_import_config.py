@@ -27,7 +27,7 @@ from selgen_ray.first_generation.results import read_old_results
 from selgen_ray.records.results import TrialResult, json_schema
 from selgen_ray.report import write_report
 from selgen_ray.space import SweepSpec, load_space
-from selgen_ray.steer import main as steer
+from selgen_ray.sweep.commands import main as steer
 from selgen_ray.syntax.keys import registered_keys
 from selgen_ray.syntax.tree import Origin, written
 from selgen_ray.trainers.catalogue import build_config

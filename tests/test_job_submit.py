@@ -18,7 +18,7 @@ import pytest
 import yaml
 from running import environment, free_port, kill_9, tree, wait_for
 
-from selgen_ray.plan import make_plan
+from selgen_ray.driver.plan import make_plan
 from selgen_ray.space import load_space
 from selgen_ray.trainers import plugins
 

@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 from running import environment
 
+from selgen_ray.driver.plan import make_plan
+from selgen_ray.driver.preflight import check_data
 from selgen_ray.errors import PluginError, SpecError
 from selgen_ray.evals import registry as evals_registry
-from selgen_ray.plan import check_data, make_plan
 from selgen_ray.report.figures import colour_of, marker_of
 from selgen_ray.space import SweepSpec, load_space
 from selgen_ray.trainers import build_config, get_trainer, plugins, strategies
@@ -256,7 +257,7 @@ def test_the_source_travels_with_the_task(load, tmp_path, make_config):
     (task,) = make_plan(spec).to_run
     (tmp_path / "task").write_bytes(pickle.dumps(task))
     (tmp_path / "mine.py").unlink()
-    code = "import pickle, sys, selgen_ray.trial as t; print(t.run_trial(pickle.load(open('task', 'rb'))).status)"
+    code = "import pickle, sys, selgen_ray.trial.run as t; print(t.run_trial(pickle.load(open('task', 'rb'))).status)"
     done = run_python("-c", code, cwd=tmp_path)
     assert done.stdout == "completed\n", done.stderr
 

@@ -7,7 +7,7 @@ import time
 import pytest
 from rich.console import Console
 
-from selgen_ray.progress import Board, LiveDisplay, PlainDisplay, clock, finished_line, make_display, running_line
+from selgen_ray.driver.display import Board, LiveDisplay, PlainDisplay, clock, finished_line, make_display, running_line
 
 RUNNING = {"step": 5, "num_steps": 20, "loss": 0.12345, "tokens_per_s": 812.4}
 

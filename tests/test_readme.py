@@ -12,8 +12,9 @@ from conftest import make_roles, write_jsonl
 from running import results, sweep, write_space
 
 from selgen_ray.config.data import ROLES
+from selgen_ray.driver.plan import make_plan
+from selgen_ray.driver.preflight import check_data
 from selgen_ray.errors import SpecError
-from selgen_ray.plan import check_data, make_plan
 from selgen_ray.space import load_space
 from selgen_ray.trainers import build_config, get_trainer, plugins, strategies
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
+from selgen_ray.driver.search import Asked, Search, misses, num_random, outcome
 from selgen_ray.errors import SpecError
 from selgen_ray.records.requirement import parse_requirement
 from selgen_ray.records.results import TrialResult
-from selgen_ray.searching import Asked, Search, misses, num_random, outcome
 from selgen_ray.space import SweepSpec, load_space
 from selgen_ray.space.ranges import Range
 from selgen_ray.space.spec import Objective

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 from running import SLOW, dry_run, environment, in_process, results, start, sweep, under_way, wait_for, write_space
 
-from selgen_ray.feed import Feed
+from selgen_ray.driver.trial_queue import TrialQueue
 from selgen_ray.records.events import EventLog, read_events
 from selgen_ray.storage import Folder
-from selgen_ray.trial import TrialTask
+from selgen_ray.trial.task import TrialTask
 
 
 def steer(command: str, folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "selgen_ray.sweep", command, str(folder), *args]
+    line = [sys.executable, "-m", "selgen_ray.sweep.__main__", command, str(folder), *args]
     options = {"capture_output": True, "text": True, "timeout": 300, "env": environment()}
     return subprocess.run(line, cwd=folder.parent, **options)
 
@@ -110,7 +110,7 @@ def task(trial_id: str) -> TrialTask:
 
 
 def test_the_feed_tries_again_what_crashed_or_was_preempted_and_nothing_else():
-    feed = Feed([task(i) for i in "abcdef"], max_failures=1, limit=lambda: 6)
+    feed = TrialQueue([task(i) for i in "abcdef"], max_failures=1, limit=lambda: 6)
     given = [feed.next() for _ in range(6)]
     assert [t.trial_id for t in given if t] == list("abcdef") and feed.next() is None
     outcomes = {"a": "completed", "b": "diverged", "c": "stopped", "d": "failed", "e": "preempted", "f": "crashed"}
@@ -123,7 +123,7 @@ def test_the_feed_tries_again_what_crashed_or_was_preempted_and_nothing_else():
 
 def test_the_feed_keeps_the_limit_which_may_change():
     allowed = [1]
-    feed = Feed([task(i) for i in "abc"], 0, lambda: allowed[0])
+    feed = TrialQueue([task(i) for i in "abc"], 0, lambda: allowed[0])
     assert feed.next().trial_id == "a" and feed.next() is None
     allowed[0] = 2
     assert feed.next().trial_id == "b" and feed.next() is None
@@ -155,7 +155,7 @@ def test_a_preempted_worker_is_told_by_sigterm(tmp_path):
     script = """
 import os, signal, sys, threading
 from selgen_ray.storage import Folder
-from selgen_ray.worker import heed_sigterm, sigterm_arrived, watched
+from selgen_ray.trial.worker import heed_sigterm, sigterm_arrived, watched
 heed_sigterm()
 with watched(Folder(sys.argv[1]), "0123456789abcdef") as stop:
     os.kill(os.getpid(), signal.SIGTERM)

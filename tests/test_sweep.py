@@ -30,7 +30,7 @@ from running import (
     write_space,
 )
 
-from selgen_ray.cluster import InfeasibleError, resolve_resources
+from selgen_ray.cluster.cluster import InfeasibleError, resolve_resources
 from selgen_ray.reading import load_results
 from selgen_ray.records.results import json_schema
 from selgen_ray.space import Resources

@@ -13,7 +13,8 @@ from selgen_ray.errors import ModelError
 from selgen_ray.records.results import TrialResult
 from selgen_ray.storage import Folder
 from selgen_ray.trainers import build_config
-from selgen_ray.trial import TrialTask, run_trial
+from selgen_ray.trial.run import run_trial
+from selgen_ray.trial.task import TrialTask
 
 
 @pytest.fixture

@@ -5,11 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from selgen_ray.cluster import InfeasibleError, TrialResources, resolve_resources
-from selgen_ray.launch import _fits
-from selgen_ray.launch_group import GroupResources, resolve_group
+from selgen_ray.cluster.cluster import InfeasibleError, TrialResources, resolve_resources
+from selgen_ray.cluster.train_group import GroupResources, resolve_group
+from selgen_ray.cluster.tune_sweep import _fits
+from selgen_ray.cluster.wait_notice import WaitNotice
 from selgen_ray.space import Resources
-from selgen_ray.waiting import Waiting
 
 NOTHING = [{"CPU": 0.0}]
 GROUP = {"workers": 2, "gpus_per_worker": 1}
@@ -48,7 +48,7 @@ def told():
 
 @pytest.fixture
 def waiting(told):
-    return Waiting(TrialResources(2.0, 1.0), told.append, 0.05, lambda: [{"CPU": 8.0}, {"CPU": 8.0}])
+    return WaitNotice(TrialResources(2.0, 1.0), told.append, 0.05, lambda: [{"CPU": 8.0}, {"CPU": 8.0}])
 
 
 def step(waiting, *statuses):

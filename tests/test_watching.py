@@ -20,16 +20,16 @@ from ray import tune
 from running import wait_for
 
 import selgen_ray
-from selgen_ray import trackers, watching
+from selgen_ray.cluster import metrics, trackers
 from selgen_ray.errors import SpecError
 from selgen_ray.records.results import TrialResult
 from selgen_ray.space import load_space
 from selgen_ray.space.tracker_options import Tracker
 from selgen_ray.storage import Folder
-from selgen_ray.trial import TrialTask
+from selgen_ray.trial.task import TrialTask
 
 pytestmark = pytest.mark.ray
-DASHBOARD = Path(selgen_ray.__file__).parent / "grafana" / "selgen_ray.json"
+DASHBOARD = Path(selgen_ray.__file__).parent / "cluster" / "grafana" / "selgen_ray.json"
 SECRET = "not-for-any-file"
 
 
@@ -70,7 +70,7 @@ class Worker:
 
     def start(self, folder: Path, seed: int) -> None:
         self.trial = task(folder, seed)
-        self.metrics = watching.TrialMetrics("mine", self.trial, again_s=0.3)
+        self.metrics = metrics.TrialMetrics("mine", self.trial, again_s=0.3)
         self.metrics.update(LINE)
         self.metrics.update({"evaluated": READING})
 
@@ -94,7 +94,7 @@ def scrape(url: str) -> dict[str, list[tuple[dict[str, str], float]]]:
 def test_prometheus_and_the_grafana_dashboard_see_what_runs_and_no_more(metrics_url, tmp_path):
     worker = ray.remote(num_cpus=0)(Worker).remote()
     ray.get(worker.start.remote(tmp_path, 1))
-    sweep = watching.SweepMetrics("mine", again_s=0.3)
+    sweep = metrics.SweepMetrics("mine", again_s=0.3)
     sweep.update({"running": 1, "pending": 4, "removed": 1}, 60.0)
 
     def complete():

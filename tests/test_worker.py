@@ -9,7 +9,7 @@ import psutil
 import pytest
 import torch
 
-from selgen_ray.worker import free_memory
+from selgen_ray.trial.worker import free_memory
 
 _MIB = 2**20
 

@@ -223,7 +223,7 @@ class Objective:
 
 @dataclass(frozen=True)
 class SearchSpec:
-    """A search whose settings depend on the results of those before; see `selgen_ray.searching`.
+    """A search whose settings depend on the results of those before; see `selgen_ray.driver.search`.
 
     Attributes:
         key: names it in the sweep's folder: the strategy and a hash of all that is not searched, seeds aside.

@@ -1,4 +1,4 @@
-"""Compute once, share by content hash: what several trials of a sweep need, on any storage of storage.py.
+"""Compute once, share by content hash: what several trials of a sweep need, on any storage.
 
 An entry is a folder, `<kind>/<digest of the key>`:
 

@@ -1,4 +1,4 @@
-"""Leases: the right of one process to do something, as files on any storage of storage.py.
+"""Leases: the right of one process to do something, as files on any storage.
 
 A lease is a file `000001.json`, `000002.json`, ... of a folder, of which the highest one counts. Its holder renews it;
 one that fell silent, died or released it is followed by the next number. Should two hold one at once (a holder that was

@@ -98,7 +98,9 @@ def engine(place: Path, trials: int) -> tuple[float, float]:
     }
     (place / "space.yaml").write_text(yaml.safe_dump(space))
     process = subprocess.Popen(
-        [sys.executable, "-m", "selgen_ray.sweep", str(place / "space.yaml")], stdout=subprocess.DEVNULL, env=_env()
+        [sys.executable, "-m", "selgen_ray.sweep.__main__", str(place / "space.yaml")],
+        stdout=subprocess.DEVNULL,
+        env=_env(),
     )
     peak = [0.0]
     threading.Thread(target=_watch, args=(process.pid, peak), daemon=True).start()

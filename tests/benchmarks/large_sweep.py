@@ -22,12 +22,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from selgen_ray.plan import make_plan, sweep_folder
+from selgen_ray.driver.plan import make_plan, sweep_folder
 from selgen_ray.reading import load_results, read_heads, read_trials
 from selgen_ray.records.results import FILE_NAME, TrialResult
 from selgen_ray.space import load_space
-from selgen_ray.steer import read_state
 from selgen_ray.storage import Folder
+from selgen_ray.sweep.commands import read_state
 
 SEEDS = 5
 

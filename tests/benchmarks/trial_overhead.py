@@ -29,9 +29,9 @@ resources: {{gpus: 0, max_concurrent: 1}}
 """
 BARE = """
 import sys
-from selgen_ray.plan import make_plan
+from selgen_ray.driver.plan import make_plan
 from selgen_ray.space import load_space
-from selgen_ray.trial import run_trial
+from selgen_ray.trial.run import run_trial
 import torch
 torch.set_num_threads(1)
 for task in make_plan(load_space(sys.argv[1])).to_run:
@@ -54,7 +54,7 @@ def measure(trials: int, epochs: int) -> tuple[float, float]:
             space = Path(scratch) / f"{kind}.yaml"
             storage = Path(scratch) / kind
             space.write_text(SPACE.format(storage=storage, epochs=epochs, seeds=list(range(trials))))
-            module = ["-m", "selgen_ray.sweep", str(space)] if kind == "sweep" else ["-c", BARE, str(space)]
+            module = ["-m", "selgen_ray.sweep.__main__", str(space)] if kind == "sweep" else ["-c", BARE, str(space)]
             seconds.append(timed([sys.executable, *module]))
             found = len(list(storage.rglob("results.json")))
             assert found == trials, f"{kind}: {found} results instead of {trials}"

@@ -13,9 +13,9 @@ from running import dry_run, write_space
 
 from selgen_ray.data.encode import encode_rows
 from selgen_ray.data.lengths import length_report, table
-from selgen_ray.data.planned import PlannedTokens
 from selgen_ray.data.tokens import RowEncoder, TokenRows, tokenizer_hash
-from selgen_ray.plan import check_data
+from selgen_ray.driver.preflight import check_data
+from selgen_ray.driver.token_plan import PlannedTokens
 from selgen_ray.space import load_space
 from selgen_ray.storage import Folder, node_cache
 from selgen_ray.storage.cache import Cache
@@ -175,8 +175,8 @@ def test_a_trial_finds_what_the_plan_made(tmp_path, tiny_model_dir, data_files, 
 
 
 def test_a_large_set_is_looked_at_in_part(tmp_path, monkeypatch):
-    monkeypatch.setattr("selgen_ray.data.planned._LARGEST_LOOKED_AT", 15)
-    monkeypatch.setattr("selgen_ray.data.planned._SAMPLE", 10)
+    monkeypatch.setattr("selgen_ray.driver.token_plan._LARGEST_LOOKED_AT", 15)
+    monkeypatch.setattr("selgen_ray.driver.token_plan._SAMPLE", 10)
     write_jsonl(tmp_path / "a.jsonl", [{"prompt": f"q{i}", "completion": "a" * (i + 1)} for i in range(20)])
     (tmp_path / "s.yaml").write_text("base: {finetune_config: {model: toy}, data: {outcome: a.jsonl}}")
     tokens = PlannedTokens()

@@ -18,7 +18,7 @@ from dashboards import datasources, expressions
 from running import ROOT, free_port, wait_for
 
 DOCKER = ROOT / "docker"
-OURS = ROOT / "selgen_ray" / "grafana" / "selgen_ray.json"
+OURS = ROOT / "selgen_ray" / "cluster" / "grafana" / "selgen_ray.json"
 
 
 def content(name: str) -> dict:
@@ -63,7 +63,7 @@ def test_grafana_has_the_data_source_that_ray_and_our_dashboard_name():
 def test_grafana_reads_dashboards_from_where_they_are_mounted():
     grafana = content("compose.yaml")["services"]["grafana"]
     folders = {provider["options"]["path"] for provider in content("grafana/dashboards.yaml")["providers"]}
-    ours, rays = target_of("grafana", "../selgen_ray/grafana"), target_of("grafana", "dashboards")
+    ours, rays = target_of("grafana", "../selgen_ray/cluster/grafana"), target_of("grafana", "dashboards")
     assert folders == {ours, rays}
     assert grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"] == f"{ours}/{OURS.name}"
     head = content("compose.yaml")["services"]["head"]

@@ -3,9 +3,9 @@
 import pytest
 from judge_server import KEY
 
+from selgen_ray.driver.preflight import check_data
 from selgen_ray.errors import SpecError
 from selgen_ray.evals.checking import missing_data
-from selgen_ray.plan import check_data
 from selgen_ray.space import load_space
 
 JUDGED = "base: {data: {world: toy}, evals: {judge: {model: m, api_key_env: THE_KEY}}}"

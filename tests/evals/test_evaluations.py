@@ -13,7 +13,8 @@ from selgen_ray.evals import registry as evals_registry
 from selgen_ray.records.results import TrialResult, less_is_better
 from selgen_ray.storage import Folder
 from selgen_ray.trainers import build_config, get_trainer
-from selgen_ray.trial import TrialTask, run_trial
+from selgen_ray.trial.run import run_trial
+from selgen_ray.trial.task import TrialTask
 
 
 @pytest.fixture
@@ -170,7 +171,7 @@ def test_of_others_more_is_better():
 
 
 def test_a_headline_that_lm_eval_gives_must_be_a_share(make_config):
-    from selgen_ray.trial import copy_record
+    from selgen_ray.trial.run import copy_record
 
     config = make_config(top={"evals": {"capability": "task_test/exact_match"}})
     with get_trainer("naive")(config) as trainer:

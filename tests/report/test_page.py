@@ -20,8 +20,7 @@ import pytest
 import yaml
 from fake_sweep import fake_result, publish
 
-from selgen_ray import run
-from selgen_ray.plan import make_plan
+from selgen_ray.driver.plan import make_plan
 from selgen_ray.reading import load_results
 from selgen_ray.records.control import LIVE, Control
 from selgen_ray.report import main, write_report
@@ -31,6 +30,7 @@ from selgen_ray.report.page import SCRIPTS
 from selgen_ray.report.settings import STRATEGIES
 from selgen_ray.space import load_space
 from selgen_ray.storage import Folder
+from selgen_ray.sweep import run
 
 ROOT = Path(__file__).parents[2]
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"

@@ -32,7 +32,8 @@ from selgen_ray.trainers.engine import ranks
 from selgen_ray.trainers.engine.checkpoints import Checkpoints
 from selgen_ray.trainers.engine.stop_signal import StopSignal
 from selgen_ray.trainers.naive import StandardTrainer
-from selgen_ray.trial import TrialTask, run_trial
+from selgen_ray.trial.run import run_trial
+from selgen_ray.trial.task import TrialTask
 
 TOLERANCE = 1e-11  # weights are of order 0.1, losses of order 5
 UNDER_WAY = {"timings", "num_resumes", "started_at", "updated_at", "model_path", "config", "hardware"}

@@ -22,7 +22,8 @@ from selgen_ray.models import hub
 from selgen_ray.records.results import TrialResult
 from selgen_ray.storage import Folder
 from selgen_ray.trainers import build_config, get_trainer
-from selgen_ray.trial import TrialTask, run_trial
+from selgen_ray.trial.run import run_trial
+from selgen_ray.trial.task import TrialTask
 
 IDS = torch.tensor([[5, 9, 70, 33, 2, 61]])
 SHORT = {"epochs": 1, "max_to_eval": 2, "max_new_tokens": 2}

@@ -10,7 +10,8 @@ from selgen_ray.records.results import TrialResult
 from selgen_ray.storage import Folder
 from selgen_ray.trainers import build_config
 from selgen_ray.trainers.engine.stop_signal import StopSignal
-from selgen_ray.trial import TrialTask, run_trial
+from selgen_ray.trial.run import run_trial
+from selgen_ray.trial.task import TrialTask
 
 SETS = 6  # of an evaluation
 DIFFERENT = {"timings", "num_resumes", "started_at", "updated_at", "model_path"}

@@ -19,9 +19,9 @@ from ray import tune
 from ray.util.metrics import Gauge
 
 if TYPE_CHECKING:
-    from selgen_ray.progress import Board
+    from selgen_ray.driver.display import Board
     from selgen_ray.records.results import TrialResult
-    from selgen_ray.trial import TrialTask
+    from selgen_ray.trial.task import TrialTask
 
 logger = logging.getLogger(__name__)
 _AGAIN_S = 5.0  # half of the interval at which Ray collects
@@ -54,7 +54,7 @@ class TrialMetrics:
     def __init__(self, sweep: str, task: TrialTask, again_s: float = _AGAIN_S):
         strategy, seed = str(task.config["proxy_strategy"]), str(task.config["seed"])
         self._tags: dict[str, str] = dict(zip(_TRIAL, (sweep, task.name, strategy, seed), strict=True))
-        self._shown = _Shown(again_s)
+        self._shown = _KeptVisible(again_s)
         self._status("running")
         _reset_gpu_memory()
 
@@ -90,7 +90,7 @@ class SweepMetrics:
 
     def __init__(self, sweep: str, again_s: float = _AGAIN_S):
         self._sweep = {"sweep": sweep}
-        self._shown = _Shown(again_s)
+        self._shown = _KeptVisible(again_s)
 
     def update(self, counts: Mapping[str, int], seconds_left: float | None) -> None:
         """Show how many trials have each status (those that are left out: none), and the estimate of the time left."""
@@ -106,7 +106,7 @@ class SweepMetrics:
         self._shown.stop()
 
 
-class SweepWatch(tune.Callback):
+class SweepMetricsCallback(tune.Callback):
     """Keeps the metrics of a sweep like what its terminal shows.
 
     Args:
@@ -131,7 +131,7 @@ class SweepWatch(tune.Callback):
         self._metrics.stop()
 
 
-class _Shown:
+class _KeptVisible:
     """Values that are to stay visible: set now and again every few seconds, until `stop`."""
 
     def __init__(self, again_s: float) -> None:

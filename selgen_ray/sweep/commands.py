@@ -12,12 +12,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from selgen_ray.driver.display import clock, running_line
+from selgen_ray.driver.selection import SelectionError, find_trials
 from selgen_ray.errors import SpecError, StorageError
-from selgen_ray.progress import clock, running_line
 from selgen_ray.reading import read_heads
 from selgen_ray.records.control import ALL, LIVE, PLAN, Control
 from selgen_ray.records.results import FILE_NAME, TrialResult
-from selgen_ray.selection import SelectionError, find_trials
 from selgen_ray.storage import Folder
 
 COMMANDS = ("status", "stop", "retry", "rm", "add")
@@ -140,7 +140,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _folder(text: str) -> Folder:
     if text.endswith((".yaml", ".yml")) and Path(text).is_file():
-        from selgen_ray.plan import sweep_folder  # late: these take seconds to import, which a folder does not need
+        from selgen_ray.driver.plan import (
+            sweep_folder,  # late: these take seconds to import, which a folder does not need
+        )
         from selgen_ray.space import load_space
 
         return sweep_folder(load_space(text))
@@ -259,8 +261,8 @@ def _rm(args: argparse.Namespace, folder: Folder) -> list[str]:
 
 
 def _add(args: argparse.Namespace, folder: Folder) -> list[str]:
-    from selgen_ray.added import AddedTrial, write_added
-    from selgen_ray.plan import check_data
+    from selgen_ray.driver.added import AddedTrial, write_added
+    from selgen_ray.driver.preflight import check_data
     from selgen_ray.space import load_space
 
     sweep = read_state(folder)

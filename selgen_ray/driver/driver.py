@@ -13,16 +13,16 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from selgen_ray.added import AddedTrial, read_added, write_added
-from selgen_ray.feed import Feed
-from selgen_ray.guidance import Guidance
-from selgen_ray.progress import Board
+from selgen_ray.driver.added import AddedTrial, read_added, write_added
+from selgen_ray.driver.display import Board
+from selgen_ray.driver.feedback import Feedback
+from selgen_ray.driver.trial_queue import TrialQueue
 from selgen_ray.records.control import ALL, LIVE, PLAN, Control
 from selgen_ray.records.events import EventLog
 from selgen_ray.records.results import now
 from selgen_ray.storage import Folder
 from selgen_ray.storage.leases import Lease, Watch, this_host
-from selgen_ray.trial import TrialTask
+from selgen_ray.trial.task import TrialTask
 
 logger = logging.getLogger(__name__)
 LEASE_S = 30.0
@@ -78,12 +78,12 @@ class Driver:
         guidance: what results decide; set before the `with`.
     """
 
-    guidance: Guidance
+    guidance: Feedback
 
     def __init__(
         self,
         sweep: Folder,
-        feed: Feed,
+        feed: TrialQueue,
         board: Board,
         tasks: Mapping[str, TrialTask],
         make: Callable[[AddedTrial], TrialTask],

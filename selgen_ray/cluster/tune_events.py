@@ -10,11 +10,11 @@ from ray import cloudpickle, tune
 from ray.exceptions import RayTaskError
 from ray.tune.experiment import Trial as TuneTrial
 
-from selgen_ray.driver import Driver
-from selgen_ray.feed import Outcome
-from selgen_ray.progress import Display, finished_line
+from selgen_ray.driver.display import Display, finished_line
+from selgen_ray.driver.driver import Driver
+from selgen_ray.driver.trial_queue import Outcome
 from selgen_ray.records.results import FILE_NAME, TrialResult
-from selgen_ray.trial import TrialTask
+from selgen_ray.trial.task import TrialTask
 
 
 def mark_failed(task: TrialTask, cause: str) -> None:
@@ -39,7 +39,7 @@ def _cause(trial: TuneTrial) -> str:
     return "\n".join([lines[-1], *lines[:-1]] if isinstance(error, RayTaskError) else lines)
 
 
-class Watcher(tune.Callback):
+class TuneEvents(tune.Callback):
     """Tune's events to board, feed and event log; marks what died without a word."""
 
     def __init__(self, driver: Driver, display: Display, max_failures: int):

@@ -7,20 +7,20 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from selgen_ray.added import AddedTrial
-from selgen_ray.early_stopping import EarlyStopping
-from selgen_ray.plan import Plan
+from selgen_ray.driver.added import AddedTrial
+from selgen_ray.driver.early_stopping import EarlyStopping
+from selgen_ray.driver.plan import Plan
+from selgen_ray.driver.search import Asked
 from selgen_ray.reading import read_trials
 from selgen_ray.records.results import FILE_NAME, TrialResult
-from selgen_ray.searching import Asked
 from selgen_ray.space import SweepSpec
-from selgen_ray.trial import TrialTask
+from selgen_ray.trial.task import TrialTask
 
 logger = logging.getLogger(__name__)
 Stop = Callable[[list[TrialTask], str], None]
 
 
-class Guidance:
+class Feedback:
     """The early stopping and the searches of one sweep, as its folder left them.
 
     Args:

@@ -10,8 +10,8 @@ import ray
 from ray.air.constants import TRAINING_ITERATION
 from ray.air.integrations import wandb as integration
 
+from selgen_ray.cluster.trackers.processes import beside_driver
 from selgen_ray.space.tracker_options import Wandb
-from selgen_ray.trackers.processes import beside_driver
 
 logger = logging.getLogger(__name__)
 

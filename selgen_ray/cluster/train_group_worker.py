@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ray.util.queue import Queue
 
     from selgen_ray.storage import Folder
-    from selgen_ray.trial import TrialTask
+    from selgen_ray.trial.task import TrialTask
 
 
 _HEAD = {"node:__internal_head__": 0.001}
@@ -34,8 +34,8 @@ def train_in_group(task: TrialTask, sweep: Folder, torch_threads: int, mailbox: 
 
     from selgen_ray.errors import INPUT_ERRORS, TrialError
     from selgen_ray.trainers.engine import ranks
-    from selgen_ray.trial import last_lines, run_trial
-    from selgen_ray.worker import Reports, quiet_worker, sigterm_arrived, watched
+    from selgen_ray.trial.run import last_lines, run_trial
+    from selgen_ray.trial.worker import Reports, quiet_worker, sigterm_arrived, watched
 
     quiet_worker()
     torch.set_num_threads(torch_threads)
@@ -54,7 +54,7 @@ def train_in_group(task: TrialTask, sweep: Folder, torch_threads: int, mailbox: 
 
 
 def _heed_sigterm() -> None:
-    from selgen_ray.worker import heed_sigterm
+    from selgen_ray.trial.worker import heed_sigterm
 
     heed_sigterm()
 

@@ -12,7 +12,7 @@ from selgen_ray.errors import nearest
 from selgen_ray.records.results import flatten
 
 if TYPE_CHECKING:
-    from selgen_ray.trial import TrialTask
+    from selgen_ray.trial.task import TrialTask
 
 _SHORT = {"strategy": "proxy_strategy"}
 

@@ -11,17 +11,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# before ray is imported: no spam on the terminal, no per-trial log files nobody reads
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
-os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Tune's would drop running trials without a checkpoint
-os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "1000"  # the feed decides how many trials wait for a place
-os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")  # Tune's own state is not the sweep's truth
-
 import ray
 
-from selgen_ray import jobs
+from selgen_ray.cluster import job
 from selgen_ray.config import hardware
 from selgen_ray.config.finetune import FinetuneConfig
 from selgen_ray.space import Resources
@@ -60,7 +52,7 @@ def connect(resources: Resources) -> str | None:
     }
     context = ray.init(
         address=os.environ.get("RAY_ADDRESS") or "local",
-        runtime_env={"env_vars": {name: env[name] for name in env.keys() - jobs.set_by_the_job()}},
+        runtime_env={"env_vars": {name: env[name] for name in env.keys() - job.set_by_the_job()}},
         logging_level=logging.ERROR,
         log_to_driver=False,
     )

@@ -12,17 +12,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from selgen_ray import jobs, steer
+from selgen_ray.cluster import job
 from selgen_ray.config.finetune import FinetuneConfig
-from selgen_ray.data.planned import PlannedTokens
-from selgen_ray.driver import SweepBusyError, claim
+from selgen_ray.driver.display import KINDS, make_display
+from selgen_ray.driver.driver import SweepBusyError, claim
+from selgen_ray.driver.plan import Plan, make_plan, sweep_folder
+from selgen_ray.driver.preflight import check_data
+from selgen_ray.driver.selection import SelectionError, parse_only
+from selgen_ray.driver.token_plan import PlannedTokens
 from selgen_ray.errors import SpecError, StorageError
-from selgen_ray.plan import Plan, check_data, make_plan, sweep_folder
-from selgen_ray.progress import KINDS, make_display
 from selgen_ray.records.control import Control
 from selgen_ray.records.results import FILE_NAME
-from selgen_ray.selection import SelectionError, parse_only
 from selgen_ray.space import SweepSpec, load_space
+from selgen_ray.sweep import commands
 
 DONE, UNFINISHED, BAD_INPUT = 0, 1, 2
 logger = logging.getLogger(__name__)
@@ -33,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
     args = _parser().parse_args(argv)
     try:
         spec = load_space(args.space)
-        if lost := jobs.lost_storage(spec.storage_path):
+        if lost := job.lost_storage(spec.storage_path):
             return _refuse(f"{args.space}: {lost}")
         tokens = PlannedTokens(sweep_folder(spec) / "cache", keep=not args.dry_run)
         if problems := check_data(spec, tokens):
@@ -58,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m selgen_ray.sweep",
         description="Run a sweep, or what is left of it.",
-        epilog=f"To look at a sweep and steer it while it runs: {', '.join(steer.COMMANDS)}; each has --help.",
+        epilog=f"To look at a sweep and steer it while it runs: {', '.join(commands.COMMANDS)}; each has --help.",
     )
     parser.add_argument("space", metavar="space.yaml", help="the search space")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop; Ray is not started")
@@ -103,7 +105,7 @@ def _run(spec: SweepSpec, plan: Plan, args: argparse.Namespace, tokens: PlannedT
 
 def resume_command(args: argparse.Namespace) -> str:
     """What continues the sweep, to be pasted into a shell."""
-    parts = ["python", "-m", "selgen_ray.sweep", args.space]
+    parts = ["python", "-m", "selgen_ray.sweep.__main__", args.space]
     parts += [part for only in args.only for part in ("--only", only)]
     parts += ["--max-concurrent", str(args.max_concurrent)] if args.max_concurrent else []
     parts += ["--progress", args.progress] if args.progress != "auto" else []
@@ -112,9 +114,9 @@ def resume_command(args: argparse.Namespace) -> str:
 
 def _launch(spec: SweepSpec, plan: Plan, args: argparse.Namespace) -> tuple[str | None, str | None]:
     """Run what is left; returns what is wrong with the request, if anything, and why the sweep ended early."""
-    from selgen_ray import cluster  # late: a dry run, or a finished sweep, needs no Ray
-    from selgen_ray.launch import Launch, launch, resolve
-    from selgen_ray.trackers import TrackerError
+    from selgen_ray.cluster import cluster  # late: a dry run, or a finished sweep, needs no Ray
+    from selgen_ray.cluster.trackers import TrackerError
+    from selgen_ray.cluster.tune_sweep import Launch, launch, resolve
 
     def abandon(why: str) -> NoReturn:
         try:

@@ -9,18 +9,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from selgen_ray import steer
+from selgen_ray.sweep import commands
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     argv = sys.argv[1:] if argv is None else argv
-    if argv and argv[0] in steer.COMMANDS and not Path(argv[0]).exists():
-        return steer.main(argv)
-    from selgen_ray import run  # late: PyTorch takes seconds to import, which a look at a sweep should not cost
+    if argv and argv[0] in commands.COMMANDS and not Path(argv[0]).exists():
+        return commands.main(argv)
+    from selgen_ray.sweep import run  # late: PyTorch takes seconds to import, which a look at a sweep should not cost
 
     return run.main(argv)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

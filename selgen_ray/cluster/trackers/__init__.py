@@ -1,5 +1,5 @@
 """The `trackers` of a sweep: TensorBoard, W&B, MLflow and Trackio, through Ray's logger callbacks."""
 
-from selgen_ray.trackers.callback import TrackerError, Trackers, readings, tracker_callbacks
+from selgen_ray.cluster.trackers.callback import TrackerError, Trackers, readings, tracker_callbacks
 
 __all__ = ["TrackerError", "Trackers", "readings", "tracker_callbacks"]

@@ -18,7 +18,7 @@ from ray.tune.logger import LoggerCallback, TBXLoggerCallback
 from selgen_ray.records.results import flatten
 from selgen_ray.space.tracker_options import Tracker
 from selgen_ray.storage import Folder
-from selgen_ray.trial import TrialTask
+from selgen_ray.trial.task import TrialTask
 
 Later = Callable[[Callable[[], None]], None]
 """Does a write to the sweep's folder when it can."""
@@ -142,20 +142,20 @@ def _tensorboard(options: Any, sweep: str, folder: Folder, scope: str) -> Sink:
 
 
 def _wandb(options: Any, sweep: str, folder: Folder, scope: str) -> Sink:
-    from selgen_ray.trackers.wandb_runs import WandbRuns
+    from selgen_ray.cluster.trackers.wandb_runs import WandbRuns
 
     return Sink("wandb", WandbRuns(options, sweep), _place(options.dir, folder), scope)
 
 
 def _mlflow(options: Any, sweep: str, folder: Folder, scope: str) -> Sink:
-    from selgen_ray.trackers.mlflow_runs import MLflowRuns
+    from selgen_ray.cluster.trackers.mlflow_runs import MLflowRuns
 
     place = _place(None, folder)
     return Sink("mlflow", MLflowRuns(options, sweep, f"sqlite:///{place / 'mlflow.db'}"), place, scope)
 
 
 def _trackio(options: Any, sweep: str, folder: Folder, scope: str) -> Sink:
-    from selgen_ray.trackers.trackio_runs import TrackioRuns
+    from selgen_ray.cluster.trackers.trackio_runs import TrackioRuns
 
     place = _place(options.dir, folder / "trackio")
     return Sink("trackio", TrackioRuns(options, sweep, place), place, scope)

@@ -9,11 +9,11 @@ from typing import Any
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 
-from selgen_ray.cluster import TrialResources, nodes, offered
-from selgen_ray.launch_group import GroupResources
+from selgen_ray.cluster.cluster import TrialResources, nodes, offered
+from selgen_ray.cluster.train_group import GroupResources
 
 
-class Waiting(Callback):
+class WaitNotice(Callback):
     """Tells the user what is waited for when no trial has run for a while, and again each ten times as long.
 
     Args:

@@ -7,24 +7,16 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar
 
-from selgen_ray.added import AddedTrial, read_added
-from selgen_ray.data.planned import PlannedTokens
-from selgen_ray.data.roles import Roles
-from selgen_ray.data.rows import check_shares, load_roles
-from selgen_ray.errors import DataError, ModelError
-from selgen_ray.evals.checking import missing_data, missing_here
-from selgen_ray.models.checks import model_problems
-from selgen_ray.provenance import git_commit
+from selgen_ray.driver.added import AddedTrial, read_added
+from selgen_ray.driver.search import Search
 from selgen_ray.reading import read_heads
 from selgen_ray.records.control import Control
 from selgen_ray.records.results import Status
-from selgen_ray.searching import Search
 from selgen_ray.space import SweepSpec, Trial
 from selgen_ray.storage import Folder
-from selgen_ray.trainers import plugins
-from selgen_ray.trainers.catalogue import get_trainer
 from selgen_ray.trainers.plugins import Plugin
-from selgen_ray.trial import CHECKPOINTS, TrialTask
+from selgen_ray.trial.provenance import git_commit
+from selgen_ray.trial.task import CHECKPOINTS, TrialTask
 
 T = TypeVar("T")
 Found = Status | Literal["removed"] | None
@@ -203,45 +195,3 @@ def make_plan(spec: SweepSpec) -> Plan:
             status = marked or status
         planned.append(Planned(task, status, result.error if result else None))
     return Plan(folder, tuple(planned), len(found.keys() - tasks.keys()), make, searches)
-
-
-def check_data(spec: SweepSpec, tokens: PlannedTokens | None = None) -> list[str]:
-    """Everything wrong with the data and the models of the sweep's trials, in words, before any GPU is touched.
-
-    Args:
-        tokens: gets the rows, to make them into tokens.
-    """
-    plugins.register_exactly(spec.plugin_sources)  # another search space may have been read since
-    tokens = tokens or PlannedTokens()
-    problems: dict[str, None] = {}
-    loaded: dict[tuple[str, ...], Roles | None] = {}
-    checked: set[tuple[str, ...]] = set()
-
-    def attempt(check: Callable[..., T], *args: Any) -> T | None:
-        try:
-            return check(*args)
-        except (DataError, ModelError) as error:
-            problems.update(dict.fromkeys(str(error).split("\n")))
-            return None
-
-    for trial in [*spec.trials, *(sample for search in spec.searches for sample in search.samples)]:
-        config = trial.config
-        # another seed of the same data has the same form
-        source = (config.data.model_dump_json(), str(config.world), str(config.align_train_coverage))
-        shares = str((config.limit_proxy_data_to, config.upsample_proxy_to))
-        how = (config.finetune_config.model_dump_json(), config.evals.model_dump_json())
-        key = (*source, shares, config.proxy_strategy, *how)
-        if key in checked:
-            continue
-        checked.add(key)
-        if source not in loaded:
-            loaded[source] = attempt(load_roles, config)
-        if (roles := loaded[source]) is None:
-            continue
-        attempt(get_trainer(config.proxy_strategy).check_rows, config, roles)
-        attempt(check_shares, config, roles)
-        attempt(tokens.add, config, roles, source)
-        problems |= dict.fromkeys(missing_data(config.evals, roles))
-        problems |= dict.fromkeys(missing_here(config.evals))
-        problems |= dict.fromkeys(model_problems(config))
-    return list(problems)

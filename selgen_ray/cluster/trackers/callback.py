@@ -13,10 +13,10 @@ from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.result import AUTO_RESULT_KEYS, DEBUG_METRICS
 
+from selgen_ray.cluster.trackers.sinks import Later, Sink, TrackerError, open_sink, without_login
 from selgen_ray.space.tracker_options import Tracker
 from selgen_ray.storage import Folder
-from selgen_ray.trackers.sinks import Later, Sink, TrackerError, open_sink, without_login
-from selgen_ray.trial import TrialTask
+from selgen_ray.trial.task import TrialTask
 
 __all__ = ["TrackerError", "Trackers", "readings", "tracker_callbacks"]
 

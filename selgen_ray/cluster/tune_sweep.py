@@ -13,8 +13,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-import selgen_ray.cluster  # noqa: F401  # isort: skip  # pyright: ignore[reportUnusedImport]  # it sets the environment that ray reads
-
 import ray
 from ray import tune
 
@@ -23,23 +21,23 @@ from ray._raylet import setproctitle  # pyright: ignore[reportAttributeAccessIss
 from ray.tune.search import Searcher
 from ray.tune.trainable.function_trainable import wrap_function
 
-from selgen_ray.added import AddedTrial
-from selgen_ray.cluster import HeadWatch, Places, TrialResources, how_many_fit, nodes, resolve_resources
-from selgen_ray.driver import Driver
-from selgen_ray.feed import Feed
-from selgen_ray.guidance import Guidance
-from selgen_ray.launch_group import DRIVER, GroupResources, resolve_group, run_group
-from selgen_ray.launch_group import how_many_fit as how_many_groups_fit
-from selgen_ray.plan import Plan
-from selgen_ray.progress import Board, Display
-from selgen_ray.ray_repairs import survive_lost_workers
+from selgen_ray.cluster.cluster import HeadWatch, Places, TrialResources, how_many_fit, nodes, resolve_resources
+from selgen_ray.cluster.metrics import SweepMetricsCallback, TrialMetrics
+from selgen_ray.cluster.repairs import survive_lost_workers
+from selgen_ray.cluster.trackers import tracker_callbacks
+from selgen_ray.cluster.train_group import DRIVER, GroupResources, resolve_group, run_group
+from selgen_ray.cluster.train_group import how_many_fit as how_many_groups_fit
+from selgen_ray.cluster.tune_events import TuneEvents
+from selgen_ray.cluster.wait_notice import WaitNotice
+from selgen_ray.driver.added import AddedTrial
+from selgen_ray.driver.display import Board, Display
+from selgen_ray.driver.driver import Driver
+from selgen_ray.driver.feedback import Feedback
+from selgen_ray.driver.plan import Plan
+from selgen_ray.driver.trial_queue import TrialQueue
 from selgen_ray.space import Resources, SweepSpec
 from selgen_ray.storage import Folder
-from selgen_ray.trackers import tracker_callbacks
-from selgen_ray.trial import TrialTask
-from selgen_ray.waiting import Waiting
-from selgen_ray.watcher import Watcher
-from selgen_ray.watching import SweepWatch, TrialMetrics
+from selgen_ray.trial.task import TrialTask
 
 Granted = TrialResources | GroupResources
 _WAITING, _WAITING_GROUPS = 64, 8  # a cluster that grows by one node at a time would take hours
@@ -98,7 +96,7 @@ def launch(run: Launch) -> str | None:
     tasks = {p.task.trial_id: p.task for p in run.plan.planned}
     board = Board(total=len(run.plan.to_run))
     max_failures, ask = run.spec.resources.max_failures, (lambda: driver.guidance.ask())
-    feed = Feed(run.plan.to_run, max_failures, lambda: limit(), ask, lambda: driver.guidance.may_ask)
+    feed = TrialQueue(run.plan.to_run, max_failures, lambda: limit(), ask, lambda: driver.guidance.may_ask)
 
     def make(trial: AddedTrial) -> TrialTask:
         return run.plan.make.task(trial, trial.config, trial.plugins)
@@ -107,7 +105,7 @@ def launch(run: Launch) -> str | None:
         run.display.say(text, board)
 
     driver = Driver(run.plan.folder, feed, board, tasks, make, run.time_budget_s, say)
-    driver.guidance = Guidance(run.spec, run.plan, driver.stop, driver.keep)
+    driver.guidance = Feedback(run.spec, run.plan, driver.stop, driver.keep)
     places = Places(
         _fits(run.granted, run.spec.resources.autoscaling), lambda event, node: driver.events.add(event, node=node)
     )
@@ -117,7 +115,7 @@ def launch(run: Launch) -> str | None:
 
     runs_now = {task.trial_id for task in run.plan.to_run}
     before = Counter(str(p.found) for p in run.plan.planned if p.found and p.task.trial_id not in runs_now)
-    watching = [SweepWatch(run.spec.name, board, before)]
+    watching = [SweepMetricsCallback(run.spec.name, board, before)]
     watching += tracker_callbacks(
         run.spec.trackers, run.spec.name, run.plan.folder, feed.known.__getitem__, driver.later
     )
@@ -130,8 +128,8 @@ def launch(run: Launch) -> str | None:
 
     with driver, _heeded_signals(driver, say), _shown(run.display), HeadWatch(give_up) as head:
         try:
-            waiting = Waiting(run.granted, lambda text: driver.tell("waiting", text))
-            _fit(run, feed, [Watcher(driver, run.display, max_failures), waiting, *watching])
+            waiting = WaitNotice(run.granted, lambda text: driver.tell("waiting", text))
+            _run_tuner(run, feed, [TuneEvents(driver, run.display, max_failures), waiting, *watching])
         except Exception:
             if not head.is_dying():
                 raise
@@ -139,7 +137,7 @@ def launch(run: Launch) -> str | None:
     return driver.why_ending
 
 
-def _fit(run: Launch, feed: Feed, callbacks: list[tune.Callback]) -> None:
+def _run_tuner(run: Launch, feed: TrialQueue, callbacks: list[tune.Callback]) -> None:
     survive_lost_workers()
     known = dict(feed.known)
     with tempfile.TemporaryDirectory(prefix="selgen_tune_") as scratch:  # Tune's own state is not the sweep's truth
@@ -165,7 +163,7 @@ def _fit(run: Launch, feed: Feed, callbacks: list[tune.Callback]) -> None:
 class _Feeder(Searcher):
     """Gives Tune the next trial of the feed whenever it asks."""
 
-    def __init__(self, feed: Feed, known: frozenset[str]):
+    def __init__(self, feed: TrialQueue, known: frozenset[str]):
         super().__init__()
         self._feed, self._known = feed, known
 
@@ -199,7 +197,7 @@ def _trainable(run: Launch, first: ray.ObjectRef[Any]) -> type:
         return ray.get(first)[config["trial_id"]] if late is None else pickle.loads(base64.b64decode(late))
 
     def train(config: dict[str, Any]) -> None:
-        from selgen_ray.worker import run_in_worker
+        from selgen_ray.trial.worker import run_in_worker
 
         task = task_of(config)
         if group is None:
@@ -209,7 +207,7 @@ def _trainable(run: Launch, first: ray.ObjectRef[Any]) -> type:
 
     class TrialWorker(wrap_function(train)):  # type: ignore[misc]  # Ray has no public class to name a function by
         def setup(self, config: dict[str, Any]) -> None:
-            from selgen_ray.worker import heed_sigterm
+            from selgen_ray.trial.worker import heed_sigterm
 
             heed_sigterm()  # here, since signals are a matter of the main thread
             super().setup(config)

@@ -8,16 +8,13 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from selgen_ray import provenance
 from selgen_ray.config import hub_names
 from selgen_ray.data.rows import load_roles, rows_hash
 from selgen_ray.errors import INPUT_ERRORS, DataError, ModelError, TrialDiverged, TrialStopped
 from selgen_ray.evals.headlines import headlines
-from selgen_ray.model_card import model_card
 from selgen_ray.models import hub
 from selgen_ray.records.results import FILE_NAME, TrialResult
 from selgen_ray.storage import Folder
@@ -27,42 +24,14 @@ from selgen_ray.trainers.catalogue import build_config, get_trainer
 from selgen_ray.trainers.engine import ranks
 from selgen_ray.trainers.engine.checkpoints import Checkpoints
 from selgen_ray.trainers.engine.stop_signal import StopSignal
-from selgen_ray.trainers.plugins import Plugin, register_exactly
+from selgen_ray.trainers.plugins import register_exactly
+from selgen_ray.trial import provenance
+from selgen_ray.trial.model_card import model_card
+from selgen_ray.trial.task import CHECKPOINTS, TrialTask
 
 logger = logging.getLogger(__name__)
-CHECKPOINTS = "checkpoints"
 _TRACEBACK_LINES = 30
 _NOT_PUSHED = "the model has not been pushed to the hub: it ended before"
-
-
-@dataclass(frozen=True)
-class TrialTask:
-    """What a worker is handed: plain data, no object of this package's config classes.
-
-    Attributes:
-        config: a nested trial config.
-        trial_id: its content hash.
-        slug: readable name of its setting.
-        folder: where its results.json, config.json and checkpoints go.
-        model_hash: fingerprint of the model it starts from.
-        cache: what the trials of a sweep share; None: nothing is shared, the trial has one of its own.
-        git_commit: of the directory the sweep was started in.
-        plugins: files with strategies, those of the whole sweep.
-    """
-
-    config: dict[str, Any]
-    trial_id: str
-    slug: str
-    folder: Folder
-    model_hash: str | None = None
-    cache: Folder | None = None
-    git_commit: str | None = field(default_factory=provenance.git_commit)
-    plugins: tuple[Plugin, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """'<slug>/seed_<N>', what people call the trial."""
-        return f"{self.slug}/seed_{self.config['seed']}"
 
 
 def run_trial(

@@ -17,13 +17,11 @@ from dataclasses import dataclass, field
 from statistics import fmean, median
 from typing import Any, Protocol
 
+from selgen_ray.cluster.schedulers import Asha, Median
 from selgen_ray.records.results import TrialResult, less_is_better
 from selgen_ray.space.spec import StoppingRule
 
 logger = logging.getLogger(__name__)
-_FOREVER = 1_000_000  # epochs; more than any trial has: no setting is stopped for being at its end
-_NEVER: Any = math.inf
-_NO_TUNE: Any = None  # the schedulers are used without Tune: as they are set up, neither asks for its controller
 _PREFIX = "early stopping"
 _ENDED = ("completed", "diverged", "stopped")
 
@@ -82,7 +80,7 @@ class EarlyStopping:
     def __init__(self, rule: StoppingRule, tasks: Iterable[Task] = ()):
         self._rule = rule
         self._mode = rule.mode or ("min" if less_is_better(rule.metric) else "max")
-        self._judge = _Asha(rule, self._mode) if rule.scheduler == "asha" else _Median(rule, self._mode)
+        self._judge = Asha(rule, self._mode) if rule.scheduler == "asha" else Median(rule, self._mode)
         self._settings: dict[str, _Setting] = {}
         self._of_trial: dict[str, tuple[_Setting, Mapping[str, Any]]] = {}
         self._means: dict[float, dict[str, float]] = {}
@@ -198,58 +196,3 @@ class EarlyStopping:
         if not self._is_warned:
             self._is_warned = True
             logger.warning("early stopping: no evaluation of epoch %g reports %r", epoch, self._rule.metric)
-
-
-class _Asha:
-    """AsyncHyperBandScheduler with one bracket: at the rungs grace * factor^k the best 1/factor go on."""
-
-    def __init__(self, rule: StoppingRule, mode: str):
-        from ray.tune.schedulers import AsyncHyperBandScheduler  # late: it takes a second, and few sweeps want it
-
-        self._scheduler = AsyncHyperBandScheduler(
-            time_attr="epoch",
-            metric="value",
-            mode=mode,
-            max_t=max(_FOREVER, rule.grace_epochs),
-            grace_period=rule.grace_epochs,
-            reduction_factor=3 if rule.reduction_factor is None else rule.reduction_factor,
-            stop_last_trials=False,
-        )
-
-    def add(self, setting: Any) -> None:
-        self._scheduler.on_trial_add(_NO_TUNE, setting)
-
-    def stops(self, setting: Any, epoch: float, value: float) -> bool:
-        """Whether the setting is to stop; its value counts for others in any case."""
-        return self._scheduler.on_trial_result(_NO_TUNE, setting, {"epoch": epoch, "value": value}) == "STOP"
-
-    def watch(self, setting: Any, epoch: float, value: float) -> None:
-        """Let the value count for others."""
-        self.stops(setting, epoch, value)
-
-
-class _Median:
-    """MedianStoppingRule: a setting whose best is worse than the median of the others' running means stops."""
-
-    def __init__(self, rule: StoppingRule, mode: str):
-        from ray.tune.schedulers import MedianStoppingRule
-
-        self._scheduler = MedianStoppingRule(
-            time_attr="epoch",
-            metric="value",
-            mode=mode,
-            grace_period=rule.grace_epochs,
-            min_samples_required=3 if rule.min_settings is None else rule.min_settings,
-            min_time_slice=_NEVER,  # it is not to pause trials, for which it asks Tune
-        )
-
-    def add(self, setting: Any) -> None:
-        self._scheduler.on_trial_add(_NO_TUNE, setting)
-
-    def stops(self, setting: Any, epoch: float, value: float) -> bool:
-        """Whether the setting is to stop; its value counts for others in any case."""
-        return self._scheduler.on_trial_result(_NO_TUNE, setting, {"epoch": epoch, "value": value}) == "STOP"
-
-    def watch(self, setting: Any, epoch: float, value: float) -> None:
-        """Let the value count for others: the scheduler forbids a trial to go on that it has once told to stop."""
-        self._scheduler.on_trial_complete(_NO_TUNE, setting, {"epoch": epoch, "value": value})

@@ -7,7 +7,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import Literal
 
-from selgen_ray.trial import TrialTask
+from selgen_ray.trial.task import TrialTask
 
 Outcome = Literal["completed", "diverged", "stopped", "failed", "preempted", "crashed"]
 """How a run of a trial ended. 'failed': its input is wrong; 'crashed': it raised, or its worker died."""
@@ -17,7 +17,7 @@ def _none() -> list[TrialTask]:
     return []
 
 
-class Feed:
+class TrialQueue:
     """The trials of a running sweep, handed out one by one; safe to use from several threads.
 
     The policy: a trial that crashed is handed out again, before all others, up to `max_failures` times; one that was

@@ -8,21 +8,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import selgen_ray.cluster  # noqa: F401  # isort: skip  # pyright: ignore[reportUnusedImport]  # it sets the environment that ray reads
-
 from ray.exceptions import RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import PreemptionError, WorkerGroupError  # ray.train does not name them
 from ray.util.queue import Empty, Queue
 
-from selgen_ray.cluster import GROWING, InfeasibleError, offered
+from selgen_ray.cluster.cluster import GROWING, InfeasibleError, offered
+from selgen_ray.cluster.train_group_worker import GivePlacesBack, GroupTorchConfig, train_in_group
 from selgen_ray.errors import INPUT_ERRORS, TrialError
-from selgen_ray.group_worker import GivePlacesBack, GroupTorchConfig, train_in_group
 from selgen_ray.space import Resources
 from selgen_ray.storage import Folder
-from selgen_ray.trial import TrialTask
-from selgen_ray.worker import Report
+from selgen_ray.trial.task import TrialTask
+from selgen_ray.trial.worker import Report
 
 DRIVER: dict[str, float] = {"memory": 2**20}
 """What a Tune trial whose workers are elsewhere asks for: no CPU, or it would take the place of a worker."""

@@ -11,8 +11,8 @@ import ray
 from ray.air.constants import TRAINING_ITERATION
 from ray.tune.logger import LoggerCallback
 
+from selgen_ray.cluster.trackers.processes import beside_driver
 from selgen_ray.space.tracker_options import Trackio
-from selgen_ray.trackers.processes import beside_driver
 
 _PATIENCE_S = 60.0
 

@@ -17,10 +17,11 @@ from selgen_ray.errors import DataError, ModelError, SpecError, TrialError
 from selgen_ray.records.control import ALL, Control
 from selgen_ray.storage import Folder
 from selgen_ray.trainers.engine.stop_signal import StopSignal
-from selgen_ray.trial import TrialTask, run_trial
+from selgen_ray.trial.run import run_trial
+from selgen_ray.trial.task import TrialTask
 
 if TYPE_CHECKING:
-    from selgen_ray.watching import TrialMetrics
+    from selgen_ray.cluster.metrics import TrialMetrics
 
 logger = logging.getLogger(__name__)
 _REPORT_EVERY_S = 0.5  # a report waits for the driver: more often would slow a short trial down

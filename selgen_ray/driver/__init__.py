@@ -1,0 +1,1 @@
+"""The process that runs a sweep, without Ray: plan, queue, feedback, search, early stopping, display."""
