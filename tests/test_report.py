@@ -27,10 +27,12 @@ from selgen_ray.report import Report, main, write_report
 from selgen_ray.report.build import make_report
 from selgen_ray.report.colours import colour_of, marker_of
 from selgen_ray.report.figures import DPI, SIZE_INCHES, footnote, pareto_png
+from selgen_ray.report.knob_names import explained, knob_texts
 from selgen_ray.report.labels import Label, place_labels
-from selgen_ray.report.naming import explained, knob_texts
 from selgen_ray.report.scales import axis_limits, beyond, inside, limits
 from selgen_ray.report.settings import STRATEGIES, Axis
+from selgen_ray.report.summary import as_dict
+from selgen_ray.report.text import report_text
 from selgen_ray.storage import Folder
 
 ROOT = Path(__file__).parents[1]
@@ -102,7 +104,7 @@ def test_the_base_model_counts_each_seed_once(sweep):
 
 
 def test_the_text(sweep):
-    text = write_report(sweep_folder := Folder(str(sweep))).to_text()
+    text = report_text(write_report(sweep_folder := Folder(str(sweep))))
     lines = text.splitlines()
     assert lines[0] == "lab: 7 completed, 1 diverged, 1 running, 1 failed"
     (naive,) = [line for line in lines if line.startswith("* naive ")]
@@ -171,7 +173,7 @@ def test_any_metric_can_be_an_axis_and_of_a_loss_less_is_better(tmp_path):
     assert row(report, "naive").x.mean == pytest.approx(0.515)
     assert row(report, "naive").change_x.mean == pytest.approx(-1.485)
     assert [s.strategy for s in report.settings if s.on_front] == ["naive", "dpo"]  # kl: a higher loss for no more
-    assert "task_train/loss: less is better" in report.to_text()
+    assert "task_train/loss: less is better" in report_text(report)
     assert report.bases[0].x.mean == 2.0
     left, right = limits(report.x, [0.5, 2.0], [])
     assert left > 2.0 > 0.5 > right
@@ -302,8 +304,8 @@ def test_only_a_knob_of_the_trial_makes_a_version_a_setting(tmp_path):
         ("kl_divergence β=2", 0.3, 0.4),
     ]
     assert report.settings[1].change_x.mean == pytest.approx(0.3 - 0.1)  # against the base, not the aligned model
-    assert "β: beta_kl" in report.to_text()
-    assert {s["label"] for s in report.to_dict()["settings"]} == {"kl_divergence β=1", "kl_divergence β=2"}
+    assert "β: beta_kl" in report_text(report)
+    assert {s["label"] for s in as_dict(report)["settings"]} == {"kl_divergence β=1", "kl_divergence β=2"}
     assert report.drawn == list(report.settings)
 
 
@@ -381,7 +383,7 @@ def test_two_base_models_are_two_stars(sweep):
     publish(sweep, fake_result("naive", 1, 0.9, 0.3, base=(0.4, 0.6), model="org/Other-1B"))
     report = report_of(sweep)
     assert [(b.model, b.x.n) for b in report.bases] == [("toy", 3), ("org/Other-1B", 1)]
-    assert "base model org/Other-1B" in report.to_text()
+    assert "base model org/Other-1B" in report_text(report)
 
 
 # -- files -----------------------------------------------------------------------------------------------------------
@@ -429,7 +431,7 @@ def test_the_summary_holds_the_table(sweep):
 def test_an_empty_sweep_gets_no_files(tmp_path):
     report = write_report(str(tmp_path))
     assert report.settings == () and report.paths == {} and list(tmp_path.iterdir()) == []
-    assert "no results.json below" in report.to_text()
+    assert "no results.json below" in report_text(report)
     with pytest.raises(FileNotFoundError):
         write_report(str(tmp_path / "none"))
 
@@ -440,7 +442,7 @@ def test_only_diverged_trials(tmp_path):
     report = write_report(str(tmp_path))
     assert report.drawn == [] and report.bases == ()
     assert sorted(report.paths) == sorted([*TABLES, "index.html", "version.js"])
-    text = report.to_text()
+    text = report_text(report)
     assert "2 diverged" in text and "Nothing is completed yet" in text and "outcome at step 3" in text
     assert "1.000" not in text
 
@@ -627,7 +629,7 @@ def test_tables_need_no_matplotlib(sweep):
         "import sys\nfrom selgen_ray.report import write_report\nfrom selgen_ray.report.build import make_report\n"
         "from selgen_ray.reading import read_trials\nfrom selgen_ray.report.settings import Axis\n"
         "from selgen_ray.storage import Folder\nfound = read_trials(Folder(sys.argv[1]))\n"
-        "print(make_report(found, '', 't', Axis('capability'), Axis('alignment')).to_text()[:10])\n"
+        "print(report_text(make_report(found, '', 't', Axis('capability'), Axis('alignment')))[:10])\n"
         "assert not {'matplotlib', 'torch', 'ray', 'selgen_ray.config'} & set(sys.modules)\n"
     )
     done = subprocess.run(
@@ -669,7 +671,7 @@ def test_what_misses_the_requirement_is_shown_and_never_on_the_front(gated):
     assert row(report, "kl_divergence β=100").failures == ("coherence 0.400",)
     assert row(report, "dpo").failures == ("no value of coherence",)
     assert row(report, "kl_divergence β=100") in report.drawn
-    text = report.to_text()
+    text = report_text(report)
     assert "x kl_divergence β=100" in text and "kl_divergence β=100: coherence 0.400" in text
     assert "which requires coherence >= 0.5 and capability > 0.1 (2)" in text
     summary = json.loads((gated / "report" / "summary.json").read_text())
@@ -704,5 +706,5 @@ def test_flags_are_shown_and_the_trial_is_averaged(gated):
     publish(gated, coherent(0.8, "naive", 3, 0.9, 0.3, changes={"flags": ["every answer is the base model's"]}))
     report = write_report(str(gated))
     assert row(report, "naive").seeds == (1, 2, 3)
-    assert "naive, seed 3: every answer is the base model's" in report.to_text()
-    assert [one["seed"] for one in report.to_dict()["flagged"]] == [3]
+    assert "naive, seed 3: every answer is the base model's" in report_text(report)
+    assert [one["seed"] for one in as_dict(report)["flagged"]] == [3]

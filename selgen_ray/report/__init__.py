@@ -4,8 +4,9 @@ Only completed trials are averaged and drawn; the others are counted and listed,
 sweep's results.json files is read.
 """
 
-from selgen_ray.report.build import Report
 from selgen_ray.report.cli import main
+from selgen_ray.report.model import Report
+from selgen_ray.report.text import report_text
 from selgen_ray.report.writing import write_report
 
-__all__ = ["Report", "main", "write_report"]
+__all__ = ["Report", "main", "report_text", "write_report"]

@@ -4,120 +4,16 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
 from selgen_ray.errors import nearest
 from selgen_ray.records.requirement import parse_requirement
 from selgen_ray.records.results import HEADLINES, PREFERENCE, TrialResult, same_training
+from selgen_ray.report.model import Base, Flagged, LeftOut, Report
 from selgen_ray.report.settings import Axis, Setting, make_settings, model_name
-from selgen_ray.report.standings import NOTHING, Standings, compare_strategies
-from selgen_ray.report.words import answer, caveats
+from selgen_ray.report.standings import compare_strategies
 from selgen_ray.stats import Summary, summarise
 from selgen_ray.storage import Folder
-
-
-@dataclass(frozen=True)
-class Base:
-    """The base model before training: over seeds, each seed once however many trials evaluated it."""
-
-    model: str
-    x: Summary | None
-    y: Summary | None
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """A trial that is in no average and no figure.
-
-    Attributes:
-        setting: its label.
-        status: its status; 'no point' for a completed one that lacks a value.
-        cause: one line.
-        folder: where its results.json is.
-    """
-
-    setting: str
-    seed: int
-    status: str
-    cause: str
-    folder: str
-
-
-@dataclass(frozen=True)
-class Flagged:
-    """A doubt about a completed trial, which is averaged all the same."""
-
-    setting: str
-    seed: int
-    flag: str
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a sweep says so far.
-
-    Attributes:
-        sweep: its folder.
-        title: its name.
-        x, y: what is weighed: a headline or 'set/metric'.
-        require: what a setting must reach to be on the front; '': nothing.
-        settings: the rows of the table; of a trial evaluated with several values of a knob each is one.
-        bases: one for each base model.
-        counts: status -> number of trials, of all statuses.
-        left_out: every trial that is not averaged.
-        flagged: what is doubtful about trials that are.
-        notes: what a reader should know before trusting the numbers.
-        unknown_axes: for each axis that no completed trial has, a sentence with the nearest that there are.
-        paths: file name -> where it was written; no picture without a point, nothing without a result.
-        standings: the strategies against each other.
-    """
-
-    sweep: str
-    title: str
-    x: Axis
-    y: Axis
-    settings: tuple[Setting, ...]
-    bases: tuple[Base, ...]
-    counts: dict[str, int]
-    left_out: tuple[LeftOut, ...]
-    notes: tuple[str, ...] = ()
-    unknown_axes: tuple[str, ...] = ()
-    paths: dict[str, str] = field(default_factory=dict[str, str])
-    require: str = ""
-    flagged: tuple[Flagged, ...] = ()
-    standings: Standings = NOTHING
-
-    @property
-    def drawn(self) -> list[Setting]:
-        """The settings with a point in the figure."""
-        return [setting for setting in self.settings if setting.points]
-
-    def to_text(self) -> str:
-        """The table, the counts and the paths for a terminal: plain text, at most 112 columns wide but for paths."""
-        from selgen_ray.report.text import report_text
-
-        return report_text(self)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as plain data, as summary.json holds it."""
-        settings = [{"label": s.label, **_plain(s)} for s in self.settings]
-        return {
-            "title": self.title,
-            "interval": "mean ± half_width: 95 % t-interval over seeds; null for a single seed",
-            "x": self.x.name,
-            "y": self.y.name,
-            "require": self.require or None,
-            "counts": self.counts,
-            "answer": " ".join(answer(self, self.standings)),
-            "caveats": caveats(self, self.standings),
-            "settings": settings,
-            "strategies": self.standings.to_dict(),
-            "base_models": [asdict(base) for base in self.bases],
-            "left_out": [asdict(trial) for trial in self.left_out],
-            "flagged": [asdict(one) for one in self.flagged],
-            "notes": [*self.notes, *self.unknown_axes],
-        }
 
 
 def make_report(
@@ -154,12 +50,6 @@ def make_report(
         flagged=tuple(_flagged(completed, settings)),
     )
     return replace(report, standings=compare_strategies(report, reference))
-
-
-def _plain(setting: Setting) -> dict[str, Any]:
-    found = asdict(replace(setting, trials=()))
-    del found["trials"]
-    return found
 
 
 def _bases(completed: Iterable[TrialResult], x: Axis, y: Axis) -> Iterable[Base]:

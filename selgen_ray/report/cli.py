@@ -15,9 +15,10 @@ from collections.abc import Sequence
 from selgen_ray.errors import nearest
 from selgen_ray.records.requirement import parse_requirement
 from selgen_ray.records.results import HEADLINES
-from selgen_ray.report.build import Report
 from selgen_ray.report.export import export
-from selgen_ray.report.watching import watch
+from selgen_ray.report.follow import watch
+from selgen_ray.report.model import Report
+from selgen_ray.report.text import report_text
 from selgen_ray.report.writing import write_report
 from selgen_ray.storage import Folder
 
@@ -58,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _refuse(str(error))
     if reports[-1].unknown_axes:
         return _refuse("\n".join(reports[-1].unknown_axes))
-    _say(reports[-1].to_text())
+    _say(report_text(reports[-1]))
     if args.watch:
         watch([Folder(one) for one in args.sweep], args.watch, write, _say)
         args.watch = 0

@@ -11,14 +11,14 @@ from selgen_ray.records.results import HEADLINES, TrialResult
 from selgen_ray.report import colours
 from selgen_ray.report.costs import device_hours
 from selgen_ray.report.details import place_of, rounded
-from selgen_ray.report.naming import explained
+from selgen_ray.report.knob_names import explained
 from selgen_ray.report.scales import is_share
 from selgen_ray.report.settings import Axis, Setting, model_name, strategy_of
 from selgen_ray.report.strengths import strengths
 from selgen_ray.stats import t_quantile
 
 if TYPE_CHECKING:
-    from selgen_ray.report.build import Report
+    from selgen_ray.report.model import Report
 
 
 def page_data(report: Report, trials: Sequence[TrialResult]) -> dict[str, Any]:

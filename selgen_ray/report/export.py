@@ -14,7 +14,7 @@ from selgen_ray.storage import Folder
 if TYPE_CHECKING:
     import pandas as pd
 
-    from selgen_ray.report.build import Report
+    from selgen_ray.report.model import Report
 
 _WHAT = {
     "trial_id": "content hash of everything that can change the result",

@@ -14,14 +14,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from selgen_ray.report.colours import colour_of, marker_of
+from selgen_ray.report.knob_names import explained, knob_texts
 from selgen_ray.report.labels import Label, place_labels
-from selgen_ray.report.naming import explained, knob_texts
 from selgen_ray.report.scales import axis_limits, beyond, cut, inside, is_crowded
 from selgen_ray.report.settings import Axis, Setting, mean_point
 from selgen_ray.stats import Summary
 
 if TYPE_CHECKING:
-    from selgen_ray.report.build import Base, Report
+    from selgen_ray.report.model import Base, Report
 
 SIZE_INCHES = (10.0, 6.0)
 DPI = 160

@@ -12,7 +12,7 @@ from selgen_ray.report.words import QUESTION, answer, caveats, comparison_text, 
 from selgen_ray.storage import Folder
 
 if TYPE_CHECKING:
-    from selgen_ray.report.build import Report
+    from selgen_ray.report.model import Report
 
 _MOST = 200  # rows of a table
 

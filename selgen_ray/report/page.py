@@ -18,7 +18,7 @@ from selgen_ray.report.words import QUESTION, answer, caveats, setting_facts
 from selgen_ray.storage import Folder
 
 if TYPE_CHECKING:
-    from selgen_ray.report.build import LeftOut, Report
+    from selgen_ray.report.model import LeftOut, Report
 
 SCRIPTS = (
     *("core.js", "drawing.js", "pareto.js", "marks.js", "settings.js", "strategies.js"),
@@ -69,7 +69,10 @@ def page_html(
     parts = [as_script(data), *groups, around.live]
     version = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
     environment = Environment(
-        loader=PackageLoader("selgen_ray.report", "page"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=PackageLoader("selgen_ray.report", "assets"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
     )
     html = environment.get_template("index.html.j2").render(
         report=report,
@@ -94,7 +97,7 @@ def page_html(
 
 
 def _source(name: str) -> str:
-    return (resources.files("selgen_ray.report") / "page" / name).read_text(encoding="utf-8")
+    return (resources.files("selgen_ray.report") / "assets" / name).read_text(encoding="utf-8")
 
 
 def _by_trial(events: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:

@@ -13,14 +13,14 @@ from matplotlib.figure import Figure
 from selgen_ray.records.results import TrialResult
 from selgen_ray.report.colours import colour_of, marker_of
 from selgen_ray.report.figures import DPI, GREY, INK, literal, pareto_figure
-from selgen_ray.report.naming import SIGNS, value_text
+from selgen_ray.report.knob_names import SIGNS, value_text
+from selgen_ray.report.model import Standings
 from selgen_ray.report.scales import cut
 from selgen_ray.report.settings import Axis, Setting
-from selgen_ray.report.standings import Standings
 from selgen_ray.report.strengths import Strength, strengths
 
 if TYPE_CHECKING:
-    from selgen_ray.report.build import Report
+    from selgen_ray.report.model import Report
 
 _WIDE = 4  # small plots a row
 _MOST_CURVES = 24

@@ -10,7 +10,7 @@ from selgen_ray.report.settings import Axis
 from selgen_ray.stats import Summary
 
 if TYPE_CHECKING:
-    from selgen_ray.report.build import Base, Report
+    from selgen_ray.report.model import Base, Report
 
 Ends = tuple[float, float]
 _CROWD = 8  # from more settings than this on, room for their labels matters more than the way from the base model

@@ -10,7 +10,7 @@ from typing import Any
 
 from selgen_ray.records.requirement import Condition
 from selgen_ray.records.results import TrialResult, finite, flatten, less_is_better
-from selgen_ray.report.naming import knob_texts, value_text
+from selgen_ray.report.knob_names import knob_texts, value_text
 from selgen_ray.report.versions import NAMES, STREAMS, SWEEPS, Group, with_versions
 from selgen_ray.stats import Summary, paired_change, pareto_front, summarise
 

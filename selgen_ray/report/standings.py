@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from selgen_ray.comparing import (
-    Difference,
     Floats,
     compare_family,
     hypervolume,
@@ -18,102 +16,14 @@ from selgen_ray.comparing import (
     resampled_means,
     resamples,
 )
-from selgen_ray.report.costs import Cost, cost_of
+from selgen_ray.report.costs import cost_of
+from selgen_ray.report.model import Comparison, Reference, Standing, Standings
 from selgen_ray.report.scales import is_share
 from selgen_ray.report.settings import Axis, Setting
 from selgen_ray.stats import pareto_front
 
 if TYPE_CHECKING:
-    from selgen_ray.report.build import Report
-
-
-@dataclass(frozen=True)
-class Reference:
-    """The point from which hypervolumes are measured.
-
-    Attributes:
-        x, y: its coordinates.
-        why: where they come from, for people.
-        possible: area up to (1, 1), or to the perfect 0, where both quantities are shares; else None.
-    """
-
-    x: float
-    y: float
-    why: str
-    possible: float | None
-
-
-@dataclass(frozen=True)
-class Standing:
-    """What the settings of one strategy reach together.
-
-    Attributes:
-        settings: numbers of its settings in the report that have a point, and of those that are kept off by `require`.
-        front: numbers of those on the strategy's own front of means.
-        best: number of the one that dominates the largest area alone.
-        seeds: behind them, all together.
-        hypervolume: of its front; None without a point.
-        share: of what is possible, in [0, 1]; None where that is not known.
-        interval: 2.5 % and 97.5 % of the bootstrap over seeds; None for fewer than two seeds.
-        num_resamples: behind the interval.
-        cost: of its trials.
-    """
-
-    strategy: str
-    settings: tuple[int, ...]
-    front: tuple[int, ...]
-    best: int | None
-    seeds: tuple[int, ...]
-    hypervolume: float | None
-    share: float | None
-    interval: tuple[float, float] | None
-    num_resamples: int
-    cost: Cost
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One strategy's best setting against another's, over the seeds that both have.
-
-    Attributes:
-        strategy, other: x and y are the differences strategy - other.
-        seeds: in common.
-    """
-
-    strategy: str
-    other: str
-    seeds: tuple[int, ...]
-    x: Difference
-    y: Difference
-
-
-@dataclass(frozen=True)
-class Standings:
-    """The strategies compared.
-
-    Attributes:
-        standings: the one with the largest hypervolume first; without a point last.
-        beats: strategy -> other -> probability that its hypervolume is larger, by the bootstrap over seeds; None with
-            fewer than two seeds in either.
-        families: strategy -> comparisons of all others with it; corrected within each.
-    """
-
-    reference: Reference | None
-    standings: tuple[Standing, ...]
-    beats: Mapping[str, Mapping[str, float | None]]
-    families: Mapping[str, tuple[Comparison, ...]]
-
-    @property
-    def leader(self) -> Standing | None:
-        """The strategy with the largest hypervolume, if any has a point."""
-        return next((s for s in self.standings if s.hypervolume is not None), None)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain data, for summary.json."""
-        return asdict(self) | {"beats": {a: dict(b) for a, b in self.beats.items()}}
-
-
-NOTHING = Standings(None, (), {}, {})
+    from selgen_ray.report.model import Report
 
 
 def compare_strategies(report: Report, reference: tuple[float, float] | None = None) -> Standings:

@@ -6,12 +6,12 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from selgen_ray.report.naming import signs
+from selgen_ray.report.knob_names import signs
 from selgen_ray.report.words import answer
 from selgen_ray.stats import Summary
 
 if TYPE_CHECKING:
-    from selgen_ray.report.build import Report
+    from selgen_ray.report.model import Report
 
 PAGE, PICTURE = "index.html", "figures/pareto.png"
 WIDTH = 112

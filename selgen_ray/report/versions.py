@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from selgen_ray.records.results import HEADLINES, PREFERENCE, TrialResult, flatten
-from selgen_ray.report.naming import value_text
+from selgen_ray.report.knob_names import value_text
 
 # lists of values that are evaluated on the side: they decide nothing about the weights of a setting
 SWEEPS = ("finetune_config.safe_lora_sweep_thresholds",)

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from selgen_ray.records.results import HEADLINES, TrialResult, flatten
-from selgen_ray.report.naming import value_text
-from selgen_ray.report.standings import Comparison, Standing, Standings
+from selgen_ray.report.knob_names import value_text
+from selgen_ray.report.model import Comparison, Standing, Standings
 
 if TYPE_CHECKING:
-    from selgen_ray.report.build import Report
+    from selgen_ray.report.model import Report
     from selgen_ray.report.settings import Axis, Setting
     from selgen_ray.stats import Summary
 

@@ -16,9 +16,11 @@ from selgen_ray.reading import as_table, read_trials
 from selgen_ray.records.control import LIVE, Control
 from selgen_ray.records.events import read_events
 from selgen_ray.records.results import TrialResult, flatten
-from selgen_ray.report.build import Report, make_report
+from selgen_ray.report.build import make_report
+from selgen_ray.report.model import Report
 from selgen_ray.report.page import Surroundings, page_html
 from selgen_ray.report.settings import Axis
+from selgen_ray.report.summary import as_dict
 from selgen_ray.report.text import PAGE
 from selgen_ray.storage import Folder
 
@@ -132,7 +134,7 @@ def _files(report: Report, found: Found, folders: Sequence[Folder], watch_s: flo
     table = plain_table(found)
     yield "results.parquet", parquet(table)
     yield "results.csv", table.to_csv(index=False).encode()
-    yield "summary.json", json.dumps(report.to_dict(), indent=1, allow_nan=False, default=str).encode()
+    yield "summary.json", json.dumps(as_dict(report), indent=1, allow_nan=False, default=str).encode()
     pictures = []
     if report.drawn:
         from selgen_ray.report.figures import as_png, as_svg  # late: tables need no matplotlib

@@ -140,9 +140,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _folder(text: str) -> Folder:
     if text.endswith((".yaml", ".yml")) and Path(text).is_file():
-        from selgen_ray.driver.plan import (
-            sweep_folder,  # late: these take seconds to import, which a folder does not need
-        )
+        from selgen_ray.driver.plan import sweep_folder
         from selgen_ray.space import load_space
 
         return sweep_folder(load_space(text))

@@ -181,10 +181,10 @@ def _report(spec: SweepSpec, plan: Plan) -> str:
     """
     pareto = spec.pareto
     try:
-        from selgen_ray.report import write_report
+        from selgen_ray.report import report_text, write_report
 
         report = write_report(plan.folder, pareto.x, pareto.y, title=spec.name, require=pareto.require)
-        *text, page = report.to_text().splitlines()
+        *text, page = report_text(report).splitlines()
         _say("", *text)
         return page
     except Exception as error:

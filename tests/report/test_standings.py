@@ -9,7 +9,8 @@ import pytest
 from fake_sweep import fake_result, publish
 
 from selgen_ray.reading import read_trials
-from selgen_ray.report.build import Report, make_report
+from selgen_ray.report.build import make_report
+from selgen_ray.report.model import Report
 from selgen_ray.report.settings import Axis
 from selgen_ray.report.strengths import scale_of, strengths
 from selgen_ray.report.words import answer, caveats

@@ -10,7 +10,7 @@ from selgen_ray.errors import StorageError
 from selgen_ray.reading import NOT_IN
 from selgen_ray.records.control import LIVE, Control
 from selgen_ray.records.results import FILE_NAME
-from selgen_ray.report.build import Report
+from selgen_ray.report.model import Report
 from selgen_ray.storage import Folder
 
 logger = logging.getLogger(__name__)

@@ -1,0 +1,38 @@
+"""A report as plain data, as summary.json holds it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import Any
+
+from selgen_ray.report.model import Report
+from selgen_ray.report.settings import Setting
+from selgen_ray.report.words import answer, caveats
+
+
+def plain_setting(setting: Setting) -> dict[str, Any]:
+    """Return a setting as plain data, without its trials."""
+    found = asdict(replace(setting, trials=()))
+    del found["trials"]
+    return found
+
+
+def as_dict(report: Report) -> dict[str, Any]:
+    """Return everything in a report as plain data, the content of summary.json."""
+    settings = [{"label": s.label, **plain_setting(s)} for s in report.settings]
+    return {
+        "title": report.title,
+        "interval": "mean ± half_width: 95 % t-interval over seeds; null for a single seed",
+        "x": report.x.name,
+        "y": report.y.name,
+        "require": report.require or None,
+        "counts": report.counts,
+        "answer": " ".join(answer(report, report.standings)),
+        "caveats": caveats(report, report.standings),
+        "settings": settings,
+        "strategies": report.standings.to_dict(),
+        "base_models": [asdict(base) for base in report.bases],
+        "left_out": [asdict(trial) for trial in report.left_out],
+        "flagged": [asdict(one) for one in report.flagged],
+        "notes": [*report.notes, *report.unknown_axes],
+    }
