@@ -13,16 +13,14 @@ import sys
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from pydantic.fields import FieldInfo
 
 from selgen_ray.syntax.keys import allowed, fields
 from selgen_ray.trainers import catalogue, plugins, strategy_config
-
-if TYPE_CHECKING:
-    from selgen_ray.trainers.base import BaseTrainer
+from selgen_ray.trainers.registry import Strategy
 
 DONE, BAD_INPUT = 0, 2
 _WIDTHS = 80, 120  # what is readable; the terminal's own width in between
@@ -48,7 +46,7 @@ class Description:
     text: str = ""
 
 
-def describe(trainer: type[BaseTrainer]) -> Description:
+def describe(trainer: type[Strategy]) -> Description:
     """Read the docstrings of a class and of its module; one it only inherits says nothing about it."""
     text = inspect.cleandoc(trainer.__doc__ or "")
     paragraphs = (" ".join(part.split()) for part in re.split(_BLANK, text))
@@ -56,7 +54,7 @@ def describe(trainer: type[BaseTrainer]) -> Description:
     return Description(_summary(trainer), split[0][0].strip(), " ".join(part[1] for part in split if part[1:]), text)
 
 
-def _summary(trainer: type[BaseTrainer]) -> str:
+def _summary(trainer: type[Strategy]) -> str:
     """What follows the strategy's name in the first line of its module, which may have several strategies."""
     module = sys.modules.get(trainer.__module__)
     line = (getattr(module, "__doc__", None) or "").strip().partition("\n")[0]
@@ -94,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
 # what is written -----------------------------------------------------------------------------------------------
 
 
-def _overview(trainer: type[BaseTrainer], width: int) -> list[str]:
+def _overview(trainer: type[Strategy], width: int) -> list[str]:
     told = describe(trainer)
     rows = [("formula", told.formula), ("needs", ", ".join(trainer.required_roles))]
     knobs = [f"{key} = {_yaml(_default(info))}: {allowed(info)}" for key, info in _knobs(trainer).items()]
@@ -103,7 +101,7 @@ def _overview(trainer: type[BaseTrainer], width: int) -> list[str]:
     return [*_title(trainer, width), *(line for label, text in rows for line in _row(label, text, width))]
 
 
-def _details(trainer: type[BaseTrainer], width: int) -> list[str]:
+def _details(trainer: type[Strategy], width: int) -> list[str]:
     told = describe(trainer)
     lines = _title(trainer, width)
     for part in re.split(_BLANK, told.text) if told.text else []:
@@ -122,7 +120,7 @@ def _details(trainer: type[BaseTrainer], width: int) -> list[str]:
     return [*lines, "", "in a search space:", "", *_snippet(trainer, knobs)]
 
 
-def _title(trainer: type[BaseTrainer], width: int) -> list[str]:
+def _title(trainer: type[Strategy], width: int) -> list[str]:
     others = f" (or {', '.join(trainer.aliases)})" if trainer.aliases else ""
     return [f"{trainer.proxy_strategy_name}{others}", *_wrapped(describe(trainer).summary, 2, width)]
 
@@ -150,7 +148,7 @@ def _wrapped(text: str, indent: int, width: int, hanging: int = 0) -> list[str]:
     )
 
 
-def _snippet(trainer: type[BaseTrainer], knobs: dict[str, FieldInfo]) -> list[str]:
+def _snippet(trainer: type[Strategy], knobs: dict[str, FieldInfo]) -> list[str]:
     """A `strategies:` section with the knobs at their defaults; the first number is ready to be varied."""
     knobs = {key: info for key, info in knobs.items() if _default(info) is not None}
     varied = next((k for k, info in knobs.items() if type(_default(info)) in (int, float)), None)
@@ -165,7 +163,7 @@ def _snippet(trainer: type[BaseTrainer], knobs: dict[str, FieldInfo]) -> list[st
 # knobs ---------------------------------------------------------------------------------------------------------
 
 
-def _knobs(trainer: type[BaseTrainer]) -> dict[str, FieldInfo]:
+def _knobs(trainer: type[Strategy]) -> dict[str, FieldInfo]:
     """Config key -> field of the knobs, the strategy's own before those it inherits."""
     name = trainer.proxy_strategy_name
     paths = catalogue.knob_paths(name)

@@ -2,48 +2,40 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from peft import PeftModel
-from pydantic.fields import FieldInfo
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from selgen_ray.config.trial import TrialConfig
-from selgen_ray.data.encode import Batch, collate, pad_id
+from selgen_ray.data.encode import Batch
 from selgen_ray.data.forms import Row
-from selgen_ray.data.roles import Roles
-from selgen_ray.data.rows import load_roles, proxy_share, rows_hash
+from selgen_ray.data.rows import load_roles
 from selgen_ray.data.sets import Sets
-from selgen_ray.data.streams import by_length
-from selgen_ray.data.tokens import RowEncoder, TokenRows
-from selgen_ray.errors import DataError, ModelError
-from selgen_ray.models import forward, loading, saving
+from selgen_ray.models import forward, saving
+from selgen_ray.models.loading import Model
 from selgen_ray.models.log_probs import cross_entropy
-from selgen_ray.models.tokenizer import load_tokenizer
 from selgen_ray.records.results import TrainingRecord
 from selgen_ray.seeding import keep_global_rng
 from selgen_ray.storage.cache import Cache
-from selgen_ray.trainers import catalogue, registry
-from selgen_ray.trainers.engine import ranks
+from selgen_ray.trainers import catalogue, plugins
+from selgen_ray.trainers.engine import course, ranks
 from selgen_ray.trainers.engine.checkpoints import Checkpoints
-from selgen_ray.trainers.engine.course import Course
-from selgen_ray.trainers.engine.evaluations import Evaluations
-from selgen_ray.trainers.engine.loop import MAIN, GradMap, Progress, Term, accelerator, check_finite
-from selgen_ray.trainers.engine.memory import BatchSizes
-from selgen_ray.trainers.engine.phases import Phase
+from selgen_ray.trainers.engine.context import Callbacks, Edit, RunContext, open_run
+from selgen_ray.trainers.engine.evaluations import Evaluations, open_judge
+from selgen_ray.trainers.engine.loop import MAIN, GradMap, Term
 from selgen_ray.trainers.engine.shared_values import SharedValues
 from selgen_ray.trainers.engine.stop_signal import StopSignal
+from selgen_ray.trainers.registry import Strategy
 
 T = TypeVar("T")
-Edit = Callable[[dict[str, nn.Parameter]], None]
 
 
-class BaseTrainer:
+class BaseTrainer(Strategy):
     """A strategy: subclass, set `proxy_strategy_name`, override as few hooks as the formula needs.
 
     Knobs are class attributes declared with `knob`; they become keys of `finetune_config` and attributes here.
@@ -60,32 +52,24 @@ class BaseTrainer:
         on_event: called with {'event', 'why', 'step'} of what a person should find in the sweep's log.
         fsdp: the ranks share the frozen base out, instead of having it each; a `model` of one's own stays as it is.
 
+    Attributes:
+        config: the trial config; `cfg` is its section `finetune_config`.
+        run: the run's model, data, settings and record.
+        evaluations: measures the model and keeps the record.
+
     Raises:
         DataError: a role this strategy needs is missing, or its rows cannot be used.
         ModelError: the model cannot be loaded. pydantic.ValidationError: a wrong config. ValueError: `num_workers` is
             not the number of processes that train.
     """
 
-    proxy_strategy_name: ClassVar[str]
-    aliases: ClassVar[tuple[str, ...]] = ()
-    implied: ClassVar[dict[str, dict[str, Any]]] = {}  # alias -> top-level config keys that it says as well
-    required_roles: ClassVar[tuple[str, ...]] = ("outcome",)
-
-    def __init_subclass__(cls, **kwargs: Any):
-        super().__init_subclass__(**kwargs)
-        if "proxy_strategy_name" in vars(cls):
-            cls.knobs()  # a knob without a type is found here
-            registry.register(cls)
-
-    @classmethod
-    def knobs(cls) -> dict[str, tuple[Any, FieldInfo]]:
-        """Name -> (type, field) of the strategy's knobs, inherited ones first. Raises TypeError: one has no type."""
-        return registry.knobs_of(cls)
+    run: RunContext
+    evaluations: Evaluations
 
     def __init__(
         self,
         config: TrialConfig | dict[str, Any],
-        model: loading.Model | None = None,
+        model: Model | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         datasets: dict[str, list[Row]] | None = None,
         *,
@@ -105,55 +89,33 @@ class BaseTrainer:
         for name in self.knobs():
             setattr(self, name, getattr(self.cfg if hasattr(self.cfg, name) else self.config, name))
         roles = load_roles(self.config) if datasets is None else datasets
-        self._places = roles if isinstance(roles, Roles) else Roles(roles)
         self.check_rows(self.config, roles)
-        self.accelerator = accelerator()
-        self.record = TrainingRecord()
-        self.num_resumes = 0
-        self.num_steps = 0
-        self.progress = Progress()
-        self.on_progress = on_progress
-        self._on_evaluation = on_evaluation
-        self.fsdp = fsdp and ranks.world_size() > 1
-        for key, why in self.cfg.not_for_fsdp.items() if self.fsdp else ():
-            raise ModelError(f"resources.strategy fsdp with finetune_config.{key}: {why}")
-        self.stop = ranks.agreeing(stop or StopSignal())
-        self.on_event = on_event
-        self.memory = BatchSizes(self.cfg, on_event)
-        self._checkpoints = checkpoints
-        self.evaluations = Evaluations(self, cache.folder if cache else None)
-        if model is not None or tokenizer is not None:
-            cache = None  # the content of an object that somebody brings is not known
+        judge = open_judge(self.config.evals, cache.folder if cache else None)
         with ExitStack() as stack:
-            self.tokenizer = load_tokenizer(self.cfg) if tokenizer is None else tokenizer
-            if model is None:
-                device = str(self.accelerator.device)
-                context = loading.trainable_model(self.cfg, self.config.model_seed, device, fsdp=self.fsdp)
-                model = stack.enter_context(context)
-            self.model = model
-            self.parameters = loading.trainable_parameters(model)
-            self.share = SharedValues(cache, self.cfg, model, type(self), model_hash)
-            share = proxy_share(self.config)
-            self.sets = Sets(roles, self.cfg, self.config.data_seed, self._encode, self.config.num_workers, share)
+            context = open_run(
+                self.config,
+                roles,
+                model=model,
+                tokenizer=tokenizer,
+                checkpoints=checkpoints,
+                cache=cache,
+                model_hash=model_hash,
+                stop=stop,
+                callbacks=Callbacks(on_progress, on_event, on_evaluation),
+                fsdp=fsdp,
+                strategy_code=plugins.code_of(type(self)),
+                metric_code=plugins.code_of_metrics(self.config.evals),
+            )
+            self.run = stack.enter_context(context)
             self._open = stack.pop_all()
+        self.evaluations = Evaluations(self.run, judge)
 
-    # -- what a strategy asks for; each is looked at before any trial starts ------------------------------------------
-
-    @classmethod
-    def check(cls, config: TrialConfig) -> None:
-        """Raises ValueError: keys that do not go together; the message names them."""
-
-    @classmethod
-    def check_rows(cls, config: TrialConfig, roles: Mapping[str, Sequence[Row]]) -> None:
-        """Raises DataError: a role is missing, or its rows do not suit. All rows, before any split."""
-        for role in cls.required_roles:
-            if not roles.get(role):
-                raise DataError(f"proxy_strategy {cls.proxy_strategy_name} needs data.{role}, which was not given")
-
-    @classmethod
-    def input_files(cls, config: TrialConfig) -> dict[str, str]:
-        """Dotted knob key -> path of the files besides the data that decide the result."""
-        return {}
+    def __init_subclass__(cls, **kwargs: Any):
+        # before the strategy is registered: a knob by one of these names would be overwritten, or overwrite the method
+        own_names = {*dir(BaseTrainer), *BaseTrainer.__annotations__, "config", "cfg", "_open"}
+        if taken := sorted(own_names & cls.knobs().keys()):
+            raise TypeError(f"{cls.__name__}.{taken[0]}: {taken[0]!r} is a name of BaseTrainer's own: rename the knob")
+        super().__init_subclass__(**kwargs)
 
     # -- hooks -----------------------------------------------------------------------------------------------------
 
@@ -181,54 +143,76 @@ class BaseTrainer:
 
     # -- what hooks build on ---------------------------------------------------------------------------------------
 
+    @property
+    def model(self) -> Model:
+        """The model in training."""
+        return self.run.model
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The model's tokenizer."""
+        return self.run.tokenizer
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Name -> tensor of everything that is trained."""
+        return self.run.parameters
+
+    @property
+    def sets(self) -> Sets:
+        """The rows to train on and to evaluate."""
+        return self.run.sets
+
+    @property
+    def record(self) -> TrainingRecord:
+        """What results.json gets."""
+        return self.run.record
+
+    @property
+    def share(self) -> SharedValues:
+        """Values that the trials of a sweep compute once."""
+        return self.run.shared
+
     def has(self, role: str) -> bool:
         """Whether there are rows of this role to train on."""
         return role in self.sets.train
 
     def logits(self, batch: Batch) -> Tensor:
-        """The model's logits, [batch, tokens, vocab], differentiable."""
+        """Return the model's logits, [batch, tokens, vocab], differentiable."""
         return self.model(**batch.inputs, use_cache=False).logits
 
     def scored_logits(self, batch: Batch) -> Tensor:
-        """The same at the scored tokens alone, [scored, vocab], which is cheaper; `batch.targets[batch.scored]` fit."""
+        """Return the logits at the scored tokens alone, [scored, vocab]: cheaper; `batch.targets[batch.scored]` fit."""
         return forward.scored_logits(self.model, batch)
 
     def cross_entropy_term(self, stream: str, weight: float = 1.0, slot: str = MAIN) -> Term:
-        """Mean cross-entropy over the scored tokens of a stream, logged under the stream's name."""
+        """Return the mean cross-entropy over the scored tokens of a stream, logged under the stream's name."""
         return Term(
             stream, weight, stream, lambda b: cross_entropy(self.scored_logits(b), b.targets[b.scored]), slot=slot
         )
 
-    def data_key(self, stream: str) -> dict[str, Any]:
-        """What identifies the training rows of a stream and their tokens, to `share` what is computed from them."""
-        rows = {role: rows_hash(list(self.sets.train[role].rows)) for role in stream.split("+")}
-        return {"rows": rows, **self.cfg.model_dump(include={"max_seq_length", "loss_on"})}
-
     def micro_batch(self, stream: str, rows: list[int]) -> Batch:
-        """The given rows of a stream, padded, on the device; override it to put more into a batch."""
-        return collate(self.sets.union(stream), rows, pad_id(self.tokenizer), self.accelerator.device)
+        """Return the given rows of a stream, padded, on the device; override it to put more into a batch."""
+        return self.run.micro_batch(stream, rows)
 
     def batches(self, stream: str) -> Iterator[Batch]:
-        """Every training row of a stream once, in batches of similar length, for preparations."""
-        for rows in by_length(self.sets.union(stream).lengths, self.memory.eval_batch_size):
-            yield self.micro_batch(stream, rows)
+        """Yield every training row of a stream once, in batches of similar length, for preparations."""
+        return self.run.batches(stream, self)
+
+    def data_key(self, stream: str) -> dict[str, Any]:
+        """Return what identifies the training rows of a stream and their tokens, as a key for `share`."""
+        return self.run.data_key(stream)
 
     def passes(self, compute: Callable[[], T]) -> T:
-        """What `compute` gives, which runs the model over many `batches` without gradients.
+        """Return what `compute` gives, which runs the model over many `batches` without gradients.
 
         It ends at the next batch when the trial is to stop, and is called again when memory runs out (`auto_batch`).
         """
-        step = self.progress.step
-        with self.stop.ends_passes(self.model, step):
-            return self.memory.passes(compute, step)
+        return self.run.passes(compute)
 
     def log(self, name: str, total: Tensor | float, count: Tensor | float = 1) -> None:
         """Log a metric as a sum over `count` things; results.json gets the mean since the last reading."""
-        self.progress.log(name, total, count)
-
-    def _encode(self, role: str, rows: list[Row]) -> TokenRows:
-        encoder = RowEncoder(self.tokenizer, self.cfg.max_seq_length, self.cfg.loss_on)
-        return encoder.encode(rows, f"data.{role}", self._places.place(role), self.share.file)
+        self.run.log(name, total, count)
 
     # -- public interface ------------------------------------------------------------------------------------------
 
@@ -240,13 +224,13 @@ class BaseTrainer:
             TrialStopped: it was asked to stop; what was trained is in a checkpoint.
         """
         with keep_global_rng():
-            Course(self, self._checkpoints).run()
+            course.train(self.run, self, self.evaluations)
         return self.record
 
     def evaluate(self) -> dict[str, dict[str, float]]:
-        """Every metric on every evaluation set, set -> metric -> value, of the model as it is now."""
-        measured, _ = self.evaluations.judged(self.evaluations.now(), self.progress.step)
-        return {name: dict(of["values"]) for name, of in measured.items()}
+        """Return every metric on every evaluation set, set -> metric -> value, of the model as it is now."""
+        measured, _ = self.evaluations.judged(self.evaluations.now(), self.run.progress.step)
+        return {name: dict(one["values"]) for name, one in measured.items()}
 
     def save_model(self, folder: str | Path) -> None:
         """Write the finished model and the tokenizer in the ordinary Hugging Face format.
@@ -271,31 +255,3 @@ class BaseTrainer:
 
     def __exit__(self, *error: Any) -> None:
         self._open.__exit__(*error)  # after an exception the base is not reused
-
-    def main_phase(self) -> Phase:
-        """The training itself, after `prepare`."""
-        phase = Phase(
-            self,
-            "train",
-            self.terms(),
-            epochs=self.cfg.epochs,
-            max_steps=self.cfg.max_steps,
-            checkpoints=self._checkpoints,
-            transform_gradients=self.transform_gradients,
-            after_optimizer_step=self.after_optimizer_step,
-        )
-        self.num_steps = phase.job.num_steps
-        return phase
-
-    def record_evaluation(self, step: int, epoch: float, version: str = "") -> None:
-        """Evaluate the model as it is, and publish it; `version` names weights that are not those of `step`."""
-        start = time.monotonic()
-        measured = self.evaluations.now() if step or version else self.evaluations.base()
-        results = self.evaluations.record(measured, step, epoch, version)
-        self.add_time("eval_s", start)
-        self._on_evaluation()
-        check_finite({f"{name}/{m}": v for name, by_metric in results.items() for m, v in by_metric.items()}, step)
-
-    def add_time(self, name: str, since: float) -> None:
-        """Add the seconds since a reading of the monotonic clock to a timing of the record."""
-        self.record.timings[name] = self.record.timings.get(name, 0.0) + time.monotonic() - since

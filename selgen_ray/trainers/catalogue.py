@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from selgen_ray.config.trial import TrialConfig
 from selgen_ray.errors import ModelError, nearest
 from selgen_ray.models.adapters import contradictions, lora_settings_of
 from selgen_ray.trainers.plugins import import_entry_points
-from selgen_ray.trainers.registry import ALIASES, TRAINERS, import_shipped
+from selgen_ray.trainers.registry import ALIASES, TRAINERS, Strategy, import_shipped
 from selgen_ray.trainers.strategy_config import config_model, path_of_knob
-
-if TYPE_CHECKING:
-    from selgen_ray.trainers.base import BaseTrainer
 
 
 def _import_all() -> None:
@@ -22,7 +19,7 @@ def _import_all() -> None:
     import_entry_points()
 
 
-def strategies() -> dict[str, type[BaseTrainer]]:
+def strategies() -> dict[str, type[Strategy]]:
     """All registered strategies, by name."""
     _import_all()
     return dict(sorted(TRAINERS.items()))
@@ -40,7 +37,7 @@ def implied(name: str) -> dict[str, Any]:
     return dict(trainer.implied.get(name, {})) if trainer else {}
 
 
-def get_trainer(name: str) -> type[BaseTrainer]:
+def get_trainer(name: str) -> type[Strategy]:
     """The trainer class of a strategy name or alias.
 
     Raises:

@@ -24,6 +24,7 @@ from selgen_ray.storage import Folder
 from selgen_ray.trainers.base import BaseTrainer
 from selgen_ray.trainers.engine import ranks
 from selgen_ray.trainers.engine.checkpoints import Checkpoints
+from selgen_ray.trainers.engine.course import PhaseCourse
 from selgen_ray.trainers.engine.loop import MAIN, GradMap
 from selgen_ray.trainers.engine.phases import Phase
 from selgen_ray.trainers.gradients import added, scaled
@@ -58,9 +59,10 @@ def throw_away_training(trainer: BaseTrainer, role: str, epochs: int) -> ThrowAw
     key |= {"role": role, "epochs": epochs, **trainer.config.model_dump(include={"data_seed", "model_seed"})}
     if trainer.config.num_workers > 1:
         key["num_workers"] = trainer.config.num_workers
-    found = trainer.share.tensors("throw_away_trainings", key, lambda work: _train(trainer, role, epochs, work))
+    parts = ("gradient", "weights")
+    tensors = trainer.share.tensors("throw_away_trainings", key, lambda work: _train(trainer, role, epochs, work))
     # in the order of the parameters, whatever that of the cache is: sums depend on it
-    return ThrowAway(*({n: found[f"{part}:{n}"] for n in trainer.parameters} for part in ("gradient", "weights")))
+    return ThrowAway(*({name: tensors[f"{part}:{name}"] for name in trainer.parameters} for part in parts))
 
 
 def _train(trainer: BaseTrainer, role: str, epochs: int, work: Folder | None) -> dict[str, Tensor]:
@@ -72,16 +74,17 @@ def _train(trainer: BaseTrainer, role: str, epochs: int, work: Folder | None) ->
         return by_slot[MAIN]
 
     phase = Phase(
-        trainer,
+        trainer.run,
+        trainer.micro_batch,
         f"preparing on {role}",
         [trainer.cross_entropy_term(role)],
         epochs=epochs,
-        checkpoints=Checkpoints(work / "checkpoints", 1, trainer.on_event) if work else None,
         transform_gradients=add,
         state=sums,
     )
+    checkpoints = Checkpoints(work / "checkpoints", 1, trainer.run.callbacks.on_event) if work else None
     with _throw_away(trainer):
-        phase.run()
+        PhaseCourse(trainer.run, phase, checkpoints).to_the_end()
         weights = {f"weights:{name}": p.detach().clone() for name, p in trainer.parameters.items()}
     return weights | {f"gradient:{name}": total / phase.job.num_steps for name, total in sums.items()}
 

@@ -53,7 +53,9 @@ class DPOTrainer(BaseTrainer):
         """Compute the reference log-probability of every answer once."""
         if self.lambda_dpo:
             name = "base_mean_log_probs" if self.dpo_average_log_prob else "base_log_probs"
-            self.reference = BaseValues(self, name, _PAIRS, lambda batch: list(self._log_probs(batch)[:, None]))
+            self.reference = BaseValues(
+                self.run, self, name, _PAIRS, lambda batch: list(self._log_probs(batch)[:, None])
+            )
 
     def terms(self) -> list[Term]:
         """The outcome's cross-entropy and the preference loss."""

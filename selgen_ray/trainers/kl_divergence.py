@@ -27,7 +27,7 @@ class KLDivergenceTrainer(BaseTrainer):
     def prepare(self) -> None:
         """Ask the base model about the proxy once."""
         if self.beta_kl:
-            self.base_log_probs = BaseLogProbs(self)
+            self.base_log_probs = BaseLogProbs(self.run, self)
 
     def terms(self) -> list[Term]:
         """The outcome's cross-entropy and the KL penalty."""

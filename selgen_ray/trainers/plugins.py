@@ -26,12 +26,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from selgen_ray.errors import PluginError
 from selgen_ray.trainers import registry, strategy_config
+from selgen_ray.trainers.registry import Strategy
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
     from selgen_ray.config.evals import EvalConfig
-    from selgen_ray.trainers.base import BaseTrainer
 
 GROUP = "selgen_ray.trainers"
 logger = logging.getLogger(__name__)
@@ -123,7 +123,7 @@ def load(plugin: Plugin) -> None:
     _in_use[plugin.sha256] = plugin
 
 
-def code_of(trainer: type[BaseTrainer]) -> list[str]:
+def code_of(trainer: type[Strategy]) -> list[str]:
     """What tells the code of a strategy from other versions of it; nothing where all of it is shipped.
 
     'plugin:<sha256>' and '<distribution>==<version>' of everything that it inherits from, nearest first.
@@ -172,7 +172,7 @@ def _execute(plugin: Plugin) -> None:
     exec(compile(plugin.source, plugin.name, "exec", dont_inherit=True), vars(module))
 
 
-def _check_knobs(trainer: type[BaseTrainer]) -> None:
+def _check_knobs(trainer: type[Strategy]) -> None:
     """Raises TypeError: a knob that no config can have, which would be met in the middle of reading a sweep."""
     strategy_config.config_model(trainer)
     for name, (kind, info) in trainer.knobs().items():
@@ -254,6 +254,6 @@ def _import(entry: EntryPoint) -> None:
             raise
 
 
-def _defined_by(entry: EntryPoint) -> list[type[BaseTrainer]]:
+def _defined_by(entry: EntryPoint) -> list[type[Strategy]]:
     """The strategies of the entry point's distribution; it may name them one by one."""
     return [t for t in registry.registered().values() if _code_of_module(t.__module__) == _distribution(entry)]

@@ -12,19 +12,69 @@ import inspect
 import pkgutil
 import re
 import sys
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import Any, ClassVar, get_type_hints
 
 from pydantic import Field
 from pydantic.config import JsonDict
 from pydantic.fields import FieldInfo
 
-if TYPE_CHECKING:
-    from selgen_ray.trainers.base import BaseTrainer
+from selgen_ray.config.trial import TrialConfig
+from selgen_ray.data.forms import Row
+from selgen_ray.errors import DataError
 
-TRAINERS: dict[str, type[BaseTrainer]] = {}
+TRAINERS: dict[str, type[Strategy]] = {}
 ALIASES: dict[str, str] = {}
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+
+
+class Strategy:
+    """What planning needs of a strategy, without PyTorch: its name, its knobs, and what it asks of config and rows.
+
+    A subclass that sets `proxy_strategy_name` is registered when it is defined. Strategies subclass
+    `trainers.base.BaseTrainer`, which adds the training.
+
+    Attributes:
+        proxy_strategy_name: the value of `proxy_strategy` in a config.
+        aliases: other names of it.
+        implied: alias -> top-level config keys that it says as well.
+        required_roles: the roles without which it cannot be run.
+    """
+
+    proxy_strategy_name: ClassVar[str]
+    aliases: ClassVar[tuple[str, ...]] = ()
+    implied: ClassVar[dict[str, dict[str, Any]]] = {}
+    required_roles: ClassVar[tuple[str, ...]] = ("outcome",)
+
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        if "proxy_strategy_name" in vars(cls):
+            cls.knobs()  # a knob without a type is found here
+            register(cls)
+
+    @classmethod
+    def knobs(cls) -> dict[str, tuple[Any, FieldInfo]]:
+        """Return name -> (type, field) of the strategy's knobs, inherited first. Raises TypeError: one has no type."""
+        return knobs_of(cls)
+
+    # each of these is looked at before any trial starts
+
+    @classmethod
+    def check(cls, config: TrialConfig) -> None:
+        """Raises ValueError: keys that do not go together; the message names them."""
+
+    @classmethod
+    def check_rows(cls, config: TrialConfig, roles: Mapping[str, Sequence[Row]]) -> None:
+        """Raises DataError: a role is missing, or its rows do not suit. All rows, before any split."""
+        for role in cls.required_roles:
+            if not roles.get(role):
+                raise DataError(f"proxy_strategy {cls.proxy_strategy_name} needs data.{role}, which was not given")
+
+    @classmethod
+    def input_files(cls, config: TrialConfig) -> dict[str, str]:
+        """Return dotted knob key -> path of the files besides the data that decide the result."""
+        return {}
 
 
 def knob(
@@ -51,7 +101,7 @@ def knob(
     return Field(default, description=doc, json_schema_extra=extra, **bounds)
 
 
-def register(trainer: type[BaseTrainer]) -> None:
+def register(trainer: type[Strategy]) -> None:
     """Add `trainer` under its `proxy_strategy_name` and its own aliases; the same class once more replaces itself.
 
     Raises:
@@ -71,7 +121,7 @@ def register(trainer: type[BaseTrainer]) -> None:
     ALIASES.update(dict.fromkeys(trainer.aliases, name))
 
 
-def registered() -> dict[str, type[BaseTrainer]]:
+def registered() -> dict[str, type[Strategy]]:
     """The strategies that are registered so far; nothing is imported."""
     return dict(TRAINERS)
 

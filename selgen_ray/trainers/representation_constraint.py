@@ -49,7 +49,7 @@ class RepresentationConstraintTrainer(BaseTrainer):
         if max(self.layers) > count:
             raise ModelError(f"finetune_config.representation_layers {self.layers}: this model has {count} layers")
         if self.beta_kl:
-            self.base_hidden = BaseValues(self, None, "proxy", self._rows)
+            self.base_hidden = BaseValues(self.run, self, None, "proxy", self._rows)
 
     def terms(self) -> list[Term]:
         """The outcome's cross-entropy and the drift."""

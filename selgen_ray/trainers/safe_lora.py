@@ -18,8 +18,9 @@ from selgen_ray.errors import ModelError
 from selgen_ray.models import loading
 from selgen_ray.models.log_probs import upcast
 from selgen_ray.models.sharding import whole
-from selgen_ray.trainers.base import BaseTrainer, Edit
+from selgen_ray.trainers.base import BaseTrainer
 from selgen_ray.trainers.directions import PROXY_EPOCHS, throw_away_training
+from selgen_ray.trainers.engine.context import Edit
 from selgen_ray.trainers.engine.loop import Term
 from selgen_ray.trainers.registry import knob
 
@@ -106,7 +107,7 @@ class SafeLoRATrainer(BaseTrainer):
         self.layers = _adapted(model)
         self.offsets = self._offsets() if self.safe_lora_base_model else {}
         if _ALIGNED not in self.record.eval_versions:
-            self.record_evaluation(0, 0.0, _ALIGNED)
+            self.evaluations.take(0, 0.0, _ALIGNED)
 
     def terms(self) -> list[Term]:
         """The outcome's cross-entropy."""

@@ -56,7 +56,7 @@ class SteeringWeightsTrainer(PlaneTrainer):
             return self.steering_alpha * (step + 1) / self.alpha_warmup_steps
         if self.final_steering_alpha is None:
             return self.steering_alpha
-        left = self.num_steps - 1 - self.alpha_warmup_steps
+        left = self.run.num_steps - 1 - self.alpha_warmup_steps
         done = (step - self.alpha_warmup_steps) / left if left > 0 else 1.0
         return self.steering_alpha + (self.final_steering_alpha - self.steering_alpha) * done
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable
 
-from selgen_ray.trainers.base import Edit
 from selgen_ray.trainers.directions import PlaneTrainer, add_in_place
+from selgen_ray.trainers.engine.context import Edit
 from selgen_ray.trainers.engine.loop import Term
 from selgen_ray.trainers.gradients import norm
 from selgen_ray.trainers.registry import knob

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import create_model, model_validator
 from pydantic.fields import FieldInfo
@@ -11,11 +11,7 @@ from pydantic.fields import FieldInfo
 from selgen_ray.config.finetune import FinetuneConfig
 from selgen_ray.config.trial import TrialConfig
 from selgen_ray.schema import setting
-
-if TYPE_CHECKING:
-    from selgen_ray.trainers.base import BaseTrainer
-if TYPE_CHECKING:
-    from selgen_ray.trainers.base import BaseTrainer
+from selgen_ray.trainers.registry import Strategy
 
 
 def path_of_knob(key: str, info: FieldInfo) -> str:
@@ -26,7 +22,7 @@ def path_of_knob(key: str, info: FieldInfo) -> str:
 
 
 @functools.cache
-def config_model(trainer: type[BaseTrainer]) -> type[TrialConfig]:
+def config_model(trainer: type[Strategy]) -> type[TrialConfig]:
     """Return the trial config model of a strategy: `TrialConfig` plus the strategy's knobs."""
 
     def check(config: TrialConfig) -> TrialConfig:

@@ -9,7 +9,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from selgen_ray.config import hub_names
 from selgen_ray.data.rows import load_roles, rows_hash
@@ -157,7 +157,8 @@ class _Run:
         config = self.config
         roles = load_roles(config)
         self.result.data_hashes = {role: rows_hash(rows) for role, rows in roles.items()}
-        with get_trainer(config.proxy_strategy)(
+        trainer_class = cast("type[BaseTrainer]", get_trainer(config.proxy_strategy))
+        with trainer_class(
             config,
             datasets=roles,
             checkpoints=self.checkpoints,
@@ -217,7 +218,7 @@ def copy_record(result: TrialResult, trainer: BaseTrainer) -> None:
     """Bring a result up to date with what its trainer recorded; the headlines are read off it."""
     for name in type(trainer.record).model_fields:
         setattr(result, name, getattr(trainer.record, name))
-    result.num_resumes = trainer.num_resumes
+    result.num_resumes = trainer.run.num_resumes
     result.num_rows = {f"train/{k}": len(v.rows) for k, v in trainer.sets.train.items()}
     result.num_rows |= {f"eval/{k}": len(v.rows) for k, v in trainer.sets.evals.items()}
     result.num_rows |= {f"skipped/{k}": v for k, v in trainer.sets.skipped.items()}

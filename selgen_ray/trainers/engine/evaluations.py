@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from selgen_ray.config.evals import LM_EVAL
+from selgen_ray.config.evals import LM_EVAL, EvalConfig
 from selgen_ray.config.trial import identity
 from selgen_ray.data.rows import Row, rows_hash
 from selgen_ray.data.sets import RowSet
@@ -17,20 +18,18 @@ from selgen_ray.evals.judge.judge import Item, Judge, Verdicts
 from selgen_ray.evals.judge.metrics import SHARES, items_of, judged_values
 from selgen_ray.evals.questions import is_question, question_of
 from selgen_ray.evals.run import evaluate
-from selgen_ray.trainers import plugins
+from selgen_ray.storage import Folder
 from selgen_ray.trainers.engine import ranks
-
-if TYPE_CHECKING:
-    from selgen_ray.storage import Folder
-    from selgen_ray.trainers.base import BaseTrainer
+from selgen_ray.trainers.engine.context import RunContext
+from selgen_ray.trainers.engine.loop import check_finite
 
 Measured = dict[str, dict[str, Any]]
 """Set -> 'values', 'missing', 'replies' and 'picks', plain; the last two by row number, as text."""
 _SAMPLE_LENGTH = 1000
 
 
-class Evaluations:
-    """What is measured of a trainer's model.
+def open_judge(config: EvalConfig, cache: Folder | None) -> Judge | None:
+    """Return the judge that a config names, on rank 0, which asks for all ranks; else None.
 
     Args:
         cache: the folder that trials share; None: they share nothing.
@@ -38,14 +37,38 @@ class Evaluations:
     Raises:
         ModelError: the judge's key is not in the environment.
     """
+    if config.judge.model is None or not ranks.is_main():
+        return None
+    return Judge(config.judge, None if cache is None else cache / "judge")
 
-    def __init__(self, trainer: BaseTrainer, cache: Folder | None):
-        self._trainer = trainer
-        self._config = trainer.config.evals
-        judged = self._config.judge
-        self._judge: Judge | None = None
-        if judged.model is not None and ranks.is_main():  # one of the ranks asks for all
-            self._judge = Judge(judged, None if cache is None else cache / "judge")
+
+class Evaluations:
+    """Measures a run's model, asks the judge about what it said, and keeps the record.
+
+    Args:
+        run: whose model, sets and record are used.
+        judge: as `open_judge` gives it.
+    """
+
+    def __init__(self, run: RunContext, judge: Judge | None):
+        self._run, self._judge = run, judge
+        self._config = run.config.evals
+
+    def take(self, step: int, epoch: float, version: str = "") -> None:
+        """Evaluate the model as it is, record and publish it.
+
+        Args:
+            version: names weights that are not those of `step`.
+
+        Raises:
+            TrialDiverged: a value is NaN or infinite.
+        """
+        start = time.monotonic()
+        measured = self.now() if step or version else self.base()
+        results = self.record(measured, step, epoch, version)
+        self._run.add_time("eval_s", start)
+        self._run.callbacks.on_evaluation()
+        check_finite({f"{name}/{m}": v for name, by_metric in results.items() for m, v in by_metric.items()}, step)
 
     # -- passes of the model -------------------------------------------------------------------------------------------
 
@@ -54,41 +77,41 @@ class Evaluations:
         sets: dict[int, dict[str, Any]] = {}
         names = self._names()
         for number, (rows, same) in names.items():
-            sets[number] = self._trainer.passes(lambda rows=rows, same=same: self._measure(rows, same))
+            sets[number] = self._run.passes(lambda rows=rows, same=same: self._measure(rows, same))
         found = {name: sets[number] for number, (_, same) in names.items() for name in same}
-        found = {name: found[name] for name in self._trainer.sets.evals}
+        found = {name: found[name] for name in self._run.sets.evals}
         if self._config.lm_eval.tasks:
-            found[LM_EVAL] = {"values": self._trainer.passes(self._lm_eval)}
+            found[LM_EVAL] = {"values": self._run.passes(self._lm_eval)}
         # the ranks' devices may round differently: all go on with what rank 0 has
         return ranks.broadcast(found)
 
     def base(self) -> Measured:
         """The same of the start model, which all trials that start from it share."""
-        trainer = self._trainer
-        key: dict[str, Any] = {name: rows_hash(list(rows.rows)) for name, rows in trainer.sets.evals.items()}
-        key |= trainer.cfg.model_dump(include={"max_seq_length", "max_new_tokens", "loss_on"})
+        run = self._run
+        key: dict[str, Any] = {name: rows_hash(list(rows.rows)) for name, rows in run.sets.evals.items()}
+        key |= run.cfg.model_dump(include={"max_seq_length", "max_new_tokens", "loss_on"})
         key |= {"metrics": sorted(evals_registry.selected(self._config)), "evals": identity(self._config), "answers": 1}
-        if code := plugins.code_of_metrics(self._config):
-            key["metric_code"] = code
-        return trainer.share.json("base_evaluation", key, self.now)
+        if run.metric_code:
+            key["metric_code"] = run.metric_code
+        return run.shared.json("base_evaluation", key, self.now)
 
     def _names(self) -> dict[int, tuple[RowSet, list[str]]]:
         """The different sets, each with its names: two names may be one set."""
         found: dict[int, tuple[RowSet, list[str]]] = {}
-        for name, rows in self._trainer.sets.evals.items():
+        for name, rows in self._run.sets.evals.items():
             found.setdefault(id(rows), (rows, []))[1].append(name)
         return found
 
     def _measure(self, rows: RowSet, names: list[str]) -> dict[str, Any]:
-        cfg, judge = self._trainer.cfg, self._config.judge
+        cfg, judge = self._run.cfg, self._config.judge
         is_judged = any(self._is_judged(name) for name in names)
         length = (judge.max_new_tokens if is_judged else None) or cfg.max_new_tokens
         eval_set = evals_registry.EvalSet(
-            self._trainer.model,
-            self._trainer.tokenizer,
+            self._run.model,
+            self._run.tokenizer,
             rows.rows,
             rows.encoded,
-            self._trainer.memory.eval_batch_size,
+            self._run.memory.eval_batch_size,
             length,
             cfg.max_seq_length,
             self._config,
@@ -104,9 +127,9 @@ class Evaluations:
         }
 
     def _lm_eval(self) -> dict[str, float]:
-        trainer = self._trainer
-        sizes = trainer.memory.eval_batch_size, trainer.cfg.max_seq_length
-        return lm_eval.lm_eval_values(trainer.model, trainer.tokenizer, self._config.lm_eval, *sizes)
+        run = self._run
+        sizes = run.memory.eval_batch_size, run.cfg.max_seq_length
+        return lm_eval.lm_eval_values(run.model, run.tokenizer, self._config.lm_eval, *sizes)
 
     # -- the judge -----------------------------------------------------------------------------------------------------
 
@@ -118,13 +141,13 @@ class Evaluations:
 
     def judged(self, measured: Measured, step: int) -> tuple[Measured, list[str]]:
         """What was measured with the judge's scores, and what is wrong with them; the same on every rank."""
-        return ranks.from_main(lambda: self._ask(measured, lambda: self._trainer.stop.check(step)))
+        return ranks.from_main(lambda: self._ask(measured, lambda: self._run.stop.check(step)))
 
     def _ask(self, measured: Measured, check: Callable[[], None]) -> tuple[Measured, list[str]]:
         judge, found, flags = self._judge, dict(measured), []
         pairs: dict[str, dict[int, tuple[Item, Item]]] = {}
         for name in [name for name in measured if self._is_judged(name)]:
-            rows, said = self._trainer.sets.evals[name].rows, measured[name]["replies"]
+            rows, said = self._run.sets.evals[name].rows, measured[name]["replies"]
             pairs[name] = {n: items_of(question_of(rows[n]), said[str(n)]) for n in self._judged_rows(rows)}
         if judge is None or not pairs:
             return found, flags
@@ -150,10 +173,10 @@ class Evaluations:
         Returns:
             set -> metric -> value.
         """
-        record = self._trainer.record
+        record = self._run.record
         completed, flags = self.judged(measured, step)
         for flag in flags:
-            self._trainer.on_event({"event": "judge_failed", "why": flag, "step": step})
+            self._run.callbacks.on_event({"event": "judge_failed", "why": flag, "step": step})
         results = {name: dict(of["values"]) for name, of in completed.items()}
         record.add_evaluation(step, epoch, version, results)
         record.eval_digests = [*record.eval_digests, _digest(measured)]
@@ -167,7 +190,7 @@ class Evaluations:
 
     def flag_unchanged(self, step: int) -> None:
         """Flag a trained model that says what the base model said everywhere: perhaps its adapter was not applied."""
-        record = self._trainer.record
+        record = self._run.record
         digests = record.eval_digests
         if len(digests) != len(record.eval_steps) or len(digests) < 2 or record.eval_steps[-1] == 0:
             return
@@ -178,16 +201,16 @@ class Evaluations:
             if same_values:
                 same += ", and every metric" if base else ""
                 why = f"{same}, to the last digit: was the adapter applied?"
-                self._trainer.on_event({"event": "answers_unchanged", "why": why, "step": step})
+                self._run.callbacks.on_event({"event": "answers_unchanged", "why": why, "step": step})
             else:  # then it was: a remark, no incident
                 why = f"{same}, though the losses are not: was the training too weak?"
             record.flags = [*record.flags, why]
 
     def _samples(self, measured: Measured, is_base: bool) -> dict[str, list[dict[str, Any]]]:
-        before = self._trainer.record.samples
+        before = self._run.record.samples
         found: dict[str, list[dict[str, Any]]] = {}
         for name, of in measured.items():
-            rows = self._trainer.sets.evals[name].rows if name != LM_EVAL else ()
+            rows = self._run.sets.evals[name].rows if name != LM_EVAL else ()
             said = {n: reply for n in range(len(rows)) if (reply := _said(of, n)) is not None}
             numbers = list(said)[: self._config.num_samples]
             samples = [_sample(rows[n], n, of, said[n]) for n in numbers]

@@ -15,7 +15,6 @@ from selgen_ray.models.fingerprint import start_fingerprint
 from selgen_ray.models.loading import Model
 from selgen_ray.storage import Folder
 from selgen_ray.storage.cache import Cache
-from selgen_ray.trainers import plugins
 from selgen_ray.trainers.engine import ranks
 from selgen_ray.trainers.engine.loop import GradMap
 
@@ -29,14 +28,20 @@ class SharedValues:
         cache: None: nothing is shared, everything is computed.
         cfg: names the start model and how it is loaded.
         model: loaded from there; a hub's repository tells it which commit a branch stood for.
-        trainer: whose code, where it is not shipped, decides the values too.
+        strategy_code: versions of the strategy's code where it is not shipped: it decides the values too.
         model_hash: the start model's fingerprint, where it is known already: reading a large model takes minutes.
     """
 
     def __init__(
-        self, cache: Cache | None, cfg: FinetuneConfig, model: Model, trainer: type, model_hash: str | None = None
+        self,
+        cache: Cache | None,
+        cfg: FinetuneConfig,
+        model: Model,
+        strategy_code: list[str],
+        model_hash: str | None = None,
     ):
-        self._cache, self._cfg, self._model, self._trainer, self._model_hash = cache, cfg, model, trainer, model_hash
+        self._cache, self._cfg, self._model, self._model_hash = cache, cfg, model, model_hash
+        self._strategy_code = strategy_code
 
     @functools.cached_property
     def _common(self) -> dict[str, Any]:
@@ -49,7 +54,7 @@ class SharedValues:
             "commit": getattr(self._model.config, "_commit_hash", None),
             "selgen_ray": __version__,
             "torch": torch.__version__,
-            "code": plugins.code_of(self._trainer),
+            "code": self._strategy_code,
         }
 
     def tensors(self, kind: str, key: dict[str, Any], compute: Callable[[Folder | None], GradMap]) -> GradMap:

@@ -1,0 +1,229 @@
+"""What one training run consists of, apart from the strategy: the context that phases, course and evaluations share."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from accelerate import Accelerator
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from selgen_ray.config.finetune import FinetuneConfig
+from selgen_ray.config.hardware import not_for_fsdp
+from selgen_ray.config.trial import TrialConfig
+from selgen_ray.data.encode import Batch, collate, pad_id
+from selgen_ray.data.forms import Row
+from selgen_ray.data.roles import Roles
+from selgen_ray.data.rows import proxy_share, rows_hash
+from selgen_ray.data.sets import Sets
+from selgen_ray.data.streams import by_length
+from selgen_ray.data.tokens import RowEncoder, TokenRows
+from selgen_ray.errors import ModelError
+from selgen_ray.models.loading import Model, trainable_model, trainable_parameters
+from selgen_ray.models.tokenizer import load_tokenizer
+from selgen_ray.records.results import TrainingRecord
+from selgen_ray.storage.cache import Cache
+from selgen_ray.trainers.engine import ranks
+from selgen_ray.trainers.engine.checkpoints import Checkpoints
+from selgen_ray.trainers.engine.loop import GradMap, Progress, Term, accelerator
+from selgen_ray.trainers.engine.memory import BatchSizes
+from selgen_ray.trainers.engine.shared_values import SharedValues
+from selgen_ray.trainers.engine.stop_signal import StopSignal
+
+T = TypeVar("T")
+Edit = Callable[[dict[str, nn.Parameter]], None]
+"""Changes the trained weights in place."""
+
+
+def _ignore(_: Any) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """Who is told of a run's progress.
+
+    Attributes:
+        on_progress: called with a dict of readable numbers every `logging_steps`.
+        on_event: called with {'event', 'why', 'step'} of what a person should find in the sweep's log.
+        on_evaluation: called after each evaluation, when the record has it.
+    """
+
+    on_progress: Callable[[dict[str, Any]], None] = _ignore
+    on_event: Callable[[dict[str, Any]], None] = _ignore
+    on_evaluation: Callable[[], None] = lambda: None
+
+
+class Hooks(Protocol):
+    """What a strategy adds to the loop; `BaseTrainer` documents each."""
+
+    def terms(self) -> list[Term]:
+        """Return the weighted terms of a step."""
+        ...
+
+    def prepare(self) -> None:
+        """Work before training."""
+        ...
+
+    def transform_gradients(self, by_slot: dict[str, GradMap], step: int) -> GradMap:
+        """Return the gradient to apply."""
+        ...
+
+    def after_optimizer_step(self, parameters: dict[str, nn.Parameter], learning_rate: float, step: int) -> None:
+        """Edit the parameters in place after the optimizer."""
+        ...
+
+    def edits(self) -> Iterable[tuple[str, Edit]]:
+        """Return named edits of the finished weights."""
+        ...
+
+    def micro_batch(self, stream: str, rows: list[int]) -> Batch:
+        """Return the given rows of a stream as a batch on the device."""
+        ...
+
+
+@dataclass
+class RunContext:
+    """One run: its model, data, settings and what it has recorded so far; open one with `open_run`.
+
+    Attributes:
+        config: the trial config, with the settings of the adapter that training continues from.
+        model, tokenizer: in training.
+        parameters: name -> tensor of everything that is trained.
+        accelerator: device placement and backward.
+        sets: the rows to train on and to evaluate.
+        memory: how large the batches are.
+        stop: looked at after each step and inside evaluations and preparations.
+        shared: values that the trials of a sweep compute once.
+        checkpoints: where to save and look for step checkpoints; None: nowhere.
+        callbacks: who is told of the progress.
+        fsdp: the ranks share the frozen base out.
+        metric_code: versions of the code of metrics from outside this package.
+        record: what results.json gets.
+        progress: where the phase in training stands.
+        num_steps: optimizer steps of the whole training, once it is known.
+        num_resumes: how often the run went on from a checkpoint.
+    """
+
+    config: TrialConfig
+    model: Model
+    tokenizer: PreTrainedTokenizerBase
+    parameters: dict[str, nn.Parameter]
+    accelerator: Accelerator
+    sets: Sets
+    memory: BatchSizes
+    stop: StopSignal
+    shared: SharedValues
+    checkpoints: Checkpoints | None
+    callbacks: Callbacks
+    fsdp: bool
+    metric_code: list[str]
+    record: TrainingRecord = field(default_factory=TrainingRecord)
+    progress: Progress = field(default_factory=Progress)
+    num_steps: int = 0
+    num_resumes: int = 0
+
+    @property
+    def cfg(self) -> FinetuneConfig:
+        """The section `finetune_config`."""
+        return self.config.finetune_config
+
+    def micro_batch(self, stream: str, rows: list[int]) -> Batch:
+        """Return the given rows of a stream, padded, on the device."""
+        return collate(self.sets.union(stream), rows, pad_id(self.tokenizer), self.accelerator.device)
+
+    def batches(self, stream: str, hooks: Hooks) -> Iterator[Batch]:
+        """Yield every training row of a stream once, in batches of similar length, for preparations."""
+        for rows in by_length(self.sets.union(stream).lengths, self.memory.eval_batch_size):
+            yield hooks.micro_batch(stream, rows)
+
+    def passes(self, compute: Callable[[], T]) -> T:
+        """Return what `compute` gives, which runs the model over many batches without gradients.
+
+        It ends at the next batch when the trial is to stop, and is called again when memory runs out (`auto_batch`).
+        """
+        step = self.progress.step
+        with self.stop.ends_passes(self.model, step):
+            return self.memory.passes(compute, step)
+
+    def data_key(self, stream: str) -> dict[str, Any]:
+        """Return what identifies the training rows of a stream and their tokens, as a key for `shared`."""
+        rows = {role: rows_hash(list(self.sets.train[role].rows)) for role in stream.split("+")}
+        return {"rows": rows, **self.cfg.model_dump(include={"max_seq_length", "loss_on"})}
+
+    def log(self, name: str, total: Tensor | float, count: Tensor | float = 1) -> None:
+        """Log a metric as a sum over `count` things; results.json gets the mean since the last reading."""
+        self.progress.log(name, total, count)
+
+    def add_time(self, name: str, since: float) -> None:
+        """Add the seconds since a reading of the monotonic clock to a timing of the record."""
+        self.record.timings[name] = self.record.timings.get(name, 0.0) + time.monotonic() - since
+
+
+@contextlib.contextmanager
+def open_run(
+    config: TrialConfig,
+    roles: dict[str, list[Row]],
+    *,
+    model: Model | None,
+    tokenizer: PreTrainedTokenizerBase | None,
+    checkpoints: Checkpoints | None,
+    cache: Cache | None,
+    model_hash: str | None,
+    stop: StopSignal | None,
+    callbacks: Callbacks,
+    fsdp: bool,
+    strategy_code: list[str],
+    metric_code: list[str],
+) -> Iterator[RunContext]:
+    """Load what a run needs; leaving the context gives a model that was loaded here back to the process's cache.
+
+    Args:
+        config: resolved, of the strategy.
+        roles: role -> its rows.
+        model, tokenizer: default: as the config says. With one of one's own nothing is shared with other trials,
+            since the content of an object is not known.
+        strategy_code, metric_code: versions of code from outside this package; part of what is shared.
+
+    Raises:
+        ModelError: the model cannot be loaded, or a key does not go with `fsdp`.
+        DataError: rows cannot be used.
+    """
+    cfg = config.finetune_config
+    fsdp = fsdp and ranks.world_size() > 1
+    for key, why in not_for_fsdp(cfg).items() if fsdp else ():
+        raise ModelError(f"resources.strategy fsdp with finetune_config.{key}: {why}")
+    if model is not None or tokenizer is not None:
+        cache = None
+    places = roles if isinstance(roles, Roles) else Roles(roles)
+    device = accelerator()
+    with contextlib.ExitStack() as stack:
+        tokenizer = load_tokenizer(cfg) if tokenizer is None else tokenizer
+        if model is None:
+            context = trainable_model(cfg, config.model_seed, str(device.device), fsdp=fsdp)
+            model = stack.enter_context(context)
+        shared = SharedValues(cache, cfg, model, strategy_code, model_hash)
+        encoder = RowEncoder(tokenizer, cfg.max_seq_length, cfg.loss_on)
+
+        def encode(role: str, rows: list[Row]) -> TokenRows:
+            return encoder.encode(rows, f"data.{role}", places.place(role), shared.file)
+
+        yield RunContext(
+            config=config,
+            model=model,
+            tokenizer=tokenizer,
+            parameters=trainable_parameters(model),
+            accelerator=device,
+            sets=Sets(roles, cfg, config.data_seed, encode, config.num_workers, proxy_share(config)),
+            memory=BatchSizes(cfg, callbacks.on_event),
+            stop=ranks.agreeing(stop or StopSignal()),
+            shared=shared,
+            checkpoints=checkpoints,
+            callbacks=callbacks,
+            fsdp=fsdp,
+            metric_code=metric_code,
+        )
