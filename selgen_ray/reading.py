@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from pydantic import ValidationError
 
 from selgen_ray.errors import StorageError
-from selgen_ray.records.results import FILE_NAME, HEADLINES, PREFERENCE, ResultHead, TrialResult, flatten
+from selgen_ray.records.results import FILE_NAME, HEADLINES, ResultHead, TrialResult, flatten
+from selgen_ray.records.status import PREFERENCE
 from selgen_ray.storage import Folder
 
 if TYPE_CHECKING:

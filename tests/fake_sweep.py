@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from selgen_ray.records.results import Status, TrialResult
+from selgen_ray.records.results import TrialResult
 from selgen_ray.storage import Folder
 
 # tempting numbers of models that are no setting
@@ -19,7 +19,7 @@ def fake_result(
     seed: int = 1,
     x: float | None = 0.5,
     y: float | None = 0.5,
-    status: Status = "completed",
+    status: str = "completed",
     base: tuple[float, float] | None = (0.1, 0.9),
     top: dict[str, Any] | None = None,
     evals: dict[str, dict[str, list[float | None]]] | None = None,

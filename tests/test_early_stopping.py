@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from selgen_ray.cluster.schedulers import make_judge
 from selgen_ray.driver.early_stopping import EarlyStopping
 from selgen_ray.records.results import TrialResult
 from selgen_ray.space.spec import StoppingRule
@@ -32,11 +33,11 @@ def tasks(
 
 
 def asha(trials: list[Task], **rule: Any) -> EarlyStopping:
-    return EarlyStopping(StoppingRule(scheduler="asha", **rule), trials)
+    return EarlyStopping(StoppingRule(scheduler="asha", **rule), make_judge, trials)
 
 
 def by_median(trials: list[Task], **rule: Any) -> EarlyStopping:
-    return EarlyStopping(StoppingRule(scheduler="median", **rule), trials)
+    return EarlyStopping(StoppingRule(scheduler="median", **rule), make_judge, trials)
 
 
 def tell(

@@ -21,7 +21,7 @@ from conftest import make_roles, write_jsonl
 from ray import tune
 
 from selgen_ray.cluster.cluster import InfeasibleError
-from selgen_ray.cluster.train_group import DRIVER, GroupResources, how_many_fit, resolve_group, run_group
+from selgen_ray.cluster.train_group import DRIVER, GroupResources, resolve_group, run_group
 from selgen_ray.errors import TrialError
 from selgen_ray.space import Resources
 from selgen_ray.storage import Folder
@@ -56,7 +56,7 @@ def node(cpus: float, gpus: float = 0) -> dict[str, float]:
     ],
 )
 def test_how_many_trials_fit(nodes, granted, fit):
-    assert how_many_fit(nodes, GroupResources(*granted)) == fit
+    assert GroupResources(*granted).fit_on(nodes) == fit
 
 
 def test_a_group_that_no_cluster_of_this_size_holds_is_refused():

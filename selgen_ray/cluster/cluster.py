@@ -20,6 +20,7 @@ from selgen_ray.space import Resources
 
 GROWING = "A cluster that adds nodes while trials wait needs resources.autoscaling: true"
 _NODES_EVERY_S = 5.0
+_WAITING = 64  # a cluster that grows by one node at a time would take hours
 _HEAD_TIMEOUT = "RAY_gcs_rpc_server_reconnect_timeout_s"
 # what workers must be told even when the cluster was started elsewhere; never a credential
 _FORWARDED = ("HF_HUB_OFFLINE", "HF_HOME")
@@ -31,6 +32,35 @@ class TrialResources:
 
     cpus: float
     gpus: float
+
+    @property
+    def gpus_per_process(self) -> float:
+        """GPUs of the process that trains."""
+        return self.gpus
+
+    @property
+    def bundle(self) -> dict[str, float]:
+        """What its Tune trial asks Ray for."""
+        return {"CPU": self.cpus, "GPU": self.gpus}
+
+    def fit_on(self, nodes: Sequence[Mapping[str, float]]) -> int:
+        """Return how many trials the nodes can hold at a time, were they empty."""
+        return sum(self._fit_on_one(node) for node in nodes)
+
+    def _fit_on_one(self, node: Mapping[str, float]) -> int:
+        shares = [node.get("CPU", 0) / self.cpus]
+        if self.gpus >= 1:
+            shares.append(node.get("GPU", 0) / self.gpus)
+        elif self.gpus:  # a share of a GPU is never put together from two of them
+            shares.append(node.get("GPU", 0) * int(1 / self.gpus + 1e-9))
+        return int(min(shares) + 1e-9)
+
+    def ahead_of(self, num_fit: int, autoscaling: bool) -> int:
+        """Return how many more trials than fit are handed out: they start at once, and an autoscaler sees them wait."""
+        return _WAITING if autoscaling else max(1, min(num_fit // 4, _WAITING))
+
+    def __str__(self) -> str:
+        return f"{self.cpus:g} CPUs and {self.gpus:g} GPUs"
 
 
 class InfeasibleError(RuntimeError):
@@ -80,11 +110,8 @@ def resolve_resources(resources: Resources, nodes: Sequence[Mapping[str, float]]
     if gpus is None:
         gpus = 1.0 if any(node.get("GPU", 0) >= 1 for node in nodes) else 0.0
     granted = TrialResources(resources.cpus, gpus)
-    if not resources.autoscaling and not any(_fit(node, granted) for node in nodes):
-        raise InfeasibleError(
-            f"resources: a trial asks for {granted.cpus:g} CPUs and {gpus:g} GPUs, but the nodes have: "
-            f"{offered(nodes)}. {GROWING}"
-        )
+    if not resources.autoscaling and not granted.fit_on(nodes):
+        raise InfeasibleError(f"resources: a trial asks for {granted}, but the nodes have: {offered(nodes)}. {GROWING}")
     return granted
 
 
@@ -92,11 +119,6 @@ def offered(nodes: Sequence[Mapping[str, float]]) -> str:
     """What nodes have, in words, alike ones once."""
     kinds = {f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes}
     return ", ".join(sorted(kinds)) or "nothing"
-
-
-def how_many_fit(nodes: Sequence[Mapping[str, float]], granted: TrialResources) -> int:
-    """Trials that the nodes can hold at a time, were they empty."""
-    return sum(_fit(node, granted) for node in nodes)
 
 
 def check_hardware(configs: Iterable[FinetuneConfig], gpus: float) -> None:
@@ -146,15 +168,6 @@ class Places:
                 self._on_change("node_lost", before[node])
             for node in alive.keys() - before.keys():
                 self._on_change("node_joined", alive[node])
-
-
-def _fit(node: Mapping[str, float], granted: TrialResources) -> int:
-    shares = [node.get("CPU", 0) / granted.cpus]
-    if granted.gpus >= 1:
-        shares.append(node.get("GPU", 0) / granted.gpus)
-    elif granted.gpus:  # a share of a GPU is never put together from two of them
-        shares.append(node.get("GPU", 0) * int(1 / granted.gpus + 1e-9))
-    return int(min(shares) + 1e-9)
 
 
 class HeadWatch:

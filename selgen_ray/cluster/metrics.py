@@ -13,15 +13,15 @@ import math
 import threading
 from collections import Counter
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ray import tune
 from ray.util.metrics import Gauge
 
-if TYPE_CHECKING:
-    from selgen_ray.driver.display import Board
-    from selgen_ray.records.results import TrialResult
-    from selgen_ray.trial.task import TrialTask
+from selgen_ray.driver.display import Board
+from selgen_ray.records.results import TrialResult
+from selgen_ray.records.status import STORED, TrialStatus
+from selgen_ray.trial.task import TrialTask
 
 logger = logging.getLogger(__name__)
 _AGAIN_S = 5.0  # half of the interval at which Ray collects
@@ -39,7 +39,8 @@ _NUMBERS = {
     "capability": ("selgen_capability", "capability at the newest evaluation"),
     "alignment": ("selgen_alignment", "alignment at the newest evaluation"),
 }
-STATUSES = ("pending", "running", "completed", "diverged", "failed", "stopped")
+SHOWN = (TrialStatus.PENDING, *STORED)
+"""The statuses of the gauge `selgen_trials`; those that no trial has are 0."""
 
 
 class TrialMetrics:
@@ -55,7 +56,7 @@ class TrialMetrics:
         strategy, seed = str(task.config["proxy_strategy"]), str(task.config["seed"])
         self._tags: dict[str, str] = dict(zip(_TRIAL, (sweep, task.name, strategy, seed), strict=True))
         self._shown = _KeptVisible(again_s)
-        self._status("running")
+        self._status(TrialStatus.RUNNING)
         _reset_gpu_memory()
 
     def update(self, progress: Mapping[str, Any]) -> None:
@@ -68,11 +69,11 @@ class TrialMetrics:
     def finish(self, status: str, result: TrialResult | None = None) -> None:
         """Show how the trial ended, once: it vanishes within half a minute, for the next one."""
         self._shown.clear()
-        self._status("running", 0.0)
+        self._status(TrialStatus.RUNNING, 0.0)
         self._status(status)
         if result is not None:
             scores = {"capability": result.capability, "alignment": result.alignment}
-            self._set(scores | ({"progress": 1.0} if status == "completed" else {}))
+            self._set(scores | ({"progress": 1.0} if status == TrialStatus.COMPLETED else {}))
         self._shown.stop()
 
     def _set(self, numbers: Mapping[str, Any]) -> None:
@@ -95,7 +96,7 @@ class SweepMetrics:
     def update(self, counts: Mapping[str, int], seconds_left: float | None) -> None:
         """Show how many trials have each status (those that are left out: none), and the estimate of the time left."""
         trials = _gauge("selgen_trials", "trials of the sweep by status", ("sweep", "status"))
-        for status in dict.fromkeys([*STATUSES, *counts]):
+        for status in dict.fromkeys([*SHOWN, *counts]):
             self._shown.set(trials, self._sweep | {"status": status}, float(counts.get(status, 0)))
         if seconds_left is not None:
             left = _gauge("selgen_seconds_left", "estimate of the time left, in seconds", ("sweep",))
@@ -124,7 +125,7 @@ class SweepMetricsCallback(tune.Callback):
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         board, running = self._board, len(self._board.running)
         counts = self._before + Counter(board.finished) + Counter(running=running)
-        counts["pending"] = max(0, board.total - board.num_finished - running)
+        counts[TrialStatus.PENDING] = max(0, board.total - board.num_finished - running)
         self._metrics.update(counts, board.seconds_left())
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:

@@ -65,3 +65,8 @@ class Median:
     def watch(self, setting: Any, epoch: float, value: float) -> None:
         """Let the value count for others: the scheduler forbids a trial to go on that it has once told to stop."""
         self._scheduler.on_trial_complete(_NO_TUNE, setting, {"epoch": epoch, "value": value})
+
+
+def make_judge(rule: StoppingRule, mode: str) -> Asha | Median:
+    """Return the scheduler that a rule names; `mode` is 'max' or 'min'."""
+    return Asha(rule, mode) if rule.scheduler == "asha" else Median(rule, mode)

@@ -17,6 +17,7 @@ from ray.util.queue import Empty, Queue
 from selgen_ray.cluster.cluster import GROWING, InfeasibleError, offered
 from selgen_ray.cluster.train_group_worker import GivePlacesBack, GroupTorchConfig, train_in_group
 from selgen_ray.errors import INPUT_ERRORS, TrialError
+from selgen_ray.records.status import TrialStatus
 from selgen_ray.space import Resources
 from selgen_ray.storage import Folder
 from selgen_ray.trial.task import TrialTask
@@ -27,6 +28,7 @@ DRIVER: dict[str, float] = {"memory": 2**20}
 _COLLECTIVE_TIMEOUT_S = 24 * 3600  # rank 0 may wait that long for another trial's value; who dies is noticed by Ray
 _START_ATTEMPTS = 240  # of a minute each, for places that others hold or an autoscaler has yet to make
 _FETCH_S = 1.0
+_WAITING = 8  # groups that wait for a place, each with a process, so that an autoscaler sees them
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,34 @@ class GroupResources:
     cpus_per_worker: float
     gpus_per_worker: int
     fsdp: bool = False
+
+    @property
+    def gpus_per_process(self) -> float:
+        """GPUs of each process that trains."""
+        return self.gpus_per_worker
+
+    @property
+    def bundle(self) -> dict[str, float]:
+        """What its Tune trial asks Ray for."""
+        return DRIVER
+
+    def fit_on(self, nodes: Sequence[Mapping[str, float]]) -> int:
+        """Return how many trials the nodes can hold, were they empty; the workers of one may lie on several nodes."""
+        return sum(self._workers_on(node) for node in nodes) // self.workers
+
+    def _workers_on(self, node: Mapping[str, float]) -> int:
+        shares = [node.get("CPU", 0) / self.cpus_per_worker]
+        if self.gpus_per_worker:
+            shares.append(node.get("GPU", 0) / self.gpus_per_worker)
+        return int(min(shares) + 1e-9)
+
+    def ahead_of(self, num_fit: int, autoscaling: bool) -> int:
+        """Return how many more groups than fit are handed out; those that wait hold a process each."""
+        return _WAITING if autoscaling else 0
+
+    def __str__(self) -> str:
+        # its workers are waited for by Ray Train; this is the place of the process that leads them
+        return "its leading process"
 
 
 def resolve_group(resources: Resources, nodes: Sequence[Mapping[str, float]]) -> GroupResources:
@@ -54,24 +84,12 @@ def resolve_group(resources: Resources, nodes: Sequence[Mapping[str, float]]) ->
         gpus = int(any(node.get("GPU", 0) >= 1 for node in nodes))
     fsdp = resources.strategy == "fsdp"
     granted = GroupResources(resources.workers or 1, resources.cpus_per_worker or 1.0, gpus, fsdp)
-    if not resources.autoscaling and how_many_fit(nodes, granted) == 0:
+    if not resources.autoscaling and granted.fit_on(nodes) == 0:
         raise InfeasibleError(
             f"resources: a trial asks for {granted.workers} workers of {granted.cpus_per_worker:g} CPUs and "
             f"{granted.gpus_per_worker} GPUs each, but the nodes have: {offered(nodes)}. {GROWING}"
         )
     return granted
-
-
-def how_many_fit(nodes: Sequence[Mapping[str, float]], granted: GroupResources) -> int:
-    """Trials that the nodes can hold at a time, were they empty; the workers of one may lie on several nodes."""
-    return sum(_workers_on(node, granted) for node in nodes) // granted.workers
-
-
-def _workers_on(node: Mapping[str, float], granted: GroupResources) -> int:
-    shares = [node.get("CPU", 0) / granted.cpus_per_worker]
-    if granted.gpus_per_worker:
-        shares.append(node.get("GPU", 0) / granted.gpus_per_worker)
-    return int(min(shares) + 1e-9)
 
 
 class _Trainer(TorchTrainer):
@@ -151,12 +169,12 @@ def _forward(group: tuple[threading.Thread, list[Exception]], mailbox: Queue, re
 def _explain(error: Exception, report: Report) -> None:
     """Raise what a worker met. A wrong input is only reported: it would fail again."""
     if isinstance(error, PreemptionError):
-        report({"status": "preempted"})
+        report({"status": TrialStatus.PREEMPTED})
         raise TrialError(str(error)) from error
     failures = error.worker_failures if isinstance(error, WorkerGroupError) else {}
     for failure in failures.values():
         if isinstance(failure, INPUT_ERRORS):
-            report({"status": "failed", "error": str(failure)})
+            report({"status": TrialStatus.FAILED, "error": str(failure)})
             return
     if not failures:
         raise TrialError(f"{type(error).__name__}: {error}") from error

@@ -47,7 +47,7 @@ def train_in_group(task: TrialTask, sweep: Folder, torch_threads: int, mailbox: 
         raise
     except Exception as error:
         raise TrialError(f"{type(error).__name__}: {error}\n{last_lines()}") from error
-    status = "preempted" if result.status == "running" else result.status
+    status = result.status.after_run
     reports.last({"status": status, "capability": result.capability, "alignment": result.alignment})
     if ranks.any_rank(sigterm_arrived()):
         raise TrialError("a worker got SIGTERM: its machine goes away")

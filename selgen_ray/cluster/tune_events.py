@@ -12,20 +12,20 @@ from ray.tune.experiment import Trial as TuneTrial
 
 from selgen_ray.driver.display import Display, finished_line
 from selgen_ray.driver.driver import Driver
-from selgen_ray.driver.trial_queue import Outcome
 from selgen_ray.records.results import FILE_NAME, TrialResult
+from selgen_ray.records.status import TrialStatus
 from selgen_ray.trial.task import TrialTask
 
 
 def mark_failed(task: TrialTask, cause: str) -> None:
     """Publish status 'failed' for a trial whose worker could not: killed, out of memory, node lost."""
     result = TrialResult(
-        trial_id=task.trial_id, slug=task.slug, seed=task.config["seed"], status="running", config=task.config
+        trial_id=task.trial_id, slug=task.slug, seed=task.config["seed"], status=TrialStatus.RUNNING, config=task.config
     )
     with contextlib.suppress(FileNotFoundError):
         result = TrialResult.model_validate_json(task.folder.read(FILE_NAME))
-    if result.status == "running":
-        result.status, result.error = "failed", cause
+    if result.status == TrialStatus.RUNNING:
+        result.status, result.error = TrialStatus.FAILED, cause
         result.publish(task.folder)
 
 
@@ -66,19 +66,24 @@ class TuneEvents(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: TuneTrial, **info: Any) -> None:
         last = trial.last_result or {}
-        self._finish(trial, last.get("status", "preempted"), last, last.get("error", ""))
+        self._finish(trial, TrialStatus(last.get("status", "preempted")), last, last.get("error", ""))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: TuneTrial, **info: Any) -> None:
         last = trial.last_result or {}
-        self._finish(trial, "preempted" if last.get("status") == "preempted" else "crashed", {}, _cause(trial))
+        self._finish(
+            trial,
+            TrialStatus.PREEMPTED if last.get("status") == TrialStatus.PREEMPTED else TrialStatus.CRASHED,
+            {},
+            _cause(trial),
+        )
 
-    def _finish(self, trial: TuneTrial, outcome: Outcome, metrics: dict[str, Any], cause: str) -> None:
+    def _finish(self, trial: TuneTrial, outcome: TrialStatus, metrics: dict[str, Any], cause: str) -> None:
         trial_id, name, driver = trial.config["trial_id"], str(trial), self._driver
         task = self._feed.known[trial_id]
         again = self._feed.ended(trial_id, outcome)
         if again and self._feed.is_ending:
-            outcome = "preempted"
-        status = "failed" if outcome == "crashed" else outcome
+            outcome = TrialStatus.PREEMPTED
+        status = TrialStatus.FAILED if outcome == TrialStatus.CRASHED else outcome
         told = {"why": cause} if cause else {}
         self._board.running.pop(name, None)
         if again and not self._feed.is_ending:
@@ -87,9 +92,11 @@ class TuneEvents(tune.Callback):
             self._display.line(f"retrying   {name}  {cause.splitlines()[0] if cause else outcome}", self._board)
             return
         driver.events.add(status, name, **told)
-        if outcome == "crashed":
+        if outcome == TrialStatus.CRASHED:
             driver.later(lambda: mark_failed(task, cause))
-        if outcome != "preempted":
+        if outcome != TrialStatus.PREEMPTED:
             driver.guidance.ended(trial_id, status)
             self._board.end(name, status, cause)
-        self._display.line(finished_line(name, "cut off" if outcome == "preempted" else status, metrics), self._board)
+        self._display.line(
+            finished_line(name, "cut off" if outcome == TrialStatus.PREEMPTED else status, metrics), self._board
+        )

@@ -21,12 +21,12 @@ from ray._raylet import setproctitle  # pyright: ignore[reportAttributeAccessIss
 from ray.tune.search import Searcher
 from ray.tune.trainable.function_trainable import wrap_function
 
-from selgen_ray.cluster.cluster import HeadWatch, Places, TrialResources, how_many_fit, nodes, resolve_resources
+from selgen_ray.cluster import schedulers
+from selgen_ray.cluster.cluster import HeadWatch, Places, TrialResources, nodes, resolve_resources
 from selgen_ray.cluster.metrics import SweepMetricsCallback, TrialMetrics
 from selgen_ray.cluster.repairs import survive_lost_workers
 from selgen_ray.cluster.trackers import tracker_callbacks
-from selgen_ray.cluster.train_group import DRIVER, GroupResources, resolve_group, run_group
-from selgen_ray.cluster.train_group import how_many_fit as how_many_groups_fit
+from selgen_ray.cluster.train_group import GroupResources, resolve_group, run_group
 from selgen_ray.cluster.tune_events import TuneEvents
 from selgen_ray.cluster.wait_notice import WaitNotice
 from selgen_ray.driver.added import AddedTrial
@@ -35,12 +35,12 @@ from selgen_ray.driver.driver import Driver
 from selgen_ray.driver.feedback import Feedback
 from selgen_ray.driver.plan import Plan
 from selgen_ray.driver.trial_queue import TrialQueue
+from selgen_ray.records.status import TrialStatus
 from selgen_ray.space import Resources, SweepSpec
 from selgen_ray.storage import Folder
 from selgen_ray.trial.task import TrialTask
 
 Granted = TrialResources | GroupResources
-_WAITING, _WAITING_GROUPS = 64, 8  # a cluster that grows by one node at a time would take hours
 
 
 def resolve(resources: Resources) -> Granted:
@@ -49,13 +49,11 @@ def resolve(resources: Resources) -> Granted:
 
 
 def _fits(granted: Granted, autoscaling: bool) -> Callable[[Sequence[Mapping[str, float]]], int]:
-    """How many trials nodes can hold, and some more: they start at once, and an autoscaler sees them wait."""
-    if isinstance(granted, GroupResources):  # those that wait hold a process each
-        return lambda nodes: how_many_groups_fit(nodes, granted) + (_WAITING_GROUPS if autoscaling else 0)
+    """Return how many trials to hand out on nodes: those that fit, and some more."""
 
     def with_some_more(nodes: Sequence[Mapping[str, float]]) -> int:
-        fit = how_many_fit(nodes, granted)
-        return fit + (_WAITING if autoscaling else max(1, min(fit // 4, _WAITING)))
+        num_fit = granted.fit_on(nodes)
+        return num_fit + granted.ahead_of(num_fit, autoscaling)
 
     return with_some_more
 
@@ -105,7 +103,7 @@ def launch(run: Launch) -> str | None:
         run.display.say(text, board)
 
     driver = Driver(run.plan.folder, feed, board, tasks, make, run.time_budget_s, say)
-    driver.guidance = Feedback(run.spec, run.plan, driver.stop, driver.keep)
+    driver.guidance = Feedback(run.spec, run.plan, driver.stop, driver.keep, schedulers.make_judge)
     places = Places(
         _fits(run.granted, run.spec.resources.autoscaling), lambda event, node: driver.events.add(event, node=node)
     )
@@ -114,7 +112,9 @@ def launch(run: Launch) -> str | None:
         return min(places(), run.spec.resources.max_concurrent or places())
 
     runs_now = {task.trial_id for task in run.plan.to_run}
-    before = Counter(str(p.found) for p in run.plan.planned if p.found and p.task.trial_id not in runs_now)
+    before = Counter(
+        p.found for p in run.plan.planned if p.found is not TrialStatus.PENDING and p.task.trial_id not in runs_now
+    )
     watching = [SweepMetricsCallback(run.spec.name, board, before)]
     watching += tracker_callbacks(
         run.spec.trackers, run.spec.name, run.plan.folder, feed.known.__getitem__, driver.later
@@ -190,7 +190,6 @@ def _trainable(run: Launch, first: ray.ObjectRef[Any]) -> type:
     """The Tune trainable: a function in a reused worker, so that imports and base model are loaded once."""
     name, granted, torch_threads, sweep = run.spec.name, run.granted, run.spec.resources.torch_threads, run.plan.folder
     group = granted if isinstance(granted, GroupResources) else None
-    bundle = {"CPU": granted.cpus, "GPU": granted.gpus} if isinstance(granted, TrialResources) else DRIVER
 
     def task_of(config: dict[str, Any]) -> TrialTask:
         late = config.get("late")
@@ -219,7 +218,7 @@ def _trainable(run: Launch, first: ray.ObjectRef[Any]) -> type:
 
         @classmethod
         def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
-            return tune.PlacementGroupFactory([bundle])
+            return tune.PlacementGroupFactory([granted.bundle])
 
         def __repr__(self) -> str:
             return f"trial worker of {name}"  # Ray asks once, and the worker outlives its first trial
@@ -229,7 +228,7 @@ def _trainable(run: Launch, first: ray.ObjectRef[Any]) -> type:
 
 def _run_group(task: TrialTask, sweep: Folder, group: GroupResources, threads: int, metrics: TrialMetrics) -> None:
     """As `run_in_worker`, on several workers: what rank 0 says is shown by this process."""
-    status = "failed"
+    status = TrialStatus.FAILED
 
     def report(line: dict[str, Any]) -> None:
         nonlocal status

@@ -48,11 +48,7 @@ class WaitNotice(Callback):
             self._tell(self._text(at - self._since))
 
     def _text(self, seconds: float) -> str:
-        if isinstance(self._granted, TrialResources):
-            asked = f"{self._granted.cpus:g} CPUs and {self._granted.gpus:g} GPUs"
-        else:  # its workers are waited for by Ray Train; this is the place of the process that leads them
-            asked = "its leading process"
         return (
-            f"no trial has run for {seconds / 60:.0f} min: waiting for a place with {asked}; the nodes have "
+            f"no trial has run for {seconds / 60:.0f} min: waiting for a place with {self._granted}; the nodes have "
             f"{offered(self._nodes())} in all, taken by others or too small. `ray status` shows what the cluster does"
         )

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
-from selgen_ray.config import hardware, hub_names
+from selgen_ray.config import hub_names
 from selgen_ray.config.chat_template import read_template
 from selgen_ray.schema import Strict, execution, setting
 from selgen_ray.storage.folder import absolute
@@ -183,13 +183,3 @@ class FinetuneConfig(Strict):
     def keeps_model(self) -> bool:
         """Whether the finished model is kept in a folder; merging it is asked for to keep it or to push it."""
         return self.save_model_locally or (self.save_merged and not self.push_to_hub)
-
-    @property
-    def cuda_only(self) -> list[str]:
-        """The keys of this config that work on a CUDA device only."""
-        return [need.key for need in hardware.asked(self) if need.cuda]
-
-    @property
-    def not_for_fsdp(self) -> dict[str, str]:
-        """The keys of this config that do not go with `resources.strategy: fsdp`, and why."""
-        return hardware.not_for_fsdp(self)

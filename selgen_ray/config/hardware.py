@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from packaging.version import Version
 
-if TYPE_CHECKING:
-    from selgen_ray.config.finetune import FinetuneConfig
+from selgen_ray.config.finetune import FinetuneConfig
 
 
 @dataclass(frozen=True)
@@ -81,6 +80,11 @@ def this_device() -> Device:
 def asked(config: FinetuneConfig) -> list[Need]:
     """The rows of the table that apply to a config."""
     return [need for need in NEEDS if getattr(config, need.key) == need.value]
+
+
+def cuda_only(config: FinetuneConfig) -> list[str]:
+    """Return the keys of a config that work on a CUDA device only."""
+    return [need.key for need in asked(config) if need.cuda]
 
 
 def problems(config: FinetuneConfig, device: Device) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from selgen_ray.errors import StorageError
 from selgen_ray.records.control import Control
+from selgen_ray.records.names import trial_name
 from selgen_ray.space import Trial
 from selgen_ray.trainers.plugins import Plugin
 
@@ -36,7 +37,7 @@ class AddedTrial:
     @property
     def name(self) -> str:
         """'<slug>/seed_<N>'."""
-        return f"{self.slug}/seed_{self.config['seed']}"
+        return trial_name(self.slug, self.config["seed"])
 
 
 def write_added(control: Control, trial: AddedTrial) -> None:

@@ -20,6 +20,7 @@ from selgen_ray.driver.trial_queue import TrialQueue
 from selgen_ray.records.control import ALL, LIVE, PLAN, Control
 from selgen_ray.records.events import EventLog
 from selgen_ray.records.results import now
+from selgen_ray.records.status import TrialStatus
 from selgen_ray.storage import Folder
 from selgen_ray.storage.leases import Lease, Watch, this_host
 from selgen_ray.trial.task import TrialTask
@@ -204,10 +205,10 @@ class Driver:
             self._say(f"{why}: finishing steps and saving checkpoints")
             self.end(why)
         for task in self.feed.drop(asked["stop"] | asked["removed"]):
-            status = "removed" if task.trial_id in asked["removed"] else "stopped"
+            status = TrialStatus.REMOVED if task.trial_id in asked[TrialStatus.REMOVED] else TrialStatus.STOPPED
             self.board.finished[status] = self.board.finished.get(status, 0) + 1
             self.events.add(status, task.name, why=self.control.why_stopped(task.trial_id))
-            self.guidance.ended(task.trial_id, "stopped")
+            self.guidance.ended(task.trial_id, TrialStatus.STOPPED)
         for trial in read_added(self.control, asked["added"] - self._tasks.keys()):
             self._tasks[trial.trial_id] = self._make(trial)
             self._hand_out("added", trial.trial_id)

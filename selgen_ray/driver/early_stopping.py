@@ -1,4 +1,4 @@
-"""Early stopping: Ray Tune's schedulers as the judges of settings, each the mean over its seeds.
+"""Early stopping: schedulers of Ray Tune, handed in, judge settings, each the mean over its seeds.
 
 A scheduler of Ray Tune judges trials. Here it is given one stand-in for each setting: the value of a setting at an
 epoch is the mean over its seeds, known as soon as every seed that is still to come that far has. So a lucky seed saves
@@ -12,18 +12,17 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from statistics import fmean, median
 from typing import Any, Protocol
 
-from selgen_ray.cluster.schedulers import Asha, Median
 from selgen_ray.records.results import TrialResult, less_is_better
+from selgen_ray.records.status import TrialStatus
 from selgen_ray.space.spec import StoppingRule
 
 logger = logging.getLogger(__name__)
 _PREFIX = "early stopping"
-_ENDED = ("completed", "diverged", "stopped")
 
 
 class Task(Protocol):
@@ -69,18 +68,39 @@ class _Setting:
     end: float = math.inf
 
 
+class Judge(Protocol):
+    """Compares settings at an epoch; `cluster.schedulers` has those of Ray Tune."""
+
+    def add(self, setting: Any) -> None:
+        """Note a setting; the judge looks at its `trial_id` only."""
+        ...
+
+    def stops(self, setting: Any, epoch: float, value: float) -> bool:
+        """Whether the setting is to stop; its value counts for others in any case."""
+        ...
+
+    def watch(self, setting: Any, epoch: float, value: float) -> None:
+        """Let the value count for others."""
+        ...
+
+
+MakeJudge = Callable[[StoppingRule, str], Judge]
+"""(rule, 'max' or 'min') -> the judge of a sweep."""
+
+
 class EarlyStopping:
     """Decides which settings of a sweep are stopped.
 
     Args:
         rule: of the search space; its scheduler is not None.
+        make_judge: makes the scheduler that the rule names.
         tasks: the trials of the sweep, the ended ones as well; those that share a slug are the seeds of one setting.
     """
 
-    def __init__(self, rule: StoppingRule, tasks: Iterable[Task] = ()):
+    def __init__(self, rule: StoppingRule, make_judge: MakeJudge, tasks: Iterable[Task] = ()):
         self._rule = rule
         self._mode = rule.mode or ("min" if less_is_better(rule.metric) else "max")
-        self._judge = Asha(rule, self._mode) if rule.scheduler == "asha" else Median(rule, self._mode)
+        self._judge = make_judge(rule, self._mode)
         self._settings: dict[str, _Setting] = {}
         self._of_trial: dict[str, tuple[_Setting, Mapping[str, Any]]] = {}
         self._means: dict[float, dict[str, float]] = {}
@@ -116,7 +136,7 @@ class EarlyStopping:
 
     def ended(self, trial_id: str, status: str) -> str | None:
         """A trial has ended and is not run again: its setting waits for it no more. Returns what `report` does."""
-        if trial_id not in self._of_trial or status in ("running", "preempted"):
+        if trial_id not in self._of_trial or status in (TrialStatus.RUNNING, TrialStatus.PREEMPTED):
             return None
         setting = self._of_trial[trial_id][0]
         self._end(setting, trial_id, status)
@@ -133,10 +153,10 @@ class EarlyStopping:
             for reading in result.readings():
                 self._note(result.trial_id, reading)
             setting = self._of_trial[result.trial_id][0]
-            if result.status == "stopped" and (result.error or "").startswith(_PREFIX):
+            if result.status == TrialStatus.STOPPED and (result.error or "").startswith(_PREFIX):
                 setting.is_stopped = True  # a seed that still runs was taken back by a retry
                 setting.alive.discard(result.trial_id)
-            elif result.status in _ENDED:
+            elif result.status.is_final:
                 self._end(setting, result.trial_id, result.status, by_hand=True)
         for setting in self._settings.values():
             self._next(setting, may_stop=False)
@@ -144,8 +164,10 @@ class EarlyStopping:
     @staticmethod
     def _end(setting: _Setting, trial_id: str, status: str, by_hand: bool = False) -> None:
         setting.alive.discard(trial_id)
-        is_ours = status == "stopped" and setting.is_stopped and not by_hand
-        if status != "completed" and not is_ours:  # else its epochs after the others' would count for the setting
+        is_ours = status == TrialStatus.STOPPED and setting.is_stopped and not by_hand
+        if (
+            status != TrialStatus.COMPLETED and not is_ours
+        ):  # else its epochs after the others' would count for the setting
             setting.seeds.discard(trial_id)
 
     def _note(self, trial_id: str, reading: Mapping[str, Any]) -> _Setting:

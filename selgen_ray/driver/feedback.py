@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from selgen_ray.driver.added import AddedTrial
-from selgen_ray.driver.early_stopping import EarlyStopping
+from selgen_ray.driver.early_stopping import EarlyStopping, MakeJudge
 from selgen_ray.driver.plan import Plan
 from selgen_ray.driver.search import Asked
 from selgen_ray.reading import read_trials
 from selgen_ray.records.results import FILE_NAME, TrialResult
+from selgen_ray.records.status import TrialStatus
 from selgen_ray.space import SweepSpec
 from selgen_ray.trial.task import TrialTask
 
@@ -26,12 +27,20 @@ class Feedback:
     Args:
         stop: stops trials for good, and says why.
         keep: keeps a trial that a search asked for in the sweep's folder; told before it is handed out.
+        make_judge: makes the scheduler of early stopping.
 
     Raises:
         StorageError: the folder cannot be read.
     """
 
-    def __init__(self, spec: SweepSpec, plan: Plan, stop: Stop, keep: Callable[[AddedTrial, TrialTask], None]):
+    def __init__(
+        self,
+        spec: SweepSpec,
+        plan: Plan,
+        stop: Stop,
+        keep: Callable[[AddedTrial, TrialTask], None],
+        make_judge: MakeJudge,
+    ):
         self._lock = threading.RLock()  # trials join from the driver's thread
         self._stop, self._keep, self._make = stop, keep, plan.make
         self._plugins = spec.plugin_sources
@@ -43,10 +52,10 @@ class Feedback:
         self._searches = plan.searches
         self._early = None
         if spec.early_stopping.scheduler is not None:
-            self._early = EarlyStopping(spec.early_stopping, self._tasks.values())
+            self._early = EarlyStopping(spec.early_stopping, make_judge, self._tasks.values())
             self._early.restore(self._results.values())
-            for p in plan.with_status("stopped", "removed"):
-                self._early.ended(p.task.trial_id, "stopped")
+            for p in plan.with_status(TrialStatus.STOPPED, TrialStatus.REMOVED):
+                self._early.ended(p.task.trial_id, TrialStatus.STOPPED)
 
     @property
     def may_ask(self) -> bool:
@@ -101,9 +110,15 @@ class Feedback:
         except (OSError, ValueError) as error:  # a worker that died early left none
             logger.warning("%s: no result to guide the search: %s", task.name, error)
             found = TrialResult(
-                trial_id=trial_id, slug=task.slug, seed=task.config["seed"], status="failed", config=task.config
+                trial_id=trial_id,
+                slug=task.slug,
+                seed=task.config["seed"],
+                status=TrialStatus.FAILED,
+                config=task.config,
             )
-        self._results[trial_id] = found if status != "failed" else found.model_copy(update={"status": "failed"})
+        self._results[trial_id] = (
+            found if status != TrialStatus.FAILED else found.model_copy(update={"status": TrialStatus.FAILED})
+        )
 
     def _stop_setting(self, trial_id: str, why: str) -> None:
         slug = self._tasks[trial_id].slug

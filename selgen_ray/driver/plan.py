@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from selgen_ray.driver.added import AddedTrial, read_added
 from selgen_ray.driver.search import Search
 from selgen_ray.reading import read_heads
 from selgen_ray.records.control import Control
-from selgen_ray.records.results import Status
+from selgen_ray.records.status import TrialStatus
 from selgen_ray.space import SweepSpec, Trial
 from selgen_ray.storage import Folder
 from selgen_ray.trainers.plugins import Plugin
@@ -19,8 +19,6 @@ from selgen_ray.trial.provenance import git_commit
 from selgen_ray.trial.task import CHECKPOINTS, TrialTask
 
 T = TypeVar("T")
-Found = Status | Literal["removed"] | None
-_FINISHED: tuple[Found, ...] = ("completed", "diverged")
 
 
 @dataclass(frozen=True)
@@ -29,13 +27,13 @@ class Planned:
 
     Attributes:
         task: what a worker gets.
-        found: the status of the result that is already there; 'stopped' or 'removed' where somebody asked for it; None:
-            there is nothing.
+        found: the status of the result that is already there; `STOPPED` or `REMOVED` where somebody asked for it,
+            `PENDING` where there is nothing.
         error: the cause that result gives.
     """
 
     task: TrialTask
-    found: Found
+    found: TrialStatus
     error: str | None = None
 
 
@@ -87,9 +85,9 @@ class Plan:
     searches: tuple[Search, ...] = ()
     num_left_out: int = 0
 
-    def with_status(self, *found: Found) -> list[Planned]:
+    def with_status(self, *statuses: TrialStatus) -> list[Planned]:
         """The trials whose result on storage has one of these statuses."""
-        return [p for p in self.planned if p.found in found]
+        return [p for p in self.planned if p.found in statuses]
 
     def remove_leftovers(self) -> None:
         """Remove checkpoints of finished trials whose worker was killed after the result and before it removed them.
@@ -98,7 +96,7 @@ class Plan:
             StorageError: the folder cannot be read, or written to.
         """
         sweep = self.folder.inside
-        tasks = [p.task for p in self.with_status(*_FINISHED)]
+        tasks = [p.task for p in self.planned if p.found.is_finished]
         done = {task.folder.inside.removeprefix(sweep).strip("/"): task for task in tasks}
         names = self.folder.files(recursive=True)
         held = {trial for trial, found, _ in (name.partition(f"/{CHECKPOINTS}/") for name in names) if found}
@@ -124,19 +122,19 @@ class Plan:
     @property
     def to_run(self) -> list[TrialTask]:
         """What is left: cut off first, so that a sweep finishes what it began."""
-        order: list[Found] = ["running", "failed", None]
+        order = [TrialStatus.RUNNING, TrialStatus.FAILED, TrialStatus.PENDING]
         return [p.task for status in order for p in self.with_status(status)]
 
     def lines(self) -> list[str]:
         """The plan in words: counts of each kind, then trials per strategy."""
-        kinds: Sequence[tuple[str, Found]] = (
-            ("completed, skipped", "completed"),
-            ("diverged, skipped", "diverged"),
-            ("stopped, skipped until a retry", "stopped"),
-            ("removed, skipped until a retry", "removed"),
-            ("cut off, continued from the last checkpoint", "running"),
-            ("failed, tried again", "failed"),
-            ("new", None),
+        kinds = (
+            ("completed, skipped", TrialStatus.COMPLETED),
+            ("diverged, skipped", TrialStatus.DIVERGED),
+            ("stopped, skipped until a retry", TrialStatus.STOPPED),
+            ("removed, skipped until a retry", TrialStatus.REMOVED),
+            ("cut off, continued from the last checkpoint", TrialStatus.RUNNING),
+            ("failed, tried again", TrialStatus.FAILED),
+            ("new", TrialStatus.PENDING),
         )
         counts = [(len(self.with_status(status)), text) for text, status in kinds]
         lines = [f"{_count(len(self.planned), 'trial')} in {self.folder}"]
@@ -145,7 +143,7 @@ class Plan:
         for p in self.planned:
             strategies.setdefault(p.task.config["proxy_strategy"], []).append(p)
         for name, trials in sorted(strategies.items()):
-            done = sum(p.found in _FINISHED for p in trials)
+            done = sum(p.found.is_finished for p in trials)
             settings = len({p.task.slug for p in trials})
             lines.append(f"  {name}: {_count(len(trials), 'trial')}, {_count(settings, 'setting')}, {done} done")
         lines += [f"  search {search.spec.line}, {len(search.asked)} asked" for search in self.searches]
@@ -189,9 +187,15 @@ def make_plan(spec: SweepSpec) -> Plan:
     planned: list[Planned] = []
     for task in tasks.values():
         _, result = found.get(task.trial_id, (None, None))
-        status: Found = result.status if result else None
-        if status not in _FINISHED:
-            marked = "removed" if task.trial_id in removed else "stopped" if task.trial_id in stopped else None
+        status = result.status if result else TrialStatus.PENDING
+        if not status.is_finished:
+            marked = (
+                TrialStatus.REMOVED
+                if task.trial_id in removed
+                else TrialStatus.STOPPED
+                if task.trial_id in stopped
+                else None
+            )
             status = marked or status
         planned.append(Planned(task, status, result.error if result else None))
     return Plan(folder, tuple(planned), len(found.keys() - tasks.keys()), make, searches)

@@ -19,6 +19,7 @@ from typing import Any
 from selgen_ray.errors import SpecError
 from selgen_ray.records.requirement import Condition
 from selgen_ray.records.results import TrialResult
+from selgen_ray.records.status import TrialStatus
 from selgen_ray.seeding import derive_seed
 from selgen_ray.space import Trial
 from selgen_ray.space.ranges import Range, draw, everything
@@ -166,13 +167,13 @@ def outcome(
     """
     found = [results[trial.trial_id] for trial in asked.trials if trial.trial_id in results]
     statuses = {result.status for result in found}
-    if "diverged" in statuses:
+    if TrialStatus.DIVERGED in statuses:
         return "FAIL", None
-    if len(found) < len(asked.trials) or "running" in statuses:
+    if len(found) < len(asked.trials) or TrialStatus.RUNNING in statuses:
         return "RUNNING", None
-    done = [result for result in found if result.status == "completed"]
+    done = [result for result in found if result.status == TrialStatus.COMPLETED]
     if not done:
-        return ("PRUNED" if "stopped" in statuses else "FAIL"), None
+        return ("PRUNED" if TrialStatus.STOPPED in statuses else "FAIL"), None
     values = [[v for result in done if (v := result.value(one.metric)) is not None] for one in objectives]
     if not all(values):
         return "FAIL", None
@@ -181,7 +182,7 @@ def outcome(
 
 def misses(asked: Asked, results: Mapping[str, TrialResult], require: Iterable[Condition]) -> list[float] | None:
     """By how much the means of a complete setting miss each condition, at most 0 where they do not; None: no value."""
-    done = [r for trial in asked.trials if (r := results.get(trial.trial_id)) and r.status == "completed"]
+    done = [r for trial in asked.trials if (r := results.get(trial.trial_id)) and r.status == TrialStatus.COMPLETED]
     found: list[float] = []
     for condition in require:
         values = [value for result in done if (value := result.value(condition.metric)) is not None]

@@ -5,12 +5,9 @@ from __future__ import annotations
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
-from typing import Literal
 
+from selgen_ray.records.status import TrialStatus
 from selgen_ray.trial.task import TrialTask
-
-Outcome = Literal["completed", "diverged", "stopped", "failed", "preempted", "crashed"]
-"""How a run of a trial ended. 'failed': its input is wrong; 'crashed': it raised, or its worker died."""
 
 
 def _none() -> list[TrialTask]:
@@ -65,12 +62,14 @@ class TrialQueue:
             self.running[task.trial_id] = task
             return task
 
-    def ended(self, trial_id: str, outcome: Outcome) -> bool:
+    def ended(self, trial_id: str, outcome: TrialStatus) -> bool:
         """Note how a run ended; returns whether the trial will be handed out again."""
         with self._lock:
             task = self.running.pop(trial_id)
-            self.failures[trial_id] += outcome == "crashed"
-            again = outcome == "preempted" or (outcome == "crashed" and self.failures[trial_id] <= self._max_failures)
+            self.failures[trial_id] += outcome == TrialStatus.CRASHED
+            again = outcome == TrialStatus.PREEMPTED or (
+                outcome == TrialStatus.CRASHED and self.failures[trial_id] <= self._max_failures
+            )
             if again:
                 self._waiting.appendleft(task)
             return again

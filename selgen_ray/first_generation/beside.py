@@ -7,6 +7,7 @@ from pathlib import Path
 
 from selgen_ray.errors import StorageError
 from selgen_ray.first_generation.results import folder_seed, of_preparation, read_old_results
+from selgen_ray.records.names import trial_name
 from selgen_ray.records.results import FILE_NAME, TrialResult, same_training
 from selgen_ray.storage import Folder
 from selgen_ray.syntax.paths import near_name
@@ -38,12 +39,12 @@ def import_results(old: Path, sweep: str, force: bool = False) -> list[str]:
     written, there = [], []
     for path, result in found:
         stamp = result.started_at[:19].replace("-", "").replace(":", "").replace("T", "_")
-        place = folder / result.slug / f"seed_{result.seed}" / "results" / stamp
+        place = folder / trial_name(result.slug, result.seed) / "results" / stamp
         if place.exists(FILE_NAME) and not force:
             there.append(path)
             continue
         result.publish(place)
-        written.append(f"  {path} -> {result.slug}/seed_{result.seed}: {_ended(result)}")
+        written.append(f"  {path} -> {trial_name(result.slug, result.seed)}: {_ended(result)}")
     lines = [f"{folder}: {len(written)} of {len(found) + len(left_out)} results imported", *written]
     lines += [f"  {path}: was imported before; --force replaces it" for path in there]
     lines += [f"  {path}: left out, {why}" for path, why in left_out]

@@ -13,7 +13,8 @@ from selgen_ray import hashing
 from selgen_ray.errors import StorageError
 from selgen_ray.evals.headlines import ALIGNMENT, CAPABILITY, headline
 from selgen_ray.first_generation.convert import convert, nested_node
-from selgen_ray.records.results import Status, TrialResult, finite, flatten
+from selgen_ray.records.results import TrialResult, finite, flatten
+from selgen_ray.records.status import TrialStatus
 from selgen_ray.syntax.keys import registered_keys
 from selgen_ray.syntax.tree import Node, Origin, json_problem, show, written
 from selgen_ray.trainers import catalogue
@@ -224,14 +225,14 @@ def _even(series: Series, count: int = 0) -> Series:
     return {name: [finite(v) for v in values] + [None] * (count - len(values)) for name, values in series.items()}
 
 
-def _status(series: Mapping[str, Series], losses: Series, count: int) -> tuple[Status, str | None]:
+def _status(series: Mapping[str, Series], losses: Series, count: int) -> tuple[TrialStatus, str | None]:
     """A loss that is not finite is a run that diverged, whatever was drawn of it."""
     if count < 2:
-        return "failed", "it has no evaluation after training"
+        return TrialStatus.FAILED, "it has no evaluation after training"
     named = {f"train/{name}": values for name, values in losses.items()}
     named |= {f"{name}/loss": by_metric["loss"] for name, by_metric in series.items() if "loss" in by_metric}
     for name, values in named.items():
         for epoch, value in enumerate(values):
             if value is not None and not math.isfinite(value):
-                return "diverged", f"{name} is {show(value)} at epoch {epoch}"
-    return "completed", None
+                return TrialStatus.DIVERGED, f"{name} is {show(value)} at epoch {epoch}"
+    return TrialStatus.COMPLETED, None

@@ -19,6 +19,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from selgen_ray.records.names import trial_name
 from selgen_ray.records.results import now
 from selgen_ray.storage import Folder
 
@@ -82,7 +83,7 @@ class Control:
     def names_of_added(self, trial_ids: Iterable[str]) -> dict[str, str]:
         """Trial id -> '<slug>/seed_<N>' of added trials. Raises StorageError."""
         found = self.added.read_many(trial_ids)
-        return {i: f"{a['slug']}/seed_{a['config']['seed']}" for i, a in found.items() if "config" in a}
+        return {i: trial_name(a["slug"], a["config"]["seed"]) for i, a in found.items() if "config" in a}
 
     def read(self, name: str) -> dict[str, Any]:
         """`plan.json` or `live.json`, {} where there is none. Raises StorageError."""

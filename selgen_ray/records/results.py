@@ -5,17 +5,29 @@ from __future__ import annotations
 import math
 import re
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, field_validator
 
+from selgen_ray.records.status import STORED, TrialStatus
 from selgen_ray.storage import Folder
 
 SCHEMA_VERSION = 1
 FILE_NAME = "results.json"
-Status = Literal["running", "completed", "diverged", "stopped", "failed"]
-# of two results of one trial the first of these counts
-PREFERENCE: tuple[Status, ...] = ("completed", "diverged", "stopped", "running", "failed")
+
+
+def _on_storage(status: TrialStatus) -> TrialStatus:
+    if status not in STORED:
+        raise ValueError(f"a result is never {status}; allowed: {', '.join(STORED)}")
+    return status
+
+
+StoredStatus = Annotated[
+    TrialStatus,
+    AfterValidator(_on_storage),
+    WithJsonSchema({"enum": [str(status) for status in STORED], "type": "string"}),
+]
+"""The status that a results.json may have."""
 
 
 HEADLINES = ("capability", "alignment", "coherence")
@@ -122,7 +134,7 @@ class TrialResult(TrainingRecord):
     trial_id: str = Field(description="content hash of everything that can change the result")
     slug: str = Field(description="readable name of the setting, shared by its seeds")
     seed: int
-    status: Status
+    status: StoredStatus
     error: str | None = Field(
         default=None,
         description="failed: the last lines of the traceback; diverged: what and where; stopped: why",
@@ -203,7 +215,7 @@ class ResultHead(BaseModel):
     trial_id: str
     slug: str
     seed: int
-    status: Status
+    status: StoredStatus
     error: str | None = None
 
 

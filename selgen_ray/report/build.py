@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from selgen_ray.errors import nearest
 from selgen_ray.records.requirement import parse_requirement
-from selgen_ray.records.results import HEADLINES, PREFERENCE, TrialResult, same_training
+from selgen_ray.records.results import HEADLINES, TrialResult, same_training
+from selgen_ray.records.status import PREFERENCE, TrialStatus
 from selgen_ray.report.model import Base, Flagged, LeftOut, Report
 from selgen_ray.report.settings import Axis, Setting, make_settings, model_name
 from selgen_ray.report.standings import compare_strategies
@@ -34,7 +35,7 @@ def make_report(
     conditions = parse_requirement(require) if require else ()
     settings = make_settings(trials, x, y, conditions)
     counts = Counter(result.status for result in trials)
-    completed = [result for result in trials if result.status == "completed"]
+    completed = [result for result in trials if result.status == TrialStatus.COMPLETED]
     report = Report(
         sweep=sweep,
         title=title,
@@ -73,7 +74,7 @@ def _left_out(found: Iterable[tuple[Folder, TrialResult]], settings: Sequence[Se
         for trial_id in s.no_point:
             lacking[trial_id].append(s)
     for folder, result in found:
-        if result.status != "completed":
+        if result.status != TrialStatus.COMPLETED:
             cause = _last_line(result.error)
             yield LeftOut(labels[result.trial_id], result.seed, result.status, cause, str(folder))
         for s in lacking.get(result.trial_id, ()):

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from selgen_ray.records.names import trial_name
 from selgen_ray.records.results import HEADLINES, TrialResult
+from selgen_ray.records.status import TrialStatus
 from selgen_ray.report import colours
 from selgen_ray.report.costs import device_hours
 from selgen_ray.report.details import place_of, rounded
@@ -66,7 +68,7 @@ def sample_trials(report: Report, numbers: Mapping[str, int]) -> list[dict[str, 
     naive = next((s for s in report.drawn if s.outcome_only), None)
     naive = naive or next((s for s in report.drawn if s.strategy == "naive"), None)
     chosen = [s for s in ([naive] if naive is best else [naive, best]) if s is not None]
-    with_samples = [{r.seed: r for r in s.trials if r.status == "completed" and r.samples} for s in chosen]
+    with_samples = [{r.seed: r for r in s.trials if r.status == TrialStatus.COMPLETED and r.samples} for s in chosen]
     common = set.intersection(*(set(by_seed) for by_seed in with_samples)) if with_samples else set()
     found = []
     for s, by_seed in zip(chosen, with_samples, strict=True):
@@ -112,7 +114,7 @@ def _setting(s: Setting) -> dict[str, Any]:
 
 def _points(settings: Sequence[Setting], names: Sequence[str], numbers: Mapping[str, int]) -> dict[str, Any]:
     """Columns with a row for each completed trial of each setting: its values of all metrics, after and before."""
-    rows = [(i, r) for i, s in enumerate(settings) for r in s.trials if r.status == "completed"]
+    rows = [(i, r) for i, s in enumerate(settings) for r in s.trials if r.status == TrialStatus.COMPLETED]
     axes = [Axis(name) for name in names]
     return {
         "setting": [i for i, _ in rows],
@@ -127,7 +129,7 @@ def _trial(result: TrialResult, number: int, setting: int) -> dict[str, Any]:
     group, place = place_of(number)
     return {
         "id": result.trial_id,
-        "name": f"{result.slug}/seed_{result.seed}",
+        "name": trial_name(result.slug, result.seed),
         "seed": result.seed,
         "setting": setting,
         "strategy": strategy_of(result),

@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from selgen_ray.records.names import trial_name
 from selgen_ray.records.results import TrialResult, flatten
+from selgen_ray.records.status import TrialStatus
 from selgen_ray.storage import Folder
 
 MOST_POINTS = 200
@@ -100,7 +102,7 @@ def _details(
         "metrics": _curves(result.train_steps, result.train_metrics),
         "evals": _evaluations(result),
         "samples": {name: some[:_MOST_SAMPLES] for name, some in result.samples.items()} if with_samples else None,
-        "events": list(events.get(f"{result.slug}/seed_{result.seed}", ()))[-_MOST_EVENTS:],
+        "events": list(events.get(trial_name(result.slug, result.seed), ()))[-_MOST_EVENTS:],
         "facts": _facts(folder, result),
         "flags": result.flags,
         "missing": result.missing,
@@ -134,7 +136,7 @@ def _evaluations(result: TrialResult) -> dict[str, Any]:
 
 def _facts(folder: Folder, result: TrialResult) -> dict[str, Any]:
     """Checkpoints, times, sizes: what is neither a curve nor the config."""
-    ended = result.status in ("completed", "diverged")
+    ended = result.status in (TrialStatus.COMPLETED, TrialStatus.DIVERGED)
     checkpoints = "deleted, since the trial is over" if ended else f"{folder}/checkpoints, until the trial is over"
     return {
         "folder": str(folder),

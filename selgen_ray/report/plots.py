@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from selgen_ray.records.results import TrialResult
+from selgen_ray.records.status import TrialStatus
 from selgen_ray.report.colours import colour_of, marker_of
 from selgen_ray.report.figures import DPI, GREY, INK, literal, pareto_figure
 from selgen_ray.report.knob_names import SIGNS, value_text
@@ -134,7 +135,7 @@ def path_figure(report: Report, best: Sequence[Setting]) -> Figure:
 def path(trials: Sequence[TrialResult], x: Axis, y: Axis) -> list[tuple[float, float]]:
     """The mean over completed trials after each epoch that all of them evaluated, from before training on."""
     tables = []
-    for r in (r for r in trials if r.status == "completed"):
+    for r in (r for r in trials if r.status == TrialStatus.COMPLETED):
         own: dict[float, tuple[float, float]] = {}
         for i, version in enumerate(r.eval_versions):
             a, b = r.metric(x.metric(r), i), r.metric(y.metric(r), i)

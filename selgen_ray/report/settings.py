@@ -10,6 +10,7 @@ from typing import Any
 
 from selgen_ray.records.requirement import Condition
 from selgen_ray.records.results import TrialResult, finite, flatten, less_is_better
+from selgen_ray.records.status import TrialStatus
 from selgen_ray.report.knob_names import knob_texts, value_text
 from selgen_ray.report.versions import NAMES, STREAMS, SWEEPS, Group, with_versions
 from selgen_ray.stats import Summary, paired_change, pareto_front, summarise
@@ -158,7 +159,7 @@ def _split(trials: Iterable[TrialResult], key: Callable[[TrialResult], str]) -> 
 
 
 def _setting(group: Group, knobs: dict[str, Any], x: Axis, y: Axis, require: Sequence[Condition]) -> Setting:
-    completed = sorted((r for r in group.trials if r.status == "completed"), key=lambda r: r.seed)
+    completed = sorted((r for r in group.trials if r.status == TrialStatus.COMPLETED), key=lambda r: r.seed)
     missing = {r.trial_id: [axis.name for axis in (x, y) if axis.value(r) is None] for r in completed}
     both = [r for r in completed if not missing[r.trial_id]]
     counted = both or completed  # the same seeds stand behind both numbers, as far as there are any

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from selgen_ray.records.results import HEADLINES, PREFERENCE, TrialResult, flatten
+from selgen_ray.records.results import HEADLINES, TrialResult, flatten
+from selgen_ray.records.status import PREFERENCE
 from selgen_ray.report.knob_names import value_text
 
 # lists of values that are evaluated on the side: they decide nothing about the weights of a setting

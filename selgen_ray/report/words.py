@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from selgen_ray.records.results import HEADLINES, TrialResult, flatten
+from selgen_ray.records.status import TrialStatus
 from selgen_ray.report.knob_names import value_text
 from selgen_ray.report.model import Comparison, Standing, Standings
 
@@ -194,7 +195,7 @@ def _seeds(report: Report) -> Iterable[str]:
 
 
 def _lost(report: Report) -> Iterable[str]:
-    lost = {status: n for status, n in report.counts.items() if n and status != "completed"}
+    lost = {status: n for status, n in report.counts.items() if n and status != TrialStatus.COMPLETED}
     if not lost:
         return
     text = ", ".join(f"{n} {status}" for status, n in lost.items())
@@ -204,7 +205,7 @@ def _lost(report: Report) -> Iterable[str]:
 
 def setting_facts(report: Report) -> list[tuple[str, str]]:
     """What was trained on what, how it was measured: (what, in words)."""
-    trials = [next((r for r in s.trials if r.status == "completed"), s.trials[0]) for s in report.settings]
+    trials = [next((r for r in s.trials if r.status == TrialStatus.COMPLETED), s.trials[0]) for s in report.settings]
     flats = [flatten(r.config) for r in trials]
     facts = [
         ("model", _values(flats, "finetune_config.model")),

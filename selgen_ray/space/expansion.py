@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from selgen_ray import hashing
+from selgen_ray.config import hardware
 from selgen_ray.config.data import ROLES
 from selgen_ray.config.trial import TrialConfig
 from selgen_ray.data.fingerprint import data_fingerprint
@@ -226,8 +227,10 @@ def _contradictions(candidate: Candidate, config: TrialConfig, sweep: Flat) -> I
     asked = {key: sweep[f"resources.{key}"].plain() for key in _RESOURCES if f"resources.{key}" in sweep}
     for key in [key for key in ("gpus", "gpus_per_worker") if asked.get(key) == 0]:
         told = _CUDA.format(key)
-        yield from (flat[f"finetune_config.{name}"].problem(told) for name in config.finetune_config.cuda_only)
-    for name, why in config.finetune_config.not_for_fsdp.items() if asked.get("strategy") == "fsdp" else ():
+        yield from (
+            flat[f"finetune_config.{name}"].problem(told) for name in hardware.cuda_only(config.finetune_config)
+        )
+    for name, why in hardware.not_for_fsdp(config.finetune_config).items() if asked.get("strategy") == "fsdp" else ():
         node = flat[f"finetune_config.{name}"]
         yield node.problem(
             f"found {str(node.plain()).lower()}, but resources.strategy: fsdp does not go with it: {why}."

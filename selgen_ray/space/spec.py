@@ -12,6 +12,7 @@ from pydantic import Field, SerializeAsAny, SkipValidation, field_validator, mod
 from selgen_ray.config.evals import SET_NAMES
 from selgen_ray.config.trial import TrialConfig
 from selgen_ray.errors import nearest
+from selgen_ray.records.names import trial_name
 from selgen_ray.records.requirement import Condition, parse_requirement
 from selgen_ray.records.results import HEADLINES, less_is_better
 from selgen_ray.schema import Strict
@@ -205,7 +206,7 @@ class Trial(Strict):
     @property
     def name(self) -> str:
         """The trial's folder inside the sweep's."""
-        return f"{self.slug}/seed_{self.config.seed}"
+        return trial_name(self.slug, self.config.seed)
 
 
 @dataclass(frozen=True)

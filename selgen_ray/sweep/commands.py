@@ -17,7 +17,9 @@ from selgen_ray.driver.selection import SelectionError, find_trials
 from selgen_ray.errors import SpecError, StorageError
 from selgen_ray.reading import read_heads
 from selgen_ray.records.control import ALL, LIVE, PLAN, Control
+from selgen_ray.records.names import trial_name
 from selgen_ray.records.results import FILE_NAME, TrialResult
+from selgen_ray.records.status import TrialStatus
 from selgen_ray.storage import Folder
 
 COMMANDS = ("status", "stop", "retry", "rm", "add")
@@ -40,7 +42,7 @@ class Sweep:
     folder: Folder
     control: Control
     names: dict[str, str] = field(default_factory=dict)
-    status: dict[str, str] = field(default_factory=dict)
+    status: dict[str, TrialStatus] = field(default_factory=dict[str, TrialStatus])
     errors: dict[str, str] = field(default_factory=dict)
     places: dict[str, Folder] = field(default_factory=dict)
     live: dict[str, Any] = field(default_factory=dict)
@@ -66,7 +68,7 @@ def read_state(folder: Folder) -> Sweep:
     added = control.added.names()
     for place, result in read_heads(folder):
         trial_id = result.trial_id
-        sweep.names[trial_id] = f"{result.slug}/seed_{result.seed}"
+        sweep.names[trial_id] = trial_name(result.slug, result.seed)
         sweep.status[trial_id], sweep.places[trial_id] = result.status, place
         if result.error:
             sweep.errors[trial_id] = result.error.strip().splitlines()[-1]
@@ -76,14 +78,17 @@ def read_state(folder: Folder) -> Sweep:
     running = set(sweep.live.get("running", {})) if sweep.is_driven else set()
     stopped, removed = control.stop.names(), control.removed.names()
     for trial_id, name in sweep.names.items():
-        found = sweep.status.get(trial_id, "waiting")
-        if found in ("running", "failed") and name not in running:
-            found = "cut off" if found == "running" else found
-        elif found == "waiting" and name in running:
-            found = "running"
-        if found in ("waiting", "cut off", "failed"):
-            found = "removed" if trial_id in removed else "stopped" if trial_id in stopped else found
-        sweep.status[trial_id] = found
+        status = sweep.status.get(trial_id, TrialStatus.PENDING)
+        if status is TrialStatus.RUNNING and name not in running:
+            status = status.after_run
+        elif status is TrialStatus.PENDING and name in running:
+            status = TrialStatus.RUNNING
+        if status in (TrialStatus.PENDING, TrialStatus.PREEMPTED, TrialStatus.FAILED):
+            if trial_id in removed:
+                status = TrialStatus.REMOVED
+            elif trial_id in stopped:
+                status = TrialStatus.STOPPED
+        sweep.status[trial_id] = status
     return sweep
 
 
@@ -151,10 +156,13 @@ def _status(args: argparse.Namespace, folder: Folder) -> list[str]:
     sweep = read_state(folder)
     counts: dict[str, int] = {}
     for status in sweep.status.values():
-        counts[status] = counts.get(status, 0) + 1
+        counts[_word(status)] = counts.get(_word(status), 0) + 1
     left = sweep.live.get("seconds_left") if sweep.is_driven else None
     running = sweep.live.get("running", {}) if sweep.is_driven else {}
-    ill = {s: {sweep.names[i]: sweep.errors.get(i, "") for i, f in sweep.status.items() if f == s} for s in _ILL}
+    ill: dict[str, dict[str, str]] = {
+        kind: {sweep.names[i]: sweep.errors.get(i, "") for i, status in sweep.status.items() if status is kind}
+        for kind in _ILL
+    }
     if args.json:
         content = {"folder": str(folder), "is_driven": sweep.is_driven, "counts": counts, "seconds_left": left}
         return [json.dumps(content | {"running": running, **{s: names for s, names in ill.items() if names}}, indent=1)]
@@ -166,8 +174,13 @@ def _status(args: argparse.Namespace, folder: Folder) -> list[str]:
     return lines
 
 
-_ILL = ("failed", "diverged", "stopped")
+_ILL = (TrialStatus.FAILED, TrialStatus.DIVERGED, TrialStatus.STOPPED)
 _ORDER = ("completed", "diverged", "failed", "stopped", "removed", "cut off", "running", "waiting")
+_WORDS = {TrialStatus.PENDING: "waiting", TrialStatus.PREEMPTED: "cut off"}
+
+
+def _word(status: TrialStatus) -> str:
+    return _WORDS.get(status, str(status))
 
 
 def _driver(sweep: Sweep) -> str:
@@ -197,7 +210,7 @@ def _stop(args: argparse.Namespace, folder: Folder) -> list[str]:
         return ["asked the sweep to end: it finishes steps, saves checkpoints, and can be run again"]
     lines = []
     for trial_id, name in _wanted(args.trials, sweep, "TRIAL or --all").items():
-        if sweep.status[trial_id] in ("completed", "diverged"):
+        if sweep.status[trial_id].is_finished:
             lines.append(f"{name} is {sweep.status[trial_id]} already")
         else:
             sweep.control.stop.set(trial_id, **why)
@@ -219,7 +232,7 @@ def _retry(args: argparse.Namespace, folder: Folder) -> list[str]:
         wanted |= _wanted(args.trials, sweep, "TRIAL, --failed, --diverged or --stopped")
     lines = [] if wanted else [f"none {' or '.join(kinds)}"]
     for trial_id, name in wanted.items():
-        if sweep.status[trial_id] in ("completed", "running"):
+        if sweep.status[trial_id] in (TrialStatus.COMPLETED, TrialStatus.RUNNING):
             lines.append(f"{name} is {sweep.status[trial_id]}: nothing to retry")
             continue
         if trial_id in sweep.places:
@@ -234,21 +247,21 @@ def _retry(args: argparse.Namespace, folder: Folder) -> list[str]:
 def _reopen(place: Folder) -> None:
     """A trial that ended for good counts as cut off; what checkpoints it has are gone on from."""
     result = TrialResult.model_validate_json(place.read(FILE_NAME))
-    if result.status in ("diverged", "stopped", "failed"):
-        result.status, result.error = "running", None
+    if result.status in _ILL:
+        result.status, result.error = TrialStatus.RUNNING, None
         result.publish(place)
 
 
 def _rm(args: argparse.Namespace, folder: Folder) -> list[str]:
     sweep = read_state(folder)
     wanted = _wanted(args.trials, sweep, "TRIAL")
-    busy = [name for trial_id, name in wanted.items() if sweep.status[trial_id] == "running"]
+    busy = [name for trial_id, name in wanted.items() if sweep.status[trial_id] is TrialStatus.RUNNING]
     if busy:
         raise SelectionError(f"{', '.join(busy)}: running; stop it first, or let it end")
     if not args.yes:
         if not sys.stdin.isatty():
             raise SelectionError(f"this deletes {len(wanted)} trials: say --yes")
-        sys.stdout.write("".join(f"{name}  ({sweep.status[i]})\n" for i, name in wanted.items()))
+        sys.stdout.write("".join(f"{name}  ({_word(sweep.status[i])})\n" for i, name in wanted.items()))
         if input(f"delete these {len(wanted)} trials and their results? [y/N] ").strip().lower() not in ("y", "yes"):
             return ["nothing was deleted"]
     for trial_id in wanted:

@@ -23,6 +23,7 @@ from selgen_ray.driver.token_plan import PlannedTokens
 from selgen_ray.errors import SpecError, StorageError
 from selgen_ray.records.control import Control
 from selgen_ray.records.results import FILE_NAME
+from selgen_ray.records.status import TrialStatus
 from selgen_ray.space import SweepSpec, load_space
 from selgen_ray.sweep import commands
 
@@ -130,8 +131,7 @@ def _launch(spec: SweepSpec, plan: Plan, args: argparse.Namespace) -> tuple[str 
     try:
         dashboard = cluster.connect(spec.resources)
         granted = resolve(spec.resources)
-        gpus = granted.gpus if isinstance(granted, cluster.TrialResources) else granted.gpus_per_worker
-        cluster.check_hardware(map(FinetuneConfig.model_validate, configs), gpus)
+        cluster.check_hardware(map(FinetuneConfig.model_validate, configs), granted.gpus_per_process)
         if dashboard:
             _say(f"dashboard: {dashboard}")
         return None, launch(Launch(spec, plan, granted, make_display(args.progress), abandon, args.time_budget))
@@ -152,7 +152,7 @@ def _finish(spec: SweepSpec, plan: Plan, resume: str, why: str | None, *, hurrie
     Args:
         hurried: say first what is left: Ray ends the process of a lost cluster soon, be the report written or not.
     """
-    failed, left = plan.with_status("failed"), plan.with_status("running", None)
+    failed, left = plan.with_status(TrialStatus.FAILED), plan.with_status(TrialStatus.RUNNING, TrialStatus.PENDING)
     told: list[str] = []
     for p in failed:
         cause = (p.error or "no cause is known").strip().splitlines()[-1]
@@ -162,7 +162,7 @@ def _finish(spec: SweepSpec, plan: Plan, resume: str, why: str | None, *, hurrie
         told.append(f"{early}{len(failed)} failed, {len(left)} left to run; to go on: {resume}")
     if hurried:
         _say(*told)
-    page = _report(spec, plan) if plan.with_status("completed") else None
+    page = _report(spec, plan) if plan.with_status(TrialStatus.COMPLETED) else None
     if not hurried:
         _say(*told)
     if page:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from selgen_ray.config.hub_names import is_hub_id
 from selgen_ray.config.trial import TrialConfig, identity
+from selgen_ray.records.names import trial_name
 from selgen_ray.records.results import HEADLINES, TrialResult, flatten
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def model_card(config: TrialConfig, result: TrialResult) -> str:
     kind = "A LoRA adapter" if is_adapter else "A model with its LoRA adapter merged in" if cfg.is_peft else "A model"
     sections = [
         f"---\n{data.to_yaml()}\n---",
-        f"# {result.slug}/seed_{result.seed}",
+        f"# {trial_name(result.slug, result.seed)}",
         f"{kind}, fine-tuned by `selgen_ray` with the strategy `{config.proxy_strategy}`.",
         _bullets(_origin(config, result)),
         "## Settings",

@@ -17,6 +17,7 @@ from selgen_ray.errors import INPUT_ERRORS, DataError, ModelError, TrialDiverged
 from selgen_ray.evals.headlines import headlines
 from selgen_ray.models import hub
 from selgen_ray.records.results import FILE_NAME, TrialResult
+from selgen_ray.records.status import TrialStatus
 from selgen_ray.storage import Folder
 from selgen_ray.storage.cache import Cache
 from selgen_ray.trainers.base import BaseTrainer
@@ -77,7 +78,7 @@ class _Run:
             trial_id=task.trial_id,
             slug=task.slug,
             seed=self.config.seed,
-            status="running",
+            status=TrialStatus.RUNNING,
             config=self.config.model_dump(mode="json"),
             hardware=provenance.hardware(),
             versions=provenance.versions(),
@@ -102,13 +103,13 @@ class _Run:
             self.task.folder.write_json("config.json", self.result.config)
         try:
             self._train(on_progress, finished)
-            self.result.status = "completed"
+            self.result.status = TrialStatus.COMPLETED
         except TrialDiverged as error:
-            self.result.status, self.result.error = "diverged", str(error)
+            self.result.status, self.result.error = TrialStatus.DIVERGED, str(error)
         except TrialStopped as error:
             return self._stopped(error)
         except Exception as error:
-            self.result.status = "failed"
+            self.result.status = TrialStatus.FAILED
             self.result.error = last_lines()
             # where another rank died, this one only lost its connection: who started them knows the cause
             if ranks.world_size() == 1 or isinstance(error, INPUT_ERRORS):
@@ -116,7 +117,7 @@ class _Run:
                     self._publish()
             raise
         self._publish()
-        if self.result.status == "completed":
+        if self.result.status == TrialStatus.COMPLETED:
             self._push(finished)
         try:
             self.checkpoints.delete()
@@ -129,9 +130,9 @@ class _Run:
     def _stopped(self, error: TrialStopped) -> TrialResult:
         if self.before and not self.result.eval_steps:  # it did not come so far as to read its checkpoint
             self.result = self.before.model_copy(update={"error": None})
-        self.result.status = "running"
+        self.result.status = TrialStatus.RUNNING
         if error.reason == "stopped":
-            self.result.status, self.result.error = "stopped", error.why
+            self.result.status, self.result.error = TrialStatus.STOPPED, error.why
         self._publish()
         return self.result
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from selgen_ray.records.names import trial_name
 from selgen_ray.storage import Folder
 from selgen_ray.trainers.plugins import Plugin
 from selgen_ray.trial import provenance
@@ -39,4 +40,4 @@ class TrialTask:
     @property
     def name(self) -> str:
         """'<slug>/seed_<N>', what people call the trial."""
-        return f"{self.slug}/seed_{self.config['seed']}"
+        return trial_name(self.slug, self.config["seed"])

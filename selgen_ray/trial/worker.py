@@ -11,27 +11,39 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from selgen_ray.errors import DataError, ModelError, SpecError, TrialError
 from selgen_ray.records.control import ALL, Control
+from selgen_ray.records.results import TrialResult
+from selgen_ray.records.status import TrialStatus
 from selgen_ray.storage import Folder
 from selgen_ray.trainers.engine.stop_signal import StopSignal
 from selgen_ray.trial.run import run_trial
 from selgen_ray.trial.task import TrialTask
 
-if TYPE_CHECKING:
-    from selgen_ray.cluster.metrics import TrialMetrics
-
 logger = logging.getLogger(__name__)
 _REPORT_EVERY_S = 0.5  # a report waits for the driver: more often would slow a short trial down
 _LOOK_EVERY_S = {True: 1.0, False: 5.0}  # is the storage local? A look at an object store costs a request
+
+
+class TrialShown(Protocol):
+    """Shows a running trial to people; `cluster.metrics.TrialMetrics` is one."""
+
+    def update(self, progress: dict[str, Any]) -> None:
+        """Show a progress line or an evaluation."""
+        ...
+
+    def finish(self, status: str, result: TrialResult | None = None) -> None:
+        """Show how the trial ended."""
+        ...
+
 
 Report = Callable[[dict[str, Any]], None]
 _running: StopSignal | None = None  # of the trial that this process runs now
 
 
-def run_in_worker(task: TrialTask, sweep: Folder, torch_threads: int, report: Report, metrics: TrialMetrics) -> None:
+def run_in_worker(task: TrialTask, sweep: Folder, torch_threads: int, report: Report, metrics: TrialShown) -> None:
     """Run a trial, forwarding its progress and events; the last report holds its status.
 
     Raises:
@@ -52,14 +64,14 @@ def run_in_worker(task: TrialTask, sweep: Folder, torch_threads: int, report: Re
         with watched(sweep, task.trial_id) as stop:
             result = run_trial(task, progress, stop=stop, on_event=reports.event)
     except (DataError, ModelError, SpecError) as error:
-        metrics.finish("failed")
+        metrics.finish(TrialStatus.FAILED)
         logger.error("%s", error)  # published as failed; the same input would fail again
-        reports.last({"status": "failed", "error": str(error)})
+        reports.last({"status": TrialStatus.FAILED, "error": str(error)})
         return
     except Exception as error:
-        metrics.finish("failed")
+        metrics.finish(TrialStatus.FAILED)
         raise TrialError(f"{type(error).__name__}: {error}") from error
-    status = "preempted" if result.status == "running" else result.status
+    status = result.status.after_run
     metrics.finish(status, result)
     reports.last({"status": status, "capability": result.capability, "alignment": result.alignment})
     if sigterm_arrived():
