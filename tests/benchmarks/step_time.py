@@ -36,6 +36,8 @@ from selgen_ray.storage import Folder
 from selgen_ray.storage.cache import Cache
 from selgen_ray.trainers import get_trainer, strategies
 from selgen_ray.trainers.base import BaseTrainer
+from selgen_ray.trainers.engine.course import main_phase
+from selgen_ray.trainers.engine.loop import fit
 from selgen_ray.trainers.engine.reference import BaseLogProbs, BaseValues
 
 KNOBS: dict[str, dict[str, Any]] = {"positive_negative_proxy": {"neg_lambda_proxy": 0.1}}
@@ -64,9 +66,9 @@ def time_steps(trainer: BaseTrainer, num_steps: int) -> list[float]:
             torch.cuda.synchronize()
         times.append(time.perf_counter())
 
-    phase = trainer.main_phase()
+    phase = main_phase(trainer.run, trainer)
     phase.job.num_steps = num_steps + 2
-    phase.run(after_step)
+    fit(phase.job, phase.start(None), after_step)
     return [b - a for a, b in itertools.pairwise(times)]
 
 
