@@ -70,6 +70,8 @@ class BaseTrainer:
     aliases: ClassVar[tuple[str, ...]] = ()
     implied: ClassVar[dict[str, dict[str, Any]]] = {}  # alias -> top-level config keys that it says as well
     required_roles: ClassVar[tuple[str, ...]] = ("outcome",)
+    zero_strength: ClassVar[dict[str, Any]] = {}
+    """Dotted config keys and values that make the strategy `naive` without the proxy, bit for bit; {}: none do."""
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
@@ -107,7 +109,6 @@ class BaseTrainer:
         roles = load_roles(self.config) if datasets is None else datasets
         self._places = roles if isinstance(roles, Roles) else Roles(roles)
         self.check_rows(self.config, roles)
-        self.accelerator = accelerator()
         self.record = TrainingRecord()
         self.num_resumes = 0
         self.num_steps = 0
@@ -180,6 +181,11 @@ class BaseTrainer:
         return ()
 
     # -- what hooks build on ---------------------------------------------------------------------------------------
+
+    @property
+    def accelerator(self):
+        """The process's Accelerator, which works whatever else this process did with Accelerate meanwhile."""
+        return accelerator()
 
     def has(self, role: str) -> bool:
         """Whether there are rows of this role to train on."""
