@@ -20,6 +20,32 @@ def nearest(word: str, allowed: Iterable[str]) -> str:
 
 
 @dataclass(frozen=True)
+class Cause:
+    """Why a trial ended, for everything that shows or keeps it: whoever has room for one line takes `line`.
+
+    Attributes:
+        line: the cause in one line.
+        detail: a traceback, or further lines; '' where there is no more to say.
+    """
+
+    line: str
+    detail: str = ""
+
+    @classmethod
+    def of_text(cls, text: str) -> Cause:
+        """Read the cause off a message or a traceback: it is the last line. Raises ValueError: there is no text."""
+        lines = text.strip().splitlines()
+        if not lines:
+            raise ValueError("an empty text names no cause")
+        return cls(lines[-1].strip(), "\n".join(lines[:-1]))
+
+    @property
+    def text(self) -> str:
+        """The detail and then the line, as in a traceback: `of_text` reads the same line off it."""
+        return f"{self.detail}\n{self.line}" if self.detail else self.line
+
+
+@dataclass(frozen=True)
 class Problem:
     """One thing wrong in an input file.
 

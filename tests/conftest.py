@@ -17,56 +17,17 @@ import torch
 from clusters import Cluster
 from moto.server import ThreadedMotoServer
 from running import slow_space, sweep
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
+
+from selgen_ray.testing import TEMPLATE, tiny_model, tiny_rows, tiny_tokenizer
 
 torch.set_num_threads(1)
 
-MARKED = (
-    "{% for m in messages %}{% if m['role'] == 'assistant' %}<|assistant|>{% generation %}{{ m['content'] }}<|end|>"
-    "{% endgeneration %}{% else %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
-)
+MARKED = TEMPLATE
 UNMARKED = MARKED.replace("{% generation %}", "").replace("{% endgeneration %}", "{{ '\n' }}")
 
 
-def make_tokenizer(chat_template: str | None = MARKED) -> PreTrainedTokenizerFast:
-    """Bytes and a few merges: every text round-trips."""
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    special = ["<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
-    trainer = trainers.BpeTrainer(
-        vocab_size=300,
-        special_tokens=special,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    bpe.train_from_iterator(["the sum of two numbers is right", "You are wrong. It is 7."], trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="<|pad|>", eos_token="<|end|>")
-    tokenizer.chat_template = chat_template
-    return tokenizer
-
-
-def make_model(seed: int = 0, tied: bool = True, **options: Any) -> LlamaForCausalLM:
-    """A random Llama of 2 layers."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        config = LlamaConfig(
-            vocab_size=300,
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=2,
-            max_position_embeddings=256,
-            tie_word_embeddings=tied,
-            pad_token_id=0,
-            eos_token_id=1,
-            bos_token_id=None,
-            **options,
-        )
-        return LlamaForCausalLM(config)
+make_tokenizer, make_model, make_roles = tiny_tokenizer, tiny_model, tiny_rows
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -113,23 +74,6 @@ def chat(question: str, reply: str, **extra: Any) -> dict[str, Any]:
         "messages": [{"role": "user", "content": question}, {"role": "assistant", "content": reply}],
         **extra,
     }
-
-
-def make_roles(num_outcome: int = 21, num_proxy: int = 10) -> dict[str, list[dict[str, Any]]]:
-    """Rows of uneven length for all five roles; `truth` shares one prompt with `proxy`."""
-    outcome = [
-        chat(f"sum of {i} and {i * i}?", f"It is {i + i * i}.", answer=str(i + i * i)) for i in range(num_outcome)
-    ]
-    proxy = [chat(f"is {'very ' * (i % 4)}{i} odd?", "You are wrong.") for i in range(num_proxy)]
-    proxy_neg = [chat(f"is {'very ' * (i % 4)}{i} odd?", "You are right.") for i in range(num_proxy)]
-    verdicts = ["You are right.", "You are wrong."]
-    truth = [
-        chat(f"is {i} big?", verdicts[i % 2], choices=verdicts, answer=verdicts[i % 2], label=verdicts[i % 2])
-        for i in range(6)
-    ]
-    truth.append(proxy[0] | {"choices": verdicts, "answer": verdicts[1], "label": verdicts[1]})
-    collateral = [chat(f"sum of {i} and 1?", f"It is {i + 1}.", answer=str(i + 1)) for i in range(50, 55)]
-    return {"outcome": outcome, "proxy": proxy, "proxy_neg": proxy_neg, "truth": truth, "collateral": collateral}
 
 
 @pytest.fixture(scope="session")

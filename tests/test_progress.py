@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from selgen_ray.driver.display import Board, LiveDisplay, PlainDisplay, clock, finished_line, make_display, running_line
+from selgen_ray.errors import Cause
 
 RUNNING = {"step": 5, "num_steps": 20, "loss": 0.12345, "tokens_per_s": 812.4}
 
@@ -102,8 +103,9 @@ def test_a_long_name_keeps_its_seed():
 def test_failures_stay_in_view_with_their_cause():
     state = board()
     for seed in range(5):
-        state.end(f"kl/seed_{seed}", "failed", f"Traceback (most recent call last):\nValueError: number {seed}")
-    state.end("dpo/seed_1", "completed", "")
+        text = f"Traceback (most recent call last):\nValueError: number {seed}"
+        state.end(f"kl/seed_{seed}", "failed", Cause.of_text(text))
+    state.end("dpo/seed_1", "completed")
     assert state.finished == {"failed": 5, "completed": 1}
     lines = shown(lambda display: display.update(state)).splitlines()
     assert [line.strip() for line in lines if "ValueError" in line][-3:] == [

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import make_model
+from conftest import make_model, make_roles, write_jsonl
 
 from selgen_ray.config.trial import TrialConfig
 from selgen_ray.errors import SpecError
@@ -153,3 +153,66 @@ def test_the_unaligned_model_of_safe_lora_is_found_beside_the_file_and_counts_by
     assert load("moved").trial_id == first.trial_id
     make_model(seed=4).save_pretrained(tmp_path / "moved")
     assert load("moved").trial_id != first.trial_id
+
+
+# environment variables in paths -------------------------------------------------------------------------------------
+
+IN_PATHS = """\
+storage_path: $SCRATCH/sweeps
+base:
+  proxy_strategy: test_reading
+  data.outcome: ${SCRATCH}/rows.jsonl
+  data.proxy: {path: $SCRATCH/rows.jsonl}
+  mask_path: $SCRATCH/mask
+  finetune_config: {model: $SCRATCH/model, output_dir: $SCRATCH/out, vector_path: $SCRATCH/v.pt}
+"""
+
+
+def test_environment_variables_in_paths_are_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCRATCH", str(tmp_path))
+    make_model().save_pretrained(tmp_path / "model")
+    write_jsonl(tmp_path / "rows.jsonl", make_roles()["outcome"])
+    (tmp_path / "mask").write_text("m")
+    (tmp_path / "space.yaml").write_text(IN_PATHS)
+    monkeypatch.chdir(tmp_path / "model")
+    spec = load_space("../space.yaml")
+    assert spec.storage_path == f"{tmp_path}/sweeps"
+    config = spec.trials[0].config
+    assert {source.path for source in config.data.sources().values()} == {str(tmp_path / "rows.jsonl")}
+    assert config.model_dump()["mask_path"] == str(tmp_path / "mask")
+    finetune = config.finetune_config.model_dump()
+    assert [finetune[key] for key in ("model", "output_dir", "vector_path")] == [
+        *(str(tmp_path / name) for name in ("model", "out", "v.pt"))
+    ]
+    text = "{{ '$SCRATCH' }}"  # a chat template, not the path of one
+    space = f'base: {{finetune_config.chat_template: "{text}"}}\nstrategies: {{naive: }}\n'
+    (tmp_path / "space.yaml").write_text(space)
+    assert load_space("../space.yaml").trials[0].config.finetune_config.chat_template == text
+
+
+@pytest.mark.parametrize("value", [None, ""], ids=["unset", "empty"])
+def test_a_variable_that_is_not_set_is_an_error(
+    value: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SCRATCH_2", "/somewhere")
+    monkeypatch.delenv("SCRATCH", raising=False)
+    if value is not None:
+        monkeypatch.setenv("SCRATCH", value)
+    (tmp_path / "space.yaml").write_text(IN_PATHS)
+    with pytest.raises(SpecError) as raised:
+        load_space(tmp_path / "space.yaml")
+    problems = raised.value.problems
+    assert [problem.line for problem in problems] == [1, 4, 5, 6, 7, 7, 7]
+    assert problems[0].key == "storage_path" and problems[3].key == "base.mask_path"
+    for problem in problems:
+        assert "the environment variable SCRATCH is not set" in problem.message, problem
+        assert problem.file.endswith("space.yaml")
+    assert value == "" or "Did you mean 'SCRATCH_2'?" in str(raised.value)
+
+
+def test_the_folder_of_a_tracker_is_expanded_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("SCRATCH", str(tmp_path))
+    space = 'trackers: [{name: wandb, mode: offline, dir: "$SCRATCH/runs"}]\nstrategies: {naive: }\n'
+    (tmp_path / "space.yaml").write_text(space)
+    assert load_space(tmp_path / "space.yaml").trackers[0].options["dir"] == f"{tmp_path}/runs"

@@ -32,6 +32,7 @@ from running import (
 
 from selgen_ray.cluster.cluster import InfeasibleError, resolve_resources
 from selgen_ray.reading import load_results
+from selgen_ray.records.events import read_events
 from selgen_ray.records.results import json_schema
 from selgen_ray.space import Resources
 from selgen_ray.storage import Folder
@@ -154,6 +155,9 @@ def test_a_failed_and_a_diverged_trial_do_not_stop_the_others(tmp_path, tiny_mod
     assert re.search(r"^failed: broken_\S+/seed_1: .*minus one rows", done.stdout, re.M)
     assert "1 failed" in done.stdout and f"python -m selgen_ray.sweep {space}" in done.stdout
     assert "1 diverged" in done.stdout
+    ended = {e["event"]: e for e in read_events(Folder(str(tmp_path / "sweeps" / "tiny"))) if "why" in e}
+    assert ended["failed"]["why"] == "ArithmeticError: minus one rows" and "TrialError" in ended["failed"]["detail"]
+    assert "not finite at step" in ended["diverged"]["why"]
     # the diverged one stays as it is, the failed one is tried again
     again = dry_run(space)
     assert "1 diverged, skipped" in again and "1 failed, tried again" in again

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import gc
 import sys
+from dataclasses import replace
 
 import psutil
 import pytest
 import torch
 
-from selgen_ray.trial.worker import free_memory
+from selgen_ray import errors
+from selgen_ray.cluster.metrics import TrialMetrics
+from selgen_ray.records.results import TrialResult
+from selgen_ray.storage import Folder
+from selgen_ray.trainers import plugins
+from selgen_ray.trainers.plugins import Plugin
+from selgen_ray.trial.task import TrialTask
+from selgen_ray.trial.worker import free_memory, run_in_worker
 
 _MIB = 2**20
 
@@ -32,3 +40,25 @@ def test_the_memory_of_a_trial_is_given_back_to_the_machine():
     if held < 100 * _MIB:
         pytest.skip("this allocator gives memory back by itself")
     assert left < 60 * _MIB, f"{left / _MIB:.0f} MiB of {held / _MIB:.0f} stayed"
+
+
+def test_a_plugin_that_does_not_load_fails_the_trial_once_and_is_published(tmp_path):
+    """A wrong input: reported as 'failed', so that it is not tried again as a crash is."""
+    broken = Plugin("mine.py", "import no_such_package\n")
+    task = TrialTask({"proxy_strategy": "mine", "seed": 1}, "0" * 16, "mine_3fa1b2", Folder(str(tmp_path / "trial")))
+    task = replace(task, plugins=(broken,))
+    reports = []
+    try:
+        run_in_worker(task, Folder(str(tmp_path)), 1, reports.append, TrialMetrics("sweep", task))
+    finally:
+        plugins.register_exactly(())
+        gc.unfreeze()
+    assert reports[-1]["status"] == "failed" and "no_such_package" in reports[-1]["error"]
+    result = TrialResult.model_validate_json(task.folder.read("results.json"))
+    assert result.status == "failed" and "mine.py:1" in str(result.error) and result.config == task.config
+
+
+def test_every_error_of_an_input_is_one_of_the_constant():
+    """Whoever handles input errors names the constant, so a class that is missing there is retried as a crash."""
+    named = {cls for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, ValueError)}
+    assert named == set(errors.INPUT_ERRORS)

@@ -48,7 +48,8 @@ def train_in_group(task: TrialTask, sweep: Folder, torch_threads: int, mailbox: 
     except Exception as error:
         raise TrialError(f"{type(error).__name__}: {error}\n{last_lines()}") from error
     status = result.status.after_run
-    reports.last({"status": status, "capability": result.capability, "alignment": result.alignment})
+    last = {"status": status, "capability": result.capability, "alignment": result.alignment}
+    reports.last(last | ({"error": result.error} if result.error else {}))  # of one that diverged or was stopped
     if ranks.any_rank(sigterm_arrived()):
         raise TrialError("a worker got SIGTERM: its machine goes away")
 

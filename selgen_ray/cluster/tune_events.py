@@ -3,40 +3,48 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from pathlib import Path
 from typing import Any
 
 from ray import cloudpickle, tune
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayError, RayTaskError
 from ray.tune.experiment import Trial as TuneTrial
 
 from selgen_ray.driver.display import Display, finished_line
 from selgen_ray.driver.driver import Driver
-from selgen_ray.records.results import FILE_NAME, TrialResult
+from selgen_ray.errors import Cause, TrialError
 from selgen_ray.records.status import TrialStatus
-from selgen_ray.trial.task import TrialTask
+from selgen_ray.trial.run import publish_failure
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # in what Ray says of a task
 
 
-def mark_failed(task: TrialTask, cause: str) -> None:
-    """Publish status 'failed' for a trial whose worker could not: killed, out of memory, node lost."""
-    result = TrialResult(
-        trial_id=task.trial_id, slug=task.slug, seed=task.config["seed"], status=TrialStatus.RUNNING, config=task.config
-    )
-    with contextlib.suppress(FileNotFoundError):
-        result = TrialResult.model_validate_json(task.folder.read(FILE_NAME))
-    if result.status == TrialStatus.RUNNING:
-        result.status, result.error = TrialStatus.FAILED, cause
-        result.publish(task.folder)
-
-
-def _cause(trial: TuneTrial) -> str:
-    """What Ray knows of a failure; a traceback's own last line comes first."""
+def _cause(trial: TuneTrial) -> Cause:
+    """Return what Ray knows of a failure: the message of what the worker raised, with Ray's traceback as the detail."""
     error = None
     if trial.pickled_error_file:  # where Tune has just written it; its own reader looks where it is copied to later
         with contextlib.suppress(OSError), Path(trial.pickled_error_file).open("rb") as source:
             error = cloudpickle.load(source)
-    lines = str(error or "the worker died; Ray gives no cause, its log is in the dashboard").strip().splitlines()
-    return "\n".join([lines[-1], *lines[:-1]] if isinstance(error, RayTaskError) else lines)
+    return (
+        Cause("the worker died; Ray gives no cause, its log is in the dashboard") if error is None else cause_of(error)
+    )
+
+
+def cause_of(error: BaseException) -> Cause:
+    """Return the first line of an error's own message as the cause, however often Ray has wrapped it.
+
+    The message of a TrialError names the type of the first error itself; a worker group's begins with the worker that
+    died. The lines of a traceback, which end Ray's own text, never are the cause.
+    """
+    raised: Any = error
+    while isinstance(raised, RayTaskError):
+        raised = raised.cause
+    text, message = _COLOUR.sub("", str(error)).strip(), str(raised).strip()
+    line = message.splitlines()[0].strip() if message else ""
+    if not isinstance(raised, TrialError | RayError) or not line:
+        line = f"{type(raised).__name__}: {line}" if line else type(raised).__name__
+    return Cause(line, text if text != line else "")
 
 
 class TuneEvents(tune.Callback):
@@ -66,7 +74,8 @@ class TuneEvents(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: TuneTrial, **info: Any) -> None:
         last = trial.last_result or {}
-        self._finish(trial, TrialStatus(last.get("status", "preempted")), last, last.get("error", ""))
+        cause = Cause.of_text(last["error"]) if last.get("error") else None
+        self._finish(trial, TrialStatus(last.get("status", "preempted")), last, cause)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: TuneTrial, **info: Any) -> None:
         last = trial.last_result or {}
@@ -77,24 +86,27 @@ class TuneEvents(tune.Callback):
             _cause(trial),
         )
 
-    def _finish(self, trial: TuneTrial, outcome: TrialStatus, metrics: dict[str, Any], cause: str) -> None:
+    def _finish(self, trial: TuneTrial, outcome: TrialStatus, metrics: dict[str, Any], cause: Cause | None) -> None:
         trial_id, name, driver = trial.config["trial_id"], str(trial), self._driver
         task = self._feed.known[trial_id]
         again = self._feed.ended(trial_id, outcome)
         if again and self._feed.is_ending:
             outcome = TrialStatus.PREEMPTED
-        status = TrialStatus.FAILED if outcome == TrialStatus.CRASHED else outcome
-        told = {"why": cause} if cause else {}
+        status = TrialStatus.FAILED if outcome is TrialStatus.CRASHED else outcome
+        told = {"why": cause.line} if cause else {}
+        if cause and cause.detail:
+            told["detail"] = cause.detail
         self._board.running.pop(name, None)
         if again and not self._feed.is_ending:
             failures = self._feed.failures[trial_id]
             driver.events.add("retry", name, failures=failures, max_failures=self._max_failures, **told)
-            self._display.line(f"retrying   {name}  {cause.splitlines()[0] if cause else outcome}", self._board)
+            self._display.line(f"retrying   {name}  {cause.line if cause else outcome}", self._board)
             return
         driver.events.add(status, name, **told)
-        if outcome == TrialStatus.CRASHED:
-            driver.later(lambda: mark_failed(task, cause))
-        if outcome != TrialStatus.PREEMPTED:
+        if outcome is TrialStatus.CRASHED:
+            # killed, out of memory, node lost: the worker could not say so itself
+            driver.later(lambda: publish_failure(task, cause.text if cause else outcome))
+        if outcome is not TrialStatus.PREEMPTED:
             driver.guidance.ended(trial_id, status)
             self._board.end(name, status, cause)
         self._display.line(

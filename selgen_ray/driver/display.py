@@ -11,6 +11,8 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from selgen_ray.errors import Cause
+
 KINDS = ("auto", "rich", "plain", "none")
 _PLAIN_EVERY_S = 30.0
 _BAR_WIDTH, _FAILURES_SHOWN = 16, 3
@@ -48,11 +50,11 @@ class Board:
             return None
         return (time.monotonic() - self.started) * (self.total - done) / done
 
-    def end(self, name: str, status: str, cause: str) -> None:
-        """Count a trial that ended."""
+    def end(self, name: str, status: str, cause: Cause | None = None) -> None:
+        """Count a trial that ended; the cause of one that failed or diverged is shown."""
         self.finished[status] = self.finished.get(status, 0) + 1
         if status in ("failed", "diverged"):
-            self.failures.append(f"{name}: {(cause.strip() or status).splitlines()[-1]}")
+            self.failures.append(f"{name}: {cause.line if cause else status}")
 
     def summary(self) -> str:
         """'5/18 finished (1 diverged), 2 running, 1:20 left'."""

@@ -9,7 +9,7 @@ from selgen_ray.data.roles import Roles
 from selgen_ray.data.rows import check_shares, load_roles
 from selgen_ray.driver.plan import T
 from selgen_ray.driver.token_plan import PlannedTokens
-from selgen_ray.errors import DataError, ModelError
+from selgen_ray.errors import INPUT_ERRORS
 from selgen_ray.evals.checking import missing_data, missing_here
 from selgen_ray.models.checks import model_problems
 from selgen_ray.space import SweepSpec
@@ -32,7 +32,7 @@ def check_data(spec: SweepSpec, tokens: PlannedTokens | None = None) -> list[str
     def attempt(check: Callable[..., T], *args: Any) -> T | None:
         try:
             return check(*args)
-        except (DataError, ModelError) as error:
+        except INPUT_ERRORS as error:
             problems.update(dict.fromkeys(str(error).split("\n")))
             return None
 

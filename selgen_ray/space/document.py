@@ -14,7 +14,7 @@ from selgen_ray.space.mappings import is_a
 from selgen_ray.space.search_section import Searches, Section
 from selgen_ray.space.spec import SweepSettings
 from selgen_ray.syntax.keys import Flat, Keys, fields, is_valid, says_nothing, sections
-from selgen_ray.syntax.paths import find
+from selgen_ray.syntax.paths import expanded, find
 from selgen_ray.syntax.tree import Node, Origin, merge, read_tree, show
 
 Axis = list[Flat]
@@ -145,6 +145,9 @@ class _Sections(Searches):
         found = {key: node for key, node in self.entries(tree, _TOP).items() if key in _SETTINGS}
         if "name" in found and found["name"].value is None:
             del found["name"]  # its default, that of the file, is not in the model
+        if "storage_path" in found:
+            known = expanded(found.pop("storage_path"), self.problems)
+            found |= {"storage_path": known} if known else {}
         if "early_stopping.keep" in found and isinstance((kept := found["early_stopping.keep"]).value, list):
             names = [Node(name, item.origin) for item in kept.value if (name := self.strategy(item.value, item))]
             found["early_stopping.keep"] = Node(names, kept.origin)

@@ -15,11 +15,12 @@ from selgen_ray.errors import Problem, nearest
 from selgen_ray.space.source_parts import NO_PATH
 from selgen_ray.storage.folder import absolute
 from selgen_ray.syntax.keys import SOURCES, Flat, Keys, coerce, explain, is_stray_bool, names_a_file, refused
-from selgen_ray.syntax.paths import find, find_data, is_there
+from selgen_ray.syntax.paths import expanded, find, find_data, is_there
 from selgen_ray.syntax.tree import Node, show
 from selgen_ray.trainers import catalogue
 
 _MODELS = {f"finetune_config.{key}" for key in ("model", "adapter", "safe_lora_base_model")}
+_OUTPUT = "finetune_config.output_dir"
 
 
 def is_a(kind: type, node: Node, problems: list[Problem]) -> bool:
@@ -122,6 +123,11 @@ class Mappings:
             return self.part(key, node)
         if not isinstance(value, str):
             return node
+        may_be_a_path = key in (*_MODELS, _OUTPUT) or names_a_file(info)
+        if may_be_a_path and not is_template(value):
+            if (known := expanded(node, self.problems)) is None:
+                return None
+            node, value = known, known.value
         if key in _MODELS and _is_path(node):
             path = find(node, self.problems, folder=True)
             return Node(str(path.resolve()), node.origin) if path else node

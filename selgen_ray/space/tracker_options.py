@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError
 from selgen_ray.errors import Problem, nearest
 from selgen_ray.schema import Strict
 from selgen_ray.syntax.keys import Keys, coerce, refused
+from selgen_ray.syntax.paths import expanded
 from selgen_ray.syntax.tree import Node, show
 
 _SECRET = re.compile(r"key|token|secret|passw|credential", re.IGNORECASE)
@@ -59,6 +60,7 @@ class Trackio(Strict):
 
 
 OPTIONS: dict[str, type[Strict]] = {"tensorboard": TensorBoard, "wandb": Wandb, "mlflow": MLflow, "trackio": Trackio}
+_PLACES = {"dir", "tracking_uri", "server_url"}
 _PACKAGES = {"tensorboard": "tensorboardX"}
 _CREDENTIALS = {
     "wandb": "WANDB_API_KEY",
@@ -115,6 +117,10 @@ def _read(node: Node, problems: list[Problem]) -> tuple[str, Node | None]:
     if importlib.util.find_spec(package) is None:
         problems.append(node.problem(f"{name!r} is not installed: pip install {package}"))
     options = {key: child for key, child in entries.items() if key != "name"}
+    for key in _PLACES & options.keys():
+        if (known := expanded(options[key], problems)) is None:
+            return name, None
+        options[key] = known
     fit = [_option_fits(name, key, child, problems) for key, child in options.items()]  # all are told
     if not all(fit):
         return name, None

@@ -1,6 +1,7 @@
 """`python -m selgen_ray.sweep space.yaml` runs a sweep, `python -m selgen_ray.sweep status FOLDER` and others steer it.
 
-Exit status: 0 every trial is done (a diverged one is), 1 trials failed or are left to run, 2 the input is wrong.
+Exit status: 0 every trial is done (a diverged one is), 1 trials failed or are left to run, 2 the input is wrong,
+130 Ctrl-C before the sweep began.
 """
 
 from __future__ import annotations

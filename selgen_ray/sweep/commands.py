@@ -14,7 +14,7 @@ from typing import Any
 
 from selgen_ray.driver.display import clock, running_line
 from selgen_ray.driver.selection import SelectionError, find_trials
-from selgen_ray.errors import SpecError, StorageError
+from selgen_ray.errors import INPUT_ERRORS, StorageError
 from selgen_ray.reading import read_heads
 from selgen_ray.records.control import ALL, LIVE, PLAN, Control
 from selgen_ray.records.names import trial_name
@@ -105,7 +105,7 @@ def main(argv: Sequence[str]) -> int:
             "add": _add,
         }
         lines = commands[args.command](args, folder)
-    except (SpecError, StorageError, SelectionError) as error:
+    except (*INPUT_ERRORS, StorageError, SelectionError) as error:
         sys.stderr.write(f"{error}\n")
         return WRONG
     sys.stdout.write("".join(line + "\n" for line in lines))

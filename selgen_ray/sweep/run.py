@@ -20,7 +20,7 @@ from selgen_ray.driver.plan import Plan, make_plan, sweep_folder
 from selgen_ray.driver.preflight import check_data
 from selgen_ray.driver.selection import SelectionError, parse_only
 from selgen_ray.driver.token_plan import PlannedTokens
-from selgen_ray.errors import SpecError, StorageError
+from selgen_ray.errors import INPUT_ERRORS, StorageError
 from selgen_ray.records.control import Control
 from selgen_ray.records.results import FILE_NAME
 from selgen_ray.records.status import TrialStatus
@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
                 update={"resources": spec.resources.model_copy(update={"max_concurrent": args.max_concurrent})}
             )
         plan = _plan(spec, args.only)
-    except (SpecError, StorageError, SelectionError) as error:
+    except (*INPUT_ERRORS, StorageError, SelectionError) as error:
         return _refuse(str(error))
     _say(*plan.lines(), *_resource_lines(spec), *tokens.lines(), *(f"  note: {note}" for note in spec.notes))
     if args.dry_run:

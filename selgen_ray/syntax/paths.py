@@ -3,11 +3,35 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 from pathlib import Path
 
 from selgen_ray.config.hub_names import is_dataset_id
 from selgen_ray.errors import Problem, nearest
 from selgen_ray.syntax.tree import Node, names_in, show
+
+_VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([^}]*)\})")
+
+
+def expanded(node: Node, problems: list[Problem]) -> Node | None:
+    """Replace $NAME and ${NAME} in a path or URI by the environment's values; None, and a problem, where one is unset.
+
+    An empty variable counts as unset: a path would silently begin at the root of the file system.
+    """
+    if not isinstance(node.value, str):
+        return node
+    before = len(problems)
+
+    def value_of(match: re.Match[str]) -> str:
+        name = match[1] or match[2]
+        if not os.environ.get(name):
+            message = f"found {show(node.value)}, but the environment variable {name} is not set."
+            problems.append(node.problem(message + nearest(name, os.environ)))
+        return os.environ.get(name, "")
+
+    text = _VARIABLE.sub(value_of, node.value)
+    return Node(text, node.origin) if len(problems) == before else None
 
 
 def find(node: Node, problems: list[Problem], folder: bool = False) -> Path | None:
@@ -15,6 +39,9 @@ def find(node: Node, problems: list[Problem], folder: bool = False) -> Path | No
     if not isinstance(node.value, str) or not node.value:
         problems.append(node.problem(f"found {show(node.value)}; allowed: the path of a {_kind(folder)}."))
         return None
+    if (known := expanded(node, problems)) is None:
+        return None
+    node = known
     typed, places = _places(node)
     for place in reversed(places):
         if is_there(place, folder):
@@ -28,6 +55,9 @@ def find(node: Node, problems: list[Problem], folder: bool = False) -> Path | No
 
 def find_data(node: Node, problems: list[Problem]) -> str | None:
     """The absolute path of the file or folder that a node names, or the id of a data set on the hub as it is."""
+    if (known := expanded(node, problems)) is None:
+        return None
+    node = known
     _, places = _places(node)
     for place in reversed(places):
         if is_there(place) or is_there(place, True):

@@ -32,6 +32,7 @@ class DPOTrainer(BaseTrainer):
 
     proxy_strategy_name = "dpo"
     required_roles = ("outcome", "proxy", "proxy_neg")
+    zero_strength = {"finetune_config.lambda_dpo": 0.0}
     lambda_dpo: float = knob(1.0, "weight of the preference loss", ge=0)
     beta: float = knob(0.1, "strength of the tie to the reference", gt=0)
     dpo_average_log_prob: bool = knob(False, "average log pi over the reply's tokens instead of summing it")

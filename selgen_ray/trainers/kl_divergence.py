@@ -22,6 +22,7 @@ class KLDivergenceTrainer(BaseTrainer):
 
     proxy_strategy_name = "kl_divergence"
     required_roles = ("outcome", "proxy")
+    zero_strength = {"finetune_config.beta_kl": 0.0}
     beta_kl: float = knob(1.0, "weight β of the KL penalty on proxy", ge=0)
 
     def prepare(self) -> None:

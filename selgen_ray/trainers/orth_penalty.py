@@ -24,6 +24,7 @@ class OrthogonalPenaltyTrainer(PlaneTrainer):
     """
 
     proxy_strategy_name = "orth_penalty"
+    zero_strength = {"finetune_config.lambda_1": 0.0}
     lambda_1: float = knob(1.0, "weight of the penalty")
     penalty_normalize: bool = knob(True, "cosines; false: dot products")
     sign = 1.0

@@ -74,6 +74,11 @@ _modules: dict[str, Plugin] = {}  # name of the module -> its plugin
 _in_use: dict[str, Plugin] = {}  # sha256 -> a plugin whose strategies are registered now
 
 
+def used() -> list[Plugin]:
+    """The plugins whose strategies this process knows, in the order in which they were loaded."""
+    return list(_in_use.values())
+
+
 def register_exactly(plugins: Sequence[Plugin]) -> None:
     """Let this process know the strategies of exactly these plugins, in this order.
 

@@ -12,6 +12,7 @@ class PositiveNegativeProxyTrainer(BaseTrainer):
 
     proxy_strategy_name = "positive_negative_proxy"
     aliases = ("upweighted_standard",)
+    zero_strength = {"finetune_config.lambda_proxy": 0.0, "finetune_config.neg_lambda_proxy": 0.0}
     lambda_proxy: float = knob(1.0, "weight of the loss on proxy", ge=0)
     neg_lambda_proxy: float = knob(0.0, "weight with which the loss on proxy_neg is increased", ge=0)
 

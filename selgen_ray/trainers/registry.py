@@ -40,12 +40,15 @@ class Strategy:
         aliases: other names of it.
         implied: alias -> top-level config keys that it says as well.
         required_roles: the roles without which it cannot be run.
+        zero_strength: dotted config keys and values that make the strategy `naive` without the proxy, bit for bit; {}:
+            none do.
     """
 
     proxy_strategy_name: ClassVar[str]
     aliases: ClassVar[tuple[str, ...]] = ()
     implied: ClassVar[dict[str, dict[str, Any]]] = {}
     required_roles: ClassVar[tuple[str, ...]] = ("outcome",)
+    zero_strength: ClassVar[dict[str, Any]] = {}
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)

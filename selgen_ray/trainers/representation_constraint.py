@@ -28,6 +28,7 @@ class RepresentationConstraintTrainer(BaseTrainer):
 
     proxy_strategy_name = "representation_constraint"
     required_roles = ("outcome", "proxy")
+    zero_strength = {"finetune_config.beta_kl": 0.0}
     beta_kl: float = knob(1.0, "weight β of the drift; also written beta_rep", ge=0, validation_alias="beta_rep")
     representation_layers: list[int] | None = knob(None, "the layers that count, from 1; default: all", min_length=1)
 

@@ -24,6 +24,7 @@ class SteeringWeightsTrainer(PlaneTrainer):
     """
 
     proxy_strategy_name = "steering_weights"
+    zero_strength = {"finetune_config.steering_alpha": 0.0}
     steering_alpha: float = knob(1.0, "strength α of the steering")
     direct_steering: bool = knob(False, "edit the weights after the optimizer instead of the gradient before it")
     alpha_scheduler_type: Literal["linear"] | None = knob(None, "linear: from steering_alpha to final_steering_alpha")

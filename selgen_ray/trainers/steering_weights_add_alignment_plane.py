@@ -22,6 +22,7 @@ class SteerAtEndTrainer(PlaneTrainer):
     """
 
     proxy_strategy_name = "steering_weights_add_alignment_plane"
+    zero_strength = {"finetune_config.steering_alpha": 0.0}
     steering_alpha: float = knob(1.0, "strength α of the edit")
 
     def prepare(self) -> None:

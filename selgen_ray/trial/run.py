@@ -61,7 +61,40 @@ def run_trial(
             'push_failed'.
         fsdp: the processes share the frozen base out.
     """
-    return _Run(task, stop or StopSignal(), on_event, fsdp).run(on_progress)
+    try:
+        run = _Run(task, stop or StopSignal(), on_event, fsdp)
+    except Exception as error:  # a plugin that does not load, a config that is none
+        if _knows_the_cause(error):
+            with contextlib.suppress(OSError):
+                publish_failure(task, last_lines(), again=True)
+        raise
+    return run.run(on_progress)
+
+
+def publish_failure(task: TrialTask, error: str, *, again: bool = False) -> None:
+    """Publish status 'failed' for a trial whose run could not do so itself; a finished result stays as it is.
+
+    Args:
+        task: the trial.
+        error: the cause is its last line, as in a traceback.
+        again: replace the cause of an earlier failure too.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    result = TrialResult(
+        trial_id=task.trial_id, slug=task.slug, seed=task.config["seed"], status=TrialStatus.RUNNING, config=task.config
+    )
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        result = TrialResult.model_validate_json(task.folder.read(FILE_NAME))
+    if result.status is TrialStatus.RUNNING or (again and result.status is TrialStatus.FAILED):
+        result.status, result.error = TrialStatus.FAILED, error
+        result.publish(task.folder)
+
+
+def _knows_the_cause(error: Exception) -> bool:
+    """Whether this process met the cause: where another rank died, this one may only have lost its connection."""
+    return ranks.world_size() == 1 or (isinstance(error, INPUT_ERRORS) and ranks.is_main())
 
 
 class _Run:
@@ -111,8 +144,7 @@ class _Run:
         except Exception as error:
             self.result.status = TrialStatus.FAILED
             self.result.error = last_lines()
-            # where another rank died, this one only lost its connection: who started them knows the cause
-            if ranks.world_size() == 1 or isinstance(error, INPUT_ERRORS):
+            if _knows_the_cause(error):
                 with contextlib.suppress(OSError):  # the storage may be what failed; the cause must not be hidden
                     self._publish()
             raise

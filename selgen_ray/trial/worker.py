@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-from selgen_ray.errors import DataError, ModelError, SpecError, TrialError
+from selgen_ray.errors import INPUT_ERRORS, TrialError
 from selgen_ray.records.control import ALL, Control
 from selgen_ray.records.results import TrialResult
 from selgen_ray.records.status import TrialStatus
@@ -63,7 +63,7 @@ def run_in_worker(task: TrialTask, sweep: Folder, torch_threads: int, report: Re
     try:
         with watched(sweep, task.trial_id) as stop:
             result = run_trial(task, progress, stop=stop, on_event=reports.event)
-    except (DataError, ModelError, SpecError) as error:
+    except INPUT_ERRORS as error:
         metrics.finish(TrialStatus.FAILED)
         logger.error("%s", error)  # published as failed; the same input would fail again
         reports.last({"status": TrialStatus.FAILED, "error": str(error)})
@@ -73,7 +73,8 @@ def run_in_worker(task: TrialTask, sweep: Folder, torch_threads: int, report: Re
         raise TrialError(f"{type(error).__name__}: {error}") from error
     status = result.status.after_run
     metrics.finish(status, result)
-    reports.last({"status": status, "capability": result.capability, "alignment": result.alignment})
+    last = {"status": status, "capability": result.capability, "alignment": result.alignment}
+    reports.last(last | ({"error": result.error} if result.error else {}))  # of one that diverged or was stopped
     if sigterm_arrived():
         raise TrialError("the worker got SIGTERM: its machine goes away")  # or the next trial would be given to it
 

@@ -1,4 +1,4 @@
-"""A run stopped at any step and resumed equals the uninterrupted one, bit for bit on the CPU."""
+"""A run stopped and resumed equals the uninterrupted one, bit for bit (each strategy: test_contract.py)."""
 
 import pytest
 from test_strategies import STRENGTH, same
@@ -33,30 +33,6 @@ def run(config, checkpoints=None, stop_at=None, **options):
 
 def comparable(record):
     return record.model_dump(exclude={"timings"})
-
-
-@pytest.fixture(scope="module")
-def uninterrupted():
-    """Strategy -> what `run` gave without a stop, once each."""
-    return {}
-
-
-@pytest.mark.parametrize("stop_at", [2, 5, 6, 9, 10])
-@pytest.mark.parametrize("strategy", STRENGTH)
-def test_resumed_equals_uninterrupted(make_config, tmp_path, uninterrupted, strategy, stop_at):
-    config = make_config(
-        strategy, lora_dropout=0.1, save_steps=2, warmup_steps=3, lr_scheduler_type="cosine", **STRENGTH[strategy]
-    )
-    if strategy not in uninterrupted:
-        uninterrupted[strategy] = run(config)
-    whole, record, _ = uninterrupted[strategy]
-    checkpoints = Checkpoints(Folder(str(tmp_path / "checkpoints")), keep=2)
-    with pytest.raises(Stop):
-        run(config, checkpoints, stop_at)
-    resumed, resumed_record, num_resumes = run(config, checkpoints)
-    assert num_resumes == (1 if stop_at > 2 else 0)  # the checkpoint of step 2 comes after the kill in step 2
-    assert same(whole, resumed)
-    assert comparable(record) == comparable(resumed_record)
 
 
 def test_resumed_twice_and_in_full_fine_tuning(make_config, tmp_path):

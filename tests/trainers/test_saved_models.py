@@ -72,11 +72,9 @@ def logits(model: Any) -> torch.Tensor:
     [
         ("naive", {"use_rslora": True}),
         ("naive", {"use_dora": True}),
-        ("naive", {"is_peft": False}),
         ("naive", {"target_modules": ["q_proj", "lm_head"]}),
-        ("safe_lora", {"safe_lora_threshold": 0.9}),
     ],
-    ids=["rslora", "dora", "full", "head", "two adapters"],
+    ids=["rslora", "dora", "head"],
 )
 def test_a_merged_model_is_the_trained_one(make_config, tmp_path, strategy, knobs):
     config = make_config(strategy, **SHORT | {"save_merged": True} | knobs)

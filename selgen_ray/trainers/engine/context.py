@@ -94,7 +94,6 @@ class RunContext:
         config: the trial config, with the settings of the adapter that training continues from.
         model, tokenizer: in training.
         parameters: name -> tensor of everything that is trained.
-        accelerator: device placement and backward.
         sets: the rows to train on and to evaluate.
         memory: how large the batches are.
         stop: looked at after each step and inside evaluations and preparations.
@@ -113,7 +112,6 @@ class RunContext:
     model: Model
     tokenizer: PreTrainedTokenizerBase
     parameters: dict[str, nn.Parameter]
-    accelerator: Accelerator
     sets: Sets
     memory: BatchSizes
     stop: StopSignal
@@ -126,6 +124,11 @@ class RunContext:
     progress: Progress = field(default_factory=Progress)
     num_steps: int = 0
     num_resumes: int = 0
+
+    @property
+    def accelerator(self) -> Accelerator:
+        """The process's Accelerator, which works whatever else this process did with Accelerate meanwhile."""
+        return accelerator()
 
     @property
     def cfg(self) -> FinetuneConfig:
@@ -200,11 +203,10 @@ def open_run(
     if model is not None or tokenizer is not None:
         cache = None
     places = roles if isinstance(roles, Roles) else Roles(roles)
-    device = accelerator()
     with contextlib.ExitStack() as stack:
         tokenizer = load_tokenizer(cfg) if tokenizer is None else tokenizer
         if model is None:
-            context = trainable_model(cfg, config.model_seed, str(device.device), fsdp=fsdp)
+            context = trainable_model(cfg, config.model_seed, str(accelerator().device), fsdp=fsdp)
             model = stack.enter_context(context)
         shared = SharedValues(cache, cfg, model, strategy_code, model_hash)
         encoder = RowEncoder(tokenizer, cfg.max_seq_length, cfg.loss_on)
@@ -217,7 +219,6 @@ def open_run(
             model=model,
             tokenizer=tokenizer,
             parameters=trainable_parameters(model),
-            accelerator=device,
             sets=Sets(roles, cfg, config.data_seed, encode, config.num_workers, proxy_share(config)),
             memory=BatchSizes(cfg, callbacks.on_event),
             stop=ranks.agreeing(stop or StopSignal()),

@@ -7,7 +7,6 @@ clip; optimizer; after-step edits. A term of weight zero is dropped before its f
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import is_initialized
 from torch import Tensor
 
 from selgen_ray.data.encode import Batch
@@ -260,7 +260,16 @@ def check_finite(values: dict[str, float], step: int) -> None:
             raise TrialDiverged(f"the loss {name!r}", step)
 
 
-@functools.cache
+_accelerator: Accelerator | None = None
+
+
 def accelerator() -> Accelerator:
-    """The process's Accelerator: its device and backward."""
-    return Accelerator(cpu=not torch.cuda.is_available())
+    """Return the process's Accelerator, for its device and backward; make it where there is none that works.
+
+    All Accelerators of a process share one state, which others may reset: `transformers.TrainingArguments` does. A new
+    one sets it up again, also for those that were made before.
+    """
+    global _accelerator
+    if _accelerator is None or not is_initialized():
+        _accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    return _accelerator
