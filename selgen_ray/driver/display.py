@@ -11,6 +11,8 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from selgen_ray.last_line import last_line
+
 KINDS = ("auto", "rich", "plain", "none")
 _PLAIN_EVERY_S = 30.0
 _BAR_WIDTH, _FAILURES_SHOWN = 16, 3
@@ -52,7 +54,7 @@ class Board:
         """Count a trial that ended."""
         self.finished[status] = self.finished.get(status, 0) + 1
         if status in ("failed", "diverged"):
-            self.failures.append(f"{name}: {(cause.strip() or status).splitlines()[-1]}")
+            self.failures.append(f"{name}: {last_line(cause, status)}")
 
     def summary(self) -> str:
         """'5/18 finished (1 diverged), 2 running, 1:20 left'."""
