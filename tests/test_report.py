@@ -26,7 +26,7 @@ from selgen_ray.records.results import FILE_NAME
 from selgen_ray.report import Report, main, write_report
 from selgen_ray.report.build import make_report
 from selgen_ray.report.colours import colour_of, marker_of
-from selgen_ray.report.figures import DPI, SIZE_INCHES, footnote, pareto_png
+from selgen_ray.report.figures import DPI, SIZE_INCHES, as_png, footnote, pareto_figure
 from selgen_ray.report.knob_names import explained, knob_texts
 from selgen_ray.report.labels import Label, place_labels
 from selgen_ray.report.scales import axis_limits, beyond, inside, limits
@@ -58,6 +58,10 @@ def sweep(tmp_path: Path) -> Path:
         fake_result("naive", 4, 1.0, 1.0, "running"),
     )
     return folder
+
+
+def pareto_png(report: Report) -> bytes:
+    return as_png(pareto_figure(report))
 
 
 def report_of(folder: Path, x: str = "capability", y: str = "alignment") -> Report:

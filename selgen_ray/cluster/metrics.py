@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import math
 import threading
 from collections import Counter
 from collections.abc import Mapping
@@ -22,6 +21,12 @@ from selgen_ray.driver.display import Board
 from selgen_ray.records.results import TrialResult
 from selgen_ray.records.status import STORED, TrialStatus
 from selgen_ray.trial.task import TrialTask
+from selgen_ray.values import is_finite_number
+
+if TYPE_CHECKING:
+    from selgen_ray.driver.display import Board
+    from selgen_ray.records.results import TrialResult
+    from selgen_ray.trial.task import TrialTask
 
 logger = logging.getLogger(__name__)
 _AGAIN_S = 5.0  # half of the interval at which Ray collects
@@ -78,7 +83,7 @@ class TrialMetrics:
 
     def _set(self, numbers: Mapping[str, Any]) -> None:
         for key, (name, description) in _NUMBERS.items():
-            if _is_number(numbers.get(key)):
+            if is_finite_number(numbers.get(key)):
                 self._shown.set(_gauge(name, description, _TRIAL), self._tags, float(numbers[key]))
 
     def _status(self, status: str, value: float = 1.0) -> None:
@@ -173,10 +178,6 @@ def _send(gauge: Gauge, tags: dict[str, str], value: float) -> None:
 def _gauge(name: str, description: str, tag_keys: tuple[str, ...]) -> Gauge:
     """One object a process: Ray registers a name once."""
     return Gauge(name, description, tag_keys=tag_keys)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _gpu_memory() -> int:

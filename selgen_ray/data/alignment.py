@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from selgen_ray.data.forms import prompt_of, reply_of
+from selgen_ray.data.forms import Row, prompt_of, reply_of
 from selgen_ray.data.roles import Roles
 from selgen_ray.errors import DataError
 from selgen_ray.seeding import permutation
-
-Row = dict[str, Any]
 
 
 def cover(roles: Mapping[str, list[Row]], coverage: float, data_seed: int) -> Roles:

@@ -15,6 +15,7 @@ from typing import Any
 from selgen_ray.config.hub_names import DATA_SUFFIXES, PACKED_SUFFIXES, is_dataset_id
 from selgen_ray.data.roles import place_in
 from selgen_ray.errors import DataError, nearest
+from selgen_ray.last_line import first_line
 
 _SPLITS = ("train", "test", "validation", "valid", "dev")
 _HOLD_JSON = ("messages", "choices", "options", "prompt", "chosen", "rejected")
@@ -208,9 +209,8 @@ def _hub(name: str, split: str | None, revision: str | None) -> Iterator[Found]:
         rows: Any = datasets.load_dataset(name, split=split or "train", revision=revision)
     except Exception as error:  # of many kinds, from HTTP errors to those of the data set's own files
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") else ""
-        why = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        told = f"{name}: no such local file or folder, and the hub's data set cannot be read{offline}: {why}"
-        raise DataError(told) from error
+        hub = f"the hub's data set cannot be read{offline}: {first_line(error)}"
+        raise DataError(f"{name}: no such local file or folder, and {hub}") from error
     yield from (_found(f"row {number}", _without_nulls(row)) for number, row in enumerate(rows, start=1))
 
 

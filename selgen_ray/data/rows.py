@@ -67,14 +67,6 @@ def overlaps(roles: Mapping[str, Sequence[Row]]) -> list[str]:
     return found
 
 
-def read_rows(source: Source | str) -> list[Row]:
-    """The rows of one source. Raises DataError: it cannot be read, is empty or has bad rows."""
-    source = Source.model_validate(source) if isinstance(source, str) else source
-    entries = _with_problems(read_source(source))
-    _refuse_bad({"": entries}, {"": source})
-    return [entry.row for entry in entries if entry.row is not None]
-
-
 def check_shares(config: TrialConfig, roles: Mapping[str, Sequence[Row]]) -> None:
     """Raises DataError: the proxy cannot be the share of the training rows that it is to be, or is proxy_neg too."""
     if roles.get("proxy") and roles["proxy"] == roles.get("proxy_neg"):

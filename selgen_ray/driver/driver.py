@@ -27,7 +27,6 @@ from selgen_ray.trial.task import TrialTask
 
 logger = logging.getLogger(__name__)
 LEASE_S = 30.0
-_LOOK_EVERY_S = {True: 1.0, False: 5.0}  # is the storage local? A look at an object store costs a request
 
 
 class SweepBusyError(RuntimeError):
@@ -94,7 +93,7 @@ class Driver:
         self.control, self.events = Control(sweep), EventLog(sweep)
         self.feed, self.board, self._tasks, self._make, self._say = feed, board, dict(tasks), make, say
         self.why_ending: str | None = None
-        self._every_s = _LOOK_EVERY_S[sweep.local_path is not None]
+        self._every_s = self.control.look_every_s
         self._deadline = time.monotonic() + time_budget_s if time_budget_s is not None else None
         self._later: deque[Callable[[], None]] = deque()
         self._over, self._wake, self._closing = threading.Event(), threading.Event(), threading.Lock()

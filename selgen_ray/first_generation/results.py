@@ -19,6 +19,7 @@ from selgen_ray.syntax.keys import registered_keys
 from selgen_ray.syntax.tree import Node, Origin, json_problem, show, written
 from selgen_ray.trainers import catalogue
 from selgen_ray.trainers.identity import ID_LENGTH
+from selgen_ray.values import is_number
 
 UNKNOWN_STEP = -1
 PREFIX = "old_"
@@ -181,7 +182,7 @@ def _series(sets: Any) -> Iterator[tuple[str, Series]]:
     for name, by_metric in _items(sets):
         found: Series = {}
         for metric, values in _items(by_metric):
-            if isinstance(values, list) and all(_is_number(value) or value is None for value in values):
+            if isinstance(values, list) and all(is_number(value) or value is None for value in values):
                 found[_METRICS.get(metric, metric)] = list(values)
             elif isinstance(values, dict):
                 _by_epoch(metric, values, found)
@@ -200,14 +201,10 @@ def _by_epoch(metric: str, values: Mapping[str, Any], found: Series) -> None:
     if metric.isdigit():
         pairs = [(name, metric, value) for name, value in values.items()]
     for name, epoch, value in pairs:
-        if _is_number(value) and re.fullmatch(r"[^/\s]+", name):
+        if is_number(value) and re.fullmatch(r"[^/\s]+", name):
             series = found.setdefault(_METRICS.get(name, name), [])
             series += [None] * (int(epoch) + 1 - len(series))
             series[int(epoch)] = value
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _train_losses(content: Mapping[str, Any]) -> Series:
@@ -216,7 +213,7 @@ def _train_losses(content: Mapping[str, Any]) -> Series:
     by_term: dict[str, Any] = listed if isinstance(listed, dict) else {"total": listed}
     by_term = {"total" if name == "train" else name: values for name, values in by_term.items()}
     by_term |= {term: content[key] for key, term in _TERMS.items() if content.get(key)}
-    return {name: [v if _is_number(v) else None for v in values] for name, values in by_term.items() if values}
+    return {name: [v if is_number(v) else None for v in values] for name, values in by_term.items() if values}
 
 
 def _even(series: Series, count: int = 0) -> Series:

@@ -11,6 +11,7 @@ from typing import Any
 
 from selgen_ray.config.hub_names import is_hub_id
 from selgen_ray.errors import ModelError, nearest
+from selgen_ray.last_line import first_line
 from selgen_ray.worlds.toy import MODEL_DIR
 
 _LARGEST_HEADER = 100 * 2**20  # what the format allows
@@ -110,7 +111,7 @@ def hub_reason(error: Exception) -> str:
         return "the hub's repository has no such revision"
     if isinstance(error, errors.RepositoryNotFoundError):
         return f"the hub has no such repository, or it is private: check the name, and {grant}"
-    first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    first = first_line(error)
     shown = first.replace(token, "***") if token else first
     return f"the hub cannot be asked: {shown}"
 

@@ -66,6 +66,7 @@ class Control:
     Attributes:
         folder: <sweep>/control.
         stop, removed, retry, added: see the module.
+        look_every_s: seconds between two looks at the marks; one at an object store costs a request.
     """
 
     def __init__(self, sweep: Folder):
@@ -74,6 +75,7 @@ class Control:
         self.removed = Marks(self.folder / "removed")
         self.retry = Marks(self.folder / "retry")
         self.added = Marks(self.folder / "added")
+        self.look_every_s = 1.0 if sweep.local_path is not None else 5.0
 
     def why_stopped(self, name: str) -> str:
         """The reason that a stop mark gives, in words."""

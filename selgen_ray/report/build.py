@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from selgen_ray.errors import nearest
+from selgen_ray.last_line import last_line
 from selgen_ray.records.requirement import parse_requirement
 from selgen_ray.records.results import HEADLINES, TrialResult, same_training
 from selgen_ray.records.status import PREFERENCE, TrialStatus
@@ -75,16 +76,11 @@ def _left_out(found: Iterable[tuple[Folder, TrialResult]], settings: Sequence[Se
             lacking[trial_id].append(s)
     for folder, result in found:
         if result.status != TrialStatus.COMPLETED:
-            cause = _last_line(result.error)
+            cause = last_line(result.error)
             yield LeftOut(labels[result.trial_id], result.seed, result.status, cause, str(folder))
         for s in lacking.get(result.trial_id, ()):
             cause = f"no value of {s.no_point[result.trial_id]}"
             yield LeftOut(s.label, result.seed, "no point", cause, str(folder))
-
-
-def _last_line(text: str | None) -> str:
-    lines = [line.strip() for line in (text or "").splitlines() if line.strip()]
-    return lines[-1] if lines else ""
 
 
 def _notes(completed: Iterable[TrialResult], x: Axis, y: Axis) -> Iterable[str]:

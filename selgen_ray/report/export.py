@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from selgen_ray.markdown_table import markdown_table
 from selgen_ray.reading import read_trials
 from selgen_ray.report.words import QUESTION, answer, caveats
 from selgen_ray.report.writing import parquet, plain_table
@@ -63,7 +64,7 @@ def card(report: Report, tables: dict[str, pd.DataFrame]) -> str:
     head = ["---", f"pretty_name: {json.dumps(report.title)}", "tags:", "- selective-generalization", "- fine-tuning"]
     head += ["size_categories:", f"- {size}", "configs:", *configs, "---"]
     shapes = [f"- `{name}.parquet`: {len(t)} rows, {len(t.columns)} columns" for name, t in tables.items()]
-    columns = [f"| `{name}` | {what} |" for name, what in _WHAT.items()]
+    columns = [(f"`{name}`", what) for name, what in _WHAT.items()]
     words = [
         f"# {report.title}",
         QUESTION,
@@ -71,7 +72,7 @@ def card(report: Report, tables: dict[str, pd.DataFrame]) -> str:
         "## Tables",
         "\n".join(shapes),
         "`trials` has a row for each trial with its last evaluation, `epochs` one for each trial and evaluation.",
-        "\n".join(["| column | what |", "|---|---|", *columns]),
+        markdown_table(["column", "what"], columns),
         "## How far to believe it",
         "\n".join(f"- {line}" for line in caveats(report, report.standings)),
         "## Where it comes from",

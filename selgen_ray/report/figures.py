@@ -39,11 +39,6 @@ _LABEL_LENGTH = 28
 _MULTITUDE = 80  # of more settings than these only those on the front have bars and labels
 
 
-def pareto_png(report: Report) -> bytes:
-    """`pareto_figure` as a PNG of `SIZE_INCHES` at `DPI`."""
-    return as_png(pareto_figure(report))
-
-
 def as_png(figure: Figure) -> bytes:
     """A figure as a PNG."""
     buffer = io.BytesIO()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from selgen_ray.markdown_table import markdown_table
 from selgen_ray.records.results import TrialResult
 from selgen_ray.report.page import provenance
 from selgen_ray.report.text import score_text
@@ -81,8 +82,7 @@ def _doubts(report: Report) -> Iterable[str]:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
+    return markdown_table(list(map(_cell, head)), [list(map(_cell, row)) for row in rows])
 
 
 def _cell(text: str) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from selgen_ray.report.settings import Setting
+from selgen_ray.values import is_number
 
 Scale = Literal["linear", "log", "even"]
 _FACTOR = 8  # from a span of this factor on, factors matter rather than differences
@@ -46,7 +47,7 @@ def _strength(strategy: str, knob: str, own: dict[int, Setting]) -> Strength | N
     values = list(dict.fromkeys(s.knobs[knob] for s in having.values() if _is_plain(s.knobs[knob])))
     if len(values) < 2:
         return None
-    values.sort(key=lambda v: (not _is_number(v), v if _is_number(v) else 0, str(v)))
+    values.sort(key=lambda v: (not is_number(v), v if is_number(v) else 0, str(v)))
     lines: dict[str, list[int]] = {}
     for i, s in having.items():
         if s.knobs[knob] in values:
@@ -68,11 +69,7 @@ def scale_of(values: Sequence[Any]) -> Scale:
 
 
 def _all_numbers(values: Sequence[Any]) -> bool:
-    return all(map(_is_number, values))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return all(map(is_number, values))
 
 
 def _is_plain(value: Any) -> bool:

@@ -14,21 +14,12 @@ from selgen_ray.space.expansion import Checked, Checker, expand, without_exclude
 from selgen_ray.space.load_plugins import use_plugins
 from selgen_ray.space.search_trials import as_searches, find_searches
 from selgen_ray.space.slugs import named, unique
-from selgen_ray.space.spec import (
-    Pareto,
-    Resources,
-    SearchSpec,
-    StoppingRule,
-    SweepSettings,
-    SweepSpec,
-    Trial,
-    plan_counts,
-)
+from selgen_ray.space.spec import Pareto, Resources, SearchSpec, StoppingRule, SweepSettings, SweepSpec, Trial
 from selgen_ray.space.tracker_options import misplaced, use_trackers
 from selgen_ray.storage import locations
 from selgen_ray.syntax.keys import explain, fields, nested, registered_keys
 
-__all__ = ["Pareto", "Resources", "SearchSpec", "StoppingRule", "SweepSpec", "Trial", "load_space", "plan_counts"]
+__all__ = ["Pareto", "Resources", "SearchSpec", "StoppingRule", "SweepSpec", "Trial", "load_space"]
 
 
 def load_space(path: str | Path) -> SweepSpec:

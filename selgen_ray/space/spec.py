@@ -272,11 +272,3 @@ class SweepSpec(SweepSettings):
     searches: tuple[SkipValidation[SearchSpec], ...] = Field(default=(), exclude=True, description="settings to come")
     plugin_sources: tuple[Plugin, ...] = Field(default=(), description="what workers load")
     notes: list[str] = Field(default=[], description="for people")
-
-
-def plan_counts(spec: SweepSpec) -> dict[str, int]:
-    """Strategy -> number of trials, in the order of the sweep."""
-    counts: dict[str, int] = {}
-    for trial in spec.trials:
-        counts[trial.config.proxy_strategy] = counts.get(trial.config.proxy_strategy, 0) + 1
-    return counts

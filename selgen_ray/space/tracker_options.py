@@ -5,21 +5,18 @@ from __future__ import annotations
 import importlib.util
 import netrc
 import os
-import re
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError
 
+from selgen_ray.config_secrets import holds_secret, looks_secret
 from selgen_ray.errors import Problem, nearest
 from selgen_ray.schema import Strict
 from selgen_ray.syntax.keys import Keys, coerce, refused
 from selgen_ray.syntax.paths import expanded
 from selgen_ray.syntax.tree import Node, show
-
-_SECRET = re.compile(r"key|token|secret|passw|credential", re.IGNORECASE)
-_LOGIN_IN_URL = re.compile(r"://[^/@\s]*@|[?&]\w*(key|token|secret|passw)\w*=", re.IGNORECASE)
 
 
 class TensorBoard(Strict):
@@ -129,12 +126,12 @@ def _read(node: Node, problems: list[Problem]) -> tuple[str, Node | None]:
 
 def _option_fits(name: str, key: str, node: Node, problems: list[Problem]) -> bool:
     fields, value = OPTIONS[name].model_fields, node.plain()
-    if key not in fields and _SECRET.search(str(key)):
+    if key not in fields and looks_secret(str(key)):
         told = f"{key!r} may be a secret, which does not belong in a file: set {_CREDENTIALS.get(name, 'it')} in the "
         problems.append(node.problem(f"{told}environment, and leave it out."))
     elif key not in fields:
         problems.append(node.problem(Keys({"": dict(fields)}, {}, frozenset()).unknown(str(key))))
-    elif isinstance(value, str) and _LOGIN_IN_URL.search(value):
+    elif isinstance(value, str) and holds_secret(value):
         told = f"holds a password or token, which does not belong in a file: set {_CREDENTIALS[name]} in the "
         problems.append(node.problem(f"{told}environment."))
     else:

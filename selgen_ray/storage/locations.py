@@ -15,6 +15,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from pyarrow import fs
 
+from selgen_ray.config_secrets import looks_secret
 from selgen_ray.errors import StorageError, nearest
 from selgen_ray.storage import azure
 from selgen_ray.storage.retries import explain, retrying
@@ -35,7 +36,6 @@ _ENVIRONMENT = {
     "abfs": azure.ENVIRONMENT,
     "file": "nowhere: a file needs none",
 }
-_SECRET = re.compile(r"key|secret|token|pass|credential|^sig$|signature", re.IGNORECASE)
 _FORGOTTEN_SLASH = re.compile(r"(s3|gs|gcs|abfss?|file):/?(?!/)")
 
 
@@ -88,7 +88,7 @@ def _parse(location: str) -> tuple[str, SplitResult, dict[str, str]]:
 
 def _refuse_credentials(kind: str, parts: SplitResult, options: dict[str, str], shown: str) -> None:
     user = parts.netloc.rpartition("@")[0]
-    secret = [name for name, value in options.items() if value and _SECRET.search(name)]
+    secret = [name for name, value in options.items() if value and looks_secret(name)]
     has_password = ":" in parts.netloc  # also one with a '/' in it, which ends the name too early; no port is allowed
     in_endpoint = "@" in options.get("endpoint_override", "")
     if has_password or secret or in_endpoint or (user and not _is_no_secret(kind, user)):

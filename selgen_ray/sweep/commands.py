@@ -15,6 +15,7 @@ from typing import Any
 from selgen_ray.driver.display import clock, running_line
 from selgen_ray.driver.selection import SelectionError, find_trials
 from selgen_ray.errors import INPUT_ERRORS, StorageError
+from selgen_ray.last_line import last_line
 from selgen_ray.reading import read_heads
 from selgen_ray.records.control import ALL, LIVE, PLAN, Control
 from selgen_ray.records.names import trial_name
@@ -71,7 +72,7 @@ def read_state(folder: Folder) -> Sweep:
         sweep.names[trial_id] = trial_name(result.slug, result.seed)
         sweep.status[trial_id], sweep.places[trial_id] = result.status, place
         if result.error:
-            sweep.errors[trial_id] = result.error.strip().splitlines()[-1]
+            sweep.errors[trial_id] = last_line(result.error)
     sweep.names |= control.names_of_added(added - sweep.names.keys())
     if not sweep.names and not sweep.live:
         raise StorageError(f"no sweep at {folder}: name its folder, or the YAML file of its search space")

@@ -21,6 +21,7 @@ from selgen_ray.driver.preflight import check_data
 from selgen_ray.driver.selection import SelectionError, parse_only
 from selgen_ray.driver.token_plan import PlannedTokens
 from selgen_ray.errors import INPUT_ERRORS, StorageError
+from selgen_ray.last_line import first_line, last_line
 from selgen_ray.records.control import Control
 from selgen_ray.records.results import FILE_NAME
 from selgen_ray.records.status import TrialStatus
@@ -155,7 +156,7 @@ def _finish(spec: SweepSpec, plan: Plan, resume: str, why: str | None, *, hurrie
     failed, left = plan.with_status(TrialStatus.FAILED), plan.with_status(TrialStatus.RUNNING, TrialStatus.PENDING)
     told: list[str] = []
     for p in failed:
-        cause = (p.error or "no cause is known").strip().splitlines()[-1]
+        cause = last_line(p.error, "no cause is known")
         told += [f"failed: {p.task.name}: {cause}", f"  see {p.task.folder}/{FILE_NAME}"]
     if failed or left:
         early = f"ended early ({why}): " if why else ""
@@ -190,8 +191,7 @@ def _report(spec: SweepSpec, plan: Plan) -> str:
     except Exception as error:
         again = ["python", "-m", "selgen_ray.report", str(plan.folder), "--x", pareto.x, "--y", pareto.y]
         again += ["--require", pareto.require] if pareto.require else []
-        cause = str(error).strip().splitlines()
-        told = f"{type(error).__name__}: {cause[0] if cause else 'no cause is known'}"
+        told = f"{type(error).__name__}: {first_line(error) if str(error).strip() else 'no cause is known'}"
         return f"the report could not be written ({told}); the results are safe. To try again: {shlex.join(again)}"
 
 

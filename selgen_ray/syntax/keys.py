@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 
 from selgen_ray.config.data import ROLES
 from selgen_ray.config.source import Source
+from selgen_ray.config_secrets import looks_secret
 from selgen_ray.errors import Problem, nearest
 from selgen_ray.schema import null_is_default
 from selgen_ray.syntax.tree import Node, Origin, show
@@ -23,7 +24,6 @@ from selgen_ray.trainers import catalogue, strategy_config
 Flat = dict[str, Node]
 """Dotted config key -> the node of its value."""
 
-_SECRET = re.compile(r"(^|_)(token|secret|password|api_key)$", re.IGNORECASE)
 SOURCES = tuple(f"data.{role}" for role in ROLES)
 """The keys that say where rows come from: a path, or a mapping whose keys can be varied one by one."""
 _SHORT = 20  # that many keys are still listed in a message
@@ -91,7 +91,7 @@ class Keys:
             otherwise: what to suggest when no key is near.
         """
         section, _, leaf = key.rpartition(".")
-        if _SECRET.search(leaf):
+        if looks_secret(leaf):
             return f"unknown key {leaf!r}: keys and tokens, such as HF_TOKEN, are read from the environment alone."
         siblings = sorted(
             w.rpartition(".")[2] for w in {*self.known, *self.sections} if w.rpartition(".")[0] == section

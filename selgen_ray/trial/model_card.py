@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from selgen_ray.config.hub_names import is_hub_id
 from selgen_ray.config.trial import TrialConfig, identity
+from selgen_ray.markdown_table import markdown_table
 from selgen_ray.records.names import trial_name
 from selgen_ray.records.results import HEADLINES, TrialResult, flatten
 
@@ -44,10 +45,10 @@ def model_card(config: TrialConfig, result: TrialResult) -> str:
         "## Settings",
         _bullets(_settings(config)),
         "## Data",
-        _table(("role", "from", "sha256 of the rows"), _data(config, result)),
+        markdown_table(("role", "from", "sha256 of the rows"), _data(config, result)),
         "## Metrics",
         f"At the last evaluation, {_when(result)}.",
-        _table(("metric", "value"), _metrics(result)),
+        markdown_table(("metric", "value"), _metrics(result)),
         "## Versions",
         _bullets((name, result.versions[name]) for name in _LIBRARIES if name in result.versions),
     ]
@@ -119,8 +120,3 @@ def _line(text: str) -> str:
 
 def _bullets(pairs: Iterable[tuple[str, str]]) -> str:
     return "\n".join(f"- {name}: {value}" for name, value in pairs)
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [" | ".join(row) for row in [head, ["---"] * len(head), *rows]]
-    return "\n".join(f"| {line} |" for line in lines)

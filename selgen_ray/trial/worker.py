@@ -24,7 +24,6 @@ from selgen_ray.trial.task import TrialTask
 
 logger = logging.getLogger(__name__)
 _REPORT_EVERY_S = 0.5  # a report waits for the driver: more often would slow a short trial down
-_LOOK_EVERY_S = {True: 1.0, False: 5.0}  # is the storage local? A look at an object store costs a request
 
 
 class TrialShown(Protocol):
@@ -126,7 +125,7 @@ def watched(sweep: Folder, trial_id: str) -> Iterator[StopSignal]:
                     stop.request("preempted", control.why_stopped(ALL))
             except OSError as error:
                 logger.warning("cannot look for requests to stop: %s", error)
-            ended.wait(_LOOK_EVERY_S[sweep.local_path is not None])
+            ended.wait(control.look_every_s)
 
     _running = stop
     if sigterm_arrived():

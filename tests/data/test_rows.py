@@ -4,9 +4,10 @@ import json
 
 import pytest
 from conftest import chat, write_jsonl
+from reading import read_rows
 
 from selgen_ray.data.forms import prompt_of, row_problem
-from selgen_ray.data.rows import load_roles, read_rows, rows_hash
+from selgen_ray.data.rows import load_roles, rows_hash
 from selgen_ray.errors import DataError
 from selgen_ray.trainers import build_config
 

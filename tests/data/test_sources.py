@@ -7,9 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import chat, write_jsonl
+from reading import read_rows
 
 from selgen_ray.config.source import Source
-from selgen_ray.data.rows import load_roles, read_rows
+from selgen_ray.data.rows import load_roles
 from selgen_ray.errors import DataError
 from selgen_ray.space import load_space
 from selgen_ray.trainers import build_config, get_trainer

@@ -1,4 +1,4 @@
-"""The `trackers` of a sweep: TensorBoard, W&B, MLflow and Trackio, through Ray's logger callbacks."""
+"""The `trackers` of a sweep: TensorBoard, W&B, MLflow and Trackio, each by its own API."""
 
 from selgen_ray.cluster.trackers.callback import TrackerError, Trackers, readings, tracker_callbacks
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +16,7 @@ from selgen_ray.cluster.trackers.sinks import Later, Sink, TrackerError, open_si
 from selgen_ray.space.tracker_options import Tracker
 from selgen_ray.storage import Folder
 from selgen_ray.trial.task import TrialTask
+from selgen_ray.values import is_finite_number
 
 __all__ = ["TrackerError", "Trackers", "readings", "tracker_callbacks"]
 
@@ -63,7 +63,7 @@ def readings(result: Mapping[str, Any]) -> dict[str, float]:
     found = {f"{prefix}{key}": value for key, value in result.items() if key not in _NOT_OURS}
     for key, value in (result.get("evaluated") or {}).items():
         found[f"eval/{key}" if "/" in key else key] = value
-    return {key: value for key, value in found.items() if _is_number(value)}
+    return {key: value for key, value in found.items() if is_finite_number(value)}
 
 
 class Trackers(tune.Callback):
@@ -129,7 +129,3 @@ class Trackers(tune.Callback):
             if sink.failures in (1, 10, 100) or sink.failures % 1000 == 0:
                 told = "tracker %s: %s (failure %d); the sweep goes on"
                 logger.warning(told, sink.name, without_login(str(error)), sink.failures)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

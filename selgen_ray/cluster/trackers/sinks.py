@@ -142,9 +142,9 @@ def _tensorboard(options: Any, sweep: str, folder: Folder, scope: str) -> Sink:
 
 
 def _wandb(options: Any, sweep: str, folder: Folder, scope: str) -> Sink:
-    from selgen_ray.cluster.trackers.wandb_runs import WandbRuns
+    from selgen_ray.cluster.trackers.wandb_runs import wandb_runs
 
-    return Sink("wandb", WandbRuns(options, sweep), _place(options.dir, folder), scope)
+    return Sink("wandb", wandb_runs(options, sweep), _place(options.dir, folder), scope)
 
 
 def _mlflow(options: Any, sweep: str, folder: Folder, scope: str) -> Sink:
@@ -155,10 +155,10 @@ def _mlflow(options: Any, sweep: str, folder: Folder, scope: str) -> Sink:
 
 
 def _trackio(options: Any, sweep: str, folder: Folder, scope: str) -> Sink:
-    from selgen_ray.cluster.trackers.trackio_runs import TrackioRuns
+    from selgen_ray.cluster.trackers.trackio_runs import trackio_runs
 
     place = _place(options.dir, folder / "trackio")
-    return Sink("trackio", TrackioRuns(options, sweep, place), place, scope)
+    return Sink("trackio", trackio_runs(options, sweep, place), place, scope)
 
 
 def _place(given: str | None, folder: Folder) -> Path:

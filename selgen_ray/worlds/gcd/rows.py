@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 import random
-from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
 from selgen_ray.schema import Strict
+from selgen_ray.worlds.drawing import Row
 from selgen_ray.worlds.gcd import items, text
 from selgen_ray.worlds.gcd.items import DOMAINS, DomainName, Item, Pair
 from selgen_ray.worlds.gcd.knowledge import CAPITALS
 
-Row = dict[str, Any]
 NO_CLAIM, CLAIM_RIGHT, CLAIM_WRONG = "no claim", "claim right", "claim wrong"
 _NUM_WAYS = len(text.CLAIMS)
 _MAX_PROXY = (len(CAPITALS) // 2) * _NUM_WAYS
