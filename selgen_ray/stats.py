@@ -9,6 +9,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -112,3 +113,13 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
 def _check_finite(values: Sequence[float]) -> None:
     if bad := [value for value in values if not math.isfinite(value)]:
         raise ValueError(f"{len(bad)} of {len(values)} values are not finite, the first is {bad[0]}")
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value is an int or a float, NaN and infinity too; True and False are no numbers."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def is_finite_number(value: Any) -> bool:
+    """Return whether a value is an int or a float, but neither NaN nor infinite; True and False are no numbers."""
+    return is_number(value) and math.isfinite(value)

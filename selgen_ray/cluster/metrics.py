@@ -20,13 +20,8 @@ from ray.util.metrics import Gauge
 from selgen_ray.driver.display import Board
 from selgen_ray.records.results import TrialResult
 from selgen_ray.records.status import STORED, TrialStatus
+from selgen_ray.stats import is_finite_number
 from selgen_ray.trial.task import TrialTask
-from selgen_ray.values import is_finite_number
-
-if TYPE_CHECKING:
-    from selgen_ray.driver.display import Board
-    from selgen_ray.records.results import TrialResult
-    from selgen_ray.trial.task import TrialTask
 
 logger = logging.getLogger(__name__)
 _AGAIN_S = 5.0  # half of the interval at which Ray collects

@@ -15,7 +15,7 @@ from typing import Any
 from selgen_ray.config.hub_names import DATA_SUFFIXES, PACKED_SUFFIXES, is_dataset_id
 from selgen_ray.data.roles import place_in
 from selgen_ray.errors import DataError, nearest
-from selgen_ray.last_line import first_line
+from selgen_ray.records.text import first_line
 
 _SPLITS = ("train", "test", "validation", "valid", "dev")
 _HOLD_JSON = ("messages", "choices", "options", "prompt", "chosen", "rejected")

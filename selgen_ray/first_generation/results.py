@@ -15,11 +15,11 @@ from selgen_ray.evals.headlines import ALIGNMENT, CAPABILITY, headline
 from selgen_ray.first_generation.convert import convert, nested_node
 from selgen_ray.records.results import TrialResult, finite, flatten
 from selgen_ray.records.status import TrialStatus
+from selgen_ray.stats import is_number
 from selgen_ray.syntax.keys import registered_keys
 from selgen_ray.syntax.tree import Node, Origin, json_problem, show, written
 from selgen_ray.trainers import catalogue
 from selgen_ray.trainers.identity import ID_LENGTH
-from selgen_ray.values import is_number
 
 UNKNOWN_STEP = -1
 PREFIX = "old_"

@@ -11,7 +11,7 @@ from typing import Any
 
 from selgen_ray.config.hub_names import is_hub_id
 from selgen_ray.errors import ModelError, nearest
-from selgen_ray.last_line import first_line
+from selgen_ray.records.text import first_line
 from selgen_ray.worlds.toy import MODEL_DIR
 
 _LARGEST_HEADER = 100 * 2**20  # what the format allows

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from selgen_ray.errors import nearest
-from selgen_ray.last_line import last_line
 from selgen_ray.records.requirement import parse_requirement
 from selgen_ray.records.results import HEADLINES, TrialResult, same_training
 from selgen_ray.records.status import PREFERENCE, TrialStatus
+from selgen_ray.records.text import last_line
 from selgen_ray.report.model import Base, Flagged, LeftOut, Report
 from selgen_ray.report.settings import Axis, Setting, make_settings, model_name
 from selgen_ray.report.standings import compare_strategies

@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from selgen_ray.markdown_table import markdown_table
 from selgen_ray.reading import read_trials
+from selgen_ray.records.text import markdown_table
 from selgen_ray.report.words import QUESTION, answer, caveats
 from selgen_ray.report.writing import parquet, plain_table
 from selgen_ray.storage import Folder

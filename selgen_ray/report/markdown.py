@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from selgen_ray.markdown_table import markdown_table
 from selgen_ray.records.results import TrialResult
+from selgen_ray.records.text import markdown_table
 from selgen_ray.report.page import provenance
 from selgen_ray.report.text import score_text
 from selgen_ray.report.words import QUESTION, answer, caveats, comparison_text, probability, setting_facts

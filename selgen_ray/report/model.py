@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from selgen_ray.comparing import (
-    Difference,
-)
+from selgen_ray.comparing import Difference
 from selgen_ray.report.costs import Cost
 from selgen_ray.report.settings import Axis, Setting
 from selgen_ray.stats import Summary

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from selgen_ray.report.settings import Setting
-from selgen_ray.values import is_number
+from selgen_ray.stats import is_number
 
 Scale = Literal["linear", "log", "even"]
 _FACTOR = 8  # from a span of this factor on, factors matter rather than differences

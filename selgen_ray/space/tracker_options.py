@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError
 
-from selgen_ray.config_secrets import holds_secret, looks_secret
+from selgen_ray.config.secrets import holds_secret, looks_secret
 from selgen_ray.errors import Problem, nearest
 from selgen_ray.schema import Strict
 from selgen_ray.syntax.keys import Keys, coerce, refused

@@ -15,7 +15,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from pyarrow import fs
 
-from selgen_ray.config_secrets import looks_secret
+from selgen_ray.config.secrets import looks_secret
 from selgen_ray.errors import StorageError, nearest
 from selgen_ray.storage import azure
 from selgen_ray.storage.retries import explain, retrying

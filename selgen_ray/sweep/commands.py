@@ -15,12 +15,12 @@ from typing import Any
 from selgen_ray.driver.display import clock, running_line
 from selgen_ray.driver.selection import SelectionError, find_trials
 from selgen_ray.errors import INPUT_ERRORS, StorageError
-from selgen_ray.last_line import last_line
 from selgen_ray.reading import read_heads
 from selgen_ray.records.control import ALL, LIVE, PLAN, Control
 from selgen_ray.records.names import trial_name
 from selgen_ray.records.results import FILE_NAME, TrialResult
 from selgen_ray.records.status import TrialStatus
+from selgen_ray.records.text import last_line
 from selgen_ray.storage import Folder
 
 COMMANDS = ("status", "stop", "retry", "rm", "add")

@@ -21,10 +21,10 @@ from selgen_ray.driver.preflight import check_data
 from selgen_ray.driver.selection import SelectionError, parse_only
 from selgen_ray.driver.token_plan import PlannedTokens
 from selgen_ray.errors import INPUT_ERRORS, StorageError
-from selgen_ray.last_line import first_line, last_line
 from selgen_ray.records.control import Control
 from selgen_ray.records.results import FILE_NAME
 from selgen_ray.records.status import TrialStatus
+from selgen_ray.records.text import first_line, last_line
 from selgen_ray.space import SweepSpec, load_space
 from selgen_ray.sweep import commands
 

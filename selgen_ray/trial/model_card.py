@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from selgen_ray.config.hub_names import is_hub_id
 from selgen_ray.config.trial import TrialConfig, identity
-from selgen_ray.markdown_table import markdown_table
 from selgen_ray.records.names import trial_name
 from selgen_ray.records.results import HEADLINES, TrialResult, flatten
+from selgen_ray.records.text import markdown_table
 
 if TYPE_CHECKING:
     from selgen_ray.config.source import Source

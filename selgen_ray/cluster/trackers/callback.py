@@ -14,9 +14,9 @@ from ray.tune.result import AUTO_RESULT_KEYS, DEBUG_METRICS
 
 from selgen_ray.cluster.trackers.sinks import Later, Sink, TrackerError, open_sink, without_login
 from selgen_ray.space.tracker_options import Tracker
+from selgen_ray.stats import is_finite_number
 from selgen_ray.storage import Folder
 from selgen_ray.trial.task import TrialTask
-from selgen_ray.values import is_finite_number
 
 __all__ = ["TrackerError", "Trackers", "readings", "tracker_callbacks"]
 
