@@ -1,14 +1,14 @@
-"""What the README and the shipped search spaces say is what happens."""
+"""What the guides and the shipped search spaces say is what happens."""
 
 import json
 import re
 import tomllib
-from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from conftest import make_roles, write_jsonl
+from guides import GUIDES, ROOT, blocks
 from running import results, sweep, write_space
 
 from selgen_ray.config.data import ROLES
@@ -18,8 +18,8 @@ from selgen_ray.errors import SpecError
 from selgen_ray.space import load_space
 from selgen_ray.trainers import build_config, get_trainer, plugins, strategies
 
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README = GUIDES["README.md"]
+TRAINERS = "selgen_ray/trainers/README.md"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "search_spaces").glob("*.yaml")), ids=lambda p: p.name)
@@ -61,12 +61,13 @@ def test_the_quickstart_is_what_it_promises():
 
 
 def test_exactly_two_set_up_commands_go_through_the_constraints_file():
-    blocks = re.findall(r"<!-- (\w+) -->\s*```bash\n(.*?)```", README, re.S)
-    assert [name for name, _ in blocks] == ["quickstart", "test"]
-    for _, command in blocks:
-        assert command.count("\n") == 1
-        assert "-m venv" in command and "-c constraints.txt" in command
-    assert README.index(blocks[1][1]) < 3000  # the first screen
+    quickstart, test, *others = blocks("bash", "README.md")
+    assert (quickstart.marker, test.marker) == ("quickstart", "test")
+    for block in (quickstart, test):
+        assert block.text.count("\n") == 1
+        assert "-m venv" in block.text and "-c constraints.txt" in block.text
+    assert not any("-m venv" in block.text for block in others)
+    assert README.index(test.text) < 3000  # the first screen
 
 
 def test_every_dependency_is_pinned():
@@ -82,19 +83,22 @@ def test_every_dependency_is_pinned():
     assert pinned["torch"] == "2.13.0"
 
 
-def test_the_strategies_table_names_every_strategy_and_knob():
-    table = README[README.index("| `proxy_strategy` |") : README.index("## Data")]
+def test_the_strategies_tables_name_every_strategy_and_knob():
+    text = GUIDES[TRAINERS]
+    table = text[text.index("| `proxy_strategy` |") : text.index("## How the pieces fit")]
+    overview = README[README.index("## Strategies") : README.index("## What fits")]
     for name, trainer in strategies().items():
         if trainer.__module__.startswith("selgen_ray."):
-            assert f"`{name}`" in table
+            assert f"| `{name}` |" in overview
+            assert f"| `{name}`" in table
             for knob in trainer.knobs():
                 assert f"`{knob}`" in table
 
 
 @pytest.fixture(scope="module")
 def strategy_file(tmp_path_factory):
-    """The complete strategy of the README, under the name that its YAML gives the file."""
-    code = re.search(r"```python\n(from selgen_ray.trainers import knob.*?)```", README, re.S)[1]
+    """The complete strategy of the guide, under the name that its YAML gives the file."""
+    (code,) = (block.text for block in blocks("python", TRAINERS))
     assert code.count("\n") <= 20
     path = tmp_path_factory.mktemp("outside") / "my_strategy.py"
     path.write_text(code)
@@ -103,8 +107,8 @@ def strategy_file(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def its_section():
-    """What the README's YAML adds to a search space."""
-    text = re.search(r"```yaml\n(plugins:.*?)```", README, re.S)[1]
+    """What the guide's YAML adds to a search space."""
+    (text,) = (block.text for block in blocks("yaml", TRAINERS) if block.text.startswith("plugins:"))
     assert text.count("\n") == 3
     return yaml.safe_load(text)
 

@@ -1,4 +1,4 @@
-"""Every command of the README, executed."""
+"""Every command of the guides, executed; what cannot be executed here is parsed and held against what it names."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 from clusters import RAY
+from guides import GUIDES, ROOT, bash, blocks, commands
 from running import environment, free_port, results, start, sweep, wait_for, write_space
 
 import selgen_ray
 
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = [block.splitlines() for block in re.findall(r"```bash\n(.*?)```", README, re.S)]
-COMMANDS = [re.sub(r"\s+# .*", "", line) for block in BLOCKS for line in block if not line.startswith("#")]
+COMMANDS = bash()
 # what stands in the sweep's own words, or in a file, once a command is done
 LEAVES = {
     "selgen_ray.import_config experiments/my_exp --seeds 1 5 42 -o space.yaml": "space.yaml",
@@ -39,20 +38,32 @@ SAYS = {  # in the README's order, while the sweep runs
     'rm sweeps/my_sweep "dpo_*"': "dpo_",
     "add sweeps/my_sweep more.yaml": "1 ",
 }
-HOSTS = next(block for block in BLOCKS if "# on host1" in block)
+SHOWS = {  # in the repository's root
+    "selgen_ray.strategies": "representation_constraint",
+    "selgen_ray.strategies show dpo": "lambda_dpo",
+    "selgen_ray.sweep search_spaces/quickstart.yaml --dry-run": "33 new",
+}
+HOSTS = next(block.text.splitlines() for block in blocks("bash") if "# on host1" in block.text)
+OWN_DATA = [command for block in blocks("bash") if block.marker == "own data" for command in commands(block)]
+SPACES = [command for block in blocks("bash", "search_spaces/README.md") for command in commands(block)]
+CLUSTERS = [command for block in blocks("bash", "docker/README.md") for command in commands(block)]
 STRATEGIES = {"naive": {}, "kl_divergence": {"grid": {"finetune_config.beta_kl": [1.0, 10.0]}}, "dpo": {}}
-CONTRIBUTING = next(block for block in BLOCKS if any("[dev]" in line for line in block))
-ELSEWHERE = {  # .ci/run runs the tests' own command, and those below by hand
+CONTRIBUTING = next(block.text.splitlines() for block in blocks("bash") if "[dev]" in block.text)
+ELSEWHERE = {  # .ci/run runs the tests' own command; the others stand in tests below, the long ones by hand
     *(command for command in COMMANDS if ".venv/bin/pip install" in command),
-    *(re.sub(r"\s+# .*", "", line) for line in HOSTS),
-    *(re.sub(r"\s+# .*", "", line) for line in CONTRIBUTING),
+    *(re.sub(r"\s+# .*", "", line) for line in [*HOSTS, *CONTRIBUTING]),
+    *OWN_DATA,
+    *SPACES,
+    *CLUSTERS,
     "ray job submit --working-dir . -- python -m selgen_ray.sweep space.yaml",  # test_job_submit.py
 }
 
 
 def test_no_command_is_left_out():
-    known = {f"python -m {command}" for command in LEAVES} | {f"python -m selgen_ray.sweep {c}" for c in SAYS}
-    assert {command for command in COMMANDS if command not in ELSEWHERE} == known
+    known = {f"python -m {command}" for command in [*LEAVES, *SHOWS]}
+    known |= {f"python -m selgen_ray.sweep {command}" for command in SAYS} | ELSEWHERE
+    assert [f"{where}: {command}" for command, where in COMMANDS.items() if command not in known] == []
+    assert [command for command in [*LEAVES, *SHOWS] if f"python -m {command}" not in COMMANDS] == []
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +92,37 @@ def execute(command: str, folder: Path) -> tuple[int, str]:
     with contextlib.chdir(folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
         status = import_module(module).main(args)
     return status, out.getvalue()
+
+
+@pytest.mark.parametrize("command", SHOWS)
+def test_it_shows_what_it_says(command):
+    status, shown = execute(f"python -m {command}", ROOT)
+    assert status == 0 and SHOWS[command] in shown, shown
+
+
+@pytest.mark.ray
+def test_your_own_data_in_five_minutes(tmp_path, joined):
+    """What README.md lets a reader paste, as it stands; on a running cluster, for Ray's start takes the longest."""
+    *paste, plan, run = OWN_DATA
+    subprocess.run(["bash", "-euc", "\n".join(paste)], cwd=tmp_path, check=True)
+    rows = {path.name: path.read_text().splitlines() for path in (tmp_path / "data").iterdir()}
+    assert len(rows) == 4 and {len(lines) for lines in rows.values()} == {3}
+    assert (tmp_path / "mine.yaml").read_text().count("\n") <= 13
+    status, shown = execute(plan, tmp_path)
+    assert status == 0 and "6 new" in shown, shown
+    assert run == "python -m selgen_ray.sweep mine.yaml"
+    done = sweep(tmp_path / "mine.yaml", env=joined)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "mine: 6 completed" in done.stdout
+    assert (tmp_path / "sweeps" / "mine" / "report" / "figures" / "pareto.png").stat().st_size > 0
+    trials = selgen_ray.load_results(tmp_path / "sweeps" / "mine")
+    assert trials["capability"].notna().all() and trials["alignment"].notna().all()
+    (code,) = (block.text for block in blocks("python") if "load_results" in block.text)
+    namespace: dict = {}
+    with contextlib.chdir(tmp_path):
+        (tmp_path / "sweeps" / "mine").rename(tmp_path / "sweeps" / "quickstart")
+        exec(code, namespace)
+    assert len(namespace["trials"]) == 6 < len(namespace["epochs"])
 
 
 @pytest.mark.ray
@@ -152,18 +194,18 @@ def test_two_hosts(tmp_path, tiny_model_dir, data_files):
 
 def test_ruff_finds_nothing():
     (line,) = (line for line in CONTRIBUTING if line.startswith("ruff"))
-    done = bash(line.removesuffix(" && pyright"))
+    done = call(line.removesuffix(" && pyright"))
     assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.by_hand
 def test_pyright_finds_nothing():
     assert any(line.endswith("&& pyright") for line in CONTRIBUTING)
-    done = bash("pyright")
+    done = call("pyright")
     assert done.returncode == 0, done.stdout
 
 
-def bash(line: str) -> subprocess.CompletedProcess[str]:
+def call(line: str) -> subprocess.CompletedProcess[str]:
     env = os.environ | {"PATH": f"{Path(RAY).parent}:{os.environ['PATH']}"}
     return subprocess.run(["bash", "-euc", line], cwd=ROOT, env=env, capture_output=True, text=True)
 
@@ -180,10 +222,69 @@ def test_the_quickstart_as_it_stands(command, tmp_path):
     assert "33 completed" in done.stdout
 
 
-def test_messages_of_the_troubleshooting_table_are_those_of_the_code():
-    table = README[README.index("## Troubleshooting") : README.index("## Contributing")]
-    shown = re.findall(r"^\| (?:a flag )?`([^`]+)`", table, re.M)
-    assert len(shown) >= 14
+@pytest.mark.ray
+@pytest.mark.by_hand
+def test_the_shipped_spaces_as_they_stand(tmp_path):
+    """The commands of search_spaces/README.md in their order, in a clean clone: some two hours."""
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(tmp_path / "clone")], check=True)
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "PYTHON", "VIRTUAL_ENV"))}
+    env |= {"PATH": f"{tmp_path}/clone/.venv/bin:{os.environ['PATH']}"}
+    install = [command for command in SPACES if "-m venv" in command]
+    for command in [*install, *(command for command in SPACES if command not in install)]:
+        done = subprocess.run(
+            ["bash", "-euc", command], cwd=tmp_path / "clone", env=env, capture_output=True, text=True
+        )
+        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+    names = {path.parent.parent.name for path in (tmp_path / "clone" / "sweeps").glob("*/report/index.html")}
+    assert names == set(re.findall(r"sweep search_spaces/(\w+)\.yaml$", "\n".join(SPACES), re.M))
+
+
+@pytest.mark.parametrize("command", [c for c in SPACES if "selgen_ray.sweep.__main__" in c])
+def test_each_shipped_space_that_a_command_names_is_there(command):
+    """That it can be planned is in test_readme.py."""
+    assert (ROOT / shlex.split(command)[3]).is_file()
+
+
+@pytest.mark.parametrize("command", CLUSTERS)
+def test_what_a_clusters_command_names_is_there(command):
+    """Each needs an engine, a cloud or a cluster; tests/docker/ runs what they start, on what is here."""
+    assert subprocess.run(["bash", "-n", "-c", command]).returncode == 0
+    words = shlex.split(command, comments=True)
+    for word in words:
+        if word.startswith("docker/"):
+            assert (ROOT / word).is_file(), word
+    words = [word for word in words if not re.fullmatch("[A-Z]+=.*", word) or words[0] == "docker"]
+    program, verb, *rest = words
+    if program == "ray":
+        from ray.scripts.scripts import cli  # late: only these commands need it
+
+        cli.get_command(None, verb).make_context(verb, rest)  # Ray's own parser of arguments
+    elif (program, verb) == ("docker", "build"):
+        dockerfile = (ROOT / rest[rest.index("-f") + 1]).read_text()
+        for name in re.findall(r"--build-arg (\w+)=", command):
+            assert re.search(rf"^ARG {name}\b", dockerfile, re.M), name
+        assert f":{selgen_ray.__version__}-" in rest[rest.index("-t") + 1]
+    elif (program, verb) == ("docker", "compose"):
+        services = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text())["services"]
+        named = re.findall(r"(?:exec |cp |--scale )(\w+)", command)
+        assert set(named) <= services.keys()
+    elif program == "kubectl":
+        text = (ROOT / "docker" / "raycluster.yaml").read_text()
+        names = re.findall(r"(?:generic |service/)([\w-]+)", command)
+        assert all(name.removesuffix("-head-svc") in text for name in names)
+    else:
+        assert program == "sbatch", "no check for this program: write one"
+        script = (ROOT / "docker" / "slurm.sbatch").read_text()
+        for option in re.findall(r"--([\w-]+)=", command):
+            assert option in script or option == "gpus-per-node"
+
+
+def test_messages_of_the_troubleshooting_tables_are_those_of_the_code():
+    sections = [text.split("## Troubleshooting", 1)[1] for text in GUIDES.values() if "## Troubleshooting" in text]
+    tables = ["\n".join(re.findall(r"^\|.*$", section, re.M)) for section in sections]
+    shown = re.findall(r"^\| (?:a flag )?`([^`]+)`", "\n".join(tables), re.M)
+    assert len(shown) >= 17
+    table = "\n".join(tables)
     package = Path(selgen_ray.__file__).parent
     code = "".join(path.read_text(encoding="utf-8") for path in sorted(package.rglob("*.py")))
     code = re.sub(r'"\s*\n\s*f?"', "", code)  # literals that go on in the next line
