@@ -104,7 +104,7 @@ class BaseTrainer:
         self.cfg = self.config.finetune_config
         for name in self.knobs():
             setattr(self, name, getattr(self.cfg if hasattr(self.cfg, name) else self.config, name))
-        roles = load_roles(self.config) if datasets is None else datasets
+        roles = load_roles(self.config, loading.refused_rows(self.config)) if datasets is None else datasets
         self._places = roles if isinstance(roles, Roles) else Roles(roles)
         self.check_rows(self.config, roles)
         self.accelerator = accelerator()
