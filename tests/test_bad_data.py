@@ -162,7 +162,7 @@ TEMPLATES = {
     "broken": ("{{ messages[0].content + 1 }}", "the chat template cannot be used on the row: "),
     "rewrites": (
         UNMARKED.replace("for m in messages", "for m in messages[-3:]"),
-        "the chat template rewrites earlier turns, so reply 2 cannot be located",
+        "the chat template rewrites earlier turns, so reply 1 cannot be located",
     ),
 }
 

@@ -11,6 +11,7 @@ from pydantic import field_validator, model_validator
 
 from selgen_ray.config import hub_names
 from selgen_ray.config.chat_template import read_template
+from selgen_ray.data import templates
 from selgen_ray.schema import Strict, execution, setting
 from selgen_ray.storage.folder import absolute
 
@@ -26,6 +27,9 @@ class FinetuneConfig(Strict):
     adapter_revision: str | None = setting(None, "revision of the adapter's hub id")
     chat_template: str | None = setting(
         None, "Jinja text, or the path of a file with it, in place of the tokenizer's own chat template", file=True
+    )
+    chat_template_kwargs: dict[str, Any] = setting(
+        {}, "variables of the chat template -> value, such as enable_thinking: false; date: the day that it writes"
     )
     dtype: Literal["float32", "bfloat16", "float16"] = setting(
         "float32", "data type of the base weights; LoRA weights are float32 on any base"
@@ -117,6 +121,11 @@ class FinetuneConfig(Strict):
     @classmethod
     def _its_text(cls, value: str | None) -> str | None:
         return None if value is None else read_template(value)
+
+    @field_validator("chat_template_kwargs", mode="before")
+    @classmethod
+    def _variables(cls, value: Any) -> Any:
+        return templates.template_variables(value)
 
     @model_validator(mode="before")
     @classmethod

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from selgen_ray.data.chats import encode_chat, encode_generation_prompt
 from selgen_ray.data.forms import Row
 from selgen_ray.errors import DataError
 
@@ -140,13 +139,14 @@ def encode_each(
 def encode_row(row: Row, tokenizer: PreTrainedTokenizerBase, loss_on: str) -> Encoded:
     """Tokenise one row, uncut; see `encode_rows`."""
     if row.get("messages") is not None:
-        ids, is_reply = _encode_chat(row["messages"], tokenizer, loss_on)
+        ids, is_reply = encode_chat(row["messages"], tokenizer, loss_on)
     elif row.get("prompt") is not None:
-        prompt = _ids(tokenizer, row["prompt"], special=True)
+        prompt, _ = _begun(tokenizer, row["prompt"])
         reply = _with_eos(_ids(tokenizer, row["completion"], special=False), tokenizer)
         ids, is_reply = prompt + reply, [False] * len(prompt) + [True] * len(reply)
     else:
-        ids = _with_eos(_ids(tokenizer, row["text"], special=True), tokenizer)
+        ids, after = _begun(tokenizer, row["text"])
+        ids = _with_eos(_ended(ids, after, tokenizer) if after else ids, tokenizer)
         is_reply = [True] * len(ids)
     if loss_on == "all":
         is_reply = [True] * len(ids)
@@ -156,8 +156,8 @@ def encode_row(row: Row, tokenizer: PreTrainedTokenizerBase, loss_on: str) -> En
 def encode_prompt(row: Row, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Token ids of what comes before the reply, ready for the model to go on from."""
     if row.get("messages") is not None:
-        return _template(row["messages"][:-1], tokenizer, add_generation_prompt=True)
-    return _ids(tokenizer, row.get("prompt") or "", special=True)
+        return encode_generation_prompt(row["messages"][:-1], tokenizer)
+    return _begun(tokenizer, row.get("prompt") or "")[0]
 
 
 def replace_reply(row: Row, reply: str) -> Row:
@@ -171,63 +171,33 @@ def _ids(tokenizer: PreTrainedTokenizerBase, text: str, special: bool) -> list[i
     return list(tokenizer(text, add_special_tokens=special)["input_ids"])
 
 
+def _begun(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[int]]:
+    """Token ids of a text with what the tokenizer puts before it, unless the text begins with it; what it puts after.
+
+    A text may have been rendered by a chat template, which writes the begin token itself. What a tokenizer puts after
+    a text, an end token mostly, must not stand between a prompt and what follows it.
+    """
+    ids = _ids(tokenizer, text, special=False)
+    bare, full = _ids(tokenizer, "a", special=False), _ids(tokenizer, "a", special=True)
+    places = range(len(full) - len(bare) + 1)
+    at = next((n for n in places if full[n : n + len(bare)] == bare), None)
+    if at is None:
+        return _ids(tokenizer, text, special=True), []
+    before, after = full[:at], full[at + len(bare) :]
+    return (ids if ids[: len(before)] == before else [*before, *ids]), after
+
+
+def _ended(ids: list[int], ending: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The ids with the ending, unless they have it; white space after it, as chat templates write it, is none of it."""
+    length = len(ids)
+    while length and ids[:length][-len(ending) :] != ending and not str(tokenizer.decode(ids[length - 1])).strip():
+        length -= 1
+    return ids if ids[:length][-len(ending) :] == ending else [*ids, *ending]
+
+
 def _with_eos(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
     eos: Any = tokenizer.eos_token_id
-    return ids if eos is None or ids[-1:] == [eos] else [*ids, eos]
-
-
-def _template(messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase, **options: Any) -> list[int]:
-    return list(_apply_template(messages, tokenizer, **options)["input_ids"])
-
-
-def _apply_template(messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase, **options: Any) -> Any:
-    """The chat as tokens; transformers renders templates in a sandbox. Raises DataError: it cannot."""
-    if not tokenizer.chat_template:
-        raise DataError(
-            "rows with 'messages' need a chat template, and this model's tokenizer has none: give "
-            "finetune_config.chat_template, Jinja text or the path of a file with it"
-        )
-    try:
-        return tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **options)
-    except TemplateError as error:
-        raise DataError(f"the chat template cannot be used, {explain_template_error(error)}") from error
-    except (TypeError, LookupError) as error:  # what a template that expects something else does
-        raise DataError(f"the chat template cannot be used on the row: {error}") from error
-
-
-def _encode_chat(
-    messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase, loss_on: str
-) -> tuple[list[int], list[bool]]:
-    if loss_on == "all":  # then no reply has to be located
-        ids = _template(messages, tokenizer)
-        return ids, [True] * len(ids)
-    if re.search(r"{%-?\s*generation", str(tokenizer.chat_template)):
-        marked = _apply_template(messages, tokenizer, return_assistant_tokens_mask=True)
-        return list(marked["input_ids"]), [bool(m) for m in marked["assistant_masks"]]
-    ids = _template(messages, tokenizer)
-    return ids, _replies_by_prefix(messages, ids, tokenizer)
-
-
-def _replies_by_prefix(
-    messages: list[dict[str, str]], ids: list[int], tokenizer: PreTrainedTokenizerBase
-) -> list[bool]:
-    # without generation marks a reply is what its turn adds after the generation prompt
-    is_reply = [False] * len(ids)
-    for i, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        before = _template(messages[:i], tokenizer, add_generation_prompt=True)
-        upto = _template(messages[: i + 1], tokenizer)
-        if ids[: len(before)] != before or ids[: len(upto)] != upto:
-            raise DataError(
-                f"the chat template rewrites earlier turns, so reply {i + 1} cannot be located: "
-                "use a template with {% generation %} marks, or loss_on: all"
-            )
-        end = len(upto)
-        while end > len(before) + 1 and not str(tokenizer.decode(ids[end - 1 : end])).strip():
-            end -= 1  # a line break after the end-of-turn token belongs to the template, not to the reply
-        is_reply[len(before) : end] = [True] * (end - len(before))
-    return is_reply
+    return ids if eos is None else _ended(ids, [eos], tokenizer)
 
 
 def explain_template_error(error: TemplateError) -> str:

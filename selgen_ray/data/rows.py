@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from selgen_ray.config.data import ROLES
@@ -19,20 +19,24 @@ from selgen_ray.errors import DataError
 from selgen_ray.seeding import permutation, split_indices
 from selgen_ray.worlds import generate
 
+Refused = Callable[[Row], str | None]
 _SKIP = "fix them, or leave them out with data.on_bad_rows: skip"
 
 
-def load_roles(config: TrialConfig) -> Roles:
+def load_roles(config: TrialConfig, refused: Refused | None = None) -> Roles:
     """The rows of every role the trial has: from its source, else from its world.
 
     Each source is filtered, shuffled and limited; then `align_train_coverage` takes its share.
+
+    Args:
+        refused: why a row cannot become tokens, or None, to leave such rows out; see `models.refused_rows`.
 
     Raises:
         DataError: a source cannot be read, is empty or has bad rows; or there is no outcome data at all.
     """
     data = config.data
     roles = _generated(config)
-    found = _checked({role: read_source(source) for role, source in data.sources().items()}, config)
+    found = _checked({role: read_source(source) for role, source in data.sources().items()}, config, refused)
     for role, source in data.sources().items():
         entries = _ordered([entry for entry in found[role] if entry.row is not None], source, config.data_seed, role)
         roles[role] = [entry.row for entry in entries if entry.row is not None]
@@ -81,9 +85,11 @@ def proxy_share(config: TrialConfig) -> ProxyShare:
     return ProxyShare(config.limit_proxy_data_to, config.upsample_proxy_to)
 
 
-def _checked(found: dict[str, list[Found]], config: TrialConfig) -> dict[str, list[Found]]:
+def _checked(
+    found: dict[str, list[Found]], config: TrialConfig, refused: Refused | None = None
+) -> dict[str, list[Found]]:
     """The entries, those that are bad without their row; a bad one of a pair takes its partner with it."""
-    found = {role: _with_problems(entries) for role, entries in found.items()}
+    found = {role: _with_problems(entries, refused) for role, entries in found.items()}
     if config.data.on_bad_rows == "error":
         _refuse_bad(found, config.data.sources())
     pair = [found[role] for role in ("proxy", "proxy_neg") if role in found]
@@ -96,14 +102,17 @@ def _checked(found: dict[str, list[Found]], config: TrialConfig) -> dict[str, li
         if not any(entry.row is not None for entry in entries):
             source = config.data.sources()[role]
             why = "the filter keeps no row" if source.filter and not entries else "has no rows"
-            raise DataError(f"{source.path}: {why if not entries else 'has no good row'}")
+            first = f"has no good row, the first: {entries[0].where}: {entries[0].problem}" if entries else why
+            raise DataError(f"{source.path}: {first}")
     return found
 
 
-def _with_problems(entries: list[Found]) -> list[Found]:
+def _with_problems(entries: list[Found], refused: Refused | None = None) -> list[Found]:
     checked: list[Found] = []
     for entry in entries:
         problem = entry.problem if entry.row is None else row_problem(entry.row)
+        if refused and entry.row is not None and not problem:
+            problem = refused(entry.row)
         checked.append(Found(entry.where, None, problem) if problem else entry)
     return checked
 

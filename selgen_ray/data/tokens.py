@@ -23,6 +23,7 @@ import transformers
 from transformers import PreTrainedTokenizerBase
 
 from selgen_ray import __version__
+from selgen_ray.data.chats import identity_of_format
 from selgen_ray.data.encode import Encoded, encode_each
 from selgen_ray.data.forms import Row
 from selgen_ray.data.rows import rows_hash
@@ -30,6 +31,7 @@ from selgen_ray.data.rows import rows_hash
 _CHUNK = 1024  # rows that are kept as Python lists while they are written
 KIND = "tokens"
 """Of the cache: where they lie."""
+_RULES = 2  # of how rows become tokens: raised when they change, so that no tokens of earlier rules are read
 _FORMS = ("messages", "prompt", "completion", "text")  # what of a row becomes tokens
 File = Callable[[str, dict[str, Any], Callable[[], bytes]], Path | bytes]
 """(kind, key, compute) -> the file of a value, or its content."""
@@ -52,7 +54,8 @@ class RowEncoder:
         return {
             "rows": rows_hash([{name: row[name] for name in _FORMS if name in row} for row in rows]),
             "tokenizer": tokenizer_hash(self.tokenizer),
-            "chat_template": self.tokenizer.chat_template,
+            "chat_format": identity_of_format(self.tokenizer),
+            "rules": _RULES,
             "max_seq_length": self.max_seq_length,
             "loss_on": self.loss_on,
             "transformers": transformers.__version__,

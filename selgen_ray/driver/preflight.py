@@ -8,10 +8,11 @@ from typing import Any
 from selgen_ray.data.roles import Roles
 from selgen_ray.data.rows import check_shares, load_roles
 from selgen_ray.driver.plan import T
-from selgen_ray.driver.token_plan import PlannedTokens
+from selgen_ray.driver.token_plan import DECIDE_TOKENS, PlannedTokens
 from selgen_ray.errors import INPUT_ERRORS
 from selgen_ray.evals.checking import missing_data, missing_here
 from selgen_ray.models.checks import model_problems
+from selgen_ray.models.loading import refused_rows
 from selgen_ray.space import SweepSpec
 from selgen_ray.trainers import plugins
 from selgen_ray.trainers.catalogue import get_trainer
@@ -40,6 +41,8 @@ def check_data(spec: SweepSpec, tokens: PlannedTokens | None = None) -> list[str
         config = trial.config
         # another seed of the same data has the same form
         source = (config.data.model_dump_json(), str(config.world), str(config.align_train_coverage))
+        if config.data.on_bad_rows == "skip":  # then the chat template decides which rows there are
+            source += (config.finetune_config.model_dump_json(include=DECIDE_TOKENS),)
         shares = str((config.limit_proxy_data_to, config.upsample_proxy_to))
         how = (config.finetune_config.model_dump_json(), config.evals.model_dump_json())
         key = (*source, shares, config.proxy_strategy, *how)
@@ -47,7 +50,7 @@ def check_data(spec: SweepSpec, tokens: PlannedTokens | None = None) -> list[str
             continue
         checked.add(key)
         if source not in loaded:
-            loaded[source] = attempt(load_roles, config)
+            loaded[source] = attempt(load_roles, config, refused_rows(config))
         if (roles := loaded[source]) is None:
             continue
         attempt(get_trainer(config.proxy_strategy).check_rows, config, roles)

@@ -5,21 +5,28 @@ What cannot be tokenised is found before any trial starts, and the lengths are t
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from selgen_ray.config.finetune import FinetuneConfig
 from selgen_ray.config.trial import TrialConfig
+from selgen_ray.data import chat_format, chats
 from selgen_ray.data.forms import Row
 from selgen_ray.data.lengths import Report, length_report, table, warning
+from selgen_ray.data.positions import Uses, longer_rows
 from selgen_ray.data.roles import Roles
 from selgen_ray.data.rows import overlaps
 from selgen_ray.data.tokens import KIND as TOKENS
 from selgen_ray.data.tokens import RowEncoder, TokenRows
 from selgen_ray.errors import DataError, ModelError
+from selgen_ray.evals.metrics.exact_match import is_asked
+from selgen_ray.evals.questions import is_question
 from selgen_ray.hashing import digest
-from selgen_ray.models import tokenizer
+from selgen_ray.models.checks import positions_of
+from selgen_ray.models.tokenizer import load_tokenizer
 from selgen_ray.parallel import in_parallel
 from selgen_ray.storage import Folder
 from selgen_ray.storage.cache import Cache
@@ -28,7 +35,14 @@ _LARGEST, _LARGEST_LOOKED_AT = 200_000, 10_000  # rows of a set that is made int
 _SAMPLE = 2_000  # rows of a larger one
 _MOST_TABLES = 4
 _LENGTHS = "token_lengths"
-_DECIDE_TOKENS = {"model", "model_revision", "chat_template", "max_seq_length", "loss_on"}
+DECIDE_TOKENS = {*("model", "model_revision", "chat_template", "chat_template_kwargs", "max_seq_length", "loss_on")}
+"""The keys of a config that the tokens of its rows depend on."""
+
+
+_NO_END = (
+    "{}, so that training teaches replies and never their end: every generated reply goes on to max_new_tokens. Give "
+    "finetune_config.chat_template one that ends a reply with {{{{ eos_token }}}}, or a tokenizer that has an eos_token"
+)
 
 
 class PlannedTokens:
@@ -47,6 +61,7 @@ class PlannedTokens:
         self._seen: set[tuple[Any, ...]] = set()
         self._made: dict[str, tuple[dict[str, Any], bytes, dict[str, float]]] = {}
         self._tables: dict[str, list[str]] = {}
+        self._longest: dict[tuple[tuple[Any, ...], str], float] = {}
         self.notes: dict[str, None] = {}
 
     def add(self, config: TrialConfig, roles: Roles, source: tuple[str, ...]) -> None:
@@ -59,21 +74,31 @@ class PlannedTokens:
             DataError: of each role whose rows cannot be tokenised, why.
         """
         finetune = config.finetune_config
-        key = (source, finetune.model_dump_json(include=_DECIDE_TOKENS))
-        if key in self._seen:
-            return
+        key = (source, finetune.model_dump_json(include=DECIDE_TOKENS))
+        is_known = key in self._seen
         self._seen.add(key)
+        if not is_known:
+            self._look_at(config, roles, key)
+        use = (*key, finetune.max_new_tokens, config.evals.judge.model)
+        if use not in self._seen:
+            self._seen.add(use)
+            self._check_positions(config, roles, key)
+
+    def _look_at(self, config: TrialConfig, roles: Roles, key: tuple[Any, ...]) -> None:
+        finetune = config.finetune_config
         for role, number in roles.skipped.items():
             self.notes[f"data.{role}: {number} bad rows are left out"] = None
         self.notes |= dict.fromkeys(overlaps(roles))
         encoder = self._encoder(finetune)
         if encoder is None:
             return
+        self._note_format(encoder, roles)
         reports: dict[str, Report] = {}
         problems: dict[str, str] = {}
         for role, rows in roles.items():
             try:
                 reports[role] = self._report(encoder, role, rows, roles)
+                self._longest[key, role] = reports[role]["tokens_max"]
             except DataError as error:  # what is wrong with the template alone would be said of every role
                 problems.setdefault(str(error).partition(": ")[2], str(error))
         if problems:
@@ -81,9 +106,54 @@ class PlannedTokens:
             raise DataError("\n".join(f"{own if 'chat template' in t else ''}{t}" for t in problems.values()))
         self._tell(finetune, reports)
 
+    def _note_format(self, encoder: RowEncoder, roles: Roles) -> None:
+        """Note how chats are rendered, and a template or a tokenizer that lets no reply end.
+
+        Raises:
+            DataError: `chat_template_kwargs` does not fit the template.
+        """
+        tokenizer: Any = encoder.tokenizer
+        named = f"{Path(str(tokenizer.name_or_path)).name}: "
+        rows = [row for role in roles.values() for row in role]
+        messages = next((row["messages"] for row in rows if row.get("messages") is not None), None)
+        if messages is None and (unread := getattr(tokenizer, "chat_template_kwargs", None)):
+            self.notes[f"{chat_format.KEY} {unread}: no row is a chat, so that nothing reads it"] = None
+        if messages is not None and tokenizer.chat_template:
+            self.notes |= dict.fromkeys(named + note for note in chats.format_of(tokenizer).notes)
+            with contextlib.suppress(DataError):  # said of the row
+                if encoder.loss_on == "completion" and not chats.ends_replies(messages, tokenizer):
+                    self.notes[named + _NO_END.format("the chat template writes nothing after a reply")] = None
+        if tokenizer.eos_token_id is None and any(row.get("messages") is None for row in rows):
+            self.notes[named + _NO_END.format("the tokenizer has no end token (eos_token)")] = None
+
+    def _check_positions(self, config: TrialConfig, roles: Roles, key: tuple[Any, ...]) -> None:
+        """Raises DataError: rows need positions that the model has not."""
+        cfg, judged = config.finetune_config, config.evals.judge.model is not None
+        try:
+            tokenizer, positions = load_tokenizer(cfg), positions_of(cfg)
+        except ModelError:
+            return  # `model_problems` tells it
+        if positions is None:
+            return
+
+        def is_generated(row: Row) -> bool:
+            return is_asked(row) or (not row.get("choices") and bool(row.get("claim") or (judged and is_question(row))))
+
+        uses = Uses(cfg.max_seq_length, cfg.loss_on, cfg.max_new_tokens, is_generated)
+        told: list[str] = []
+        for role, rows in roles.items():
+            offered = max((len(json.dumps([row.get("choices"), row.get("rejected")])) for row in rows), default=0)
+            # a token stands for a byte at least
+            if self._longest.get((key, role), 0) + offered + cfg.max_new_tokens > positions.count:
+                looked_at = rows[:_LARGEST_LOOKED_AT]
+                told += longer_rows(looked_at, tokenizer, positions, uses, f"data.{role}", roles.place(role))
+        if positions.is_table and told:
+            raise DataError("\n".join(told))
+        self.notes |= dict.fromkeys(told)
+
     def _encoder(self, config: FinetuneConfig) -> RowEncoder | None:
         try:
-            return RowEncoder(tokenizer.load_tokenizer(config), config.max_seq_length, config.loss_on)
+            return RowEncoder(load_tokenizer(config), config.max_seq_length, config.loss_on)
         except ModelError:
             return None  # `model_problems` tells it
 

@@ -22,6 +22,7 @@ from transformers.pytorch_utils import Conv1D
 
 from selgen_ray.config.finetune import FinetuneConfig
 from selgen_ray.config.trial import TrialConfig
+from selgen_ray.data.positions import Positions
 from selgen_ray.errors import DataError, ModelError, nearest
 from selgen_ray.models import adapters, hub
 from selgen_ray.models.files import ModelFiles, find_files, model_location, read_header
@@ -165,6 +166,19 @@ def _on_meta(location: str, revision: str | None, stamp: tuple[Any, ...]) -> Pre
             return AutoModelForCausalLM.from_config(config)
     except Exception as error:  # of many kinds, from sizes that do not fit to missing packages
         raise ModelError(f"{_KEY} {location!r}: config.json makes no model: {error}") from error
+
+
+def positions_of(cfg: FinetuneConfig) -> Positions | None:
+    """How many positions the model has; None where its config names no number. Raises ModelError: it makes no model."""
+    model = _skeleton(cfg)
+    count = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if not isinstance(count, int) or count < 1:
+        return None
+    words = model.get_input_embeddings()
+    learned = (m.weight.shape[0] for m in model.modules() if isinstance(m, torch.nn.Embedding) and m is not words)
+    fixed = (b.shape[0] for name, b in model.named_buffers() if name.endswith("embed_positions") and b.ndim > 1)
+    # some tables have a few entries before the first position
+    return Positions(count, any(count <= size <= count + 2 for size in (*learned, *fixed)))
 
 
 def _check_modules(cfg: FinetuneConfig) -> None:

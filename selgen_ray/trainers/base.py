@@ -17,7 +17,7 @@ from selgen_ray.data.forms import Row
 from selgen_ray.data.rows import load_roles
 from selgen_ray.data.sets import Sets
 from selgen_ray.models import forward, saving
-from selgen_ray.models.loading import Model
+from selgen_ray.models.loading import Model, refused_rows
 from selgen_ray.models.log_probs import cross_entropy
 from selgen_ray.records.results import TrainingRecord
 from selgen_ray.seeding import keep_global_rng
@@ -88,7 +88,7 @@ class BaseTrainer(Strategy):
         self.cfg = self.config.finetune_config
         for name in self.knobs():
             setattr(self, name, getattr(self.cfg if hasattr(self.cfg, name) else self.config, name))
-        roles = load_roles(self.config) if datasets is None else datasets
+        roles = load_roles(self.config, refused_rows(self.config)) if datasets is None else datasets
         self.check_rows(self.config, roles)
         judge = open_judge(self.config.evals, cache.folder if cache else None)
         with ExitStack() as stack:

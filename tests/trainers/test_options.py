@@ -64,6 +64,7 @@ EXECUTION = {
 # tested elsewhere: another model (test_fingerprint); how it is loaded, and that device_map is refused (test_hardware)
 ELSEWHERE = {"adapter", "adapter_revision"}  # test_saved_models
 ELSEWHERE |= {"model", "model_revision", "load_in_4bit", "load_in_8bit", "attn_implementation", "device_map"}
+ELSEWHERE |= {"chat_template_kwargs"}  # test_conventions
 # kl_divergence reads a second stream, continuous and shorter than outcome
 STRATEGY = ("kl_divergence", {"beta_kl": 2.0})
 

@@ -48,6 +48,7 @@ class SharedValues:
         cfg = self._cfg
         how = cfg.model_dump(include={"dtype", "load_in_4bit", "load_in_8bit", "attn_implementation"})
         how |= {"chat_template": cfg.chat_template} if cfg.chat_template else {}
+        how |= {"chat_template_kwargs": cfg.chat_template_kwargs} if cfg.chat_template_kwargs else {}
         start = cfg.model, cfg.model_revision, cfg.adapter, cfg.adapter_revision
         return how | {
             "model": self._model_hash or start_fingerprint(*start),

@@ -1,0 +1,203 @@
+"""How a tokenizer's chats are rendered: by which template, with which variables of it, and on which date.
+
+A chat template may rewrite the turns before the last one, so that no reply in them can be located; then the training
+template that TRL ships for it is taken. A template may write the date of today; here it writes a fixed one, so that a
+trial has the same tokens on every day.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from jinja2 import Environment, TemplateError, meta
+from transformers import PreTrainedTokenizerBase
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from selgen_ray.data.encode import explain_template_error
+from selgen_ray.errors import DataError, nearest
+
+KEY = "finetune_config.chat_template_kwargs"
+DATE = "2024-07-26"
+"""The day that `strftime_now` of a template gives, unless `chat_template_kwargs: {date: ...}` gives another: the one
+that Llama 3.1's template falls back to."""
+_MARK = re.compile(r"{%-?\s*(end)?generation\s*-?%}")
+_DIRECTIVES = "aAbBdmyYjHIMSpUwWGVuxXcfzZ"  # of strftime
+_ATTRIBUTE = "chat_template_kwargs"
+
+
+@dataclass(frozen=True)
+class ChatFormat:
+    """What `render` needs of a tokenizer.
+
+    Attributes:
+        template: Jinja text.
+        options: variables of the template.
+        stop_texts: the tokenizer's added tokens, longest first: what the end of a turn can be.
+        notes: in words, what a person should know of it.
+    """
+
+    template: str
+    options: Mapping[str, Any]
+    stop_texts: tuple[str, ...]
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def is_marked(self) -> bool:
+        """Whether the template marks what the assistant generates."""
+        return bool(_MARK.search(self.template))
+
+
+def set_chat_template_kwargs(tokenizer: PreTrainedTokenizerBase, options: Mapping[str, Any]) -> None:
+    """Let every chat of the tokenizer be rendered with these variables of its template; they are not saved with it."""
+    setattr(tokenizer, _ATTRIBUTE, dict(options))
+
+
+def chat_format(tokenizer: PreTrainedTokenizerBase, locates: Callable[[ChatFormat], bool]) -> ChatFormat:
+    """How the tokenizer's chats are rendered; worked out once.
+
+    Args:
+        locates: whether replies can be located in what a format renders.
+
+    Raises:
+        DataError: there is no chat template, or `chat_template_kwargs` has a key that the template does not read.
+    """
+    template, options = _own_template(tokenizer), dict(getattr(tokenizer, _ATTRIBUTE, {}))
+    key = json.dumps([template, options], sort_keys=True)
+    known = _FORMATS.setdefault(tokenizer, {})
+    if key not in known:
+        known[key] = _made(tokenizer, template, options, locates)
+    return known[key]
+
+
+_FORMATS: weakref.WeakKeyDictionary[PreTrainedTokenizerBase, dict[str, ChatFormat]] = weakref.WeakKeyDictionary()
+
+
+def _own_template(tokenizer: PreTrainedTokenizerBase) -> str:
+    template: Any = tokenizer.chat_template
+    if isinstance(template, dict):  # named variants, of which one is for chats without tools
+        template = template.get("default")
+    if not template:
+        raise DataError(
+            "rows with 'messages' need a chat template, and this model's tokenizer has none: give "
+            "finetune_config.chat_template, Jinja text or the path of a file with it"
+        )
+    return str(template)
+
+
+def _made(
+    tokenizer: PreTrainedTokenizerBase, own: str, options: dict[str, Any], locates: Callable[[ChatFormat], bool]
+) -> ChatFormat:
+    _check_options(own, options)
+    untyped: Any = tokenizer
+    stop_texts: set[str] = {*untyped.all_special_tokens, *untyped.get_added_vocab()}
+    ends = tuple(sorted((text for text in stop_texts if text.strip()), key=len, reverse=True))
+    notes: list[str] = []
+    template = own
+    if not locates(ChatFormat(_with_date(own, options), options, ends)) and (other := _training_template(tokenizer)):
+        template = other
+        notes.append(
+            "the chat template renders an earlier reply otherwise than the last one, so that it cannot be located: "
+            "TRL's training template for it is used instead, in training and in evaluations"
+        )
+    if _reads(template, "strftime_now") and "date" not in options:
+        notes.append(
+            f"the chat template writes the date: it is {DATE} on every day, unless {KEY}: {{date: ...}} gives another"
+        )
+    if _reads(template, "enable_thinking") and "enable_thinking" not in options:
+        notes.append(
+            "the chat template knows enable_thinking: a model that thinks before it answers may not come to an answer "
+            f"within max_new_tokens; {KEY}: {{enable_thinking: false}} asks for the answer at once"
+        )
+    return ChatFormat(_with_date(template, options), options, ends, tuple(notes))
+
+
+def _reads(template: str, name: str) -> bool:
+    return re.search(rf"\b{re.escape(name)}\b", template) is not None
+
+
+def _check_options(template: str, options: Mapping[str, Any]) -> None:
+    for name in options:
+        if _reads(template, name) or (name == "date" and _reads(template, "strftime_now")):
+            continue
+        variables = _variables(template)
+        near = nearest(name, variables)
+        listed = f"; it reads {', '.join(variables)}" if variables else ""
+        raise DataError(f"{KEY}: the chat template does not read {name!r}{listed}.{near}")
+    if "date" in options and _reads(template, "strftime_now"):
+        _day(options)
+
+
+def _variables(template: str) -> list[str]:
+    given = {"messages", "add_generation_prompt", "strftime_now", "raise_exception", "namespace", "bos_token"}
+    try:
+        parsed = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(_MARK.sub("", template))
+    except TemplateError:
+        return []
+    names = meta.find_undeclared_variables(parsed) - given
+    return sorted(names | ({"date"} if _reads(template, "strftime_now") else set()))
+
+
+def _day(options: Mapping[str, Any]) -> datetime.date:
+    try:
+        return datetime.date.fromisoformat(options.get("date", DATE))
+    except (TypeError, ValueError):
+        raise DataError(
+            f"{KEY}.date: found {options['date']!r}; allowed: a day as year-month-day, such as {DATE}, since the chat "
+            "template writes it in a form of its own"
+        ) from None
+
+
+def _with_date(template: str, options: Mapping[str, Any]) -> str:
+    """The template with a `strftime_now` of one day, at midnight, in place of the clock's."""
+    if not _reads(template, "strftime_now"):
+        return template
+    day = datetime.datetime.combine(_day(options), datetime.time())
+    # transformers hands no functions to a template; a macro can only replace text, so each directive is spelt out
+    text = "form"
+    for directive in (*(f"%{letter}" for letter in _DIRECTIVES), *(f"%-{letter}" for letter in "dmHIMSjy")):
+        text += f"|replace({directive!r}, {json.dumps(day.strftime(directive))})"
+    # on the template's first line, so that errors name the right one
+    return f"{{%- macro strftime_now(form) -%}}{{{{- {text} -}}}}{{%- endmacro -%}}{template}"
+
+
+def _training_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    # imported late for the start-up cost: seconds, and few templates need it
+    from trl.chat_template_utils import get_training_chat_template
+
+    try:
+        return get_training_chat_template(tokenizer)
+    except ValueError:  # it knows no such template
+        return None
+
+
+def render(
+    messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase, how: ChatFormat, *, prompt: bool = False
+) -> tuple[str, list[tuple[int, int]]]:
+    """The chat as text, and where it marks what the assistant generates, in characters; in transformers' sandbox.
+
+    Args:
+        prompt: a generation prompt follows the last message.
+
+    Raises:
+        DataError: the template refuses the messages.
+    """
+    variables: dict[str, Any] = {**tokenizer.special_tokens_map, **how.options}
+    try:
+        texts, spans = render_jinja_template(
+            [messages],
+            chat_template=how.template,
+            add_generation_prompt=prompt,
+            return_assistant_tokens_mask=how.is_marked,
+            **variables,
+        )
+    except TemplateError as error:
+        raise DataError(f"the chat template cannot be used, {explain_template_error(error)}") from error
+    except (TypeError, LookupError, ValueError) as error:  # what a template that expects something else does
+        raise DataError(f"the chat template cannot be used on the row: {error}") from error
+    return texts[0], [(int(start), int(end)) for start, end in spans[0] if end > start] if spans else []
