@@ -12,7 +12,7 @@ from selgen_ray.driver.token_plan import DECIDE_TOKENS, PlannedTokens
 from selgen_ray.errors import INPUT_ERRORS
 from selgen_ray.evals.checking import missing_data, missing_here
 from selgen_ray.models.checks import model_problems
-from selgen_ray.models.loading import refused_rows
+from selgen_ray.models.tokenizer import refused_rows
 from selgen_ray.space import SweepSpec
 from selgen_ray.trainers import plugins
 from selgen_ray.trainers.catalogue import get_trainer

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import functools
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,51 +16,16 @@ from transformers import (
     AutoModelForCausalLM,
     BitsAndBytesConfig,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
 
 from selgen_ray.config import hardware
 from selgen_ray.config.finetune import FinetuneConfig
-from selgen_ray.config.trial import TrialConfig
-from selgen_ray.data import chats
-from selgen_ray.errors import DataError, ModelError
+from selgen_ray.errors import ModelError
 from selgen_ray.models import adapters, sharding
 from selgen_ray.models.files import cannot_load, model_location
-from selgen_ray.models.tokenizer import load_tokenizer
 from selgen_ray.seeding import derive_seed, keep_global_rng
 
 Model = PreTrainedModel | PeftModel
-
-
-def refused_rows(config: TrialConfig) -> Callable[[Mapping[str, Any]], str | None] | None:
-    """Why the chat template refuses a row, or its replies cannot be located, or None; to leave out such rows.
-
-    Returns:
-        None where bad rows are errors, or where the tokenizer or the template as a whole cannot be used.
-    """
-    if config.data.on_bad_rows != "skip":
-        return None
-    cfg = config.finetune_config
-
-    @functools.cache  # a world of rows without chats needs no tokenizer
-    def tokenizer() -> PreTrainedTokenizerBase | None:
-        try:
-            loaded = load_tokenizer(cfg)
-            chats.format_of(loaded)
-        except (ModelError, DataError):  # said of the model, or of the first row
-            return None
-        return loaded
-
-    def refused(row: Mapping[str, Any]) -> str | None:
-        if row.get("messages") is None or (known := tokenizer()) is None:
-            return None
-        try:
-            chats.check_chat(row["messages"], known, cfg.loss_on)
-        except DataError as error:
-            return str(error)
-        return None
-
-    return refused
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from transformers import (
     AutoTokenizer,
@@ -11,8 +13,10 @@ from transformers import (
 )
 
 from selgen_ray.config.finetune import FinetuneConfig
+from selgen_ray.config.trial import TrialConfig
+from selgen_ray.data import chats
 from selgen_ray.data.chat_format import set_chat_template_kwargs
-from selgen_ray.errors import ModelError
+from selgen_ray.errors import DataError, ModelError
 from selgen_ray.models.files import cannot_load, model_location
 
 
@@ -47,3 +51,34 @@ def _load_tokenizer(
         tokenizer.chat_template = chat_template
     set_chat_template_kwargs(tokenizer, json.loads(options))
     return tokenizer
+
+
+def refused_rows(config: TrialConfig) -> Callable[[Mapping[str, Any]], str | None] | None:
+    """Why the chat template refuses a row, or its replies cannot be located, or None; to leave out such rows.
+
+    Returns:
+        None where bad rows are errors, or where the tokenizer or the template as a whole cannot be used.
+    """
+    if config.data.on_bad_rows != "skip":
+        return None
+    cfg = config.finetune_config
+
+    @functools.cache  # a world of rows without chats needs no tokenizer
+    def tokenizer() -> PreTrainedTokenizerBase | None:
+        try:
+            loaded = load_tokenizer(cfg)
+            chats.format_of(loaded)
+        except (ModelError, DataError):  # said of the model, or of the first row
+            return None
+        return loaded
+
+    def refused(row: Mapping[str, Any]) -> str | None:
+        if row.get("messages") is None or (known := tokenizer()) is None:
+            return None
+        try:
+            chats.check_chat(row["messages"], known, cfg.loss_on)
+        except DataError as error:
+            return str(error)
+        return None
+
+    return refused

@@ -17,8 +17,9 @@ from selgen_ray.data.forms import Row
 from selgen_ray.data.rows import load_roles
 from selgen_ray.data.sets import Sets
 from selgen_ray.models import forward, saving
-from selgen_ray.models.loading import Model, refused_rows
+from selgen_ray.models.loading import Model
 from selgen_ray.models.log_probs import cross_entropy
+from selgen_ray.models.tokenizer import refused_rows
 from selgen_ray.records.results import TrainingRecord
 from selgen_ray.seeding import keep_global_rng
 from selgen_ray.storage.cache import Cache

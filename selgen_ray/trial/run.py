@@ -15,7 +15,7 @@ from selgen_ray.config import hub_names
 from selgen_ray.data.rows import load_roles, rows_hash
 from selgen_ray.errors import INPUT_ERRORS, DataError, ModelError, TrialDiverged, TrialStopped
 from selgen_ray.evals.headlines import headlines
-from selgen_ray.models import hub, loading
+from selgen_ray.models import hub, tokenizer
 from selgen_ray.records.results import FILE_NAME, TrialResult
 from selgen_ray.records.status import TrialStatus
 from selgen_ray.storage import Folder
@@ -188,7 +188,7 @@ class _Run:
         ranks.agree(self.stop)
         self.stop.check(0)
         config = self.config
-        roles = load_roles(config, loading.refused_rows(config))
+        roles = load_roles(config, tokenizer.refused_rows(config))
         self.result.data_hashes = {role: rows_hash(rows) for role, rows in roles.items()}
         trainer_class = cast("type[BaseTrainer]", get_trainer(config.proxy_strategy))
         with trainer_class(
