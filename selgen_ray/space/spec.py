@@ -15,6 +15,7 @@ from selgen_ray.errors import nearest
 from selgen_ray.records.requirement import Condition, parse_requirement
 from selgen_ray.records.results import HEADLINES, less_is_better
 from selgen_ray.schema import Strict
+from selgen_ray.space.places import Places
 from selgen_ray.space.ranges import Range
 from selgen_ray.space.tracker_options import Tracker
 from selgen_ray.trainers.plugins import Plugin
@@ -271,6 +272,7 @@ class SweepSpec(SweepSettings):
     searches: tuple[SkipValidation[SearchSpec], ...] = Field(default=(), exclude=True, description="settings to come")
     plugin_sources: tuple[Plugin, ...] = Field(default=(), description="what workers load")
     notes: list[str] = Field(default=[], description="for people")
+    places: SkipValidation[Places] = Field(default=Places(), exclude=True, description="where its keys were written")
 
 
 def plan_counts(spec: SweepSpec) -> dict[str, int]:

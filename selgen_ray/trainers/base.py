@@ -104,7 +104,7 @@ class BaseTrainer:
         self.cfg = self.config.finetune_config
         for name in self.knobs():
             setattr(self, name, getattr(self.cfg if hasattr(self.cfg, name) else self.config, name))
-        roles = load_roles(self.config) if datasets is None else datasets
+        roles = load_roles(self.config, self.required_roles) if datasets is None else datasets
         self._places = roles if isinstance(roles, Roles) else Roles(roles)
         self.check_rows(self.config, roles)
         self.accelerator = accelerator()
@@ -148,7 +148,9 @@ class BaseTrainer:
         """Raises DataError: a role is missing, or its rows do not suit. All rows, before any split."""
         for role in cls.required_roles:
             if not roles.get(role):
-                raise DataError(f"proxy_strategy {cls.proxy_strategy_name} needs data.{role}, which was not given")
+                told = f"proxy_strategy {cls.proxy_strategy_name} needs data.{role}, which was not given"
+                also = ", and the rows of data.proxy have no 'rejected'"
+                raise DataError(told + also if role == "proxy_neg" and roles.get("proxy") else told)
 
     @classmethod
     def input_files(cls, config: TrialConfig) -> dict[str, str]:

@@ -155,7 +155,7 @@ class _Run:
         ranks.agree(self.stop)
         self.stop.check(0)
         config = self.config
-        roles = load_roles(config)
+        roles = load_roles(config, get_trainer(config.proxy_strategy).required_roles)
         self.result.data_hashes = {role: rows_hash(rows) for role, rows in roles.items()}
         with get_trainer(config.proxy_strategy)(
             config,
