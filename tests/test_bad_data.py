@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import time
 
 import pytest
 import yaml
@@ -41,7 +42,11 @@ FILES = {
     "broken JSON": ("b.jsonl", lines(GOOD[0], '{"messages": ['), "b.jsonl:2: not JSON: Expecting value at column 15"),
     "merge marker": ("b.jsonl", lines("<<<<<<< HEAD", GOOD[0]), "b.jsonl:1: not JSON"),
     "not a row": ("b.jsonl", lines(GOOD[0], "[1]"), "b.jsonl:2: found list, expected an object"),
-    "one object": ("b.json", json.dumps({"rows": GOOD}, indent=1), "b.json: holds one object (rows), expected a list"),
+    "one object": (
+        "b.json",
+        json.dumps({"rows": GOOD}, indent=1),
+        "under its key 'rows' a list of 6 objects: if these",
+    ),
     "broken list": ("b.json", "[{]", "b.json:1: not JSON"),
     "empty": ("b.jsonl", "", "b.jsonl: has no rows"),
     "blank lines": ("b.jsonl", "\n\n", "b.jsonl: has no rows"),
@@ -52,9 +57,63 @@ FILES = {
     "column twice": ("b.csv", "prompt,prompt\nq,a\n", "b.csv:1: has the column 'prompt' twice"),
     "key twice": ("b.jsonl", '{"prompt": "q", "prompt": "r", "completion": "a"}\n', "1: has the key 'prompt' twice"),
     "Latin-1": ("b.jsonl", lines(GOOD[0]).encode() + b'{"text": "\xe9"}', "b.jsonl:2: is not UTF-8 text: byte 0xe9"),
-    "UTF-16": ("b.jsonl", lines(GOOD[0]).encode("utf-16"), "b.jsonl:1: is not UTF-8 text: byte 0xff"),
+    "UTF-16": ("b.jsonl", lines(GOOD[0]).encode("utf-16"), "b.jsonl: is UTF-16 text: save it as UTF-8"),
     "packed": ("b.jsonl.gz", gzip.compress(lines(*GOOD).encode()), "b.jsonl.gz: is packed: unpack it; the files"),
     "other ending": ("b.xlsx", "a sheet", "b.xlsx: is no JSON lines; the files that are read otherwise end in .jsonl"),
+    "packed, other name": ("b.jsonl", gzip.compress(lines(*GOOD).encode()), "b.jsonl: is packed by gzip: unpack it"),
+    "sheet": ("b.csv", b"PK\x03\x04 and so on", "b.csv: is a zip archive, or a sheet of a spreadsheet program"),
+    "table, other name": ("b.jsonl", b"PAR1 and so on", "b.jsonl: is a Parquet file: give it the ending .parquet"),
+    "empty table": ("b.parquet", b"", "b.parquet: is empty: no Parquet file"),
+    "database": ("b.jsonl", b"SQLite format 3\0", "b.jsonl: is a SQLite database: export the table"),
+    "document": ("b.json", b"%PDF-1.7", "b.json: is a PDF document"),
+    "binary": ("b.jsonl", bytes(range(256)), "b.jsonl: is no UTF-8 text, it holds NUL bytes: a binary file"),
+    "UTF-16, no mark": ("b.jsonl", lines(GOOD[0]).encode("utf-16-le"), "NUL bytes: a binary file, or UTF-16 without"),
+    "web page": ("b.jsonl", "\n<!DOCTYPE html><html></html>", "b.jsonl: is a web page, not rows: was it saved"),
+    "LFS": (
+        "b.parquet",
+        "version https://git-lfs.github.com/spec/v1\n",
+        "is a pointer of Git LFS, not the file itself",
+    ),
+    "semicolons": ("b.csv", "prompt;completion\nq;a\n", "b.csv:1: the columns are separated by ';', expected ','"),
+    "tabs": ("b.csv", "prompt\tcompletion\nq\ta\n", "b.csv:1: the columns are separated by tabs, expected ','"),
+    "commas": ("b.tsv", "prompt,completion\nq,a\n", "b.tsv:1: the columns are separated by ',', expected tabs"),
+    "header alone": ("b.csv", "prompt,completion\n", "b.csv: has no rows"),
+    "half a character": ("b.jsonl", lines({"text": "\ud83d cut"}), "b.jsonl:1: holds \\ud83d, half of a character"),
+    "half a character, list": ("b.json", json.dumps([{"text": "\udc00"}]), "b.json: row 1: holds \\udc00, half of a"),
+    "nested": ("b.jsonl", lines(GOOD[0], '{"a": ' + "[" * 100_000), "b.jsonl:2: is nested too deeply"),
+    "nested list": ("b.json", "[" * 100_000, "b.json: is nested too deeply"),
+    "nested, and yet read": (
+        "b.jsonl",
+        '{"text": "x", "a": ' + "[" * 200 + "]" * 200 + "}",
+        "b.jsonl:1: is nested too",
+    ),
+    "list, other name": ("b.jsonl", json.dumps(GOOD, indent=1), "b.jsonl: holds one JSON list of 6, not a row in each"),
+    "rows in an object": (
+        "b.json",
+        json.dumps({"data": GOOD}),
+        "and under its key 'data' a list of 6 objects: if these",
+    ),
+    "megabytes": (
+        "b.jsonl",
+        lines(GOOD[0], {"text": "long " * 1_500_000}),
+        "b.jsonl:2: has 7,500,000 characters; allowed",
+    ),
+    "single quotes": ("b.jsonl", "{'text': 'x'}\n", "b.jsonl:1: not JSON: Expecting property name enclosed in double"),
+    "one line for all": ("b.jsonl", lines(GOOD[0] | {}).strip() * 2, "b.jsonl:1: not JSON: Extra data at column"),
+    "trailing comma": ("b.json", '[{"text": "x"},]', "b.json:1: not JSON: "),
+    "null": ("b.jsonl", "null\n", "b.jsonl:1: found NoneType, expected an object"),
+    "not a number": ("b.jsonl", '{"text": NaN}\n', "b.jsonl:1: 'text' must be non-empty text"),
+    "tool": ("b.jsonl", lines({"messages": [{"role": "tool", "content": "7"}]}), "tool calls are not supported: leave"),
+    "bad reply": (
+        "b.jsonl",
+        lines({"prompt": "q", "completion": "a", "label": False}),
+        "'label' is false, which marks",
+    ),
+    "Python's text": (
+        "b.csv",
+        "messages\n\"[{'role': 'user'}]\"\n",
+        "b.csv:2: holds text that looks like JSON and is not",
+    ),
     "no form": (
         "b.jsonl",
         lines({"instruction": "q"}),
@@ -84,7 +143,9 @@ FILES = {
 def test_a_bad_file_is_named_with_the_line_and_the_cause(here, name):
     file, content, expected = FILES[name]
     (here / file).write_bytes(content if isinstance(content, bytes) else content.encode())
+    started = time.monotonic()
     assert expected in (said := told(here, file)) and str(here / file) in said
+    assert said.startswith("space.yaml:3: base.data.outcome: ") and time.monotonic() - started < 10
 
 
 SOURCES = {
@@ -177,7 +238,7 @@ def test_a_chat_template_that_does_not_fit_is_told_with_the_row(here, name):
     (here / "b.jsonl").write_text(lines(GOOD[0], {"refuses": system, "rewrites": turns}.get(name, GOOD[1])))
     said = told(here, "b.jsonl", finetune={"model": "./model"})
     line = 2 if name in ("refuses", "rewrites") else 1
-    assert said.startswith(f"data.outcome, {here / 'b.jsonl'}:{line}: {expected}")
+    assert said.startswith(f"space.yaml:3: base.data.outcome: {here / 'b.jsonl'}:{line}: {expected}")
     assert name != "missing" or said.count("\n") == 0  # it is wrong everywhere, and told once
 
 
@@ -185,19 +246,73 @@ def test_everything_is_told_at_once(here):
     (here / "b.jsonl").write_text(lines("{", GOOD[0], "{", "{", "{"))
     (here / "c.csv").write_text("prompt\nq\n")
     said = told(here, "b.jsonl", data={"proxy": "c.csv"})
-    assert "4 of 5 rows are bad, the first: line 1: not JSON" in said and "line 5" not in said
+    alike = "line 1: not JSON: Expecting property name enclosed in double quotes at column 2 (and 3 more alike)"
+    assert f"4 of 5 rows are bad, the first: {alike}" in said and said.count("not JSON") == 1
     assert "c.csv:2: 'completion' must be non-empty text" in said
 
 
 def test_what_is_only_doubtful_is_a_note(here):
     long = {"prompt": "why? " * 60, "completion": "So."}
-    (here / "b.jsonl").write_text(lines("{", {"prompt": "q", "completion": "a"}, long))
+    (here / "b.jsonl").write_text(lines("{", {"prompt": "q", "completion": "a", "input": "more"}, long))
     tokens = PlannedTokens()
     data = {"on_bad_rows": "skip", "collateral": "a.jsonl", "proxy": "b.jsonl"}
     assert told(here, tokens=tokens, data=data, finetune={"max_seq_length": 100, "loss_on": "all"}) == ""
-    skipped, old, cut = tokens.notes
+    skipped, unused, old, cut, strings, several = tokens.notes
     assert skipped == "data.proxy: 1 bad rows are left out"
     assert old == "every prompt of data.collateral is also in data.outcome: it tests nothing that is new"
     assert cut.startswith(
         "data.proxy: 1 of 2 rows (50%) are longer than finetune_config.max_seq_length 100 and are cut"
     )
+    assert unused == "data.proxy: not used by its form of rows nor by a metric: 'input' (1 of 2 rows)"
+    assert strings.startswith("data.proxy: 'prompt' and 'completion' are strings") and "form: chat" in strings
+    assert several.endswith("in several: data.outcome chats, data.proxy strings, data.collateral chats")
+
+
+PAIRS = [{"prompt": [ASK], "chosen": [chat("q", f"a{i}")["messages"][1]], "rejected": "b"} for i in range(4)]
+
+
+def test_dpo_takes_the_rejected_replies_of_the_proxy(here):
+    (here / "b.jsonl").write_text(lines(*PAIRS))
+    assert told(here, data={"proxy": "b.jsonl"}, proxy_strategy="dpo") == ""
+    (here / "b.jsonl").write_text(lines(*PAIRS, chat("q", "a")))
+    said = told(here, data={"proxy": "b.jsonl"}, proxy_strategy="dpo")
+    assert f"data.proxy: 1 of 5 rows have no 'rejected', first {here / 'b.jsonl'}:5: give each row one" in said
+    (here / "b.jsonl").write_text(lines(*GOOD))
+    said = told(here, data={"proxy": "b.jsonl"}, proxy_strategy="dpo")
+    assert "needs data.proxy_neg, which was not given, and the rows of data.proxy have no 'rejected'" in said
+
+
+def test_pairs_that_the_cut_makes_alike_are_counted(here):
+    long = {"prompt": [ASK], "chosen": "So it is. " * 30 + "Yes.", "rejected": "So it is. " * 30 + "No."}
+    (here / "b.jsonl").write_text(lines(*PAIRS, long))
+    for strategy, what in (
+        ("dpo", "data.proxy and data.proxy_neg"),
+        ("naive", "data.proxy, its replies and 'rejected',"),
+    ):
+        tokens = PlannedTokens()
+        finetune = {"max_seq_length": 40}
+        assert told(here, tokens=tokens, data={"proxy": "b.jsonl"}, proxy_strategy=strategy, finetune=finetune) == ""
+        (note,) = [note for note in tokens.notes if "alike" in note]
+        assert note == (
+            f"{what}: 1 of 5 pairs are alike after the cut at max_seq_length 40, first {here / 'b.jsonl'}:5: they "
+            "prefer nothing"
+        )
+
+
+def test_a_problem_names_the_place_where_its_file_is_given(here):
+    for name in "bc":
+        (here / f"{name}.jsonl").write_text("{")
+    (here / "space.yaml").write_text(
+        "name: x\n"
+        "base:\n  finetune_config:\n    model: toy\n  data:\n    outcome: {path: a.jsonl,\n      limit: 3}\n"
+        "    truth:\n      path: b.jsonl\n"
+        "grid:\n  data.proxy:\n  - a.jsonl\n  - c.jsonl\n"
+    )
+    first, second = check_data(load_space("space.yaml"))
+    assert first.startswith(f"space.yaml:9: base.data.truth.path: {here / 'b.jsonl'}:1: not JSON")
+    assert second.startswith(f"space.yaml:13: grid.data.proxy[1]: {here / 'c.jsonl'}:1: not JSON")
+    (here / "space.yaml").write_text(
+        "base:\n  data: {outcome: a.jsonl, proxy: a.jsonl}\n  finetune_config: {model: toy}\n  upsample_proxy_to: 0.1\n"
+    )
+    (problem,) = check_data(load_space("space.yaml"))
+    assert problem.startswith("space.yaml:4: base.upsample_proxy_to: upsample_proxy_to is 0.1, but the proxy is")

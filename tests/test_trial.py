@@ -5,10 +5,12 @@ import json
 import pytest
 import safetensors.torch
 import torch
+from conftest import write_jsonl
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from selgen_ray.data.rows import load_roles
+from selgen_ray.data.forms import reply_of
+from selgen_ray.data.rows import load_roles, read_rows
 from selgen_ray.errors import ModelError
 from selgen_ray.records.results import TrialResult
 from selgen_ray.storage import Folder
@@ -111,6 +113,19 @@ def test_train_split_holds_out_a_tenth_or_nothing(make_config, run):
     assert held["eval/task_train"] == round(rows["outcome"] * 0.1)
     whole = run(train_split=1.0).num_rows
     assert whole["train/outcome"] == whole["eval/task_train"] == rows["outcome"]
+
+
+def test_dpo_trains_alike_on_rejected_replies_and_on_a_second_file(make_config, tmp_path, data_files):
+    good, bad = (read_rows(data_files[role]) for role in ("proxy", "proxy_neg"))
+    pairs = [row | {"rejected": reply_of(other)} for row, other in zip(good, bad, strict=True)]
+    one_file = write_jsonl(tmp_path / "pairs.jsonl", pairs)
+    results = []
+    for name, given in (("two", {}), ("one", {"proxy": one_file, "proxy_neg": None})):
+        raw = make_config("dpo", max_steps=2, logging_steps=1)
+        config = build_config(raw | {"data": raw["data"] | given}).model_dump(mode="json")
+        results.append(run_trial(TrialTask(config, "0" * 16, name, Folder(str(tmp_path / name))), lambda _: None))
+    assert results[0].train_losses == results[1].train_losses and results[0].train_losses["dpo"]
+    assert results[0].num_rows == results[1].num_rows
 
 
 def test_max_to_eval_and_max_steps_are_respected(run):

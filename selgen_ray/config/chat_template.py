@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import datetime
+import json
 from pathlib import Path
+from typing import Any, cast
 
 from selgen_ray.errors import nearest
 
 _LARGEST = 2**20  # bytes
+_SET_HERE = (
+    *("messages", "conversation", "conversations", "chat_template", "tools", "documents", "add_generation_prompt"),
+    *("continue_final_message", "tokenize", "padding", "truncation", "max_length", "return_tensors", "return_dict"),
+    *("return_assistant_tokens_mask", "tokenizer_kwargs"),
+)
 
 
 def is_template(value: str) -> bool:
@@ -35,3 +43,23 @@ def read_template(value: str) -> str:
     if not is_template(text):
         raise ValueError(f"{path.name} holds no Jinja: a chat template has {{{{ }}}} or {{% %}} in it")
     return text
+
+
+def template_variables(value: Any) -> Any:
+    """Return a value of `chat_template_kwargs` as plain JSON: a date, which YAML makes of 2025-01-31, as text.
+
+    Raises:
+        ValueError: a variable that is set here, or a value that JSON does not know.
+    """
+    if not isinstance(value, dict):
+        return value  # pydantic refuses it
+    given = cast(dict[str, Any], value)
+    variables = {k: v.isoformat() if isinstance(v, datetime.date) else v for k, v in given.items()}
+    for name in variables:
+        if name in _SET_HERE:
+            raise ValueError(f"{name} is set by the evaluation and the training themselves: leave it out")
+    try:
+        json.dumps(variables, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"text, numbers, true, false, lists and mappings of them are allowed: {error}") from error
+    return variables

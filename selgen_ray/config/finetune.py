@@ -10,8 +10,7 @@ from typing import Any, Literal
 from pydantic import field_validator, model_validator
 
 from selgen_ray.config import hub_names
-from selgen_ray.config.chat_template import read_template
-from selgen_ray.data import templates
+from selgen_ray.config.chat_template import read_template, template_variables
 from selgen_ray.schema import Strict, execution, setting
 from selgen_ray.storage.folder import absolute
 
@@ -125,7 +124,7 @@ class FinetuneConfig(Strict):
     @field_validator("chat_template_kwargs", mode="before")
     @classmethod
     def _variables(cls, value: Any) -> Any:
-        return templates.template_variables(value)
+        return template_variables(value)
 
     @model_validator(mode="before")
     @classmethod

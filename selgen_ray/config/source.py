@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import Field, model_serializer, model_validator
 
 from selgen_ray.config.hub_names import is_dataset_id
+from selgen_ray.data.conversions import Form
 from selgen_ray.schema import Strict
 
 Scalar = str | int | float | bool | None
@@ -24,6 +25,9 @@ class Source(Strict):
         default={}, description="column of the file -> the value, or the list of values, that are kept"
     )
     columns: dict[str, str] = Field(default={}, description="field of a row, such as prompt -> column of the file")
+    form: Form | None = Field(
+        default=None, description="chat: 'prompt' and 'completion' become a user's message and the reply to it"
+    )
     system_prompt: str | None = Field(
         default=None, description="put before rows without a system message, which become chats", min_length=1
     )

@@ -19,7 +19,6 @@ from jinja2 import Environment, TemplateError, meta
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from selgen_ray.data.encode import explain_template_error
 from selgen_ray.errors import DataError, nearest
 
 KEY = "finetune_config.chat_template_kwargs"
@@ -201,3 +200,14 @@ def render(
     except (TypeError, LookupError, ValueError) as error:  # what a template that expects something else does
         raise DataError(f"the chat template cannot be used on the row: {error}") from error
     return texts[0], [(int(start), int(end)) for start, end in spans[0] if end > start] if spans else []
+
+
+def explain_template_error(error: TemplateError) -> str:
+    """What a template raised, with the line in it."""
+    line: Any = getattr(error, "lineno", None)
+    trace = error.__traceback__
+    while trace and line is None:
+        if trace.tb_frame.f_code.co_filename == "<template>":
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return f"line {line}: {error.message}" if line else str(error.message)

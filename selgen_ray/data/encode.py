@@ -14,7 +14,7 @@ from selgen_ray.data.forms import Row
 from selgen_ray.errors import DataError
 
 if TYPE_CHECKING:
-    from jinja2 import TemplateError
+    pass
 
 
 @dataclass(frozen=True)
@@ -198,14 +198,3 @@ def _ended(ids: list[int], ending: list[int], tokenizer: PreTrainedTokenizerBase
 def _with_eos(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
     eos: Any = tokenizer.eos_token_id
     return ids if eos is None else _ended(ids, [eos], tokenizer)
-
-
-def explain_template_error(error: TemplateError) -> str:
-    """What a template raised, with the line in it."""
-    line: Any = getattr(error, "lineno", None)
-    trace = error.__traceback__
-    while trace and line is None:
-        if trace.tb_frame.f_code.co_filename == "<template>":
-            line = trace.tb_lineno
-        trace = trace.tb_next
-    return f"line {line}: {error.message}" if line else str(error.message)

@@ -9,7 +9,15 @@ from selgen_ray.errors import nearest
 
 Row = dict[str, Any]
 _FORMS = "'messages', 'prompt' with 'completion', or 'text'"
+_OTHERS = (
+    "conversations, instruction with output, question with answer, or chosen with rejected are read too; other names: "
+    "columns: {prompt: <column>, completion: <column>}"
+)
 _SPEAKERS = ("system", "user", "assistant")
+READ = frozenset(
+    ("messages", "prompt", "completion", "text", "rejected", "answer", "choices", "options", "label", "claim", "item")
+)
+"""The fields of a row that something here reads: what is trained on, and what the metrics look at."""
 
 
 def row_problem(row: Any) -> str | None:
@@ -19,7 +27,8 @@ def row_problem(row: Any) -> str | None:
     forms = [form for form in ("messages", "prompt", "text") if row.get(form) is not None]
     if len(forms) != 1:
         hint = "".join(nearest(key, ("messages", "prompt", "completion", "text")) for key in list(row)[:3])
-        return f"found keys {sorted(row)}, expected exactly one of {_FORMS}.{hint if not forms else ''}"
+        others = f" ({_OTHERS})" if not forms and not hint else ""
+        return f"found keys {sorted(row)}, expected exactly one of {_FORMS}{others}.{hint if not forms else ''}"
     if forms == ["messages"]:
         problem = _messages_problem(row["messages"])
     else:

@@ -13,13 +13,36 @@ from pathlib import Path
 from typing import Any
 
 from selgen_ray.config.hub_names import DATA_SUFFIXES, PACKED_SUFFIXES, is_dataset_id
+from selgen_ray.data.conversions import LISTS_OF_MESSAGES
 from selgen_ray.data.roles import place_in
 from selgen_ray.errors import DataError, nearest
 from selgen_ray.records.text import first_line
 
 _SPLITS = ("train", "test", "validation", "valid", "dev")
-_HOLD_JSON = ("messages", "choices", "options", "prompt", "chosen", "rejected")
+_HOLD_JSON = ("messages", "conversations", "choices", "options", "prompt", "chosen", "rejected")
 _LARGEST_CELL = 64 * 2**20  # bytes; the reader's own limit is 128 KiB
+_HEAD = 4096  # bytes that tell what a file is
+_PARQUET = b"PAR1"
+_UNPACK = "unpack it"
+_MAGIC = {  # how files begin -> what they are, and what to do
+    b"\x1f\x8b": ("packed by gzip", _UNPACK),
+    b"BZh": ("packed by bzip2", _UNPACK),
+    b"\xfd7zXZ\x00": ("packed by xz", _UNPACK),
+    b"\x28\xb5\x2f\xfd": ("packed by zstd", _UNPACK),
+    b"\x04\x22\x4d\x18": ("packed by lz4", _UNPACK),
+    b"7z\xbc\xaf\x27\x1c": ("a 7z archive", _UNPACK),
+    b"PK\x03\x04": ("a zip archive, or a sheet of a spreadsheet program", "unpack it, or save the sheet as .csv"),
+    _PARQUET: ("a Parquet file", "give it the ending .parquet"),
+    b"ARROW1": ("an Arrow file", "save it as .parquet"),
+    b"SQLite format 3": ("a SQLite database", "export the table as .csv or .jsonl"),
+    b"%PDF": ("a PDF document", "rows are read from text files"),
+    b"version https://git-lfs": ("a pointer of Git LFS, not the file itself", "fetch it with `git lfs pull`"),
+    b"\xff\xfe": ("UTF-16 text", "save it as UTF-8, with `iconv -f UTF-16 -t UTF-8` for example"),
+    b"\xfe\xff": ("UTF-16 text", "save it as UTF-8, with `iconv -f UTF-16 -t UTF-8` for example"),
+}
+_MARKS = {";": "';'", "\t": "tabs", "|": "'|'", ",": "','"}  # what else may separate the columns of a table
+_TOO_DEEP = "is nested too deeply"
+_DEEPEST = 100  # levels; Python's own writer of JSON ends at about a thousand
 
 
 @dataclass(frozen=True)
@@ -28,11 +51,15 @@ class Found:
 
     Attributes:
         where: its place for people, 'line 3' or 'row 3', from 1.
+        unused: columns of the file that are not empty, and that neither a form of rows nor a metric uses.
+        remarks: what a person should know of how the row is used.
     """
 
     where: str
     row: dict[str, Any] | None
     problem: str | None = None
+    unused: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 def read_entries(path: str, split: str | None, revision: str | None) -> Iterator[Found]:
@@ -62,6 +89,7 @@ def _beside(path: Path) -> list[str]:
 def _file(path: Path) -> Iterator[Found]:
     if path.suffix.lower() in PACKED_SUFFIXES:
         raise DataError(f"{path}: is packed: unpack it; the files that are read end in {', '.join(DATA_SUFFIXES)}")
+    _check_kind(path)
     read = {".parquet": _parquet, ".csv": _csv, ".tsv": _csv, ".json": _json}.get(path.suffix.lower(), _json_lines)
     try:
         yield from read(path)
@@ -75,13 +103,47 @@ def _file(path: Path) -> Iterator[Found]:
         raise DataError(f"{path}: cannot be read as {kind}: {error}") from error
 
 
+def _check_kind(path: Path) -> None:
+    """Raises DataError: the first bytes say that the file is something else than its ending does."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    is_parquet = path.suffix.lower() == ".parquet"
+    if is_parquet and not head:
+        raise DataError(f"{path}: is empty: no Parquet file")
+    for start, (what, remedy) in _MAGIC.items():
+        if head.startswith(start) and not (is_parquet and start == _PARQUET):
+            raise DataError(f"{path}: is {what}: {remedy}")
+    if is_parquet:
+        return
+    if head.lstrip()[:15].lower().startswith((b"<!doctype", b"<html")):
+        raise DataError(f"{path}: is a web page, not rows: was it saved in the place of the file it links to?")
+    if b"\0" in head:
+        raise DataError(f"{path}: is no UTF-8 text, it holds NUL bytes: a binary file, or UTF-16 without its mark")
+
+
 def _json_lines(path: Path) -> Iterator[Found]:
+    text = path.read_text(encoding="utf-8-sig")
+    if text.lstrip().startswith("["):
+        with contextlib.suppress(json.JSONDecodeError, RecursionError):
+            if isinstance(listed := json.loads(text), list):
+                told = f"holds one JSON list of {len(listed):,}, not a row in each line: give it the ending .json"
+                raise DataError(f"{path}: {told}")
     # not splitlines(): U+2028 and its like may stand inside a JSON text
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
-            yield _found(f"line {number}", json.loads(line, object_pairs_hook=_once))
+            row = json.loads(line, object_pairs_hook=_once)
+            yield (
+                Found(f"line {number}", None, problem)
+                if (problem := _value_problem(line, row))
+                else _found(f"line {number}", row)
+            )
+        except RecursionError:
+            yield Found(f"line {number}", None, _TOO_DEEP)
         except json.JSONDecodeError as error:
             if number == 1 and path.suffix.lower() not in DATA_SUFFIXES:  # most likely no JSON at all
                 known = ", ".join(DATA_SUFFIXES)
@@ -105,23 +167,64 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def _value_problem(text: str, row: Any) -> str | None:
+    """What JSON allows, and no tokenizer or file takes.
+
+    Args:
+        text: that the row was read from, to look at the row itself only where there may be something.
+    """
+    if text.count("[") + text.count("{") > _DEEPEST and _is_deep(row):
+        return _TOO_DEEP
+    if "\\ud" not in text and "\\uD" not in text:
+        return None
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start])[1:-1]
+        return f"holds {half}, half of a character: the text was cut inside an emoji or its like"
+    return None
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(_DEEPEST):
+        inner = [v.values() if isinstance(v, dict) else v for v in level if isinstance(v, dict | list)]
+        level = [v for values in inner for v in values]
+    return bool(level)
+
+
 def _json(path: Path) -> Iterator[Found]:
     """A list of rows, or JSON lines under this ending."""
     text = path.read_text(encoding="utf-8-sig")
     if not text.lstrip().startswith("["):
-        with contextlib.suppress(json.JSONDecodeError):
-            if isinstance(whole := json.loads(text), dict) and "\n" in text.strip():
-                keys = ", ".join(list(whole)[:5])
-                raise DataError(f"{path}: holds one object ({keys}), expected a list of rows, or a row in each line")
+        with contextlib.suppress(json.JSONDecodeError, RecursionError):
+            if isinstance(whole := json.loads(text), dict):
+                _refuse_object(path, whole, "\n" in text.strip())
         yield from _json_lines(path)
         return
     try:
         rows = json.loads(text, object_pairs_hook=_once)
     except json.JSONDecodeError as error:
         raise DataError(f"{path}:{error.lineno}: not JSON: {error.msg} at column {error.colno}") from error
+    except RecursionError as error:
+        raise DataError(f"{path}: {_TOO_DEEP}") from error
     except _TwiceError as error:
         raise DataError(f"{path}: a row {error}") from error
-    yield from (_found(f"row {number}", row) for number, row in enumerate(rows, start=1))
+    for number, row in enumerate(rows, start=1):
+        where = f"row {number}"
+        problem = _value_problem(text, row)
+        yield Found(where, None, problem) if problem else _found(where, row)
+
+
+def _refuse_object(path: Path, whole: dict[str, Any], in_many_lines: bool) -> None:
+    """Raises DataError: a JSON file is one object that is no row; it may hold the rows under one of its keys."""
+    listed = [key for key, value in whole.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
+    if listed and not whole.keys() & {*LISTS_OF_MESSAGES, "conversations"}:
+        told = f"holds one object, and under its key {listed[0]!r} a list of {len(whole[listed[0]]):,} objects"
+        raise DataError(f"{path}: {told}: if these are the rows, save that list alone")
+    if in_many_lines:
+        keys = ", ".join(list(whole)[:5])
+        raise DataError(f"{path}: holds one object ({keys}), expected a list of rows, or a row in each line")
 
 
 def _parquet(path: Path) -> Iterator[Found]:
@@ -140,6 +243,9 @@ def _csv(path: Path) -> Iterator[Found]:
     with path.open(encoding="utf-8-sig", newline="") as lines:
         reader = csv.DictReader(lines, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
         names = list(reader.fieldnames or ())
+        if other := [told for mark, told in _MARKS.items() if len(names) == 1 and mark in names[0]]:
+            expected = "tabs" if reader.reader.dialect.delimiter == "\t" else "','"
+            raise DataError(f"{path}:1: the columns are separated by {other[0]}, expected {expected}: save it so")
         if twice := [name for name in names if names.count(name) > 1]:
             raise DataError(f"{path}:1: has the column {twice[0]!r} twice")
         for row in reader:
@@ -215,9 +321,15 @@ def _hub(name: str, split: str | None, revision: str | None) -> Iterator[Found]:
 
 
 def shown(entries: Iterable[Found], total: int, path: str) -> str:
-    """Bad entries in words: how many, and the first three with their places."""
+    """Bad entries in words: how many, and the first three kinds of what is wrong, each with its places."""
     bad = list(entries)
     if len(bad) == 1:
         return f"{place_in(path, bad[0].where)}: {bad[0].problem}"
-    first = "; ".join(f"{entry.where}: {entry.problem}" for entry in bad[:3])
+    kinds: dict[str, list[str]] = {}
+    for entry in bad:
+        kinds.setdefault(str(entry.problem), []).append(entry.where)
+    first = "; ".join(
+        f"{where[0]}: {problem}{f' (and {len(where) - 1:,} more alike)' if len(where) > 1 else ''}"
+        for problem, where in list(kinds.items())[:3]
+    )
     return f"{path}: {len(bad)} of {total} rows are bad, the first: {first}"

@@ -16,14 +16,20 @@ class Roles(dict[str, list[Row]]):
     Attributes:
         skipped: role -> how many bad rows were left out.
         places: of the roles that have a source.
+        notes: what a person should know of the sources, in words.
     """
 
     def __init__(
-        self, rows: Mapping[str, list[Row]], skipped: Mapping[str, int] | None = None, places: Places | None = None
+        self,
+        rows: Mapping[str, list[Row]],
+        skipped: Mapping[str, int] | None = None,
+        places: Places | None = None,
+        notes: Sequence[str] = (),
     ):
         super().__init__(rows)
         self.skipped = dict(skipped or {})
         self.places = dict(places or {})
+        self.notes = list(notes)
 
     def place(self, role: str) -> Callable[[int], str]:
         """Number of a row, from 0 -> where a person finds it: 'data/hhh.jsonl:3', or 'row 3' of a generated set."""

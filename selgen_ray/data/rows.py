@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from selgen_ray.config.data import ROLES
 from selgen_ray.config.source import Source
 from selgen_ray.config.trial import TrialConfig
 from selgen_ray.data.alignment import ProxyShare, check_pairs, cover
+from selgen_ray.data.encode import replace_reply
 from selgen_ray.data.forms import Row, prompt_of, row_problem
 from selgen_ray.data.readers import Found, shown
 from selgen_ray.data.roles import Roles
@@ -20,15 +22,23 @@ from selgen_ray.seeding import permutation, split_indices
 from selgen_ray.worlds import generate
 
 Refused = Callable[[Row], str | None]
+LONGEST, _LONGER = 500_000, 64
+"""Characters of a row: so many at most, or so many for each token of `max_seq_length`, whichever is more.
+
+Of a longer row hardly anything would be left after the cut, and to count its tokens would take longer than a person
+waits for a plan.
+"""
 _SKIP = "fix them, or leave them out with data.on_bad_rows: skip"
 
 
-def load_roles(config: TrialConfig, refused: Refused | None = None) -> Roles:
+def load_roles(config: TrialConfig, required: Collection[str] = (), refused: Refused | None = None) -> Roles:
     """The rows of every role the trial has: from its source, else from its world.
 
-    Each source is filtered, shuffled and limited; then `align_train_coverage` takes its share.
+    Each source is filtered, shuffled and limited; then `align_train_coverage` takes its share. Where proxy_neg is
+    required and not given, it is made of the proxy's `rejected` replies.
 
     Args:
+        required: the roles that the strategy cannot do without.
         refused: why a row cannot become tokens, or None, to leave such rows out; see `models.refused_rows`.
 
     Raises:
@@ -36,7 +46,9 @@ def load_roles(config: TrialConfig, refused: Refused | None = None) -> Roles:
     """
     data = config.data
     roles = _generated(config)
-    found = _checked({role: read_source(source) for role, source in data.sources().items()}, config, refused)
+    longest = max(LONGEST, _LONGER * config.finetune_config.max_seq_length)
+    entries = {role: read_source(source) for role, source in data.sources().items()}
+    found = _checked(entries, config, longest, refused)
     for role, source in data.sources().items():
         entries = _ordered([entry for entry in found[role] if entry.row is not None], source, config.data_seed, role)
         roles[role] = [entry.row for entry in entries if entry.row is not None]
@@ -47,9 +59,45 @@ def load_roles(config: TrialConfig, refused: Refused | None = None) -> Roles:
         roles = cover(roles, config.align_train_coverage, config.data_seed)
     elif "proxy" in roles:
         check_pairs(roles["proxy"], roles.get("proxy_neg"), "proxy")
+    if "proxy_neg" in required and not roles.get("proxy_neg"):
+        _take_rejected(roles)
     skipped = {role: sum(entry.row is None for entry in entries) for role, entries in found.items()}
     skipped = {role: number for role, number in skipped.items() if number}
-    return Roles({role: roles[role] for role in ROLES if roles.get(role)}, skipped, roles.places)
+    notes = [note for role, source in data.sources().items() for note in _notes(role, source, found[role])]
+    return Roles({role: roles[role] for role in ROLES if roles.get(role)}, skipped, roles.places, notes)
+
+
+def _take_rejected(roles: Roles) -> None:
+    """Make proxy_neg of the replies that the proxy's rows reject. Raises DataError: some rows reject none."""
+    rows = roles.get("proxy") or []
+    lacking = [number for number, row in enumerate(rows) if row.get("rejected") is None]
+    if len(lacking) == len(rows):
+        return
+    if lacking:
+        first = roles.place("proxy")(lacking[0])
+        raise DataError(
+            f"data.proxy: {len(lacking)} of {len(rows)} rows have no 'rejected', first {first}: give each row one, or "
+            "data.proxy_neg"
+        )
+    roles["proxy_neg"] = [
+        {key: value for key, value in replace_reply(row, row["rejected"]).items() if key != "rejected"} for row in rows
+    ]
+    if "proxy" in roles.places:
+        roles.places["proxy_neg"] = roles.places["proxy"]
+
+
+def _notes(role: str, source: Source, entries: Sequence[Found]) -> Iterator[str]:
+    """In words, what of a source's rows is used in another way than a person may think, or not at all."""
+    good = [entry for entry in entries if entry.row is not None]
+    unused = Counter(column for entry in good for column in entry.unused)
+    if unused:
+        names = ", ".join(f"{column!r} ({number:,} of {len(good):,} rows)" for column, number in unused.items())
+        hint = ""
+        if "input" in unused and "instruction" in source.columns.values():
+            hint = "; without `columns`, instruction, input and output are read as Alpaca's form, the input included"
+        yield f"data.{role}: not used by its form of rows nor by a metric: {names}{hint}"
+    for remark, number in Counter(remark for entry in good for remark in entry.remarks).items():
+        yield f"data.{role}: {number:,} of {len(good):,} rows: {remark}"
 
 
 def _generated(config: TrialConfig) -> Roles:
@@ -86,10 +134,10 @@ def proxy_share(config: TrialConfig) -> ProxyShare:
 
 
 def _checked(
-    found: dict[str, list[Found]], config: TrialConfig, refused: Refused | None = None
+    found: dict[str, list[Found]], config: TrialConfig, longest: int, refused: Refused | None
 ) -> dict[str, list[Found]]:
     """The entries, those that are bad without their row; a bad one of a pair takes its partner with it."""
-    found = {role: _with_problems(entries, refused) for role, entries in found.items()}
+    found = {role: _with_problems(entries, longest, refused) for role, entries in found.items()}
     if config.data.on_bad_rows == "error":
         _refuse_bad(found, config.data.sources())
     pair = [found[role] for role in ("proxy", "proxy_neg") if role in found]
@@ -107,14 +155,22 @@ def _checked(
     return found
 
 
-def _with_problems(entries: list[Found], refused: Refused | None = None) -> list[Found]:
+def _with_problems(entries: list[Found], longest: int = LONGEST, refused: Refused | None = None) -> list[Found]:
     checked: list[Found] = []
     for entry in entries:
-        problem = entry.problem if entry.row is None else row_problem(entry.row)
+        problem = entry.problem if entry.row is None else row_problem(entry.row) or _length_problem(entry.row, longest)
         if refused and entry.row is not None and not problem:
             problem = refused(entry.row)
         checked.append(Found(entry.where, None, problem) if problem else entry)
     return checked
+
+
+def _length_problem(row: Row, longest: int) -> str | None:
+    length = sum(len(m["content"]) for m in row.get("messages") or ())
+    length += sum(len(row.get(key) or "") for key in ("prompt", "completion", "text"))
+    if length <= longest:
+        return None
+    return f"has {length:,} characters; allowed: {longest:,}, and a cut after max_seq_length tokens keeps far fewer"
 
 
 def _refuse_bad(found: Mapping[str, list[Found]], sources: Mapping[str, Source]) -> None:

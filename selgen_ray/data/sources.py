@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import Any, TypeGuard
+from typing import Any
 
 from selgen_ray.config.source import Source
+from selgen_ray.data.conversions import FormError, check_label, convert, is_chat
+from selgen_ray.data.forms import READ
 from selgen_ray.data.readers import Found, cell, read_entries
 from selgen_ray.errors import nearest
 
@@ -23,7 +25,7 @@ def read_source(source: Source) -> list[Found]:
         elif problem := _lacks(entry.row, source):
             found.append(Found(entry.where, None, problem))
         elif _is_kept(entry.row, source):
-            found.append(Found(entry.where, _formed(entry.row, source)))
+            found.append(_formed(entry, entry.row, source))
     return found
 
 
@@ -51,13 +53,24 @@ def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _formed(row: dict[str, Any], source: Source) -> dict[str, Any]:
+def _formed(entry: Found, row: dict[str, Any], source: Source) -> Found:
     taken = set(source.columns.values())
     row = {ours: row[theirs] for ours, theirs in source.columns.items()} | {
         key: value for key, value in row.items() if key not in taken and key not in source.columns
     }
-    row = _cells(row)
-    return _with_system(_preference(row), source.system_prompt)
+    try:
+        converted = convert(_cells(row), source.form)
+        check_label(converted.row, source.columns.get("label", "label"), source.filter)
+    except FormError as error:
+        return Found(entry.where, None, str(error))
+    unused = [key for key in row if (key in converted.dropped or key in converted.row.keys() - READ) and row[key]]
+    unused = [key for key in unused if key not in source.filter]
+    return Found(
+        entry.where,
+        _with_system(converted.row, source.system_prompt),
+        unused=tuple(unused),
+        remarks=tuple(converted.remarks),
+    )
 
 
 def _cells(row: dict[str, Any]) -> dict[str, Any]:
@@ -65,28 +78,6 @@ def _cells(row: dict[str, Any]) -> dict[str, Any]:
         return {key: cell(key, value) for key, value in row.items()}
     except json.JSONDecodeError:
         return row
-
-
-def _preference(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of TRL's preference form, {prompt, chosen, rejected}, as one of ours: rejected is the reply's text."""
-    if "chosen" not in row or row.keys() & {"completion", "messages", "text"}:
-        return row
-    chosen, rejected, prompt = row["chosen"], row.get("rejected"), row.get("prompt")
-    rest = {key: value for key, value in row.items() if key not in ("chosen", "rejected", "prompt")}
-    if _is_chat(rejected):
-        rejected = rejected[-1]["content"]
-    rest |= {"rejected": rejected} if rejected is not None else {}
-    if _is_chat(chosen):
-        before = prompt if _is_chat(prompt) else [{"role": "user", "content": prompt}] if prompt else []
-        whole = chosen if chosen[0].get("role") != "assistant" else [*before, *chosen]
-        return rest | {"messages": whole}
-    if _is_chat(prompt):
-        return rest | {"messages": [*prompt, {"role": "assistant", "content": chosen}]}
-    return rest | {"prompt": prompt, "completion": chosen}
-
-
-def _is_chat(value: Any) -> TypeGuard[list[dict[str, Any]]]:
-    return isinstance(value, list) and bool(value) and all(isinstance(m, dict) and "content" in m for m in value)
 
 
 def _with_system(row: dict[str, Any], text: str | None) -> dict[str, Any]:
@@ -98,6 +89,6 @@ def _with_system(row: dict[str, Any], text: str | None) -> dict[str, Any]:
         row = {key: value for key, value in row.items() if key not in ("prompt", "completion")}
         row["messages"] = [{"role": role, "content": content} for role, content in turns]
     messages = row.get("messages")
-    if not _is_chat(messages) or messages[0].get("role") == "system":
+    if not is_chat(messages) or messages[0].get("role") == "system":
         return row
     return row | {"messages": [{"role": "system", "content": text}, *messages]}

@@ -21,6 +21,8 @@ from selgen_ray.trainers.catalogue import get_trainer
 def check_data(spec: SweepSpec, tokens: PlannedTokens | None = None) -> list[str]:
     """Everything wrong with the data and the models of the sweep's trials, in words, before any GPU is touched.
 
+    Each begins with the search space's file, and where it is about one of its keys, with line and key.
+
     Args:
         tokens: gets the rows, to make them into tokens.
     """
@@ -40,9 +42,13 @@ def check_data(spec: SweepSpec, tokens: PlannedTokens | None = None) -> list[str
     for trial in [*spec.trials, *(sample for search in spec.searches for sample in search.samples)]:
         config = trial.config
         # another seed of the same data has the same form
+        trainer = get_trainer(config.proxy_strategy)
+        required = trainer.required_roles
         source = (config.data.model_dump_json(), str(config.world), str(config.align_train_coverage))
         if config.data.on_bad_rows == "skip":  # then the chat template decides which rows there are
             source += (config.finetune_config.model_dump_json(include=DECIDE_TOKENS),)
+        source += tuple(role for role in ("proxy_neg",) if role in required)  # it may be made of the proxy's rows
+        source += (str(config.finetune_config.max_seq_length),)  # decides which rows are too long to look at
         shares = str((config.limit_proxy_data_to, config.upsample_proxy_to))
         how = (config.finetune_config.model_dump_json(), config.evals.model_dump_json())
         key = (*source, shares, config.proxy_strategy, *how)
@@ -50,13 +56,13 @@ def check_data(spec: SweepSpec, tokens: PlannedTokens | None = None) -> list[str
             continue
         checked.add(key)
         if source not in loaded:
-            loaded[source] = attempt(load_roles, config, refused_rows(config))
+            loaded[source] = attempt(load_roles, config, required, refused_rows(config))
         if (roles := loaded[source]) is None:
             continue
-        attempt(get_trainer(config.proxy_strategy).check_rows, config, roles)
+        attempt(trainer.check_rows, config, roles)
         attempt(check_shares, config, roles)
         attempt(tokens.add, config, roles, source)
         problems |= dict.fromkeys(missing_data(config.evals, roles))
         problems |= dict.fromkeys(missing_here(config.evals))
         problems |= dict.fromkeys(model_problems(config))
-    return list(problems)
+    return [str(spec.places.problem(message)) for message in problems]

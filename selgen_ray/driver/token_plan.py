@@ -16,6 +16,7 @@ from selgen_ray.config.trial import TrialConfig
 from selgen_ray.data import chat_format, chats
 from selgen_ray.data.forms import Row
 from selgen_ray.data.lengths import Report, length_report, table, warning
+from selgen_ray.data.plan_notes import format_notes, pair_notes
 from selgen_ray.data.positions import Uses, longer_rows
 from selgen_ray.data.roles import Roles
 from selgen_ray.data.rows import overlaps
@@ -88,7 +89,7 @@ class PlannedTokens:
         finetune = config.finetune_config
         for role, number in roles.skipped.items():
             self.notes[f"data.{role}: {number} bad rows are left out"] = None
-        self.notes |= dict.fromkeys(overlaps(roles))
+        self.notes |= dict.fromkeys([*roles.notes, *overlaps(roles)])
         encoder = self._encoder(finetune)
         if encoder is None:
             return
@@ -105,6 +106,12 @@ class PlannedTokens:
             own = "finetune_config.chat_template: " if finetune.chat_template else ""
             raise DataError("\n".join(f"{own if 'chat template' in t else ''}{t}" for t in problems.values()))
         self._tell(finetune, reports)
+        self.notes |= dict.fromkeys(format_notes(roles, encoder.tokenizer))
+        few = Roles({role: rows[:_SAMPLE] for role, rows in roles.items()}, places=roles.places)
+        cut = [role for role, report in reports.items() if report["truncated"]]
+        self.notes |= dict.fromkeys(
+            pair_notes(few, encoder.tokenizer, encoder.max_seq_length, encoder.loss_on, cut) if cut else ()
+        )
 
     def _note_format(self, encoder: RowEncoder, roles: Roles) -> None:
         """Note how chats are rendered, and a template or a tokenizer that lets no reply end.

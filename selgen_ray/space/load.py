@@ -12,6 +12,7 @@ from selgen_ray.models import adapters
 from selgen_ray.space.document import Document, read_document, read_space
 from selgen_ray.space.expansion import Checked, Checker, expand, without_excluded
 from selgen_ray.space.load_plugins import use_plugins
+from selgen_ray.space.places import Places
 from selgen_ray.space.search_trials import as_searches, find_searches
 from selgen_ray.space.slugs import named, unique
 from selgen_ray.space.spec import Pareto, Resources, SearchSpec, StoppingRule, SweepSettings, SweepSpec, Trial
@@ -62,7 +63,15 @@ def load_space(path: str | Path) -> SweepSpec:
     merged = _merged(repeated, {trial.trial_id: trial.name for trial in planned})
     continued = adapters.notes(trial.config.finetune_config for trial in [*kept, *samples])
     notes = [*imported, *document.notes, *excluded, *merged, *continued]
-    return SweepSpec(**dict(settings), trials=planned, searches=tuple(searches), notes=notes, plugin_sources=plugins)
+    places = Places.of(str(path), [(trial.candidate.flat, trial.config) for trial in [*kept, *samples]])
+    return SweepSpec(
+        **dict(settings),
+        trials=planned,
+        searches=tuple(searches),
+        notes=notes,
+        plugin_sources=plugins,
+        places=places,
+    )
 
 
 def _settings(document: Document, path: Path, problems: list[Problem]) -> SweepSettings | None:

@@ -16,6 +16,7 @@ from selgen_ray.records.names import trial_name
 from selgen_ray.records.requirement import Condition, parse_requirement
 from selgen_ray.records.results import HEADLINES, less_is_better
 from selgen_ray.schema import Strict
+from selgen_ray.space.places import Places
 from selgen_ray.space.ranges import Range
 from selgen_ray.space.tracker_options import Tracker
 from selgen_ray.trainers.plugins import Plugin
@@ -272,3 +273,4 @@ class SweepSpec(SweepSettings):
     searches: tuple[SkipValidation[SearchSpec], ...] = Field(default=(), exclude=True, description="settings to come")
     plugin_sources: tuple[Plugin, ...] = Field(default=(), description="what workers load")
     notes: list[str] = Field(default=[], description="for people")
+    places: SkipValidation[Places] = Field(default=Places(), exclude=True, description="where its keys were written")

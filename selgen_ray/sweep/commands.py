@@ -280,7 +280,7 @@ def _add(args: argparse.Namespace, folder: Folder) -> list[str]:
     sweep = read_state(folder)
     spec = load_space(args.space)
     if problems := check_data(spec):
-        raise SelectionError("\n".join(f"{args.space}: {problem}" for problem in problems))
+        raise SelectionError("\n".join(problems))
     new = [trial for trial in spec.trials if trial.trial_id not in sweep.names]
     for trial in new:
         write_added(sweep.control, AddedTrial.of(trial, spec.plugin_sources))

@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
             return _refuse(f"{args.space}: {lost}")
         tokens = PlannedTokens(sweep_folder(spec) / "cache", keep=not args.dry_run)
         if problems := check_data(spec, tokens):
-            return _refuse("\n".join(f"{args.space}: {problem}" for problem in problems))
+            return _refuse("\n".join(problems))
         if args.max_concurrent:
             spec = spec.model_copy(
                 update={"resources": spec.resources.model_copy(update={"max_concurrent": args.max_concurrent})}

@@ -89,13 +89,15 @@ class BaseTrainer(Strategy):
         self.cfg = self.config.finetune_config
         for name in self.knobs():
             setattr(self, name, getattr(self.cfg if hasattr(self.cfg, name) else self.config, name))
-        roles = load_roles(self.config, refused_rows(self.config)) if datasets is None else datasets
-        self.check_rows(self.config, roles)
+        roles = (
+            load_roles(self.config, self.required_roles, refused_rows(self.config)) if datasets is None else datasets
+        )
+        self.check_rows(self.config, datasets)
         judge = open_judge(self.config.evals, cache.folder if cache else None)
         with ExitStack() as stack:
             context = open_run(
                 self.config,
-                roles,
+                datasets,
                 model=model,
                 tokenizer=tokenizer,
                 checkpoints=checkpoints,

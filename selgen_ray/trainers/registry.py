@@ -72,7 +72,10 @@ class Strategy:
         """Raises DataError: a role is missing, or its rows do not suit. All rows, before any split."""
         for role in cls.required_roles:
             if not roles.get(role):
-                raise DataError(f"proxy_strategy {cls.proxy_strategy_name} needs data.{role}, which was not given")
+                message = f"proxy_strategy {cls.proxy_strategy_name} needs data.{role}, which was not given"
+                if role == "proxy_neg" and roles.get("proxy"):
+                    message += ", and the rows of data.proxy have no 'rejected'"
+                raise DataError(message)
 
     @classmethod
     def input_files(cls, config: TrialConfig) -> dict[str, str]:

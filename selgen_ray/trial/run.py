@@ -188,9 +188,9 @@ class _Run:
         ranks.agree(self.stop)
         self.stop.check(0)
         config = self.config
-        roles = load_roles(config, tokenizer.refused_rows(config))
-        self.result.data_hashes = {role: rows_hash(rows) for role, rows in roles.items()}
         trainer_class = cast("type[BaseTrainer]", get_trainer(config.proxy_strategy))
+        roles = load_roles(config, trainer_class.required_roles, tokenizer.refused_rows(config))
+        self.result.data_hashes = {role: rows_hash(rows) for role, rows in roles.items()}
         with trainer_class(
             config,
             datasets=roles,

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple
 
 import pytest
-from conftest import MARKED, make_model, make_roles, make_tokenizer, write_jsonl
+from conftest import MARKED, chat, make_model, make_roles, make_tokenizer, write_jsonl
 from running import dry_run, write_space
 
 from selgen_ray.data.encode import encode_rows
@@ -177,7 +177,7 @@ def test_a_trial_finds_what_the_plan_made(tmp_path, tiny_model_dir, data_files, 
 def test_a_large_set_is_looked_at_in_part(tmp_path, monkeypatch):
     monkeypatch.setattr("selgen_ray.driver.token_plan._LARGEST_LOOKED_AT", 15)
     monkeypatch.setattr("selgen_ray.driver.token_plan._SAMPLE", 10)
-    write_jsonl(tmp_path / "a.jsonl", [{"prompt": f"q{i}", "completion": "a" * (i + 1)} for i in range(20)])
+    write_jsonl(tmp_path / "a.jsonl", [chat(f"q{i}", "a" * (i + 1)) for i in range(20)])
     (tmp_path / "s.yaml").write_text("base: {finetune_config: {model: toy}, data: {outcome: a.jsonl}}")
     tokens = PlannedTokens()
     assert check_data(load_space(tmp_path / "s.yaml"), tokens) == []

@@ -27,7 +27,11 @@ def test_the_key_must_be_in_the_environment(tmp_path, monkeypatch):
 def test_a_judged_set_must_have_rows(tmp_path):
     text = JUDGED.replace("world: toy", "world: toy, toy: {num_truth: 0}").replace("THE_KEY", "null")
     (problem,) = check_data(load(tmp_path, text))
-    assert problem == "evals.judge.sets names align_test, but the trial has no data.truth"
+    space = tmp_path / "space.yaml"
+    assert (
+        problem
+        == f"{space}:1: base.evals.judge.model: evals.judge.sets names align_test, but the trial has no data.truth"
+    )
     config = load(tmp_path, "base: {data: {world: toy}, evals: {capability: task_test/exact_match}}").trials[0].config
     assert list(missing_data(config.evals, {"outcome": []})) == [
         "evals.capability names task_test, but the trial has no data.collateral"

@@ -1,0 +1,159 @@
+"""Rows as the model sees them, for people: which tokens are scored, where the cut is, and what is unusual."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from rich.text import Text
+from transformers import PreTrainedTokenizerBase
+
+from selgen_ray.data.encode import Encoded, encode_prompt, encode_row
+from selgen_ray.data.forms import Row
+
+Kind = Literal["context", "scored", "special", "scored special"]
+_STYLES: dict[Kind, str] = {
+    "context": "",
+    "scored": "black on green",
+    "special": "magenta",
+    "scored special": "bold magenta on green",
+}
+_BEYOND = 40  # tokens that are shown of what is cut off
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Tokens in a row that are of one kind, as text."""
+
+    text: str
+    kind: Kind
+
+
+@dataclass(frozen=True)
+class ShownRow:
+    """A row as the model sees it.
+
+    Attributes:
+        pieces: what is trained on.
+        beyond: the beginning of what the cut at `max_seq_length` leaves out.
+        num_tokens, num_scored: of the pieces.
+        num_cut: tokens that are left out.
+        prompt: what the model goes on from when it replies itself; empty for a `text` row.
+        notes: what is unusual, in words.
+    """
+
+    pieces: list[Piece]
+    beyond: list[Piece]
+    num_tokens: int
+    num_scored: int
+    num_cut: int
+    prompt: list[Piece]
+    notes: list[str] = field(default_factory=list[str])
+
+    def lines(self, colour: bool) -> Iterator[Text]:
+        """The row as text; without colour, scored tokens stand in double square brackets."""
+        yield Text(f"{self.num_tokens} tokens, {self.num_scored} scored")
+        yield _joined(self.pieces, colour)
+        if self.num_cut:
+            told = f"--- cut here: {self.num_cut} tokens are left out, which go on ---"
+            yield Text(told, style="bold red" if colour else "")
+            yield _joined(self.beyond, colour, "dim")
+        if self.prompt:
+            yield Text("the model replies after:", style="dim" if colour else "")
+            yield _joined(self.prompt, colour)
+        for note in self.notes:
+            yield Text(f"note: {note}", style="yellow" if colour else "")
+
+
+def show_row(row: Row, tokenizer: PreTrainedTokenizerBase, max_seq_length: int, loss_on: str) -> ShownRow:
+    """Encode a row as the training does, and look at it.
+
+    Raises:
+        DataError: it cannot be made into tokens.
+    """
+    whole = encode_row(row, tokenizer, loss_on)
+    kept = Encoded(whole.ids[:max_seq_length], whole.is_reply[:max_seq_length])
+    pieces = _pieces(whole, tokenizer, 0, len(kept))
+    beyond = _pieces(whole, tokenizer, len(kept), len(kept) + _BEYOND)
+    prompt = [] if row.get("text") is not None else encode_prompt(row, tokenizer)
+    as_prompt = Encoded(prompt, [False] * len(prompt))
+    return ShownRow(
+        pieces=pieces,
+        beyond=beyond,
+        num_tokens=len(kept),
+        num_scored=sum(kept.is_reply),
+        num_cut=len(whole) - len(kept),
+        prompt=_pieces(as_prompt, tokenizer, 0, len(prompt)),
+        notes=list(_notes(whole, kept, prompt, tokenizer)),
+    )
+
+
+def _pieces(row: Encoded, tokenizer: PreTrainedTokenizerBase, start: int, end: int) -> list[Piece]:
+    special = _special_ids(tokenizer)
+    end = min(end, len(row))
+    runs: list[tuple[Kind, int]] = []  # kind, and where the run ends
+    for i in range(start, end):
+        kind: Kind = "scored" if row.is_reply[i] else "context"
+        if row.ids[i] in special:
+            kind = "scored special" if row.is_reply[i] else "special"
+        if runs and runs[-1][0] == kind:
+            runs[-1] = kind, i + 1
+        else:
+            runs.append((kind, i + 1))
+    pieces: list[Piece] = []
+    before = _decode(row.ids[start:start], tokenizer)
+    for kind, stop in runs:  # decoded from the start: some tokenizers drop the space before the first token
+        upto = _decode(row.ids[start:stop], tokenizer)
+        pieces.append(Piece(upto[len(before) :], kind))
+        before = upto
+    return pieces
+
+
+def _decode(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
+    return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def _special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    added: Any = tokenizer.added_tokens_decoder
+    return {*tokenizer.all_special_ids, *(number for number, token in added.items() if token.special)}
+
+
+def _joined(pieces: Sequence[Piece], colour: bool, style: str = "") -> Text:
+    text = Text()
+    is_open = False
+    for piece in pieces:
+        scored = piece.kind.startswith("scored")
+        shown = piece.text.replace("\n", "\\n\n")  # a line break that is there, and one to read by
+        if not colour and scored != is_open:
+            text.append("[[" if scored else "]]")
+        text.append(shown, style=(style or _STYLES[piece.kind]) if colour else "")
+        is_open = scored
+    return text.append("]]") if is_open and not colour else text
+
+
+def _notes(whole: Encoded, kept: Encoded, prompt: list[int], tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
+    ends: Any = tokenizer.eos_token_id
+    names: Any = tokenizer.convert_ids_to_tokens(whole.ids)
+    if not any(kept.is_reply):
+        yield "no token is scored: nothing of this row is learned"
+    last = [i for i, scored in enumerate(whole.is_reply) if scored and whole.is_reply[i + 1 : i + 2] != [True]]
+    if len(kept) < len(whole) and kept.is_reply[-1:] == [True] and whole.is_reply[len(kept)]:
+        yield "the cut falls into a reply: where it ends is not learned"
+    special = _special_ids(tokenizer)
+    for i in [i for i in last if i < len(kept)]:
+        if whole.ids[i] not in special:
+            yield f"the scored part that ends with {names[i]!r} (token {i + 1}) holds no end token: it is never learned"
+        elif whole.ids[i] != ends:
+            name: Any = tokenizer.eos_token
+            yield f"a reply ends with {names[i]}, and the tokenizer's end token is {name}"
+    begin: Any = tokenizer.bos_token_id
+    if begin is not None and whole.ids[:2] == [begin, begin] and begin != ends:
+        yield f"{names[0]} stands twice at the beginning"
+    if prompt and whole.ids[: len(prompt)] != prompt:
+        same = next((i for i, (a, b) in enumerate(zip(prompt, whole.ids, strict=False)) if a != b), len(whole))
+        yield (
+            f"what the model replies after is not what it was trained on: they part at token {same + 1}, "
+            f"{_decode(prompt[same : same + 1], tokenizer)!r} in the place of "
+            f"{_decode(whole.ids[same : same + 1], tokenizer)!r}"
+        )
