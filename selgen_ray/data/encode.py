@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -12,9 +12,6 @@ from transformers import PreTrainedTokenizerBase
 from selgen_ray.data.chats import encode_chat, encode_generation_prompt
 from selgen_ray.data.forms import Row
 from selgen_ray.errors import DataError
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

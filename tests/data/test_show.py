@@ -10,7 +10,7 @@ from rich.console import Console
 
 from selgen_ray.data.encode import encode_row
 from selgen_ray.data.show import show_row
-from selgen_ray.show_data import main
+from selgen_ray.sweep.show_data import main
 
 LONG = chat("why? " * 10, "So it is. " * 20)
 
