@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from selgen_ray.config.evals import LM_EVAL
@@ -17,6 +17,7 @@ from selgen_ray.evals.judge.judge import Item, Judge, Verdicts
 from selgen_ray.evals.judge.metrics import SHARES, items_of, judged_values
 from selgen_ray.evals.questions import is_question, question_of
 from selgen_ray.evals.run import evaluate
+from selgen_ray.records.results import TrainingRecord
 from selgen_ray.trainers import plugins
 from selgen_ray.trainers.engine import ranks
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 Measured = dict[str, dict[str, Any]]
 """Set -> 'values', 'missing', 'replies' and 'picks', plain; the last two by row number, as text."""
 _SAMPLE_LENGTH = 1000
+_MOST_UNREADABLE = 0.5
 
 
 class Evaluations:
@@ -67,7 +69,7 @@ class Evaluations:
         trainer = self._trainer
         key: dict[str, Any] = {name: rows_hash(list(rows.rows)) for name, rows in trainer.sets.evals.items()}
         key |= trainer.cfg.model_dump(include={"max_seq_length", "max_new_tokens", "loss_on"})
-        key |= {"metrics": sorted(evals_registry.selected(self._config)), "evals": identity(self._config), "answers": 1}
+        key |= {"metrics": sorted(evals_registry.selected(self._config)), "evals": identity(self._config), "answers": 2}
         if code := plugins.code_of_metrics(self._config):
             key["metric_code"] = code
         return trainer.share.json("base_evaluation", key, self.now)
@@ -160,7 +162,7 @@ class Evaluations:
         lacking = {name: of.get("missing", {}) for name, of in completed.items()}
         record.missing = {f"{name}/{m}": why for name, of in lacking.items() for m, why in of.items()}
         record.samples = self._samples(completed, is_base=not (step or version))
-        record.flags = flags
+        record.flags = [*flags, *_became_unreadable(record)]
         if self._judge is not None:
             record.judge = self._judge.identity
         return results
@@ -199,6 +201,16 @@ class Evaluations:
             if samples:
                 found[name] = samples
         return found
+
+
+def _became_unreadable(record: TrainingRecord) -> Iterable[str]:
+    """A sentence for each set of which most replies cannot be read now, and could before training."""
+    for name, by_metric in record.eval_results.items():
+        for metric in (metric for metric in by_metric if metric.endswith("_unreadable")):
+            before, now = record.metric(f"{name}/{metric}", 0), record.metric(f"{name}/{metric}")
+            if before is not None and now is not None and before <= _MOST_UNREADABLE < now:
+                share = f"{now:.0%} of the replies cannot be read, before training {before:.0%}"
+                yield f"{name}/{metric}: {share}: they count as neither right nor agreement"
 
 
 def _why(verdicts: Verdicts, pairs: list[tuple[Item, Item]]) -> str:
