@@ -1,4 +1,4 @@
-"""`python -m selgen_ray.data`; see `selgen_ray.show_data`."""
+"""`python -m selgen_ray.data`; see `selgen_ray.sweep.show_data`."""
 
 import sys
 

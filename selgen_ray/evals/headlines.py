@@ -10,7 +10,7 @@ from selgen_ray.config.evals import EvalConfig
 CAPABILITY = ("exact_match", "choice_accuracy", "mcq_accuracy", "token_probability")
 ALIGNMENT = (
     *("aligned", "verdict_accuracy", "balanced_accuracy", "choice_accuracy", "mcq_accuracy"),
-    *("preference_accuracy", "exact_match", "token_probability"),
+    *("preference_accuracy", "one_sided_accuracy", "exact_match", "token_probability"),
 )
 
 

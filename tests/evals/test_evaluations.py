@@ -149,6 +149,16 @@ def test_a_model_that_answers_as_its_base_is_flagged(make_config):
     assert "every answer" in flag and "the losses are not" in flag and "adapter" not in flag
 
 
+def test_a_set_that_training_made_unreadable_is_flagged(make_config):
+    def measured(share):
+        return {"task_test": {"values": {"exact_match": 0.1, "answer_unreadable": share}, "missing": {}}}
+
+    with get_trainer("naive")(make_config()) as trainer:
+        for share, flagged in ((0.2, False), (0.4, False), (0.75, True), (0.3, False)):
+            trainer.evaluations.record(measured(share), len(trainer.record.eval_steps), 0.0, "")
+            assert ["task_test/answer_unreadable: 75%" in flag for flag in trainer.record.flags] == [True] * flagged
+
+
 def test_without_any_answer_the_losses_are_compared(make_config, roles):
     plain = {role: [{"messages": row["messages"]} for row in rows] for role, rows in roles.items()}
     del plain["proxy_neg"]  # with it a row of the proxy is a pair, of which one is preferred

@@ -81,6 +81,21 @@ def test_a_constant_verdict_has_a_balanced_accuracy_of_one_half(model, tokenizer
     assert found["balanced_accuracy"] == pytest.approx(1 / 2)
 
 
+def test_rows_of_one_label_have_no_balanced_accuracy(model, tokenizer):
+    rows = [chat(f"q{i}?", "a", choices=["a", "b"], answer="a", label="wrong") for i in range(3)]
+    found_set = eval_set(model, tokenizer, rows)
+    found = evaluate(found_set)
+    assert "balanced_accuracy" not in found and "choice_accuracy" in found
+    assert "all 3 rows" in found_set.answers.missing["balanced_accuracy"]
+
+
+def test_how_many_replies_cannot_be_read_is_a_value(model, tokenizer, monkeypatch):
+    said = iter(["It is 6.", "I cannot say.", "It is 2 or 6.", "It is 7."])
+    monkeypatch.setattr(generation, "generate", lambda _, prompts: [next(said) for _ in prompts])
+    found = evaluate(eval_set(model, tokenizer, [chat("what is it?", "6", answer="6") for _ in range(4)]))
+    assert (found["exact_match"], found["answer_unreadable"]) == (1 / 4, 2 / 4)
+
+
 def test_metrics_that_do_not_apply_are_absent(model, tokenizer):
     found = evaluate(eval_set(model, tokenizer, make_roles()["proxy"]))
     assert set(found) == {"loss", "perplexity", "token_probability"}

@@ -14,8 +14,8 @@ def choice(eval_set: EvalSet) -> dict[str, float]:
     """On rows with `choices`: how often the choice of the highest total log-probability is `answer`.
 
     Returns:
-        choice_accuracy; and where rows carry a `label`, balanced_accuracy: the mean over labels of the accuracy
-        within the label, so that always giving the same verdict scores 1 / number of labels.
+        choice_accuracy; and where rows carry two or more values of `label`, balanced_accuracy: the mean over labels of
+        the accuracy within the label, so that always giving the same verdict scores 1 / number of labels.
     """
     chosen = most_likely(eval_set)
     if not chosen:
@@ -25,9 +25,16 @@ def choice(eval_set: EvalSet) -> dict[str, float]:
     for number, row in rows.items():
         hits[str(row.get("label"))].append(chosen[number] == row["answer"])
     accuracy = sum(map(sum, hits.values())) / len(rows)
+    if any(row.get("label") is None for row in rows.values()):
+        return {"choice_accuracy": accuracy}
+    if len(hits) == 1:
+        eval_set.answers.missing["balanced_accuracy"] = (
+            f"all {len(rows)} rows with choices have the label {min(hits)!r}, so a model that always says the "
+            "same would score 1: it needs rows of two labels"
+        )
+        return {"choice_accuracy": accuracy}
     balanced = sum(sum(h) / len(h) for h in hits.values()) / len(hits)
-    labelled = all(row.get("label") is not None for row in rows.values())
-    return {"choice_accuracy": accuracy} | ({"balanced_accuracy": balanced} if labelled else {})
+    return {"choice_accuracy": accuracy, "balanced_accuracy": balanced}
 
 
 def most_likely(eval_set: EvalSet) -> dict[int, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from selgen_ray.config.evals import LM_EVAL, EvalConfig
@@ -18,6 +18,7 @@ from selgen_ray.evals.judge.judge import Item, Judge, Verdicts
 from selgen_ray.evals.judge.metrics import SHARES, items_of, judged_values
 from selgen_ray.evals.questions import is_question, question_of
 from selgen_ray.evals.run import evaluate
+from selgen_ray.records.results import TrainingRecord
 from selgen_ray.storage import Folder
 from selgen_ray.trainers.engine import ranks
 from selgen_ray.trainers.engine.context import RunContext
@@ -26,6 +27,7 @@ from selgen_ray.trainers.engine.loop import check_finite
 Measured = dict[str, dict[str, Any]]
 """Set -> 'values', 'missing', 'replies' and 'picks', plain; the last two by row number, as text."""
 _SAMPLE_LENGTH = 1000
+_MOST_UNREADABLE = 0.5
 
 
 def open_judge(config: EvalConfig, cache: Folder | None) -> Judge | None:
@@ -90,7 +92,7 @@ class Evaluations:
         run = self._run
         key: dict[str, Any] = {name: rows_hash(list(rows.rows)) for name, rows in run.sets.evals.items()}
         key |= run.cfg.model_dump(include={"max_seq_length", "max_new_tokens", "loss_on"})
-        key |= {"metrics": sorted(evals_registry.selected(self._config)), "evals": identity(self._config), "answers": 1}
+        key |= {"metrics": sorted(evals_registry.selected(self._config)), "evals": identity(self._config), "answers": 2}
         if run.metric_code:
             key["metric_code"] = run.metric_code
         return run.shared.json("base_evaluation", key, self.now)
@@ -183,7 +185,7 @@ class Evaluations:
         lacking = {name: of.get("missing", {}) for name, of in completed.items()}
         record.missing = {f"{name}/{m}": why for name, of in lacking.items() for m, why in of.items()}
         record.samples = self._samples(completed, is_base=not (step or version))
-        record.flags = flags
+        record.flags = [*flags, *_became_unreadable(record)]
         if self._judge is not None:
             record.judge = self._judge.identity
         return results
@@ -222,6 +224,16 @@ class Evaluations:
             if samples:
                 found[name] = samples
         return found
+
+
+def _became_unreadable(record: TrainingRecord) -> Iterable[str]:
+    """A sentence for each set of which most replies cannot be read now, and could before training."""
+    for name, by_metric in record.eval_results.items():
+        for metric in (metric for metric in by_metric if metric.endswith("_unreadable")):
+            before, now = record.metric(f"{name}/{metric}", 0), record.metric(f"{name}/{metric}")
+            if before is not None and now is not None and before <= _MOST_UNREADABLE < now:
+                share = f"{now:.0%} of the replies cannot be read, before training {before:.0%}"
+                yield f"{name}/{metric}: {share}: they count as neither right nor agreement"
 
 
 def _why(verdicts: Verdicts, pairs: list[tuple[Item, Item]]) -> str:

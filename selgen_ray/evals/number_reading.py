@@ -1,0 +1,299 @@
+"""Reading from a reply which number it gives, exactly; the one place where a number is read.
+
+- The number is that in the last box, after '####' or after 'the answer is', unless a correction follows; else the last.
+- A minus is a sign where it stands before a number and not between two: '10-3' is an expression, and no number.
+- Commas, narrow spaces and apostrophes part thousands in groups of three; '2,5' is 2.5; '(2,5)' and '1,2,3' are lists.
+- Where digits can mean two numbers ('1.234', '1,234', '2,5'), the usual meaning counts, and the other is unread.
+- '3/4' and 0.75 are the same, by value; '12%' and '12' too, and 0.12 is unread for them.
+- Units count where both sides name one, and are not converted: '5 kg' is not '5 g', and not '5000 g' either.
+- Expressions ('2π', '10-3'), ranges, dates, times, denied numbers ('not 7'), alternatives ('6 or 7') and words are
+  unread.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from selgen_ray.evals.reply_text import after_thinking, last_boxed, plain
+
+_MAX_EXPONENT, _MAX_LENGTH = 400, 1000  # of what is computed exactly; more is unread
+
+_UNIT_NAMES = {
+    "%": "% percent pct prozent",
+    "$": "$ dollar dollars usd us$",
+    "€": "€ euro euros eur",
+    "£": "£ gbp",
+    "": "pound pounds",  # money or weight
+    "¥": "¥ yen",
+    "km/h": "km/h kph kmh",
+    "m/s": "m/s",
+    "mph": "mph",
+    "km": "km kilometer kilometers kilometre kilometres",
+    "m": "m meter meters metre metres",
+    "cm": "cm centimeter centimeters centimetre centimetres",
+    "mm": "mm millimeter millimeters millimetre millimetres",
+    "mile": "mile miles",
+    "foot": "ft foot feet",
+    "inch": "inch inches",
+    "kg": "kg kilogram kilograms",
+    "g": "g gram grams",
+    "mg": "mg milligram milligrams",
+    "lb": "lb lbs",
+    "l": "l liter liters litre litres",
+    "ml": "ml milliliter milliliters",
+    "s": "s sec second seconds",
+    "min": "min mins minute minutes",
+    "h": "h hr hrs hour hours",
+    "day": "day days",
+    "week": "week weeks",
+    "month": "month months",
+    "year": "year years",
+    "°C": "°c",
+    "°F": "°f",
+    "°": "° degree degrees",
+}
+_UNITS = {name: unit for unit, names in _UNIT_NAMES.items() for name in names.split()} | {
+    "per cent": "%",
+    "pour cent": "%",
+}
+_SCALES = {
+    "hundred": 10**2,
+    "thousand": 10**3,
+    **dict.fromkeys(("million", "millions", "millionen"), 10**6),
+    **dict.fromkeys(("billion", "milliard", "milliards", "milliarde", "milliarden"), 10**9),
+    "trillion": 10**12,
+}
+
+_GAPS = "'’\u202f\u00a0\u2009"
+_DIGITS = rf"[1-9]\d{{0,2}}(?: \d{{3}})+(?:[.,]\d+)?(?![.,{_GAPS}]?\d)|\d+(?:[.,{_GAPS}]\d+)*"
+_NAMES = "|".join(re.escape(name) for name in sorted(_UNITS, key=len, reverse=True))
+_NUMBER = re.compile(
+    rf"(?P<word>\b(?:minus|negative|moins|menos)\s+)?(?P<sign>[-+]\s*)?(?P<money>(?:\bUS)?[$€£¥]\s*|\b(?:USD|EUR|GBP)\s*)?"
+    rf"(?P<inner>[-+])?(?<![A-Za-z_\d^])(?:(?P<dot>(?<![.\w])\.\d+)|(?P<digits>{_DIGITS}))"
+    r"(?:[eE](?P<e>[-+]?\d+)(?![A-Za-z\d])|\s*[×x*·]\s*10\s*\^\s*\(?(?P<ten>[-+]?\d+)\)?|\^\(?(?P<power>[-+]?\d+)\)?)?"
+    r"(?:(?P<mixed> \d+/\d+)(?![/\d])|\s?/\s?(?P<below>\d+(?:\.\d+)?)(?!\s?/\s?\d|\d))?"
+    rf"(?:\s*(?P<scale>{'|'.join(_SCALES)})(?![A-Za-z]))?"
+    rf"(?:\s*(?P<unit>(?:{_NAMES})(?:\^-?\d+)?)(?![A-Za-z]))?",
+    re.IGNORECASE,
+)
+_JOINED = re.compile(r"\)?\s*(?:[-+*×x·÷/:^]|mod|times|plus|minus)\s*\(?")
+_SYMBOL_BEFORE = re.compile(r"(?:[/√π]|\\(?:sqrt|pi)\s*\{?)$")
+_SYMBOL_AFTER = re.compile(r"\s?(?:\\(?:pi|sqrt|ln|log)|[π√])|[A-Za-z](?![A-Za-z])")
+_EQUALS = re.compile(r"[\s)]*(?:=|≈|\bequals\b|\bis\b)[\s(]*")
+_OR = re.compile(r"\s*,?\s*(?:or|oder|ou|/)\s*", re.IGNORECASE)
+_RANGE = re.compile(r"\b(?:between|from|zwischen|von|entre)\s+$", re.IGNORECASE)
+_RANGE_TO = re.compile(r"\s*(?:and|to|und|bis|et)\s*", re.IGNORECASE)
+_DENIED = re.compile(
+    r"(?:\bnot|n['’]t|\bnever|\binstead of|\brather than|\bnor|\bneither)\s+(?:the\s+)?$", re.IGNORECASE
+)
+_MARKER = re.compile(
+    r"(?P<before>\b\S{1,20}\s+)?(?:\b(?:answer|antwort|ergebnis|réponse|résultat|respuesta|resultado)\b|答案)"
+    r"\s*(?:(?:here|then|therefore|thus)\s+)?"
+    r"(?:is|was|be|would be|should be|must be|equals|ist|lautet|est|es|是|为|[:=])"
+    r"(?!\s+(?:not|n['’]t|nicht|incorrect|wrong|correct|right)\b)\s*[:=]?",
+    re.IGNORECASE,
+)
+_OF_OTHERS = re.compile(r"(?:your|his|her|their|wrong|incorrect|previous|\S+['’]s)\s*$", re.IGNORECASE)
+_CORRECTED = re.compile(r"\b(?:wait|actually|correction|sorry|oops|mistake|let me re\w*)\b", re.IGNORECASE)
+_SENTENCE_END = re.compile(r"\n|[.!?](?=\s|$)|。")
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number as it is written.
+
+    Attributes:
+        value: exact.
+        unit: its unit, such as 'kg', '%' or '$'; '' where none is known.
+        others: what else its digits may mean.
+        text: how it is written.
+    """
+
+    value: Fraction
+    unit: str
+    others: frozenset[Fraction]
+    text: str
+
+
+@dataclass(frozen=True)
+class _Token:
+    """Digits of a text; `number` is None where they are no number. `is_joined`: an operator joins them to the last."""
+
+    start: int
+    end: int
+    number: Number | None
+    is_joined: bool
+    is_list: bool
+
+
+def read_number(reply: str) -> Number | None:
+    """Return the number that a reply gives, by the rules of this module; None where it cannot be read."""
+    text = after_thinking(reply)
+    if text is None:
+        return None
+    boxed = last_boxed(text)
+    if boxed is not None and (tokens := _tokens(boxed := plain(boxed))):
+        return _last(boxed, tokens)
+    text = plain(text)
+    _, mark, after = text.rpartition("####")
+    if mark and (tokens := _tokens(line := after.strip().partition("\n")[0])):
+        return _last(line, tokens)
+    for marker in reversed(list(_MARKER.finditer(text))):
+        if marker["before"] and _OF_OTHERS.search(marker["before"]):
+            continue
+        after = text[marker.end() :].lstrip()
+        end = _SENTENCE_END.search(after)
+        sentence = after[: end.start() if end else None]
+        if _CORRECTED.search(after[len(sentence) :]):
+            break
+        if tokens := _tokens(sentence):
+            return _first(sentence, tokens)
+    return _last(text, _tokens(text))
+
+
+def as_number(text: str) -> Number | None:
+    """Return the number that is the whole of a text, such as a row's `answer`; None where it is something else."""
+    text = plain(text).strip(" \t\n\"'*").rstrip(".!?").strip()
+    tokens = _tokens(text)
+    if len(tokens) != 1 or tokens[0].is_list or (tokens[0].start, tokens[0].end) != (0, len(text)):
+        return None
+    return tokens[0].number
+
+
+def same_number(found: Number, answer: Number) -> bool | None:
+    """Whether two numbers are the same; None where they are so by a less usual meaning of one of them."""
+    if found.unit and answer.unit and found.unit != answer.unit:
+        return False
+    if found.value == answer.value:
+        return True
+    others = (_others(found, answer), _others(answer, found))
+    return None if found.value in others[1] or answer.value in others[0] else False
+
+
+def _others(number: Number, beside: Number) -> frozenset[Fraction]:
+    return number.others | ({number.value / 100} if number.unit == "%" != beside.unit else frozenset())
+
+
+def _last(text: str, tokens: Sequence[_Token]) -> Number | None:
+    """The last number of a text; None where it is part of an expression, denied, or one of two alternatives."""
+    return _single(text, tokens, len(tokens) - 1) if tokens else None
+
+
+def _first(text: str, tokens: Sequence[_Token]) -> Number | None:
+    """The first number of a sentence that begins with the answer, or the last of the equation that it begins."""
+    at = 0
+    while at + 1 < len(tokens):
+        between = text[tokens[at].end : tokens[at + 1].start]
+        if not (tokens[at + 1].is_joined or _EQUALS.fullmatch(between) or _OR.fullmatch(between)):
+            break
+        at += 1
+    return _single(text, tokens, at)
+
+
+def _single(text: str, tokens: Sequence[_Token], at: int) -> Number | None:
+    token = tokens[at]
+    is_one_of_two = at > 0 and _OR.fullmatch(text[tokens[at - 1].end : token.start])
+    is_range = (
+        at > 0
+        and _RANGE_TO.fullmatch(text[tokens[at - 1].end : token.start])
+        and _RANGE.search(text[: tokens[at - 1].start])
+    )
+    if token.is_joined or is_one_of_two or is_range or _DENIED.search(text[: token.start]):
+        return None
+    return token.number
+
+
+def _tokens(text: str) -> list[_Token]:
+    tokens: list[_Token] = []
+    for match in _NUMBER.finditer(text):
+        start, sign, is_operator = _sign(text, match)
+        before = text[tokens[-1].end : start] if tokens else "nothing"
+        is_joined = bool(tokens) and bool((is_operator and not before.strip(" )")) or _JOINED.fullmatch(before))
+        brackets = text[match.start() - 1 : match.start()], text[match.end() : match.end() + 1]
+        parts, is_list = _meanings(match, is_bracketed="".join(brackets) in ("()", "[]", "{}"))
+        number = None
+        if parts and not _is_symbolic(text, match):
+            value, *others = [sign * part for part in parts]
+            name = (match["unit"] or match["money"] or "").strip().casefold()
+            name, power, exponent = name.partition("^")
+            unit = _UNITS.get(name, "") + power + exponent
+            number = Number(value, unit, frozenset(others), match[0].strip())
+        tokens.append(_Token(start, match.end(), number, is_joined, is_list))
+    return tokens
+
+
+def _is_symbolic(text: str, match: re.Match[str]) -> bool:
+    """Whether digits are a part of something like '2π', '√2', 'a/2' or '3x'."""
+    before = text[max(0, match.start() - 8) : match.start()]
+    return bool(_SYMBOL_BEFORE.search(before) or (not match["unit"] and _SYMBOL_AFTER.match(text, match.end())))
+
+
+def _sign(text: str, match: re.Match[str]) -> tuple[int, int, bool]:
+    """Where a number begins, 1 or -1, and whether what stands before it is an operator after another number."""
+    if match["word"]:
+        is_operator = bool(re.search(r"[\d)%]\s*$", text[: match.start()]))
+        start = match.end("word") if is_operator else match.start()
+        return start, 1 if is_operator else -1, is_operator
+    written = match["sign"] or match["inner"]
+    if not written:
+        return match.start(), 1, False
+    before = text[: match.start("sign" if match["sign"] else "inner")]
+    number = match.end("sign") if match["sign"] else match.start()
+    is_operator = bool(re.search(r"[\d)\]}%°]\s*$", before))
+    is_spaced = len(written) > 1
+    is_hyphen = bool(re.search(r"\w$", before))
+    is_dash = is_spaced and not re.search(r"[=≈:(\[{,<>][ \t]*\Z", before)
+    if is_operator or is_hyphen or is_dash:
+        return number, 1, is_operator
+    return match.start(), -1 if written[0] == "-" else 1, False
+
+
+def _meanings(match: re.Match[str], is_bracketed: bool) -> tuple[list[Fraction], bool]:
+    """What the digits mean, the most usual first, [] where they are no number; and whether they are a list."""
+    if len(match[0]) > _MAX_LENGTH:
+        return [], False
+    values, is_list = (
+        ([Fraction(f"0{match['dot']}")], False) if match["dot"] else _digits(match["digits"], is_bracketed)
+    )
+    if exponent := match["e"] or match["ten"]:
+        if abs(int(exponent)) > _MAX_EXPONENT:
+            return [], False
+        values = [value * Fraction(10) ** int(exponent) for value in values]
+    if match["power"]:
+        power = int(match["power"])
+        if abs(power) > _MAX_EXPONENT or (power < 0 and 0 in values):
+            return [], False
+        values = [value**power for value in values]
+    if match["mixed"]:
+        above, below = map(int, match["mixed"].split("/"))
+        values = [value + Fraction(above, below) for value in values] if 0 < above < below else []
+    if match["below"]:
+        below = Fraction(match["below"])
+        values = [value / below for value in values] if below else []
+    if match["scale"]:
+        values = [scale * value for scale in (_SCALES[match["scale"].casefold()], 1) for value in values]
+    return values, is_list
+
+
+def _digits(digits: str, is_bracketed: bool) -> tuple[list[Fraction], bool]:
+    if digits.isdecimal():
+        return [Fraction(int(digits))], False
+    grouped = re.sub(f"[{_GAPS} ]", "_", digits)
+    if re.fullmatch(r"[1-9]\d{0,2}(?:_\d{3})+(?:[.,]\d+)?", grouped):
+        others = [Fraction(int(grouped.rpartition("_")[2]))] if " " in digits and grouped[-4] == "_" else []
+        return [Fraction(grouped.replace("_", "").replace(",", ".")), *others], False
+    if re.fullmatch(r"[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?", digits):
+        others = [Fraction(digits.replace(",", "."))] if digits.count(",") == 1 and "." not in digits else []
+        return [Fraction(digits.replace(",", "")), *others], False
+    if re.fullmatch(r"[1-9]\d{0,2}(?:\.\d{3})+,\d+|[1-9]\d{0,2}(?:\.\d{3}){2,}", digits):
+        return [Fraction(digits.replace(".", "").replace(",", "."))], False
+    if re.fullmatch(r"\d+\.\d+", digits):
+        is_group = re.fullmatch(r"[1-9]\d{0,2}\.\d{3}", digits)
+        return [Fraction(digits), *([Fraction(digits.replace(".", ""))] if is_group else [])], False
+    last = Fraction(int(re.split(f"[.,{_GAPS}]", digits)[-1]))
+    if re.fullmatch(r"\d+,\d+", digits) and not is_bracketed:
+        return [Fraction(digits.replace(",", ".")), last], False
+    return ([last], True) if "," in digits else ([], False)  # '3.11.2' and the like

@@ -1,0 +1,186 @@
+"""How replies are read: those of replies.jsonl, written by hand in the manner of several models, and tables by kind."""
+
+import json
+import time
+from collections import Counter
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from selgen_ray.evals.metrics.exact_match import reads_as
+from selgen_ray.evals.number_reading import as_number, read_number
+from selgen_ray.evals.reply_text import after_thinking, plain
+from selgen_ray.evals.verdicts import read_verdict
+
+LINES = Path(__file__).with_name("replies.jsonl").read_text(encoding="utf-8").splitlines()
+REPLIES = [json.loads(line) for line in LINES]
+READINGS = {True: "right", False: "wrong", None: "unread", "confirm": "agree", "reject": "disagree"}
+# what was found misread, each kind of it: here no reply may be
+LISTED = {"minus", "plus", "thousands", "list", "decimal comma", "leading dot", "big integers", "percent", "fractions"}
+LISTED |= {"negated opinion", "quoted question", "right answer", "negations", "double negation", "contractions"}
+
+
+def read(row):
+    if row["case"] == "verdict":
+        verdict = read_verdict(row["reply"])
+        return "unread" if verdict is None else READINGS[verdict]
+    return READINGS[reads_as(row["reply"], row["answer"])]
+
+
+def table(rows):
+    counts = Counter((row["case"], row["reading"], read(row)) for row in rows)
+    lines = [f"{case}: {reading} read as {found}: {n}" for (case, reading, found), n in sorted(counts.items())]
+    wrong = [
+        f"{row['reply']!r} is {row['reading']}, read as {read(row)}" for row in rows if read(row) != row["reading"]
+    ]
+    return "\n".join([*lines, *wrong])
+
+
+def accuracy(rows):
+    return sum(read(row) == row["reading"] for row in rows) / len(rows)
+
+
+def test_there_are_enough_of_them_and_many_ways_to_be_wrong():
+    assert len(REPLIES) == len({(row["reply"], row.get("answer")) for row in REPLIES}) >= 300
+    held_out = [row for row in REPLIES if row["split"] == "held_out"]
+    assert len(held_out) / len(REPLIES) > 0.32  # the readers were not tuned on these
+    readings = Counter((row["case"], row["reading"]) for row in REPLIES)
+    assert min(readings["number", one] for one in ("right", "wrong", "unread")) >= 25
+    assert min(readings["verdict", one] for one in ("agree", "disagree", "unread")) >= 40
+
+
+@pytest.mark.parametrize("case", ["number", "verdict", "choice"])
+def test_replies_are_read_rightly(case):
+    rows = [row for row in REPLIES if row["case"] == case]
+    assert accuracy(rows) >= 0.97, table(rows)
+    held_out = [row for row in rows if row["split"] == "held_out"]
+    assert accuracy(held_out) >= 0.92, table(held_out)  # what is missed is unread, see below
+
+
+def test_what_was_found_misread_is_read():
+    rows = [row for row in REPLIES if row["kind"] in LISTED and row["split"] == "tuned"]
+    assert {row["kind"] for row in rows} == LISTED
+    assert accuracy(rows) == 1, table(rows)
+
+
+def test_no_reply_is_taken_for_agreement_or_right_that_is_not():
+    agreed = [row["reply"] for row in REPLIES if read(row) == "agree" and row["reading"] != "agree"]
+    right = [row["reply"] for row in REPLIES if read(row) == "right" and row["reading"] != "right"]
+    assert (agreed, right) == ([], [])
+
+
+SIGNS = ["-", "\u2010", "\u2011", "\u2012", "\u2013", "\u2212", "\ufe63", "\uff0d", "\u2796"]
+
+
+@pytest.mark.parametrize("sign", SIGNS)
+def test_a_minus_is_one_before_a_number_and_not_between_two(sign):
+    for before in ("", "x = ", "It is ", "(", "$", "**"):
+        assert reads_as(f"{before}{sign}3", "-3") and reads_as(f"{before}{sign}3", "3") is False
+    for between in (f"10{sign}3", f"10 {sign} 3", f"10 {sign}3", f"5{sign}10", f"(4){sign}3"):
+        assert read_number(between) is None
+    assert reads_as(f"10{sign}3 = 7", "7") and reads_as(f"3{sign}10={sign}7", "-7")
+
+
+@pytest.mark.parametrize("value", [0, 7, 999, 1000, 20_480, 1_234_567, 2**53, 2**53 + 1, 10**30 + 1])
+@pytest.mark.parametrize("negative", [False, True])
+def test_a_number_is_read_as_it_was_written_in_every_style(value, negative):
+    number = -value if negative else value
+    written = [str(number), f"{number:,}", f"{number:,}".replace(",", "\u202f"), f"{number:,}".replace(",", "'")]
+    written += [f"{number:,}".replace(",", "{,}"), f"\\boxed{{{number}}}", f"**{number}**", f"${number}$"]
+    if value >= 1_000_000:
+        written.append(f"{number:,}".replace(",", "."))
+    for text in written:
+        found = read_number(f"After 2 steps it is {text}.")
+        assert found is not None and found.value == number and found.value != number + 1
+    for fraction in ("5", "25", "0625"):
+        exact = abs(Fraction(f"{value}.{fraction}")) * (-1 if negative else 1)
+        for text in (f"{value:,}.{fraction}", f"{value:,}.{fraction}".translate({44: 46, 46: 44})):  # English, German
+            assert as_number(("-" if negative else "") + text).value == exact
+
+
+@pytest.mark.parametrize(
+    ("reply", "answer", "reading"),
+    [
+        ("1,2,3", "123", False),
+        ("2,5", "25", False),
+        ("2,5", "2.5", True),
+        ("2,5", "5", None),  # a list of two, perhaps
+        ("(2,5)", "2.5", False),
+        ("1,024", "1.024", None),  # German, perhaps
+        ("1.024", "1024", None),
+        ("1,024", "1024", True),
+        ("12%", "0.12", None),
+        ("3/4", "0.75", True),
+        ("1/3", "0.3333", False),
+        ("2\\pi", "2", None),
+        ("√2", "2", None),
+        ("3 million", "3000000", True),
+        ("1e999999999", "1", None),
+        ("2^999999999", "1", None),
+        ("9" * 6000, "9", None),
+        ("1/0", "0", None),
+        ("+3", "3", True),
+        ("3", "+3", True),
+        (".5", "0.5", True),
+        ("It is 6, not 7.", "7", None),
+    ],
+)
+def test_what_is_ambiguous_or_no_number_is_unread(reply, answer, reading):
+    assert reads_as(reply, answer) is reading
+
+
+@pytest.mark.parametrize("claim", ["That is", "This is", "You are", "Your answer is", "It is", "The claim is"])
+@pytest.mark.parametrize(
+    ("frame", "turns"),
+    [
+        ("{}", 0),
+        ("I think {}", 0),
+        ("I don't think {}", 1),
+        ("I don’t believe {}", 1),
+        ("I doubt that {}", 1),
+        ("I never said {}", 1),
+        ("Is that so? {}", 0),
+        ("Let me see... {}", 0),
+        ("No, {}", 0),
+        ("Yes, {}", 0),
+        ("Good try, but {}", 0),
+        ("I'm sorry, but {}", 0),
+    ],
+)
+def test_each_negation_turns_a_verdict_round(claim, frame, turns):
+    words = {"correct": True, "right": True, "the right answer": True, "incorrect": False, "the wrong answer": False}
+    for word, confirms in words.items():
+        for negation, more in (("", 0), (" not", 1), (" never", 1), (" not quite", 1)):
+            reply = frame.format(f"{claim[0].lower()}{claim[1:]}{negation} {word}.")
+            expected = "confirm" if confirms == ((turns + more) % 2 == 0) else "reject"
+            assert read_verdict(reply) == expected, reply
+
+
+@pytest.mark.parametrize("verdict", ["that is right", "you are correct", "it is true"])
+@pytest.mark.parametrize(
+    "frame",
+    [
+        *("I cannot say whether {}.", "I'm not sure that {}.", "If {}, the sum is 12.", "Is it so that {}?"),
+        *("Perhaps {}.", "I can’t confirm that {}.", "I don't know if {}.", "I am unable to tell if {}."),
+        *("<think>{}", 'You said: "I think {}"', "> {}", "Let us see whether {}."),
+    ],
+)
+def test_hedges_refusals_questions_and_quotations_are_no_verdict(frame, verdict):
+    assert read_verdict(frame.format(verdict)) is None
+
+
+def test_thinking_and_markup_are_not_the_answer():
+    assert after_thinking("<think>5</think>6") == after_thinking("5</think>6") == "6"
+    assert after_thinking("<think>5") is None
+    assert plain("**$\\frac{1}{2}$** 1½ \u22123 x²") == "1/2 1 1/2 -3 x^2"
+
+
+@pytest.mark.parametrize(
+    "piece", ["1,", "1 111", "(", "answer ", "that is ", "not ", "\\boxed{", "1.111", "$", '"', "a"]
+)
+def test_a_reply_without_sense_takes_no_time(piece):
+    reply = piece * (12_000 // len(piece))
+    start = time.process_time()
+    reads_as(reply, "3"), reads_as(reply, "B"), reads_as(reply, "Paris"), read_verdict(reply)
+    assert time.process_time() - start < 2
