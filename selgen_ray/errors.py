@@ -40,6 +40,11 @@ class Problem:
         return ": ".join(part for part in (where, self.key, self.message) if part)
 
 
+def told_of(file: str, problem: str | Problem) -> str:
+    """A problem as a person reads it, with its own place, or with the file alone where it has none."""
+    return str(problem) if isinstance(problem, Problem) else f"{file}: {problem}"
+
+
 @dataclass
 class SpecError(ValueError):
     """The search space is wrong; carries every problem found, not only the first."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar
 
+from selgen_ray.config.evals import LM_EVAL
 from selgen_ray.driver.added import AddedTrial, read_added
 from selgen_ray.driver.search import Search
+from selgen_ray.errors import Problem, nearest
+from selgen_ray.evals.foresight import Foresight
 from selgen_ray.reading import read_heads
 from selgen_ray.records.control import Control
 from selgen_ray.records.results import Status
@@ -195,3 +198,13 @@ def make_plan(spec: SweepSpec) -> Plan:
             status = marked or status
         planned.append(Planned(task, status, result.error if result else None))
     return Plan(folder, tuple(planned), len(found.keys() - tasks.keys()), make, searches)
+
+
+def _impossible_axes(spec: SweepSpec, foresight: Foresight) -> Iterator[Problem]:
+    """Axes of the report that no trial can have a value of; those of lm-eval are not known here."""
+    for key, name in (("pareto.x", spec.pareto.x), ("pareto.y", spec.pareto.y)):
+        place = spec.places.get(key)
+        if place and "/" in name and not name.startswith(f"{LM_EVAL}/") and name not in foresight.possible:
+            allowed = ", ".join(sorted(foresight.possible))
+            near = nearest(name, foresight.possible)
+            yield place.problem(f"found {name!r}, of which no trial can have a value. Allowed: {allowed}.{near}")

@@ -71,7 +71,15 @@ def load_space(path: str | Path) -> SweepSpec:
     merged = _merged(repeated, {trial.trial_id: trial.name for trial in planned})
     continued = adapters.notes(trial.config.finetune_config for trial in [*kept, *samples])
     notes = [*imported, *document.notes, *excluded, *merged, *continued]
-    return SweepSpec(**dict(settings), trials=planned, searches=tuple(searches), notes=notes, plugin_sources=plugins)
+    places = {key: document.settings[key].origin for key in ("pareto.x", "pareto.y") if key in document.settings}
+    return SweepSpec(
+        **dict(settings),
+        trials=planned,
+        searches=tuple(searches),
+        notes=notes,
+        plugin_sources=plugins,
+        places=places,
+    )
 
 
 def _settings(document: Document, path: Path, problems: list[Problem]) -> SweepSettings | None:

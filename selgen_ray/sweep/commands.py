@@ -14,7 +14,7 @@ from typing import Any
 
 from selgen_ray.driver.display import clock, running_line
 from selgen_ray.driver.selection import SelectionError, find_trials
-from selgen_ray.errors import SpecError, StorageError
+from selgen_ray.errors import SpecError, StorageError, told_of
 from selgen_ray.reading import read_heads
 from selgen_ray.records.control import ALL, LIVE, PLAN, Control
 from selgen_ray.records.results import FILE_NAME, TrialResult
@@ -266,7 +266,7 @@ def _add(args: argparse.Namespace, folder: Folder) -> list[str]:
     sweep = read_state(folder)
     spec = load_space(args.space)
     if problems := check_data(spec):
-        raise SelectionError("\n".join(f"{args.space}: {problem}" for problem in problems))
+        raise SelectionError("\n".join(told_of(args.space, problem) for problem in problems))
     new = [trial for trial in spec.trials if trial.trial_id not in sweep.names]
     for trial in new:
         write_added(sweep.control, AddedTrial.of(trial, spec.plugin_sources))

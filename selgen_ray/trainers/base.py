@@ -151,6 +151,10 @@ class BaseTrainer:
                 raise DataError(f"proxy_strategy {cls.proxy_strategy_name} needs data.{role}, which was not given")
 
     @classmethod
+    def check_model(cls, config: TrialConfig, model: nn.Module) -> None:
+        """Raises ModelError: what is adapted of the model does not suit; it has its adapter, and no weights."""
+
+    @classmethod
     def input_files(cls, config: TrialConfig) -> dict[str, str]:
         """Dotted knob key -> path of the files besides the data that decide the result."""
         return {}

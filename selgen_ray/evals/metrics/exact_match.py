@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
-from selgen_ray.config.evals import REGEX
+from selgen_ray.config.evals import REGEX, EvalConfig
 from selgen_ray.data.forms import Row
 from selgen_ray.evals.generation import replies
 from selgen_ray.evals.registry import EvalSet, metric
@@ -12,7 +13,11 @@ from selgen_ray.evals.registry import EvalSet, metric
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 
-@metric(shares=("exact_match",))
+def _foresee(rows: Sequence[Row], config: EvalConfig) -> dict[str, int]:
+    return {"exact_match": sum(map(is_asked, rows))}
+
+
+@metric(shares=("exact_match",), foresee=_foresee, needs="'answer', and no 'choices', 'options' or 'claim'")
 def exact_match(eval_set: EvalSet) -> dict[str, float]:
     """Share of the rows that ask for a short `answer` whose greedy reply gives it; see `is_asked` and `is_right`."""
     numbers = eval_set.numbers(is_asked)
