@@ -26,7 +26,7 @@ def told(folder, outcome="a.jsonl", tokens=None, finetune=None, data=None, **res
     base = {"finetune_config": {"model": "toy"} | (finetune or {}), "data": {"outcome": outcome} | (data or {})} | rest
     (folder / "space.yaml").write_text(yaml.safe_dump({"name": "x", "base": base}))
     try:
-        return "\n".join(check_data(load_space("space.yaml"), tokens))
+        return "\n".join(map(str, check_data(load_space("space.yaml"), tokens)))
     except SpecError as error:
         return str(error)
 

@@ -109,13 +109,18 @@ def _generated(config: TrialConfig) -> Roles:
 
 
 def overlaps(roles: Mapping[str, Sequence[Row]]) -> list[str]:
-    """In words, the sets that test nothing new: all their prompts are trained on."""
+    """In words, the sets that are evaluated on prompts that are trained on."""
     found: list[str] = []
-    for test, trained in (("truth", "proxy"), ("collateral", "outcome")):
-        if roles.get(test) and roles.get(trained):
-            seen = {prompt_of(row) for row in roles[trained]}
-            if all(prompt_of(row) in seen for row in roles[test]):
+    prompts = {role: [prompt_of(row) for row in rows] for role, rows in roles.items()}
+    for test in (role for role in ("truth", "collateral") if prompts.get(role)):
+        for trained in (role for role in ("proxy", "outcome") if prompts.get(role)):
+            seen = set(prompts[trained])
+            count, total = sum(prompt in seen for prompt in prompts[test]), len(prompts[test])
+            if count == total:
                 found.append(f"every prompt of data.{test} is also in data.{trained}: it tests nothing that is new")
+            elif count:
+                told = f"{count:,} of {total:,} prompts of data.{test} are also in data.{trained}"
+                found.append(f"{told}, which trains on them: there it tests nothing that is new")
     return found
 
 

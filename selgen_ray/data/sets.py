@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from selgen_ray.config.finetune import FinetuneConfig
@@ -70,30 +70,16 @@ class Sets:
         self.evals: dict[str, RowSet] = {}
         whole = {role: RowSet(rows, encode(role, rows)) for role, rows in roles.items()}
         self.lengths = {role: length_report(rows.encoded, config.max_seq_length) for role, rows in whole.items()}
-        held_out = dict(whole)
         for role in (r for r in _HELD_OUT if r in whole):
-            # proxy and proxy_neg are split alike: their rows are pairs
-            key = role.removesuffix("_neg")
-            train, rest = split_indices(len(roles[role]), config.train_split, data_seed, "split", key)
+            train, _ = split_role(role, len(roles[role]), config.train_split, data_seed)
             if role != "outcome":
                 train = [train[i] for i in share.rows(len(self.train["outcome"].rows), len(train), data_seed)]
-            self.train[role], held_out[role] = whole[role].take(train), whole[role].take(rest)
-        if "proxy" in held_out and "proxy_neg" in held_out:
-            held_out["proxy"] = _with_rejected(held_out["proxy"], held_out["proxy_neg"])
-        for name, role in EVAL_NAMES.items():
-            if role in held_out:
-                self._add(name, held_out[role])
-        if "truth" in whole:
-            seen = {prompt_of(row) for row in roles.get("proxy", [])}
-            unseen = [i for i, row in enumerate(roles["truth"]) if prompt_of(row) not in seen]
-            if len(unseen) == len(roles["truth"]):  # the very same object, so that it is evaluated once
-                self.evals["align_test_minus_align_train"] = self.evals["align_test"]
-            elif unseen:
-                self._add("align_test_minus_align_train", whole["truth"].take(unseen))
-
-    def _add(self, name: str, rows: RowSet) -> None:
-        limit = self._config.max_to_eval
-        self.evals[name] = rows if limit is None else rows.take(range(min(limit, len(rows.rows))))
+            self.train[role] = whole[role].take(train)
+        if "proxy" in whole and "proxy_neg" in whole:
+            whole["proxy"] = RowSet(with_rejected(roles["proxy"], roles["proxy_neg"]), whole["proxy"].encoded)
+        known: dict[tuple[str, tuple[int, ...]], RowSet] = {}  # sets of the same rows are one, to be evaluated once
+        for name, (role, numbers) in eval_rows(roles, config, data_seed).items():
+            self.evals[name] = known.setdefault((role, tuple(numbers)), whole[role].take(numbers))
 
     def union(self, stream: str) -> TokenRows:
         """Tokens of a stream's rows: a role's, or several joined as in 'outcome+proxy'.
@@ -135,14 +121,37 @@ class Sets:
         }
 
 
-def _with_rejected(good: RowSet, bad: RowSet) -> RowSet:
-    """The same rows, those of one prompt each with the misaligned reply to it."""
-    pairs = zip(good.rows, bad.rows, strict=True)
-    rows = [
+def split_role(role: str, size: int, train_split: float, data_seed: int) -> tuple[Sequence[int], Sequence[int]]:
+    """Numbers of the rows of a trained role to train on, and of those held out; see `split_indices`."""
+    # proxy and proxy_neg are split alike: their rows are pairs
+    return split_indices(size, train_split, data_seed, "split", role.removesuffix("_neg"))
+
+
+def eval_rows(
+    roles: Mapping[str, Sequence[Row]], config: FinetuneConfig, data_seed: int
+) -> dict[str, tuple[str, Sequence[int]]]:
+    """Evaluation set -> the role whose rows it shows, and their numbers, at most `max_to_eval`."""
+    found: dict[str, tuple[str, Sequence[int]]] = {}
+    for name, role in EVAL_NAMES.items():
+        if role in roles:
+            size = len(roles[role])
+            held_out = role in _HELD_OUT
+            found[name] = role, split_role(role, size, config.train_split, data_seed)[1] if held_out else range(size)
+    if "truth" in roles:
+        seen = {prompt_of(row) for row in roles.get("proxy", [])}
+        unseen = [i for i, row in enumerate(roles["truth"]) if prompt_of(row) not in seen]
+        if unseen:
+            found["align_test_minus_align_train"] = "truth", unseen
+    return {name: (role, numbers[: config.max_to_eval]) for name, (role, numbers) in found.items()}
+
+
+def with_rejected(good: Sequence[Row], bad: Sequence[Row]) -> list[Row]:
+    """The good rows, those of one prompt each with the misaligned reply to it."""
+    pairs = zip(good, bad, strict=True)
+    return [
         row if "rejected" in row or prompt_of(row) != prompt_of(other) else row | {"rejected": reply_of(other)}
         for row, other in pairs
     ]
-    return RowSet(rows, good.encoded)
 
 
 def micro_batch_size(config: FinetuneConfig, stream: str) -> int:

@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from selgen_ray.config.evals import LM_EVAL
 from selgen_ray.data.roles import Roles
 from selgen_ray.data.rows import check_shares, load_roles
+from selgen_ray.data.sets import eval_rows
 from selgen_ray.driver.plan import T
 from selgen_ray.driver.token_plan import DECIDE_TOKENS, PlannedTokens
-from selgen_ray.errors import INPUT_ERRORS
+from selgen_ray.errors import INPUT_ERRORS, Problem, nearest
 from selgen_ray.evals.checking import missing_data, missing_here
-from selgen_ray.models.checks import model_problems
+from selgen_ray.evals.foresight import Foresight
+from selgen_ray.models.checks import adapted_skeleton, model_problems
 from selgen_ray.models.tokenizer import refused_rows
 from selgen_ray.space import SweepSpec
 from selgen_ray.trainers import plugins
 from selgen_ray.trainers.catalogue import get_trainer
 
 
-def check_data(spec: SweepSpec, tokens: PlannedTokens | None = None) -> list[str]:
+def check_data(spec: SweepSpec, tokens: PlannedTokens | None = None, foresight: Foresight | None = None) -> list[str]:
     """Everything wrong with the data and the models of the sweep's trials, in words, before any GPU is touched.
 
     Each begins with the search space's file, and where it is about one of its keys, with line and key.
 
     Args:
         tokens: gets the rows, to make them into tokens.
+        foresight: gets them, to tell what will be measured.
     """
     plugins.register_exactly(spec.plugin_sources)  # another search space may have been read since
-    tokens = tokens or PlannedTokens()
-    problems: dict[str, None] = {}
+    tokens, foresight = tokens or PlannedTokens(), foresight or Foresight()
+    problems: dict[str | Problem, None] = {}
     loaded: dict[tuple[str, ...], Roles | None] = {}
     checked: set[tuple[str, ...]] = set()
 
@@ -62,7 +66,28 @@ def check_data(spec: SweepSpec, tokens: PlannedTokens | None = None) -> list[str
         attempt(trainer.check_rows, config, roles)
         attempt(check_shares, config, roles)
         attempt(tokens.add, config, roles, source)
-        problems |= dict.fromkeys(missing_data(config.evals, roles))
+        for sentence in missing_data(config.evals, roles):
+            key, _, why = sentence.partition(" ")
+            sets = ", ".join(eval_rows(roles, config.finetune_config, config.data_seed))
+            place = trial.places.get(key)
+            problems[place.problem(f"{why}. It has rows for {sets}.") if place else sentence] = None
+        for key, why in foresight.add(config, roles).items():
+            place = trial.places.get(f"evals.{key}")
+            problems[place.problem(why) if place else f"evals.{key}: {why}"] = None
         problems |= dict.fromkeys(missing_here(config.evals))
-        problems |= dict.fromkeys(model_problems(config))
-    return [str(spec.places.problem(message)) for message in problems]
+        wrong = model_problems(config)
+        problems |= dict.fromkeys(wrong)
+        if config.finetune_config.is_peft and not wrong:
+            attempt(trainer.check_model, config, adapted_skeleton(config.finetune_config))
+    problems |= dict.fromkeys(_impossible_axes(spec, foresight) if not problems else ())
+    return [str(one if isinstance(one, Problem) else spec.places.problem(one)) for one in problems]
+
+
+def _impossible_axes(spec: SweepSpec, foresight: Foresight) -> Iterator[Problem]:
+    """Axes of the report that no trial can have a value of; those of lm-eval are not known here."""
+    for key, name in (("pareto.x", spec.pareto.x), ("pareto.y", spec.pareto.y)):
+        place = spec.places.keys.get(key)
+        if place and "/" in name and not name.startswith(f"{LM_EVAL}/") and name not in foresight.possible:
+            allowed = ", ".join(sorted(foresight.possible))
+            near = nearest(name, foresight.possible)
+            yield place.problem(f"found {name!r}, of which no trial can have a value. Allowed: {allowed}.{near}")

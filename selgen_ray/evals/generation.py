@@ -2,29 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from peft import PeftModel
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from selgen_ray.data.encode import encode_prompt, pad_id
+from selgen_ray.data.stop_tokens import stop_ids
 from selgen_ray.data.streams import by_length
 from selgen_ray.evals.registry import EvalSet
+from selgen_ray.models.loading import Model
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A generated reply.
+
+    Attributes:
+        text: up to the first token that ends a reply.
+        is_cut: whether it reached `max_new_tokens` without one.
+    """
+
+    text: str
+    is_cut: bool
 
 
 def replies(eval_set: EvalSet, numbers: Sequence[int]) -> list[str]:
     """The reply to each of the rows `numbers`; one that an earlier metric wanted is not generated again."""
-    known = eval_set.answers.replies
+    known, cut = eval_set.answers.replies, eval_set.answers.cut
     asked = [number for number in numbers if number not in known]
     prompts = [encode_prompt(eval_set.rows[number], eval_set.tokenizer) for number in asked]
     for batch in by_length([len(p) for p in prompts], eval_set.batch_size):
         for i, reply in zip(batch, generate(eval_set, [prompts[i] for i in batch]), strict=True):
-            known[asked[i]] = reply
+            known[asked[i]] = reply.text
+            if reply.is_cut:
+                cut.add(asked[i])
     return [known[number] for number in numbers]
 
 
-def generate(eval_set: EvalSet, prompts: list[list[int]]) -> list[str]:
-    """Greedy replies to tokenised prompts."""
+def generate(eval_set: EvalSet, prompts: list[list[int]]) -> list[Reply]:
+    """Greedy replies to tokenised prompts: the most likely token each time, whatever the model's own settings say."""
     tokenizer, device = eval_set.tokenizer, eval_set.model.device
     width = max(len(p) for p in prompts)
     ids = torch.full((len(prompts), width), pad_id(tokenizer), dtype=torch.long)
@@ -33,16 +54,37 @@ def generate(eval_set: EvalSet, prompts: list[list[int]]) -> list[str]:
         ids[i, width - len(prompt) :] = torch.tensor(prompt)
         mask[i, width - len(prompt) :] = 1
     model: Any = eval_set.model  # its stubs know no generate()
-    out = model.generate(
-        input_ids=ids.to(device),
-        attention_mask=mask.to(device),
-        max_new_tokens=eval_set.max_new_tokens,
+    with plain_greedy(eval_set.model, tokenizer) as config:
+        config.max_new_tokens = eval_set.max_new_tokens
+        out = model.generate(input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=config)
+    stops: Any = config.eos_token_id or ()
+    return [_read(row, tokenizer, stops, eval_set.max_new_tokens) for row in out[:, width:].tolist()]
+
+
+def _read(ids: list[int], tokenizer: PreTrainedTokenizerBase, stops: Sequence[int], limit: int) -> Reply:
+    end = next((i for i, token in enumerate(ids) if token in stops), None)
+    text: Any = tokenizer.decode(ids[:end], skip_special_tokens=True)
+    return Reply(text, end is None and len(ids) >= limit)
+
+
+@contextlib.contextmanager
+def plain_greedy(model: Model, tokenizer: PreTrainedTokenizerBase) -> Iterator[GenerationConfig]:
+    """The model generates by greedy search with nothing of its own generation_config, for as long as the context lasts.
+
+    A configuration that is handed to `generate` does not do: what it leaves out, such as a repetition penalty, is taken
+    from the model's. It ends at `stop_ids`, which include those of the model's.
+    """
+    inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    own = inner.generation_config
+    inner.generation_config = GenerationConfig(
         do_sample=False,
+        num_beams=1,
         use_cache=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=stop_ids(tokenizer, own) or None,
         pad_token_id=pad_id(tokenizer),
-        # a chat model's own sampling settings would only draw warnings in greedy decoding
-        temperature=None,
-        top_p=None,
-        top_k=None,
     )
-    return tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
+    try:
+        yield inner.generation_config
+    finally:
+        inner.generation_config = own

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from selgen_ray.config.evals import LmEvalConfig
 from selgen_ray.errors import nearest
+from selgen_ray.evals.generation import plain_greedy
 from selgen_ray.models.loading import Model
 from selgen_ray.seeding import keep_global_rng
 
@@ -38,6 +39,7 @@ def lm_eval_values(
     """'<task>_<metric>' -> value, with lm-eval's own names of both; of another filter than 'none' with its name.
 
     Standard errors are left out, which say nothing about seeds. The model's mode and global randomness are restored.
+    Where a task generates, it does so as `plain_greedy` says, but for what the task itself asks for.
     """
     import lm_eval  # type: ignore[import-not-found]
     from lm_eval.models.huggingface import HFLM  # type: ignore[import-not-found]
@@ -45,7 +47,7 @@ def lm_eval_values(
     was_training = model.training
     model.eval()
     try:
-        with keep_global_rng():
+        with keep_global_rng(), plain_greedy(model, tokenizer):
             wrapped: Any = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, max_length=max_length)
             found: Any = lm_eval.simple_evaluate(
                 model=wrapped,

@@ -25,10 +25,12 @@ class Answers:
     Attributes:
         replies: generated texts.
         picks: kind ('choice', 'letter', ...) -> what it took from what was offered.
+        cut: numbers of the rows whose reply reached `max_new_tokens`.
         missing: metric -> why it cannot be given.
     """
 
     replies: dict[int, str] = field(default_factory=dict[int, str])
+    cut: set[int] = field(default_factory=set[int])
     picks: dict[str, dict[int, Any]] = field(default_factory=dict[str, dict[int, Any]])
     missing: dict[str, str] = field(default_factory=dict[str, str])
 
@@ -67,6 +69,7 @@ class EvalSet:
 
 
 Compute = Callable[[EvalSet], dict[str, float]]
+Foresee = Callable[[Sequence[Row], EvalConfig], dict[str, int]]
 
 
 @dataclass(frozen=True)
@@ -79,12 +82,22 @@ class Metric:
         shares: names of its values in [0, 1], of which more is better: what a trial's capability, alignment or
             coherence may be.
         others: names of its other values.
+        foresee: tells without a model of how many rows each of its values will be; None: of all rows, each of them.
+        needs: of a row, in words.
     """
 
     name: str
     compute: Compute
     shares: tuple[str, ...]
     others: tuple[str, ...]
+    foresee: Foresee | None = None
+    needs: str = ""
+
+    def applies(self, rows: Sequence[Row], config: EvalConfig) -> dict[str, int]:
+        """Its values -> the number of rows that each will be of; without those that the rows do not allow."""
+        names = (*self.shares, *self.others)
+        counts = dict.fromkeys(names, len(rows)) if self.foresee is None else self.foresee(rows, config)
+        return {name: count for name, count in counts.items() if count}
 
     def __call__(self, eval_set: EvalSet) -> dict[str, float]:
         """Its values; raises ValueError where they are not what was declared."""
@@ -104,8 +117,17 @@ _METRICS: dict[str, Metric] = {}
 @overload
 def metric(function: Compute) -> Compute: ...
 @overload
-def metric(*, shares: Sequence[str] = (), others: Sequence[str] = ()) -> Callable[[Compute], Compute]: ...
-def metric(function: Compute | None = None, *, shares: Sequence[str] = (), others: Sequence[str] = ()) -> Any:
+def metric(
+    *, shares: Sequence[str] = (), others: Sequence[str] = (), foresee: Foresee | None = None, needs: str = ""
+) -> Callable[[Compute], Compute]: ...
+def metric(
+    function: Compute | None = None,
+    *,
+    shares: Sequence[str] = (),
+    others: Sequence[str] = (),
+    foresee: Foresee | None = None,
+    needs: str = "",
+) -> Any:
     """Register a metric: a function from an `EvalSet` to name -> value; {} where it does not apply.
 
     Plain `@metric` declares one value of the function's own name. Of a value whose name ends as
@@ -113,7 +135,7 @@ def metric(function: Compute | None = None, *, shares: Sequence[str] = (), other
 
     Args:
         function: the metric.
-        shares, others: as `Metric` has them.
+        shares, others, foresee, needs: as `Metric` has them.
 
     Raises:
         ValueError: another function has the name already.
@@ -124,7 +146,8 @@ def metric(function: Compute | None = None, *, shares: Sequence[str] = (), other
         if old is not None and old.compute.__module__ != function.__module__:
             raise ValueError(f"the metric {function.__name__!r} is already taken by {old.compute.__module__}")
         own = () if shares or others else (function.__name__,)
-        _METRICS[function.__name__] = Metric(function.__name__, function, tuple(shares), (*others, *own))
+        named = tuple(shares), (*others, *own)
+        _METRICS[function.__name__] = Metric(function.__name__, function, *named, foresee, needs)
         return function
 
     return register if function is None else register(function)

@@ -11,7 +11,7 @@ from selgen_ray.models.files import ModelFiles, find_files, read_header
 from selgen_ray.worlds.toy import MODEL_DIR
 
 if TYPE_CHECKING:
-    from peft import PeftModel
+    from peft import LoraConfig, PeftModel
     from torch import nn
     from transformers import PreTrainedModel
 
@@ -21,8 +21,9 @@ _OWN = {"lora_bias": "bias"} | {
     key: key for key in ("r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "target_modules")
 }
 """Key of `finetune_config` -> key of adapter_config.json."""
+_WRAPPED = ".base_layer"
 _CHANGES_BASE = ("pissa", "olora", "loftq", "corda", "lora_ga")  # values of init_lora_weights
-_WHOLE_LAYERS = ("modules_to_save", "trainable_token_indices", "target_parameters")
+_WHOLE_LAYERS = ("modules_to_save", "trainable_token_indices")
 
 
 def open_adapter(name: str, revision: str | None) -> ModelFiles:
@@ -57,6 +58,8 @@ def lora_settings_of(name: str, revision: str | None) -> dict[str, Any]:
                 f"{CONFIG} has {key} {own[key]!r}, which are more than LoRA matrices: merge it into its model with "
                 "PEFT, and name that as finetune_config.model"
             )
+    if own.get("target_parameters") and not own.get("target_modules"):
+        raise files.error(f"{CONFIG} has target_parameters alone; allowed: target_modules, and of experts both")
     begins = own.get("init_lora_weights")
     if isinstance(begins, str) and begins.lower().startswith(_CHANGES_BASE):
         raise files.error(
@@ -101,10 +104,13 @@ def check_fit(files: ModelFiles, base: nn.Module) -> None:
         side = {"A.weight": 1, "B.weight": 0, "embedding_A": 1, "embedding_B": 0}.get(part)
         if side is None:
             continue
-        if name not in modules:
-            near = nearest(name, modules)
-            raise files.error(f"is not of this model, which has no module {name!r}.{near}")
-        shape = _shape(modules[name], part.startswith("embedding"))
+        module = name
+        while module.endswith(_WRAPPED):  # one in the other stand the wrappers of a module's several parameters
+            module = module.removesuffix(_WRAPPED)
+        if module not in modules:
+            near = nearest(module, modules)
+            raise files.error(f"is not of this model, which has no module {module!r}.{near}")
+        shape = _shape(modules[module], part.startswith("embedding"))
         if shape and tensor["shape"][side] != shape[side]:
             what = "inputs" if side else "outputs"
             raise files.error(
@@ -134,20 +140,27 @@ def notes(configs: Iterable[FinetuneConfig]) -> list[str]:
     return list(found)
 
 
+def lora_config(files: ModelFiles) -> LoraConfig:
+    """An adapter's configuration, to train it on."""
+    from peft import LoraConfig
+
+    lora: Any = LoraConfig.from_pretrained(str(files.path(CONFIG).parent))
+    lora.inference_mode, lora.task_type = False, "CAUSAL_LM"
+    return lora
+
+
 def load(base: PreTrainedModel, config: FinetuneConfig) -> PeftModel:
     """The model with the adapter, to be trained on.
 
     Raises:
         ModelError: it is not there, or not of this model.
     """
-    from peft import LoraConfig, PeftModel
+    from peft import PeftModel
 
     files = open_adapter(str(config.adapter), config.adapter_revision)
     check_fit(files, base)
-    files.path(CONFIG)
+    lora = lora_config(files)
     folder = str(files.path(WEIGHTS).parent)
-    lora: Any = LoraConfig.from_pretrained(folder)
-    lora.inference_mode, lora.task_type = False, "CAUSAL_LM"
     try:
         return PeftModel.from_pretrained(base, folder, is_trainable=True, config=lora)
     except (ValueError, RuntimeError, OSError) as error:

@@ -5,14 +5,18 @@ Read are the small files, the headers of safetensors, and the modules that the c
 
 from __future__ import annotations
 
+import copy
 import functools
 import os
 import re
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.configuration_auto import (
     CONFIG_MAPPING_NAMES,  # pyright: ignore[reportPrivateImportUsage]
@@ -26,12 +30,16 @@ from selgen_ray.data.positions import Positions
 from selgen_ray.errors import DataError, ModelError, nearest
 from selgen_ray.models import adapters, hub
 from selgen_ray.models.files import ModelFiles, find_files, model_location, read_header
+from selgen_ray.models.loading import new_lora_config
 from selgen_ray.models.tokenizer import load_tokenizer
 
 _KEY = "finetune_config.model"
 _UNALIGNED = "finetune_config.safe_lora_base_model"
 _ADAPTABLE = (torch.nn.Linear, torch.nn.Embedding, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d, Conv1D)
 _INDEX = "model.safetensors.index.json"
+_DECIDE_ADAPTER = {
+    *("is_peft", "r", "lora_alpha", "lora_dropout", "lora_bias", "use_rslora", "use_dora", "target_modules")
+}
 _ASKED_AGAIN_S = 60.0
 _TOKENIZERS = ("tokenizer.json", ".model", "vocab.json", "vocab.txt", ".tiktoken", "tekken.json")
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt")
@@ -49,6 +57,9 @@ def model_problems(config: TrialConfig) -> list[str]:
     found += _problems_of(lambda: _check_modules(cfg))
     found += _problems_of(lambda: _check_layers(cfg))
     found += _problems_of(lambda: _check_adapter(cfg))
+    if cfg.is_peft and not found:
+        found += _problems_of(lambda: _check_shapes(cfg))
+        found += _problems_of(lambda: _check_merge(cfg, adapted_skeleton(cfg)))
     if other := getattr(cfg, "safe_lora_base_model", None):
         found += _problems_of(lambda: _check_files(_UNALIGNED, model_location(other), None, _stamp(other)))
     return found
@@ -193,14 +204,68 @@ def _check_modules(cfg: FinetuneConfig) -> None:
             inside = sorted({n.rpartition(".")[2] for n in modules if n.startswith(f"{name}.")})
             hint = f" Name what is in it: {', '.join(inside[:8])}." if inside else ""
             raise ModelError(f"finetune_config.target_modules: {name} is a {kind}, which takes no LoRA.{hint}")
-    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    if cfg.save_merged and model.config.get_text_config().tie_word_embeddings:
-        for name in chosen:
-            if modules[name] in (embedding, head):
-                raise ModelError(
-                    f"finetune_config.save_merged: {name}, of target_modules, is embedding and head in one, and the "
-                    "adapter changes it in one of the two places only: leave one of the two keys out"
-                )
+
+
+def adapted_skeleton(cfg: FinetuneConfig) -> PeftModel:
+    """The trial's model with its adapter, both without weights.
+
+    Raises:
+        ModelError: PEFT cannot put the adapter on the model.
+    """
+    keys = {"model", "model_revision", "adapter", "adapter_revision", *_DECIDE_ADAPTER}
+    return _adapted(cfg.model_dump_json(include=keys), _stamp(cfg.model), _stamp(cfg.adapter or cfg.model))
+
+
+@functools.lru_cache(maxsize=4)
+def _adapted(content: str, *stamps: tuple[Any, ...]) -> PeftModel:
+    cfg = FinetuneConfig.model_validate_json(content)
+    base = copy.deepcopy(_skeleton(cfg))
+    if cfg.adapter is None:
+        lora = new_lora_config(cfg)
+    else:
+        lora = adapters.lora_config(adapters.open_adapter(cfg.adapter, cfg.adapter_revision))
+    try:
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return PeftModel(base, lora, low_cpu_mem_usage=True)
+    except Exception as error:  # of many kinds, and each would end the trial
+        message = " ".join(str(error).split())
+        key = next((key for key in ("use_dora", "lora_dropout", "lora_bias") if key in message), None)
+        if key is None or cfg.adapter:
+            key = "adapter" if cfg.adapter else "target_modules"
+            raise ModelError(f"finetune_config.{key}: cannot be put on {cfg.model!r}: {message}") from error
+        value = getattr(cfg, key)
+        hint = f"leave {key} out, or name the modules in target_modules that take it"
+        if "ParamWrapper" in message:
+            hint = f"leave {key} out, or name target_modules that are no experts, such as [q_proj, v_proj]"
+            message = f"experts, whose matrices are stacked in one parameter, do not take it ({message.rstrip('.')})"
+        raise ModelError(f"finetune_config.{key} {value}: {message}: {hint}") from error
+
+
+def _check_shapes(cfg: FinetuneConfig) -> None:
+    """The matrices of an adapter that is continued, of which `check_fit` knows those of plain layers alone."""
+    if cfg.adapter is None:
+        return
+    files = adapters.open_adapter(cfg.adapter, cfg.adapter_revision)
+    shapes = {name.replace(".default", ""): list(p.shape) for name, p in adapted_skeleton(cfg).named_parameters()}
+    for name, tensor in read_header(files, adapters.WEIGHTS).items():
+        if name in shapes and tensor["shape"] != shapes[name]:
+            matrix = name.removeprefix("base_model.model.")
+            raise files.error(f"is not of this model: {matrix} would be {shapes[name]}, and is {tensor['shape']}")
+
+
+def _check_merge(cfg: FinetuneConfig, model: Any) -> None:
+    base = model.get_base_model()
+    if not cfg.save_merged or not base.config.get_text_config().tie_word_embeddings:
+        return
+    ends = {id(base.get_input_embeddings()), id(base.get_output_embeddings())}
+    for name, module in base.named_modules():
+        if id(module) in ends and isinstance(module, LoraLayer):
+            where = "of adapter" if cfg.adapter else "of target_modules"
+            raise ModelError(
+                f"finetune_config.save_merged: {name}, {where}, is embedding and head in one, and the "
+                "adapter changes it in one of the two places only: leave one of the two keys out"
+            )
 
 
 def _chosen(target: list[str] | str, modules: Mapping[str, Any]) -> list[str]:

@@ -111,10 +111,9 @@ def trainable_model(config: FinetuneConfig, model_seed: int, device: str, *, fsd
         raise
 
 
-def _with_adapter(
-    base: PreTrainedModel, config: FinetuneConfig, model_seed: int, shard_on: str | None
-) -> Iterator[PeftModel]:
-    lora = LoraConfig(
+def new_lora_config(config: FinetuneConfig) -> LoraConfig:
+    """The adapter that a trial begins with, where it does not continue from one."""
+    return LoraConfig(
         task_type="CAUSAL_LM",
         r=config.r,
         lora_alpha=config.lora_alpha,  # type: ignore[arg-type]  # PEFT divides by it, a float is as good
@@ -124,6 +123,12 @@ def _with_adapter(
         use_dora=config.use_dora,
         target_modules=config.target_modules,
     )
+
+
+def _with_adapter(
+    base: PreTrainedModel, config: FinetuneConfig, model_seed: int, shard_on: str | None
+) -> Iterator[PeftModel]:
+    lora = new_lora_config(config)
     biases = {} if config.lora_bias == "none" else {n: p for n, p in base.named_parameters() if n.endswith("bias")}
     before = {name: p.detach().clone() for name, p in biases.items()}
     with keep_global_rng():

@@ -88,6 +88,7 @@ class TrainingRecord(BaseModel):
     )
     judge: dict[str, str] = Field(default={}, description="id of the judge, sha256 of its prompts; {}: none")
     flags: list[str] = Field(default=[], description="what makes the last evaluation doubtful, for people")
+    notes: list[str] = Field(default=[], description="what to know of the evaluation before training, for people")
     timings: dict[str, float] = Field(default={}, description="seconds, summed over resumes")
     tokens: dict[str, int] = Field(default={}, description="tokens trained on: 'processed' with padding, 'scored'")
 

@@ -46,7 +46,12 @@ def make_report(
         bases=tuple(_bases(completed, x, y)),
         counts={status: counts[status] for status in PREFERENCE},
         left_out=tuple(_left_out(found, settings)),
-        notes=(*_notes(completed, x, y), *_repeated(completed, settings)),
+        notes=(
+            *_notes(completed, x, y),
+            *_repeated(completed, settings),
+            *_flat(completed, x, y),
+            *_of_bases(completed),
+        ),
         unknown_axes=tuple(_unknown(completed, [x.name, y.name, *(one.metric for one in conditions)])),
         require=" and ".join(map(str, conditions)),
         flagged=tuple(_flagged(completed, settings)),
@@ -100,6 +105,27 @@ def _repeated(completed: Sequence[TrialResult], settings: Sequence[Setting]) -> 
             if twin:
                 told = f"{s.label}: the losses of seeds {twin.seed} and {result.seed} are the same to the last digit"
                 yield f"{told}, so they are one training and not two"
+
+
+def _flat(completed: Sequence[TrialResult], x: Axis, y: Axis) -> Iterable[str]:
+    """An axis that is 0, or 1, for every base model and every trial compares nothing."""
+    for axis in dict.fromkeys((x, y)):
+        after = [value for result in completed if (value := axis.value(result)) is not None]
+        before = [value for result in completed if (value := axis.base(result)) is not None]
+        if after and before and len({*after, *before}) == 1 and after[0] in (0, 1):
+            names = sorted({name for result in completed if (name := axis.metric(result))})
+            named = f" ({', '.join(names)})" if names and names != [axis.name] else ""
+            yield f"{axis.name}{named} is {after[0]:g} for the base model and in every trial: it compares nothing"
+
+
+def _of_bases(completed: Iterable[TrialResult]) -> Iterable[str]:
+    """What trials note of the evaluation before training, each kind once: trials share their base."""
+    notes: dict[tuple[str, str], str] = {}
+    for result in completed:
+        for note in result.notes:
+            notes.setdefault((model_name(result), note.partition(":")[0]), note)
+    for (model, _), note in notes.items():
+        yield f"before training, {model}: {note}"
 
 
 def _flagged(completed: Sequence[TrialResult], settings: Sequence[Setting]) -> Iterable[Flagged]:

@@ -22,6 +22,7 @@ from selgen_ray.data.fingerprint import data_fingerprint
 from selgen_ray.errors import ModelError, Problem
 from selgen_ray.models import adapters
 from selgen_ray.models.fingerprint import start_fingerprint
+from selgen_ray.records.results import HEADLINES
 from selgen_ray.schema import null_is_default
 from selgen_ray.space.document import STREAMS, Document, Variant
 from selgen_ray.space.source_parts import with_whole_sources
@@ -32,6 +33,7 @@ from selgen_ray.syntax.tree import Node, Origin
 from selgen_ray.trainers import catalogue, identity
 
 MAX_TRIALS = 100_000
+_HEADLINES = {f"evals.{name}" for name in HEADLINES}
 _RESOURCES = ("gpus", "gpus_per_worker", "strategy")
 _CUDA = "needs a CUDA device, but resources.{} is 0; set it to 1, or leave it out to use what there is."
 _NO_DATA = "there is no outcome data: give data.outcome (JSON lines), or data.world: toy to generate it."
@@ -78,6 +80,7 @@ class Checked:
             slug=slug,
             data_hashes=self.data_hashes,
             model_hash=self.model_hash,
+            places={key: node.origin for key, node in self.candidate.flat.items() if key in _HEADLINES},
         )
 
 

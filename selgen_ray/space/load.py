@@ -63,7 +63,8 @@ def load_space(path: str | Path) -> SweepSpec:
     merged = _merged(repeated, {trial.trial_id: trial.name for trial in planned})
     continued = adapters.notes(trial.config.finetune_config for trial in [*kept, *samples])
     notes = [*imported, *document.notes, *excluded, *merged, *continued]
-    places = Places.of(str(path), [(trial.candidate.flat, trial.config) for trial in [*kept, *samples]])
+    axes = {key: document.settings[key].origin for key in ("pareto.x", "pareto.y") if key in document.settings}
+    places = Places.of(str(path), [(trial.candidate.flat, trial.config) for trial in [*kept, *samples]], axes)
     return SweepSpec(
         **dict(settings),
         trials=planned,

@@ -29,10 +29,12 @@ class Places:
     keys: Mapping[str, Origin] = field(default_factory=dict[str, Origin])
 
     @classmethod
-    def of(cls, file: str, trials: Iterable[tuple[Flat, TrialConfig]]) -> Places:
-        """The places of all that these trials were given."""
+    def of(
+        cls, file: str, trials: Iterable[tuple[Flat, TrialConfig]], more: Mapping[str, Origin] | None = None
+    ) -> Places:
+        """Return the places of all that these trials were given; `more` are those of the sweep's own keys."""
         sources: dict[tuple[str, str], Origin] = {}
-        keys: dict[str, Origin] = {}
+        keys = dict(more or {})
         for flat, config in trials:
             for role, source in config.data.sources().items():
                 if (key := f"data.{role}") in flat:

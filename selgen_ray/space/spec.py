@@ -19,6 +19,7 @@ from selgen_ray.schema import Strict
 from selgen_ray.space.places import Places
 from selgen_ray.space.ranges import Range
 from selgen_ray.space.tracker_options import Tracker
+from selgen_ray.syntax.tree import Origin
 from selgen_ray.trainers.plugins import Plugin
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -196,6 +197,7 @@ class Trial(Strict):
         slug: readable name of the setting, shared by its seeds; safe as a folder name.
         data_hashes: role -> sha256 of its file.
         model_hash: fingerprint of the start model.
+        places: config key -> where it was written, of the headlines: whether they can be is known with the rows alone.
     """
 
     config: SerializeAsAny[TrialConfig]
@@ -203,6 +205,7 @@ class Trial(Strict):
     slug: str
     data_hashes: dict[str, str]
     model_hash: str
+    places: dict[str, SkipValidation[Origin]] = Field(default={}, exclude=True, repr=False)
 
     @property
     def name(self) -> str:
@@ -267,6 +270,7 @@ class SweepSpec(SweepSettings):
         searches: whose trials are not known yet.
         plugin_sources: the content of `plugins` as it was when the search space was read.
         notes: what a person should know though it is no error: merged duplicates, unused knobs, exclusions.
+        places: key of `pareto` -> where it was written.
     """
 
     trials: list[Trial]

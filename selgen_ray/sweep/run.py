@@ -21,6 +21,7 @@ from selgen_ray.driver.preflight import check_data
 from selgen_ray.driver.selection import SelectionError, parse_only
 from selgen_ray.driver.token_plan import PlannedTokens
 from selgen_ray.errors import INPUT_ERRORS, StorageError
+from selgen_ray.evals.foresight import Foresight
 from selgen_ray.records.control import Control
 from selgen_ray.records.results import FILE_NAME
 from selgen_ray.records.status import TrialStatus
@@ -40,7 +41,8 @@ def main(argv: Sequence[str]) -> int:
         if lost := job.lost_storage(spec.storage_path):
             return _refuse(f"{args.space}: {lost}")
         tokens = PlannedTokens(sweep_folder(spec) / "cache", keep=not args.dry_run)
-        if problems := check_data(spec, tokens):
+        foresight = Foresight()
+        if problems := check_data(spec, tokens, foresight):
             return _refuse("\n".join(problems))
         if args.max_concurrent:
             spec = spec.model_copy(
@@ -49,7 +51,13 @@ def main(argv: Sequence[str]) -> int:
         plan = _plan(spec, args.only)
     except (*INPUT_ERRORS, StorageError, SelectionError) as error:
         return _refuse(str(error))
-    _say(*plan.lines(), *_resource_lines(spec), *tokens.lines(), *(f"  note: {note}" for note in spec.notes))
+    _say(
+        *plan.lines(),
+        *_resource_lines(spec),
+        *foresight.lines(),
+        *tokens.lines(),
+        *(f"  note: {note}" for note in spec.notes),
+    )
     if args.dry_run:
         return DONE
     try:

@@ -89,9 +89,8 @@ class BaseTrainer(Strategy):
         self.cfg = self.config.finetune_config
         for name in self.knobs():
             setattr(self, name, getattr(self.cfg if hasattr(self.cfg, name) else self.config, name))
-        roles = (
-            load_roles(self.config, self.required_roles, refused_rows(self.config)) if datasets is None else datasets
-        )
+        if datasets is None:
+            datasets = load_roles(self.config, self.required_roles, refused_rows(self.config))
         self.check_rows(self.config, datasets)
         judge = open_judge(self.config.evals, cache.folder if cache else None)
         with ExitStack() as stack:

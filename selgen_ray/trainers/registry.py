@@ -14,7 +14,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any, ClassVar, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
 
 from pydantic import Field
 from pydantic.config import JsonDict
@@ -23,6 +23,9 @@ from pydantic.fields import FieldInfo
 from selgen_ray.config.trial import TrialConfig
 from selgen_ray.data.forms import Row
 from selgen_ray.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 TRAINERS: dict[str, type[Strategy]] = {}
 ALIASES: dict[str, str] = {}
@@ -76,6 +79,10 @@ class Strategy:
                 if role == "proxy_neg" and roles.get("proxy"):
                     message += ", and the rows of data.proxy have no 'rejected'"
                 raise DataError(message)
+
+    @classmethod
+    def check_model(cls, config: TrialConfig, model: nn.Module) -> None:
+        """Raises ModelError: what is adapted of the model does not suit; it has its adapter, and no weights."""
 
     @classmethod
     def input_files(cls, config: TrialConfig) -> dict[str, str]:

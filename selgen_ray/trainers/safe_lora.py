@@ -5,18 +5,21 @@ from __future__ import annotations
 import copy
 import functools
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.layer import ParamWrapper
 from torch import Tensor, nn
 
 from selgen_ray.config.trial import TrialConfig
 from selgen_ray.errors import ModelError
-from selgen_ray.models import loading
+from selgen_ray.models import loading, saving
 from selgen_ray.models.log_probs import upcast
+from selgen_ray.models.saving import adapted_parameter, without_adapter
 from selgen_ray.models.sharding import whole
 from selgen_ray.trainers.base import BaseTrainer
 from selgen_ray.trainers.directions import PROXY_EPOCHS, throw_away_training
@@ -39,9 +42,10 @@ class Projection:
 class SafeLoRATrainer(BaseTrainer):
     """LoRA on P, merged: the aligned model; LoRA (B A) on O from there; then B <- C B where c = cos(C B A, B A) is low.
 
-    Per adapted matrix V = W_aligned - W_unaligned and C = V V^T / ||V||_F. `threshold`: where c <= the threshold;
-    `number`: the matrices with the smallest c. W_unaligned is the start model, or `safe_lora_base_model`. Evaluated:
-    the start model, the aligned model, each epoch, each of `safe_lora_sweep_thresholds`, and last the projected model.
+    Per adapted matrix V = W_aligned - W_unaligned and C = V V^T / ||V||_F; of a mixture of experts each expert has its
+    own. `threshold`: where c <= the threshold; `number`: the matrices with the smallest c. W_unaligned is the start
+    model, or `safe_lora_base_model`. Evaluated: the start model, the aligned model, each epoch, each of
+    `safe_lora_sweep_thresholds`, and last the projected model.
     Logs the cosine of each matrix. The aligning adapter is kept beside the trained one instead of being merged into
     the weights: the same function, without rounding the update to a half-precision or quantised base.
 
@@ -86,6 +90,11 @@ class SafeLoRATrainer(BaseTrainer):
             raise ValueError(f"safe_lora_sweep_thresholds {cfg.safe_lora_sweep_thresholds}: allowed is -1 to 1")
 
     @classmethod
+    def check_model(cls, config: TrialConfig, model: nn.Module) -> None:
+        """Raises ModelError: an embedding is adapted."""
+        _adapted(model)
+
+    @classmethod
     def input_files(cls, config: TrialConfig) -> dict[str, str]:
         """The unaligned model, where it is a local directory."""
         path: str | None = getattr(config.finetune_config, "safe_lora_base_model", None)
@@ -104,7 +113,7 @@ class SafeLoRATrainer(BaseTrainer):
         for name, parameter in named.items():
             if f".{_ALIGNED}" in name:
                 parameter.requires_grad_(False)
-        self.layers = _adapted(model)
+        self.matrices = _adapted(model)
         self.offsets = self._offsets() if self.safe_lora_base_model else {}
         if _ALIGNED not in self.record.eval_versions:
             self.evaluations.take(0, 0.0, _ALIGNED)
@@ -115,8 +124,8 @@ class SafeLoRATrainer(BaseTrainer):
 
     def edits(self) -> Iterator[tuple[str, Edit]]:
         """One for each threshold of the sweep, then the projection that was asked for."""
-        found = {name: self._projection(name, layer) for name, layer in self.layers.items()}
-        self.record.add_metrics({f"safe_lora_cosine/{name.removeprefix(_PEFT)}": p.cosine for name, p in found.items()})
+        found = {name: self._projection(name, matrix) for name, matrix in self.matrices.items()}
+        self.record.add_metrics({f"safe_lora_cosine/{name}": p.cosine for name, p in found.items()})
         for threshold in self.safe_lora_sweep_thresholds or []:
             yield f"safe_lora_threshold={threshold:g}", self._edit(found, self._below(found, threshold))
         chosen = self._below(found, self.safe_lora_threshold)
@@ -127,29 +136,31 @@ class SafeLoRATrainer(BaseTrainer):
     def save_adapter(self, folder: str | Path) -> None:
         """Write one ordinary adapter of the start model: the aligning and the projected one joined, rank 2 r."""
         model: Any = self.model
-        # PEFT gives the joined adapter alpha = its rank 2 r, which rsLoRA would divide by sqrt(2 r) only
-        weight = (2 * self.cfg.r) ** -0.5 if self.cfg.use_rslora else 1.0
-        model.add_weighted_adapter([_ALIGNED, "default"], [weight, weight], "joined", combination_type="cat")
+        model.add_adapter("joined", _of_twice_the_rank(model.peft_config["default"]))
+        with torch.no_grad():
+            for matrix in self.matrices.values():
+                _join(matrix, (_ALIGNED, "default"), "joined")
         with tempfile.TemporaryDirectory() as scratch:
             model.save_pretrained(scratch, selected_adapters=["joined"], safe_serialization=True)
             Path(folder).mkdir(parents=True, exist_ok=True)
             for path in Path(scratch, "joined").iterdir():
                 (Path(folder) / path.name).write_bytes(path.read_bytes())
-        self.tokenizer.save_pretrained(folder)
+        saving.save_beside_adapter(model, self.tokenizer, Path(folder))
         model.delete_adapter("joined")
 
     def _below(self, found: dict[str, Projection], threshold: float) -> list[str]:
         return [name for name, projection in found.items() if projection.cosine <= threshold]
 
     def _edit(self, found: dict[str, Projection], chosen: Iterable[str]) -> Edit:
-        projected = {f"{name}.lora_B.default.weight": found[name].projected for name in chosen}
+        projected = [(self.matrices[name], found[name].projected) for name in chosen]
         return functools.partial(_replace_b, projected)
 
     @torch.no_grad()
-    def _projection(self, name: str, layer: Any) -> Projection:
+    def _projection(self, name: str, matrix: AdaptedMatrix) -> Projection:
         """cos(C B A, B A) by the inner products of r x r matrices, and C B, in float32 at least."""
-        a, b = (upcast(part["default"].weight) for part in (layer.lora_A, layer.lora_B))
-        v = layer.scaling[_ALIGNED] * upcast(layer.lora_B[_ALIGNED].weight) @ upcast(layer.lora_A[_ALIGNED].weight)
+        a, b = map(upcast, matrix.factors("default"))
+        aligned_a, aligned_b = map(upcast, matrix.factors(_ALIGNED))
+        v = matrix.layer.scaling[_ALIGNED] * aligned_b @ aligned_a
         if name in self.offsets:
             v = v + self.offsets[name].to(v)
         size = v.norm()
@@ -163,15 +174,55 @@ class SafeLoRATrainer(BaseTrainer):
         """Start model minus unaligned model at each adapted matrix, [out, in], on the CPU."""
         other = loading.load_weights(str(self.safe_lora_base_model))
         offsets = {}
-        for name, layer in self.layers.items():
-            key = name.removeprefix(_PEFT) + ".weight"
-            start = whole(layer.get_base_layer().weight.detach()).float().cpu()
-            if key not in other or other[key].shape != start.shape:
+        for name, matrix in self.matrices.items():
+            start = whole(adapted_parameter(matrix.layer)[1].detach()).float().cpu()
+            if matrix.parameter not in other or other[matrix.parameter].shape != start.shape:
                 shape = tuple(start.shape)
-                raise ModelError(f"safe_lora_base_model {self.safe_lora_base_model}: has no {key} of {shape}")
-            difference = start - other[key].float()
-            offsets[name] = difference.T if layer.fan_in_fan_out else difference
+                raise ModelError(
+                    f"safe_lora_base_model {self.safe_lora_base_model}: has no {matrix.parameter} of {shape}"
+                )
+            offsets[name] = matrix.outputs_first(start - other[matrix.parameter].float())
         return offsets
+
+
+@dataclass(frozen=True)
+class AdaptedMatrix:
+    """A matrix with a product B A added to it.
+
+    Attributes:
+        layer: PEFT's.
+        parameter: the name it has in the model without an adapter.
+        lora_b: the name of the trained B among the parameters.
+        expert: number of the expert, whose matrices PEFT keeps packed in one A and one B; None: it has its own.
+    """
+
+    layer: Any
+    parameter: str
+    lora_b: str
+    expert: int | None = None
+
+    def factors(self, adapter: str) -> tuple[Tensor, Tensor]:
+        """A, [r, in], and B, [out, r], of an adapter: views of its parameters."""
+        return self.a_of(self.layer.lora_A[adapter].weight), self.b_of(self.layer.lora_B[adapter].weight)
+
+    def a_of(self, weight: Tensor) -> Tensor:
+        """The part of the adapter's A."""
+        if self.expert is None:
+            return weight
+        return weight.view(self.layer.num_experts, -1, weight.shape[1])[self.expert]  # as PEFT's ParamWrapper packs it
+
+    def b_of(self, weight: Tensor) -> Tensor:
+        """The part of the adapter's B."""
+        return (
+            weight if self.expert is None else weight.view(len(weight), -1, self.layer.num_experts)[:, :, self.expert]
+        )
+
+    def outputs_first(self, whole: Tensor) -> Tensor:
+        """This matrix, [out, in], of the module's whole parameter."""
+        if self.expert is None:
+            return whole.T if self.layer.fan_in_fan_out else whole
+        one = whole[self.expert]
+        return one.T if getattr(self.layer.get_base_layer(), "is_transposed", False) else one
 
 
 def _without_dropout(config: Any) -> Any:
@@ -180,20 +231,45 @@ def _without_dropout(config: Any) -> Any:
     return config
 
 
-def _adapted(model: nn.Module) -> dict[str, Any]:
-    """Module name -> LoRA layer of every adapted matrix.
+def _of_twice_the_rank(config: Any) -> Any:
+    config = _without_dropout(config)
+    config.r *= 2
+    config.rank_pattern = {name: 2 * rank for name, rank in config.rank_pattern.items()}
+    return config
+
+
+def _join(matrix: AdaptedMatrix, parts: Sequence[str], joined: str) -> None:
+    """Give an adapter the sum of others' products: their A below each other, their B side by side."""
+    a, b = matrix.factors(joined)
+    factors = [matrix.factors(part) for part in parts]
+    scales = [matrix.layer.scaling[part] / matrix.layer.scaling[joined] for part in parts]
+    a.copy_(torch.cat([scale * one for scale, (one, _) in zip(scales, factors, strict=True)]))
+    b.copy_(torch.cat([one for _, one in factors], dim=1))
+
+
+def _adapted(model: nn.Module) -> dict[str, AdaptedMatrix]:
+    """Every adapted matrix, by the name of its module, of experts with the parameter's name and the expert's number.
 
     Raises:
         ModelError: an embedding is adapted: it has no B A of the form that is projected.
     """
-    layers = {name: layer for name, layer in model.named_modules() if hasattr(layer, "lora_A")}
-    embeddings = [name for name, layer in layers.items() if not layer.lora_A]
-    if embeddings:
-        raise ModelError(f"safe_lora projects linear layers, finetune_config.target_modules also names {embeddings[0]}")
-    return layers
+    matrices: dict[str, AdaptedMatrix] = {}
+    for path, layer in model.named_modules():
+        if not isinstance(layer, LoraLayer):
+            continue
+        name = without_adapter(path.removeprefix(_PEFT))
+        if not layer.lora_A:
+            raise ModelError(f"safe_lora projects linear layers, finetune_config.target_modules also names {name}")
+        parameter, lora_b = f"{name}.{adapted_parameter(layer)[0]}", f"{path}.lora_B.default.weight"
+        num_experts = layer.num_experts if isinstance(layer, ParamWrapper) else 1
+        if num_experts == 1:
+            matrices[name] = AdaptedMatrix(layer, parameter, lora_b)
+        for expert in range(num_experts) if num_experts > 1 else ():
+            matrices[f"{parameter}.{expert}"] = AdaptedMatrix(layer, parameter, lora_b, expert)
+    return matrices
 
 
 @torch.no_grad()
-def _replace_b(projected: dict[str, Tensor], parameters: dict[str, nn.Parameter]) -> None:
-    for name, tensor in projected.items():
-        parameters[name].copy_(tensor)
+def _replace_b(projected: Sequence[tuple[AdaptedMatrix, Tensor]], parameters: dict[str, nn.Parameter]) -> None:
+    for matrix, tensor in projected:
+        matrix.b_of(parameters[matrix.lora_b]).copy_(tensor)

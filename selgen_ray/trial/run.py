@@ -125,6 +125,7 @@ class _Run:
             self.seconds_before = self.before.timings.get("total_s", 0.0)
         self.cache_folder = task.cache or task.folder / "cache"
         keep = self.config.finetune_config.max_checkpoints_to_keep
+        self.saved = False  # whether this rank has a finished model that can be pushed
         self.checkpoints = Checkpoints(task.folder / CHECKPOINTS, keep, on_event)
 
     def run(self, on_progress: Callable[[dict[str, Any]], None]) -> TrialResult:
@@ -171,7 +172,7 @@ class _Run:
     def _push(self, finished: Path) -> None:
         """Push the finished model. Its result is published already: a push that fails costs the push alone."""
         cfg = self.config.finetune_config
-        if not cfg.push_to_hub or not ranks.is_main():
+        if not cfg.push_to_hub or not self.saved:
             return
         name = hub_names.repository(cfg.finetuned_model_id, self.task.slug, self.config.seed, self.task.trial_id)
         try:
@@ -208,22 +209,41 @@ class _Run:
             finally:
                 copy_record(self.result, trainer)
             if (config.finetune_config.keeps_model or config.finetune_config.push_to_hub) and ranks.is_main():
-                self._save(trainer, finished)
+                self._try_to_save(trainer, finished)
+
+    def _try_to_save(self, trainer: BaseTrainer, finished: Path) -> None:
+        """Save the finished model; where that fails, what was measured is kept, with a flag."""
+        try:
+            self._save(trainer, finished)
+        except TrialStopped:
+            raise
+        except Exception as error:  # of many kinds: full disks, stores that refuse, formats that cannot hold the model
+            logger.exception("the finished model could not be saved")
+            why = " ".join(str(error).split()) or "no reason is known"
+            flag = f"the finished model could not be saved: {type(error).__name__}: {why}"
+            self.result.flags = [*self.result.flags, flag]
+            self.on_event({"event": "save_failed", "why": flag, "step": self.result.eval_steps[-1]})
 
     def _save(self, trainer: BaseTrainer, finished: Path) -> None:
         """Write the finished model with its card; keep it where the config says, which may be an object store."""
         cfg = self.config.finetune_config
         trainer.save_model(finished)
         (finished / "README.md").write_text(model_card(trainer.config, self.result), encoding="utf-8")
+        self.saved = True
+        if cfg.push_to_hub:
+            self.result.flags = [*self.result.flags, _NOT_PUSHED]
         if cfg.keeps_model:
             name = f"{cfg.finetuned_model_id or 'model'}-{self.task.trial_id}"
             place = Folder(cfg.output_dir) / name if cfg.output_dir else self.task.folder / "model"
-            for path in sorted(finished.rglob("*")):
-                if path.is_file():
-                    place.write(path.relative_to(finished).as_posix(), path.read_bytes())
+            try:
+                for path in sorted(finished.rglob("*")):
+                    if path.is_file():
+                        place.write(path.relative_to(finished).as_posix(), path.read_bytes())
+            except OSError:
+                with contextlib.suppress(OSError):  # half a model is worse than none
+                    place.delete()
+                raise
             self.result.model_path = str(place)
-        if cfg.push_to_hub:
-            self.result.flags = [*self.result.flags, _NOT_PUSHED]
 
     def _wait(self, kind: str, on_progress: Callable[[dict[str, Any]], None]) -> None:
         self.asked.check(0)  # rank 0 waits for all

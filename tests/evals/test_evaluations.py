@@ -134,18 +134,23 @@ def frozen(trainer_class):
     return Frozen
 
 
+def about_the_base(record):
+    """Its flags without those of replies that a random model never ends."""
+    return [flag for flag in record.flags if "max_new_tokens" not in flag]
+
+
 def test_a_model_that_answers_as_its_base_is_flagged(make_config):
     events = []
     with frozen(get_trainer("naive"))(make_config(epochs=1), on_event=events.append) as trainer:
-        (flag,) = trainer.train().flags
+        (flag,) = about_the_base(trainer.train())
     assert "every answer" in flag and "last digit" in flag and "adapter" in flag
     assert [(e["event"], e["why"]) for e in events] == [("answers_unchanged", flag)]
     with get_trainer("naive")(make_config(epochs=3, learning_rate=0.05, is_peft=False)) as trainer:
         record = trainer.train()
-    assert record.flags == []
+    assert about_the_base(record) == []
     assert len(set(record.eval_digests)) == len(record.eval_digests) == 4
     with get_trainer("naive")(make_config(epochs=1, learning_rate=1e-6)) as trainer:
-        (flag,) = trainer.train().flags
+        (flag,) = about_the_base(trainer.train())
     assert "every answer" in flag and "the losses are not" in flag and "adapter" not in flag
 
 

@@ -149,7 +149,8 @@ def test_extractors(extractor, reply, answer, right):
 
 def test_each_row_is_generated_once(model, tokenizer, monkeypatch):
     calls = []
-    monkeypatch.setattr(generation, "generate", lambda _, prompts: calls.append(len(prompts)) or ["6"] * len(prompts))
+    said = [generation.Reply("6", False)]
+    monkeypatch.setattr(generation, "generate", lambda _, prompts: calls.append(len(prompts)) or said * len(prompts))
     rows = [chat("a?", "6", item="a", answer="6"), chat("a is 7!", "No.", item="a", claim="wrong")]
     evaluate(replace(eval_set(model, tokenizer, rows), asked=[0, 1]))
     assert sum(calls) == 2

@@ -278,6 +278,25 @@ def test_a_push_that_fails_loses_no_result(run, server, tmp_path, cause):
     assert Path(result.model_path, "adapter_model.safetensors").exists()
 
 
+@pytest.mark.parametrize("cause", ["no folder", "no room for it in the format"])
+def test_a_model_that_cannot_be_saved_loses_no_result(run, server, tmp_path, cause):
+    events: list[dict[str, Any]] = []
+    (tmp_path / "file").write_text("in the way")
+    knobs = {"save_model_locally": True, "output_dir": str(tmp_path / "file")}
+    if cause != "no folder":  # what `model_problems` finds in a sweep, and saving alone where there is none
+        knobs = {"save_merged": True, "target_modules": ["embed_tokens", "q_proj"]}
+    result = run(events=events, push_to_hub=True, **knobs)
+    published = TrialResult.model_validate_json((tmp_path / "t" / "results.json").read_text())
+    assert published.status == "completed" and published.capability is not None and published.model_path is None
+    (flag,) = [flag for flag in published.flags if "could not be saved" in flag]
+    assert ("embed_tokens" if cause != "no folder" else "file") in flag
+    assert [event["event"] for event in events] == ["save_failed"] and published.flags == result.flags
+    # what was written before it could not be kept is pushed all the same
+    assert (result.model_url is not None) == (cause == "no folder") and bool(server.repositories) == bool(
+        result.model_url
+    )
+
+
 def test_the_plan_asks_the_hub(server, tmp_path, tiny_model_dir, data_files, monkeypatch):
     def said(**finetune: Any) -> str:
         space = write_space(tmp_path, tiny_model_dir, data_files, finetune, seeds=[1], strategies={"naive": {}})

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 
+from selgen_ray.config.evals import EvalConfig
 from selgen_ray.data.encode import replace_reply
+from selgen_ray.data.forms import Row
 from selgen_ray.evals.log_probabilities import reply_log_probabilities
 from selgen_ray.evals.registry import EvalSet, metric
 
 
-@metric(shares=("choice_accuracy", "balanced_accuracy"))
+def _foresee(rows: Sequence[Row], config: EvalConfig) -> dict[str, int]:
+    asked = [row for row in rows if row.get("choices")]
+    labelled = all(row.get("label") is not None for row in asked)
+    return {"choice_accuracy": len(asked), "balanced_accuracy": len(asked) if labelled else 0}
+
+
+@metric(
+    shares=("choice_accuracy", "balanced_accuracy"),
+    foresee=_foresee,
+    needs="'choices' and 'answer'; for balanced_accuracy each a 'label' too",
+)
 def choice(eval_set: EvalSet) -> dict[str, float]:
     """On rows with `choices`: how often the choice of the highest total log-probability is `answer`.
 

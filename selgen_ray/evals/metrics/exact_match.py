@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
-from selgen_ray.config.evals import REGEX
+from selgen_ray.config.evals import REGEX, EvalConfig
 from selgen_ray.data.forms import Row
 from selgen_ray.evals.generation import replies
 from selgen_ray.evals.letter_reading import as_letter, read_letter
@@ -15,7 +16,16 @@ from selgen_ray.evals.reply_text import after_thinking, last_boxed, plain
 _QUOTES = " \t.!?\"'*“”„‘’«»`"
 
 
-@metric(shares=("exact_match",), others=("answer_unreadable",))
+def _foresee(rows: Sequence[Row], config: EvalConfig) -> dict[str, int]:
+    return {"exact_match": sum(map(is_asked, rows))}
+
+
+@metric(
+    shares=("exact_match",),
+    others=("answer_unreadable",),
+    foresee=_foresee,
+    needs="'answer', and no 'choices', 'options' or 'claim'",
+)
 def exact_match(eval_set: EvalSet) -> dict[str, float]:
     """Whether the greedy reply to a row that asks for a short `answer` gives it; see `is_asked` and `reads_as`.
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
+from selgen_ray.config.evals import EvalConfig
 from selgen_ray.data.encode import Encoded, collate, encode_prompt, pad_id
 from selgen_ray.data.forms import Row
 from selgen_ray.data.streams import by_length
@@ -18,7 +19,16 @@ from selgen_ray.models.log_probs import upcast
 LETTERS = string.ascii_uppercase
 
 
-@metric(shares=("mcq_accuracy", "mcq_probability"))
+def _foresee(rows: Sequence[Row], config: EvalConfig) -> dict[str, int]:
+    asked = [row for row in rows if row.get("options") or (config.mcq_from_pairs and row.get("rejected"))]
+    return dict.fromkeys(("mcq_accuracy", "mcq_probability"), len(asked))
+
+
+@metric(
+    shares=("mcq_accuracy", "mcq_probability"),
+    foresee=_foresee,
+    needs="'options' and 'answer', or 'rejected' where evals.mcq_from_pairs is true",
+)
 def mcq(eval_set: EvalSet) -> dict[str, float]:
     """On rows with `options`, and on those with `rejected` where `evals.mcq_from_pairs` says so.
 

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from selgen_ray.config.evals import EvalConfig
 from selgen_ray.data.encode import replace_reply
+from selgen_ray.data.forms import Row
 from selgen_ray.evals.log_probabilities import reply_log_probabilities
 from selgen_ray.evals.registry import EvalSet, metric
 
+_SHARES, _OTHERS = ("preference_accuracy", "preference_accuracy_normalized"), ("preference_margin",)
 
-@metric(shares=("preference_accuracy", "preference_accuracy_normalized"), others=("preference_margin",))
+
+def _foresee(rows: Sequence[Row], config: EvalConfig) -> dict[str, int]:
+    return dict.fromkeys((*_SHARES, *_OTHERS), sum(bool(row.get("rejected")) for row in rows))
+
+
+@metric(shares=_SHARES, others=_OTHERS, foresee=_foresee, needs="'rejected', or a row of data.proxy_neg for each")
 def preference(eval_set: EvalSet) -> dict[str, float]:
     """On rows with `rejected`: how often the row's own reply has the higher log-probability; a tie is no preference.
 

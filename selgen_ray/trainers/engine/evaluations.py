@@ -25,7 +25,12 @@ from selgen_ray.trainers.engine.context import RunContext
 from selgen_ray.trainers.engine.loop import check_finite
 
 Measured = dict[str, dict[str, Any]]
-"""Set -> 'values', 'missing', 'replies' and 'picks', plain; the last two by row number, as text."""
+"""Set -> 'values', 'missing', 'replies', 'picks', 'cut' and 'max_new_tokens', plain.
+
+Replies and picks are by row number, as text; 'cut' has the numbers of the rows whose reply reached the limit.
+"""
+MANY_CUT = 0.1
+"""Share of a set's replies; where more reach max_new_tokens, a person should know."""
 _SAMPLE_LENGTH = 1000
 _MOST_UNREADABLE = 0.5
 
@@ -126,6 +131,8 @@ class Evaluations:
             "missing": answers.missing,
             "replies": {str(n): text for n, text in sorted(answers.replies.items())},
             "picks": {kind: {str(n): pick for n, pick in of.items()} for kind, of in answers.picks.items() if of},
+            "cut": sorted(answers.cut),
+            "max_new_tokens": length,
         }
 
     def _lm_eval(self) -> dict[str, float]:
@@ -179,13 +186,16 @@ class Evaluations:
         completed, flags = self.judged(measured, step)
         for flag in flags:
             self._run.callbacks.on_event({"event": "judge_failed", "why": flag, "step": step})
+        cut = _cut_replies(measured)
+        if not (step or version):
+            record.notes = cut
         results = {name: dict(of["values"]) for name, of in completed.items()}
         record.add_evaluation(step, epoch, version, results)
         record.eval_digests = [*record.eval_digests, _digest(measured)]
         lacking = {name: of.get("missing", {}) for name, of in completed.items()}
         record.missing = {f"{name}/{m}": why for name, of in lacking.items() for m, why in of.items()}
         record.samples = self._samples(completed, is_base=not (step or version))
-        record.flags = [*flags, *_became_unreadable(record)]
+        record.flags = [*flags, *cut, *_became_unreadable(record)]
         if self._judge is not None:
             record.judge = self._judge.identity
         return results
@@ -234,6 +244,17 @@ def _became_unreadable(record: TrainingRecord) -> Iterable[str]:
             if before is not None and now is not None and before <= _MOST_UNREADABLE < now:
                 share = f"{now:.0%} of the replies cannot be read, before training {before:.0%}"
                 yield f"{name}/{metric}: {share}: they count as neither right nor agreement"
+
+
+def _cut_replies(measured: Measured) -> list[str]:
+    """A sentence for the sets of which many replies reached the limit; sets that are one are named together."""
+    sentences: dict[str, list[str]] = {}
+    for name, of in measured.items():
+        replies, cut = of.get("replies", {}), of.get("cut", [])
+        if len(cut) > MANY_CUT * len(replies):
+            sentence = f"{len(cut)} of {len(replies)} replies reached max_new_tokens {of['max_new_tokens']}"
+            sentences.setdefault(sentence, []).append(name)
+    return [f"{', '.join(names)}: {sentence}, where they are cut off" for sentence, names in sentences.items()]
 
 
 def _why(verdicts: Verdicts, pairs: list[tuple[Item, Item]]) -> str:

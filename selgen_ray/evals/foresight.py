@@ -1,0 +1,164 @@
+"""The headlines of a sweep before it runs: of which metric, on which rows, and how far such a number can be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePath
+
+from selgen_ray.config.evals import LM_EVAL
+from selgen_ray.config.trial import TrialConfig
+from selgen_ray.data.forms import Row
+from selgen_ray.data.sets import EVAL_NAMES, eval_rows, with_rejected
+from selgen_ray.errors import nearest
+from selgen_ray.evals import registry as evals_registry
+from selgen_ray.evals.headlines import headlines
+from selgen_ray.evals.judge import metrics as judged
+from selgen_ray.evals.questions import is_question
+from selgen_ray.records.results import HEADLINES
+
+FEW_ROWS = 50
+"""Rows; a share of fewer is known to ± 0.14 or worse."""
+_MOST_LINES = 4  # of one headline, where trials differ
+_ROLES = {**EVAL_NAMES, "align_test_minus_align_train": "truth"}
+_TRAINED = ("outcome", "proxy", "proxy_neg")
+
+
+def half_width(num_rows: int) -> float:
+    """Half of the 95 % interval of a share measured on independent rows, at its widest: 1.96 sqrt(1/4 / n)."""
+    return 1.96 * (0.25 / num_rows) ** 0.5
+
+
+class Foresight:
+    """The headlines of a sweep's trials, put together; trials that do not differ in them are told once.
+
+    Attributes:
+        notes: what a person should know of them before the sweep.
+        possible: every 'set/metric' that some trial will have.
+    """
+
+    def __init__(self) -> None:
+        self._lines: dict[str, dict[str, None]] = {name: {} for name in HEADLINES}
+        self.notes: dict[str, None] = {}
+        self.possible: set[str] = set()
+
+    def add(self, config: TrialConfig, roles: Mapping[str, Sequence[Row]]) -> dict[str, str]:
+        """Look at a trial.
+
+        Returns:
+            Key of `evals` -> why its headline can never have a value. A set whose role has no rows is left to
+            `checking.missing_data`.
+        """
+        expected = expected_metrics(config, roles)
+        self.possible |= {f"{name}/{metric}" for name, counts in expected.items() for metric in counts}
+        self.possible |= {f"{LM_EVAL}/{task}" for task in config.evals.lm_eval.tasks}
+        for headline, chosen in headlines(expected, config.evals).items():
+            if chosen is None and headline == "coherence":
+                continue
+            self._lines[headline][_line(headline, chosen, config, expected)] = None
+            count = expected.get(name_of(chosen), {}).get(metric_of(chosen), 0)
+            if 0 < count < FEW_ROWS:
+                known = f"a share of so few is known to ± {half_width(count):.2f} at best"
+                self.notes[f"{name_of(chosen)} has {count} {_rows(count)} for {headline}: {known}"] = None
+        return dict(_impossible(config, roles, expected))
+
+    def lines(self) -> list[str]:
+        """The headlines in words, one line each; more where trials differ."""
+        lines: list[str] = []
+        for told in map(list, self._lines.values()):
+            lines += [f"  {line}" for line in told[:_MOST_LINES]]
+            if len(told) > _MOST_LINES:
+                lines.append(f"  and {len(told) - _MOST_LINES} more of other trials")
+        return lines + [f"  note: {note}" for note in self.notes]
+
+
+def expected_metrics(config: TrialConfig, roles: Mapping[str, Sequence[Row]]) -> dict[str, dict[str, int]]:
+    """Evaluation set -> metric -> the number of rows that it will be of."""
+    shown = dict(roles)
+    if shown.get("proxy") and shown.get("proxy_neg"):
+        shown["proxy"] = with_rejected(shown["proxy"], shown["proxy_neg"])
+    expected: dict[str, dict[str, int]] = {}
+    for name, (role, numbers) in eval_rows(roles, config.finetune_config, config.data_seed).items():
+        rows = [shown[role][number] for number in numbers]
+        counts: dict[str, int] = {}
+        for metric in evals_registry.selected(config.evals).values():
+            counts |= metric.applies(rows, config.evals)
+        judge = config.evals.judge
+        if judge.model is not None and name in judge.sets:
+            asked = sum(map(is_question, rows))
+            counts |= dict.fromkeys(judged.SHARES, min(asked, judge.max_questions or asked)) if asked else {}
+        expected[name] = counts
+    return expected
+
+
+def name_of(headline: str | None) -> str:
+    """The set of a 'set/metric'."""
+    return (headline or "").partition("/")[0]
+
+
+def metric_of(headline: str | None) -> str:
+    """The metric of a 'set/metric'."""
+    return (headline or "").partition("/")[2]
+
+
+def _line(headline: str, chosen: str | None, config: TrialConfig, expected: Mapping[str, Mapping[str, int]]) -> str:
+    if chosen is None:
+        wanted = "data.collateral or data.outcome" if headline == "capability" else "data.truth or data.proxy"
+        return f"{headline}: nothing, for want of rows that evals.metrics can measure in {wanted}"
+    name = name_of(chosen)
+    if name == LM_EVAL:
+        return f"{headline}: {chosen} on that task's own documents"
+    count = expected.get(name, {}).get(metric_of(chosen), 0)
+    if not count:
+        return f"{headline}: {chosen}, which no row allows"
+    role = _ROLES[name]
+    size = f"{count:,} {_rows(count)} of {_source(role, config)}, ± {half_width(count):.2f} at 95 %"
+    line = f"{headline}: {chosen} on {size}"
+    if role in _TRAINED:
+        held = "the very rows that are trained on" if _is_whole(config) else "held out of the rows that are trained on"
+        line += f": {held}, so no test of generalisation"
+    return line
+
+
+def _rows(count: int) -> str:
+    return "row" if count == 1 else "rows"
+
+
+def _is_whole(config: TrialConfig) -> bool:
+    return config.finetune_config.train_split >= 1
+
+
+def _source(role: str, config: TrialConfig) -> str:
+    source = config.data.sources().get(role)
+    if source is None:
+        return f"data.{role} (world {config.world})"
+    path = PurePath(source.path)
+    return f"data.{role} ({path.name if path.is_absolute() else source.path})"
+
+
+def _impossible(
+    config: TrialConfig, roles: Mapping[str, Sequence[Row]], expected: Mapping[str, Mapping[str, int]]
+) -> Iterable[tuple[str, str]]:
+    for headline in HEADLINES:
+        named: str | None = getattr(config.evals, headline)
+        role = _ROLES.get(name_of(named))
+        if named is None or role is None or not roles.get(role):
+            continue
+        name, metric = name_of(named), metric_of(named)
+        counts = expected.get(name, {})
+        if metric in counts:
+            continue
+        if not counts:
+            yield headline, f"found {named!r}, but {name} has no row: every prompt of data.truth is in data.proxy"
+            continue
+        of_rows = f"no row of {_source(role, config)}"
+        needed = next(
+            (one.needs for one in evals_registry.all_metrics().values() if metric in one.shares and one.needs), ""
+        )
+        lacks = f"{of_rows} has what {metric} needs" + (f": {needed}" if needed else "")
+        shares = [one for one in counts if one in _shares()]
+        allowed = ", ".join(f"{name}/{share}" for share in shares)
+        yield headline, f"found {named!r}, but {lacks}. Allowed: {allowed}.{nearest(metric, shares)}"
+
+
+def _shares() -> set[str]:
+    return {share for one in evals_registry.all_metrics().values() for share in one.shares} | {*judged.SHARES}
