@@ -18,7 +18,7 @@ __all__ = ["__version__", "load_results"]
 def __getattr__(name: str) -> Any:
     # lazy: `import selgen_ray` must not cost the import of pyarrow and pydantic
     if name == "load_results":
-        from selgen_ray.reading import load_results
+        from selgen_ray.reading import load_results  # late: start-up
 
         return load_results
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

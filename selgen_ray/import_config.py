@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _config(args: argparse.Namespace) -> list[str]:
     """Write the search space; returns what to print."""
+    # late: `--help` and a wrong folder are told at once, the strategies take seconds of start-up
     from selgen_ray.first_generation.folder import read_folder
     from selgen_ray.first_generation.writing import by_reason, to_yaml
 
@@ -99,7 +100,7 @@ def _section(title: str, texts: list[str]) -> list[str]:
 
 def _results(args: argparse.Namespace) -> list[str]:
     """Write old results into a sweep's folder; returns what to print."""
-    from selgen_ray.first_generation.beside import import_results
+    from selgen_ray.first_generation.beside import import_results  # late: start-up, as above
 
     return import_results(Path(args.results[0]), args.results[1], args.force)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from selgen_ray.config.secrets import holds_secret, looks_secret
+from selgen_ray.storage.secrets import holds_secret, looks_secret
 
 SECRET = [
     *("key", "api_key", "apiKey", "APIKey", "API_KEY", "api-key"),

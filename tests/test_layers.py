@@ -15,7 +15,8 @@ PACKAGE = Path(__file__).parents[1] / "selgen_ray"
 # from the top down; rooms of one line do not import each other
 LAYERS = (
     ("testing",),
-    ("sweep", "strategies", "import_config"),
+    # `python -m selgen_ray.data` is a command, whose face lies where `python -m` looks for it
+    ("sweep", "strategies", "import_config", "data.__main__"),
     ("cluster",),
     ("driver",),
     ("report", "trial"),
@@ -52,6 +53,9 @@ def module_of(file: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+MODULES = {f"selgen_ray.{module_of(file)}" for file in files()}
+
+
 def room_of(module: str) -> str:
     """The room with the longest name that a module begins with."""
     parts = module.split(".")
@@ -68,10 +72,7 @@ def imported(file: Path) -> Iterator[tuple[int, str]]:
             assert node.level == 0, f"{file}:{node.lineno}: a relative import hides where it goes"
             for alias in node.names:
                 whole = f"{node.module}.{alias.name}"
-                is_module = (PACKAGE.parent / Path(*whole.split("."))).with_suffix(".py").exists() or (
-                    PACKAGE.parent / Path(*whole.split(".")) / "__init__.py"
-                ).exists()
-                yield node.lineno, whole if is_module else str(node.module)
+                yield node.lineno, whole if whole in MODULES else str(node.module)
 
 
 def arrows() -> Iterator[tuple[Path, int, str, str]]:

@@ -30,9 +30,9 @@ def train_in_group(task: TrialTask, sweep: Folder, torch_threads: int, mailbox: 
         TrialError: the trial failed in a way that another try may mend; its text is all that Ray brings home.
         SpecError, DataError, ModelError, PluginError: a wrong input.
     """
+    # late: the driver imports this module too, and is to start without PyTorch
     import torch
 
-    from selgen_ray.errors import INPUT_ERRORS, TrialError
     from selgen_ray.trainers.engine import ranks
     from selgen_ray.trial.run import last_lines, run_trial
     from selgen_ray.trial.worker import Reports, quiet_worker, sigterm_arrived, watched
@@ -55,7 +55,7 @@ def train_in_group(task: TrialTask, sweep: Folder, torch_threads: int, mailbox: 
 
 
 def _heed_sigterm() -> None:
-    from selgen_ray.trial.worker import heed_sigterm
+    from selgen_ray.trial.worker import heed_sigterm  # late: as above
 
     heed_sigterm()
 

@@ -196,7 +196,7 @@ def _trainable(run: Launch, first: ray.ObjectRef[Any]) -> type:
         return ray.get(first)[config["trial_id"]] if late is None else pickle.loads(base64.b64decode(late))
 
     def train(config: dict[str, Any]) -> None:
-        from selgen_ray.trial.worker import run_in_worker
+        from selgen_ray.trial.worker import run_in_worker  # late: the driver needs no PyTorch to start
 
         task = task_of(config)
         if group is None:
@@ -206,7 +206,7 @@ def _trainable(run: Launch, first: ray.ObjectRef[Any]) -> type:
 
     class TrialWorker(wrap_function(train)):  # type: ignore[misc]  # Ray has no public class to name a function by
         def setup(self, config: dict[str, Any]) -> None:
-            from selgen_ray.trial.worker import heed_sigterm
+            from selgen_ray.trial.worker import heed_sigterm  # late: as above
 
             heed_sigterm()  # here, since signals are a matter of the main thread
             super().setup(config)

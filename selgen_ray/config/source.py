@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, model_serializer, model_validator
 
 from selgen_ray.config.hub_names import is_dataset_id
-from selgen_ray.data.conversions import Form
 from selgen_ray.schema import Strict
 
 Scalar = str | int | float | bool | None
@@ -55,3 +54,6 @@ class Source(Strict):
         """What is given besides the path, as plain data."""
         names = [name for name in type(self).model_fields if name != "path"]
         return {name: v for name in names if (v := getattr(self, name)) != type(self).model_fields[name].default}
+
+
+Form = Literal["chat"]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeGuard
+from typing import Any, TypeGuard
 
+from selgen_ray.config.source import Form
 from selgen_ray.data.forms import Row
 
-Form = Literal["chat"]
 Message = dict[str, Any]
 
 LISTS_OF_MESSAGES = ("messages", "prompt", "completion", "chosen", "rejected")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Collection, Iterable
 
-from selgen_ray.config.evals import LM_EVAL, EvalConfig
+from selgen_ray.config.evals import LM_EVAL, EvalConfig, LmEvalConfig
 from selgen_ray.data.sets import EVAL_NAMES
 from selgen_ray.errors import ModelError, nearest
 from selgen_ray.evals import lm_eval
@@ -75,6 +75,4 @@ def missing_here(config: EvalConfig) -> Iterable[str]:
 
 @functools.cache  # reading lm-eval's tasks takes seconds
 def _unknown_tasks(content: str) -> tuple[str, ...]:
-    from selgen_ray.config.evals import LmEvalConfig
-
     return tuple(lm_eval.unknown_tasks(LmEvalConfig.model_validate_json(content)))

@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError
 
-from selgen_ray.config.secrets import holds_secret, looks_secret
 from selgen_ray.errors import Problem, nearest
 from selgen_ray.schema import Strict
+from selgen_ray.storage.secrets import holds_secret, looks_secret
 from selgen_ray.syntax.keys import Keys, coerce, refused
 from selgen_ray.syntax.paths import expanded
 from selgen_ray.syntax.tree import Node, show

@@ -15,10 +15,10 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from pyarrow import fs
 
-from selgen_ray.config.secrets import looks_secret
 from selgen_ray.errors import StorageError, nearest
 from selgen_ray.storage import azure
 from selgen_ray.storage.retries import explain, retrying
+from selgen_ray.storage.secrets import looks_secret
 
 # a store that accepts and never answers: pyarrow asks it so often, each time for so long
 _SILENCE_S, _CONNECT_S, _ATTEMPTS = 20.0, 10.0, 3

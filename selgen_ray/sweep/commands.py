@@ -146,6 +146,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _folder(text: str) -> Folder:
     if text.endswith((".yaml", ".yml")) and Path(text).is_file():
+        # late: planning imports PyTorch, seconds of start-up that a look at a folder should not cost
         from selgen_ray.driver.plan import sweep_folder
         from selgen_ray.space import load_space
 
@@ -273,6 +274,7 @@ def _rm(args: argparse.Namespace, folder: Folder) -> list[str]:
 
 
 def _add(args: argparse.Namespace, folder: Folder) -> list[str]:
+    # late: start-up, as above
     from selgen_ray.driver.added import AddedTrial, write_added
     from selgen_ray.driver.preflight import check_data
     from selgen_ray.space import load_space

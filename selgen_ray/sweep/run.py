@@ -190,7 +190,7 @@ def _report(spec: SweepSpec, plan: Plan) -> str:
     """
     pareto = spec.pareto
     try:
-        from selgen_ray.report import report_text, write_report
+        from selgen_ray.report import report_text, write_report  # late: start-up, a dry run draws nothing
 
         report = write_report(plan.folder, pareto.x, pareto.y, title=spec.name, require=pareto.require)
         *text, page = report_text(report).splitlines()

@@ -14,10 +14,10 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from selgen_ray.config.data import ROLES
-from selgen_ray.config.secrets import looks_secret
 from selgen_ray.config.source import Source
 from selgen_ray.errors import Problem, nearest
 from selgen_ray.schema import null_is_default
+from selgen_ray.storage.secrets import looks_secret
 from selgen_ray.syntax.tree import Node, Origin, show
 from selgen_ray.trainers import catalogue, strategy_config
 

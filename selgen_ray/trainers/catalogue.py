@@ -45,8 +45,6 @@ def get_trainer(name: str) -> type[Strategy]:
     """
     known = strategies()
     if canonical(name) not in known:
-        from selgen_ray.trainers.plugins import failed_entry_points
-
         allowed = sorted([*known, *ALIASES])
         hints = nearest(name, allowed) + failed_entry_points()
         raise ValueError(f"Invalid proxy strategy {name!r}. Allowed: {', '.join(allowed)}.{hints}")

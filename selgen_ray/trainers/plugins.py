@@ -107,7 +107,7 @@ def load(plugin: Plugin) -> None:
         return
     for other in [other for other in _in_use.values() if other.name == plugin.name]:
         _forget(other)
-    from selgen_ray.evals import registry as evals_registry
+    from selgen_ray.evals import registry as evals_registry  # late: it imports PyTorch, seconds of start-up
 
     registry.import_shipped()  # these have their names first
     import_entry_points()
@@ -138,8 +138,8 @@ def code_of(trainer: type[Strategy]) -> list[str]:
 
 
 def code_of_metrics(config: EvalConfig) -> list[str]:
-    """The same of the metrics that a trial computes."""
-    from selgen_ray.evals import registry as evals_registry  # late, as below: it needs torch
+    """Return what tells the code of the metrics that a trial computes, as `code_of`."""
+    from selgen_ray.evals import registry as evals_registry  # late: start-up, as above
 
     owners = (one.compute.__module__ for one in evals_registry.selected(config).values())
     return sorted({code for module in owners if (code := _code_of_module(module))})
@@ -159,7 +159,7 @@ def _common_parts(one: str, other: str) -> int:
 
 
 def _forget(plugin: Plugin) -> None:
-    from selgen_ray.evals import registry as evals_registry
+    from selgen_ray.evals import registry as evals_registry  # late: start-up, as above
 
     registry.forget(plugin.module_name)
     evals_registry.forget(plugin.module_name)

@@ -142,20 +142,20 @@ def _tensorboard(options: Any, sweep: str, folder: Folder, scope: str) -> Sink:
 
 
 def _wandb(options: Any, sweep: str, folder: Folder, scope: str) -> Sink:
-    from selgen_ray.cluster.trackers.wandb_runs import wandb_runs
+    from selgen_ray.cluster.trackers.wandb_runs import wandb_runs  # late: start-up, and the package may be absent
 
     return Sink("wandb", wandb_runs(options, sweep), _place(options.dir, folder), scope)
 
 
 def _mlflow(options: Any, sweep: str, folder: Folder, scope: str) -> Sink:
-    from selgen_ray.cluster.trackers.mlflow_runs import MLflowRuns
+    from selgen_ray.cluster.trackers.mlflow_runs import MLflowRuns  # late: start-up, and the package may be absent
 
     place = _place(None, folder)
     return Sink("mlflow", MLflowRuns(options, sweep, f"sqlite:///{place / 'mlflow.db'}"), place, scope)
 
 
 def _trackio(options: Any, sweep: str, folder: Folder, scope: str) -> Sink:
-    from selgen_ray.cluster.trackers.trackio_runs import trackio_runs
+    from selgen_ray.cluster.trackers.trackio_runs import trackio_runs  # late: start-up, and it may be absent
 
     place = _place(options.dir, folder / "trackio")
     return Sink("trackio", trackio_runs(options, sweep, place), place, scope)
