@@ -12,6 +12,8 @@ from ray.train.torch import TorchConfig
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
+from selgen_ray.errors import INPUT_ERRORS, TrialError
+
 if TYPE_CHECKING:
     from ray.util.queue import Queue
 

@@ -8,7 +8,7 @@ from typing import Any
 from selgen_ray.config.trial import TrialConfig
 from selgen_ray.errors import ModelError, nearest
 from selgen_ray.models.adapters import contradictions, lora_settings_of
-from selgen_ray.trainers.plugins import import_entry_points
+from selgen_ray.trainers.plugins import failed_entry_points, import_entry_points
 from selgen_ray.trainers.registry import ALIASES, TRAINERS, Strategy, import_shipped
 from selgen_ray.trainers.strategy_config import config_model, path_of_knob
 
