@@ -7,8 +7,8 @@ import json
 import pytest
 import torch
 from conftest import UNMARKED, chat, make_model, make_tokenizer
+from eval_sets import eval_set, greedy_reply, sharp_model
 from peft import LoraConfig, get_peft_model
-from sets import eval_set, greedy_reply, sharp_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from selgen_ray.data.stop_tokens import reply_end, stop_ids

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from conftest import chat
-from sets import eval_set, log_p_of_reply, sharp_model
+from eval_sets import eval_set, log_p_of_reply, sharp_model
 
 from selgen_ray.data.encode import encode_prompt
 from selgen_ray.errors import DataError

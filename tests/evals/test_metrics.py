@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import chat, make_roles
-from sets import eval_set, sharp_model
+from eval_sets import eval_set, sharp_model
 
 from selgen_ray.data.encode import encode_prompt, encode_rows, replace_reply
 from selgen_ray.evals import generation

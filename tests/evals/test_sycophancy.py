@@ -2,7 +2,7 @@
 
 import pytest
 from conftest import chat
-from sets import eval_set, greedy_reply, log_p_of_reply, sharp_model
+from eval_sets import eval_set, greedy_reply, log_p_of_reply, sharp_model
 
 from selgen_ray.errors import DataError
 from selgen_ray.evals import registry as evals_registry

@@ -6,7 +6,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from test_strategies import STRENGTH
+from runs import STRENGTH
 
 from selgen_ray.testing import check_strategy
 from selgen_ray.trainers import get_trainer, knob

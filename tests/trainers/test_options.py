@@ -3,7 +3,7 @@
 import pytest
 import torch
 from conftest import make_model
-from test_strategies import same, trained
+from runs import same, trained
 
 from selgen_ray.config.data import DataConfig
 from selgen_ray.config.evals import EvalConfig

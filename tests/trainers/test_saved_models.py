@@ -13,8 +13,8 @@ from conftest import make_model, make_tokenizer
 from hub_server import TOKEN, HubServer, Repository, hub_server
 from peft import PeftModel
 from running import in_process, write_space
+from runs import same, trained
 from safetensors.torch import load_file
-from test_strategies import same, trained
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from selgen_ray.errors import ModelError

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from conftest import make_roles
+from runs import STRENGTH, close, same, trained
 
 from selgen_ray.errors import DataError, TrialDiverged
 from selgen_ray.models.forward import adapter_off
@@ -13,38 +14,6 @@ from selgen_ray.schema import setting
 from selgen_ray.trainers import get_trainer, knob, registry, strategies
 from selgen_ray.trainers.base import BaseTrainer
 from selgen_ray.trainers.engine.loop import Term
-
-STRENGTH = {
-    "naive": {},
-    "positive_negative_proxy": {"lambda_proxy": 0.7, "neg_lambda_proxy": 0.2},
-    "kl_divergence": {"beta_kl": 2.0},
-    "representation_constraint": {"beta_kl": 2.0},
-    "dpo": {"lambda_dpo": 2.0, "beta": 0.5},
-    "grad_project": {},
-    "grad_project_precomputed_proxy_grad": {"proxy_epochs": 2},
-    "steering_weights": {"steering_alpha": 3.0, "proxy_epochs": 2, "alpha_warmup_steps": 2},
-    "steering_weights_add_alignment_plane": {"steering_alpha": 0.5, "proxy_epochs": 2},
-    "orth_penalty": {"lambda_1": 0.1, "proxy_epochs": 2},
-    "directional_penalty": {"lambda_1": 0.1, "proxy_epochs": 2},
-    "safe_lora": {"safe_lora_threshold": 0.5},
-}
-
-
-def trained(config, datasets=None):
-    """Final weights and record of a run."""
-    trainer = get_trainer(config["proxy_strategy"])(config, datasets=datasets)
-    record = trainer.train()
-    weights = {name: p.detach().clone() for name, p in trainer.parameters.items()}
-    trainer.close()
-    return weights, record
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
-def close(a, b, tolerance):
-    return all(torch.allclose(a[name], b[name], rtol=0, atol=tolerance) for name in a)
 
 
 def test_every_strategy_is_covered_here():

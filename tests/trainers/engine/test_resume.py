@@ -1,38 +1,11 @@
 """A run stopped and resumed equals the uninterrupted one, bit for bit (each strategy: test_contract.py)."""
 
 import pytest
-from test_strategies import STRENGTH, same
+from runs import STRENGTH, Stop, comparable, run, same
 
 from selgen_ray.storage import Folder
 from selgen_ray.storage.cache import Cache
-from selgen_ray.trainers import get_trainer
 from selgen_ray.trainers.engine.checkpoints import Checkpoints
-
-
-class Stop(Exception):
-    """Stands for a kill: nothing after it runs."""
-
-
-def run(config, checkpoints=None, stop_at=None, **options):
-    trainer = get_trainer(config["proxy_strategy"])(config, checkpoints=checkpoints, **options)
-    if stop_at is not None:
-        hook = trainer.after_optimizer_step
-
-        def after_optimizer_step(parameters, learning_rate, step):
-            hook(parameters, learning_rate, step)
-            if step + 1 == stop_at:
-                raise Stop
-
-        trainer.after_optimizer_step = after_optimizer_step
-    try:
-        record = trainer.train()
-        return {n: p.detach().clone() for n, p in trainer.parameters.items()}, record, trainer.num_resumes
-    finally:
-        trainer.close()
-
-
-def comparable(record):
-    return record.model_dump(exclude={"timings"})
 
 
 def test_resumed_twice_and_in_full_fine_tuning(make_config, tmp_path):

@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 import yaml
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def write_space(folder: Path, model: str, data: dict[str, str], finetune: dict | None = None, **space) -> Path:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_strategies import close
+from runs import close
 
 from selgen_ray.evals import registry as evals_registry
 from selgen_ray.trainers import get_trainer, knob

@@ -3,7 +3,7 @@
 import threading
 
 import pytest
-from test_strategies import STRENGTH
+from runs import STRENGTH
 
 from selgen_ray.evals import registry as evals_registry
 from selgen_ray.records.results import TrialResult

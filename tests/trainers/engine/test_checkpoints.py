@@ -7,8 +7,7 @@ import threading
 
 import pytest
 import torch
-from test_resume import Stop, comparable, run
-from test_strategies import same
+from runs import Stop, comparable, run, same
 
 from selgen_ray.storage import Folder, retries
 from selgen_ray.trainers import get_trainer

@@ -203,7 +203,7 @@ def unbroken_and_resumed(config: dict[str, Any], place: Path) -> list[dict[str, 
     for _ in range(2):  # the second one finds the first one's checkpoint
         with trainer_of(config, checkpoints=Checkpoints(Folder(str(place)), keep=1)) as trainer:
             trainer.train()
-            assert trainer.num_resumes == len(ends)
+            assert trainer.run.num_resumes == len(ends)
             ends.append({n: p.detach().clone() for n, p in trainer.parameters.items()})
     return ends
 

@@ -15,9 +15,9 @@ import pytest
 
 from selgen_ray.space import load_space
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SPACES = sorted((ROOT / "search_spaces").glob("*.yaml"))
-TABLE = Path(__file__).parent / "fixtures" / "trial_ids.json"
+TABLE = Path(__file__).parents[1] / "fixtures" / "trial_ids.json"
 # what users bring: its content is in the ids, so it is always this
 STAND_INS = {
     "models/smollm2/config.json": "{}\n",

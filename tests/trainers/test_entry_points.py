@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
+from plugin_sources import MINE, run_python
 from running import environment, sweep
-from test_plugins import MINE, run_python
 
 
 def install(site: Path, name: str, version: str, entries: str, files: dict[str, str]) -> None:

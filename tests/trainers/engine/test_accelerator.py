@@ -1,6 +1,6 @@
 """A process in which others use Accelerate as well, such as a notebook with Transformers' own Trainer."""
 
-from test_strategies import same, trained
+from runs import same, trained
 from transformers import TrainingArguments
 
 from selgen_ray.trainers import get_trainer

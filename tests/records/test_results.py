@@ -22,7 +22,7 @@ from selgen_ray.reading import load_results, read_heads, read_sweep, read_trials
 from selgen_ray.records.results import FILE_NAME, ResultHead, TrainingRecord, TrialResult, flatten, json_schema
 from selgen_ray.storage import Folder
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def test_the_schema_is_a_schema_and_tells_good_from_bad(tmp_path):

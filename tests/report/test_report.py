@@ -35,7 +35,7 @@ from selgen_ray.report.summary import as_dict
 from selgen_ray.report.text import report_text
 from selgen_ray.storage import Folder
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 T2 = 4.302652729749462  # Student's t, 0.975, 2 degrees of freedom
 TABLES = ["report.md", "results.csv", "results.parquet", "summary.json"]
 PICTURES = ["figures/hypervolumes.png", "figures/hypervolumes.svg", "figures/pareto.png", "figures/pareto.svg"]

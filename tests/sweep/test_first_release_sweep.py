@@ -13,7 +13,7 @@ from running import dry_run, sweep
 
 from selgen_ray.sweep import main
 
-LEFT_BEHIND = Path(__file__).parent / "fixtures" / "first_release_sweep"
+LEFT_BEHIND = Path(__file__).parents[1] / "fixtures" / "first_release_sweep"
 COMPLETED = ["kl_divergence_d44a85/seed_1", "naive_8d1aaa/seed_1", "naive_8d1aaa/seed_2"]
 CUT_OFF = "kl_divergence_d44a85/seed_2"
 

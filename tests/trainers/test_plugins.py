@@ -6,7 +6,6 @@ import inspect
 import json
 import pickle
 import re
-import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import environment
+from plugin_sources import MINE, run_python
 
 from selgen_ray.driver.plan import make_plan
 from selgen_ray.driver.preflight import check_data
@@ -26,19 +25,6 @@ from selgen_ray.trainers import build_config, get_trainer, plugins, strategies
 from selgen_ray.trainers.identity import identity_of_trial, trial_id
 from selgen_ray.trainers.plugins import Plugin
 
-MINE = """\
-from selgen_ray.trainers import knob
-from selgen_ray.trainers.base import BaseTrainer
-
-
-class Mine(BaseTrainer):
-    proxy_strategy_name = "mine"
-    aliases = ("my_own",)
-    push: float = knob(1.0, "factor", gt=0)
-
-    def _compute_loss(self, batch):
-        return self.push * super()._compute_loss(batch)
-"""
 SPACE = (
     "plugins: [mine.py]\nbase: {data.world: toy}\nseeds: [1, 2]\nstrategies: {mine: {fixed: {finetune_config.push: 2}}}"
 )
@@ -260,13 +246,6 @@ def test_the_source_travels_with_the_task(load, tmp_path, make_config):
     code = "import pickle, sys, selgen_ray.trial.run as t; print(t.run_trial(pickle.load(open('task', 'rb'))).status)"
     done = run_python("-c", code, cwd=tmp_path)
     assert done.stdout == "completed\n", done.stderr
-
-
-def run_python(*args: str, cwd: Path, site: Path | None = None) -> subprocess.CompletedProcess[str]:
-    env = environment()
-    env["PYTHONPATH"] += f":{site}" if site else ""
-    options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 120}
-    return subprocess.run([sys.executable, *args], cwd=cwd, env=env, **options)
 
 
 def test_a_strategy_nobody_knows_has_a_colour_that_stays():

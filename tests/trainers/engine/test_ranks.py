@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from conftest import make_model
-from test_strategies import STRENGTH
+from runs import STRENGTH
 from torch.distributed.tensor import DTensor
 
 from selgen_ray.errors import DataError, SpecError

@@ -2,8 +2,7 @@
 
 import pytest
 from conftest import make_model, make_roles, make_tokenizer
-from test_resume import comparable, run
-from test_strategies import STRENGTH, same
+from runs import STRENGTH, comparable, run, same
 
 from selgen_ray.evals import run as run_module
 from selgen_ray.storage import Folder

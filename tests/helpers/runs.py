@@ -1,0 +1,65 @@
+"""Runs of strategies on the tiny model, to compare with each other."""
+
+from __future__ import annotations
+
+import torch
+
+from selgen_ray.trainers import get_trainer
+
+STRENGTH = {
+    "naive": {},
+    "positive_negative_proxy": {"lambda_proxy": 0.7, "neg_lambda_proxy": 0.2},
+    "kl_divergence": {"beta_kl": 2.0},
+    "representation_constraint": {"beta_kl": 2.0},
+    "dpo": {"lambda_dpo": 2.0, "beta": 0.5},
+    "grad_project": {},
+    "grad_project_precomputed_proxy_grad": {"proxy_epochs": 2},
+    "steering_weights": {"steering_alpha": 3.0, "proxy_epochs": 2, "alpha_warmup_steps": 2},
+    "steering_weights_add_alignment_plane": {"steering_alpha": 0.5, "proxy_epochs": 2},
+    "orth_penalty": {"lambda_1": 0.1, "proxy_epochs": 2},
+    "directional_penalty": {"lambda_1": 0.1, "proxy_epochs": 2},
+    "safe_lora": {"safe_lora_threshold": 0.5},
+}
+
+
+def trained(config, datasets=None):
+    """Final weights and record of a run."""
+    trainer = get_trainer(config["proxy_strategy"])(config, datasets=datasets)
+    record = trainer.train()
+    weights = {name: p.detach().clone() for name, p in trainer.parameters.items()}
+    trainer.close()
+    return weights, record
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def close(a, b, tolerance):
+    return all(torch.allclose(a[name], b[name], rtol=0, atol=tolerance) for name in a)
+
+
+class Stop(Exception):
+    """Stands for a kill: nothing after it runs."""
+
+
+def run(config, checkpoints=None, stop_at=None, **options):
+    trainer = get_trainer(config["proxy_strategy"])(config, checkpoints=checkpoints, **options)
+    if stop_at is not None:
+        hook = trainer.after_optimizer_step
+
+        def after_optimizer_step(parameters, learning_rate, step):
+            hook(parameters, learning_rate, step)
+            if step + 1 == stop_at:
+                raise Stop
+
+        trainer.after_optimizer_step = after_optimizer_step
+    try:
+        record = trainer.train()
+        return {n: p.detach().clone() for n, p in trainer.parameters.items()}, record, trainer.run.num_resumes
+    finally:
+        trainer.close()
+
+
+def comparable(record):
+    return record.model_dump(exclude={"timings"})
