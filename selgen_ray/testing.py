@@ -32,8 +32,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Pr
 
 from selgen_ray.storage import Folder
 from selgen_ray.trainers import plugins
-from selgen_ray.trainers.base import BaseTrainer
-from selgen_ray.trainers.catalogue import build_config, get_trainer
+from selgen_ray.trainers.base import BaseTrainer, trainer_class
+from selgen_ray.trainers.catalogue import build_config
 from selgen_ray.trainers.engine import ranks
 from selgen_ray.trainers.engine.checkpoints import Checkpoints
 
@@ -183,7 +183,7 @@ class _Check:
         return {"proxy_strategy": name, "seed": 1, **top, "finetune_config": finetune}
 
     def opened(self, config: dict[str, Any], **options: Any) -> BaseTrainer:
-        cls = self.trainer if config["proxy_strategy"] == self.trainer.proxy_strategy_name else get_trainer(_PLAIN)
+        cls = self.trainer if config["proxy_strategy"] == self.trainer.proxy_strategy_name else trainer_class(_PLAIN)
         return cls(config, datasets=self.rows, **options)
 
     def train(
@@ -342,7 +342,7 @@ def _member(
         importlib.import_module(module)
     file, limit = f"file://{folder}/meeting_point", timedelta(seconds=300)
     torch.distributed.init_process_group("gloo", file, timeout=limit, rank=rank, world_size=2)
-    with get_trainer(config["proxy_strategy"])(build_config(config), datasets=rows) as trainer:
+    with trainer_class(config["proxy_strategy"])(build_config(config), datasets=rows) as trainer:
         with _in_float64(trainer.model):
             trainer.train()
             weights = {name: p.detach().clone().contiguous() for name, p in trainer.parameters.items()}

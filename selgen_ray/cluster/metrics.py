@@ -116,7 +116,7 @@ class SweepMetricsCallback(tune.Callback):
         before: status -> trials of the sweep that had it before this run, and are not run again.
     """
 
-    def __init__(self, sweep: str, board: Board, before: Mapping[str, int]):
+    def __init__(self, sweep: str, board: Board, before: Mapping[TrialStatus, int]):
         self._metrics, self._board, self._before = SweepMetrics(sweep), board, Counter(before)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable
 from selgen_ray.config.evals import LM_EVAL, EvalConfig, LmEvalConfig
 from selgen_ray.data.sets import EVAL_NAMES
 from selgen_ray.errors import ModelError, nearest
-from selgen_ray.evals import lm_eval
+from selgen_ray.evals import lm_eval_tasks
 from selgen_ray.evals.judge import metrics as judged
 from selgen_ray.evals.judge.client import api_key
 from selgen_ray.evals.registry import all_metrics
@@ -26,7 +26,7 @@ def check(config: EvalConfig) -> None:
     for key in HEADLINES:
         if named := getattr(config, key):
             _check_headline(config, key, *named.split("/"))
-    if config.lm_eval.tasks and not lm_eval.is_installed():
+    if config.lm_eval.tasks and not lm_eval_tasks.is_installed():
         raise ValueError('lm_eval.tasks needs the package lm-eval: pip install "selgen-ray[lm_eval]"')
 
 
@@ -75,4 +75,4 @@ def missing_here(config: EvalConfig) -> Iterable[str]:
 
 @functools.cache  # reading lm-eval's tasks takes seconds
 def _unknown_tasks(content: str) -> tuple[str, ...]:
-    return tuple(lm_eval.unknown_tasks(LmEvalConfig.model_validate_json(content)))
+    return tuple(lm_eval_tasks.unknown_tasks(LmEvalConfig.model_validate_json(content)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 from peft import PeftModel
 from torch import Tensor, nn
@@ -257,3 +257,12 @@ class BaseTrainer(Strategy):
 
     def __exit__(self, *error: Any) -> None:
         self._open.__exit__(*error)  # after an exception the base is not reused
+
+
+def trainer_class(name: str) -> type[BaseTrainer]:
+    """Return the trainer class of a strategy name or alias; `catalogue.get_trainer` knows it as a `Strategy` only.
+
+    Raises:
+        ValueError: no such strategy; the message lists what is allowed.
+    """
+    return cast("type[BaseTrainer]", catalogue.get_trainer(name))

@@ -9,7 +9,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from selgen_ray.config import hub_names
 from selgen_ray.data.rows import load_roles, rows_hash
@@ -20,8 +20,8 @@ from selgen_ray.records.results import FILE_NAME, TrialResult
 from selgen_ray.records.status import TrialStatus
 from selgen_ray.storage import Folder
 from selgen_ray.storage.cache import Cache
-from selgen_ray.trainers.base import BaseTrainer
-from selgen_ray.trainers.catalogue import build_config, get_trainer
+from selgen_ray.trainers.base import BaseTrainer, trainer_class
+from selgen_ray.trainers.catalogue import build_config
 from selgen_ray.trainers.engine import ranks
 from selgen_ray.trainers.engine.checkpoints import Checkpoints
 from selgen_ray.trainers.engine.stop_signal import StopSignal
@@ -189,10 +189,10 @@ class _Run:
         ranks.agree(self.stop)
         self.stop.check(0)
         config = self.config
-        trainer_class = cast("type[BaseTrainer]", get_trainer(config.proxy_strategy))
-        roles = load_roles(config, trainer_class.required_roles, tokenizer.refused_rows(config))
+        make_trainer = trainer_class(config.proxy_strategy)
+        roles = load_roles(config, make_trainer.required_roles, tokenizer.refused_rows(config))
         self.result.data_hashes = {role: rows_hash(rows) for role, rows in roles.items()}
-        with trainer_class(
+        with make_trainer(
             config,
             datasets=roles,
             checkpoints=self.checkpoints,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from selgen_ray.config.evals import LmEvalConfig
-from selgen_ray.evals import lm_eval
+from selgen_ray.evals import lm_eval_tasks
 from selgen_ray.trainers import build_config, get_trainer
 
 
@@ -16,12 +16,12 @@ def test_names_of_the_values():
         "gsm8k": {"exact_match,strict-match": 0.125, "exact_match_stderr,strict-match": "N/A", "sample_len": 3},
         "broken": {"perplexity,none": float("nan")},
     }
-    found = lm_eval.numbers(results)
+    found = lm_eval_tasks.numbers(results)
     assert found == {"arc_easy_acc": 0.5, "arc_easy_acc_norm": 0.25, "gsm8k_exact_match_strict-match": 0.125}
 
 
 def test_without_the_package_its_tasks_are_refused(make_config, monkeypatch):
-    monkeypatch.setattr(lm_eval.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(lm_eval_tasks.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install .selgen-ray\[lm_eval\]"):
         build_config(make_config(top={"evals": {"lm_eval": {"tasks": ["arc_easy"]}}}))
 
@@ -36,7 +36,7 @@ def test_a_task_on_the_model_in_memory(make_config, tmp_path):
     with get_trainer("naive")(make_config()) as trainer:
         state = torch.get_rng_state()
         config = LmEvalConfig.model_construct(tasks=[task], num_fewshot=None, limit=None)
-        found = lm_eval.lm_eval_values(trainer.model, trainer.tokenizer, config, 2, 256)
+        found = lm_eval_tasks.lm_eval_values(trainer.model, trainer.tokenizer, config, 2, 256)
         assert torch.equal(state, torch.get_rng_state())
         hits = 0
         for row in rows:

@@ -12,7 +12,7 @@ from selgen_ray.config.evals import LM_EVAL, EvalConfig
 from selgen_ray.config.trial import identity
 from selgen_ray.data.rows import Row, rows_hash
 from selgen_ray.data.sets import RowSet
-from selgen_ray.evals import lm_eval
+from selgen_ray.evals import lm_eval_tasks
 from selgen_ray.evals import registry as evals_registry
 from selgen_ray.evals.judge.judge import Item, Judge, Verdicts
 from selgen_ray.evals.judge.metrics import SHARES, items_of, judged_values
@@ -138,7 +138,7 @@ class Evaluations:
     def _lm_eval(self) -> dict[str, float]:
         run = self._run
         sizes = run.memory.eval_batch_size, run.cfg.max_seq_length
-        return lm_eval.lm_eval_values(run.model, run.tokenizer, self._config.lm_eval, *sizes)
+        return lm_eval_tasks.lm_eval_values(run.model, run.tokenizer, self._config.lm_eval, *sizes)
 
     # -- the judge -----------------------------------------------------------------------------------------------------
 
