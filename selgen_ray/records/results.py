@@ -25,7 +25,7 @@ def _on_storage(status: TrialStatus) -> TrialStatus:
 StoredStatus = Annotated[
     TrialStatus,
     AfterValidator(_on_storage),
-    WithJsonSchema({"enum": [str(status) for status in STORED], "type": "string"}),
+    WithJsonSchema({"enum": [str(status) for status in STORED], "title": "Status", "type": "string"}),
 ]
 """The status that a results.json may have."""
 

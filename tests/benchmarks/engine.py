@@ -98,7 +98,7 @@ def engine(place: Path, trials: int) -> tuple[float, float]:
     }
     (place / "space.yaml").write_text(yaml.safe_dump(space))
     process = subprocess.Popen(
-        [sys.executable, "-m", "selgen_ray.sweep.__main__", str(place / "space.yaml")],
+        [sys.executable, "-m", "selgen_ray.sweep", str(place / "space.yaml")],
         stdout=subprocess.DEVNULL,
         env=_env(),
     )

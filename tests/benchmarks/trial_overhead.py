@@ -54,7 +54,7 @@ def measure(trials: int, epochs: int) -> tuple[float, float]:
             space = Path(scratch) / f"{kind}.yaml"
             storage = Path(scratch) / kind
             space.write_text(SPACE.format(storage=storage, epochs=epochs, seeds=list(range(trials))))
-            module = ["-m", "selgen_ray.sweep.__main__", str(space)] if kind == "sweep" else ["-c", BARE, str(space)]
+            module = ["-m", "selgen_ray.sweep", str(space)] if kind == "sweep" else ["-c", BARE, str(space)]
             seconds.append(timed([sys.executable, *module]))
             found = len(list(storage.rglob("results.json")))
             assert found == trials, f"{kind}: {found} results instead of {trials}"

@@ -147,7 +147,7 @@ def test_the_command_without_arguments_says_what_it_is(network, image):
 
 def test_commands_in_it(compose):
     lone = compose.up("worker", "lone", ["sleep", "infinity"])
-    plan = lone.call("python", "-m", "selgen_ray.sweep.__main__", "/spaces/quickstart.yaml", "--dry-run")
+    plan = lone.call("python", "-m", "selgen_ray.sweep", "/spaces/quickstart.yaml", "--dry-run")
     assert plan.returncode == 0 and "33 trials" in plan.stdout, plan.stdout + plan.stderr
     assert "No broken requirements" in lone.call("pip", "check").stdout
     assert lone.call("selgen", "--help").returncode == 0
@@ -227,7 +227,7 @@ def query(head: Container, expression: str) -> list[dict]:
 
 def test_a_sweep_on_it_is_seen_by_prometheus_and_leaves_its_results_on_the_volume(compose, cluster):
     head = cluster["head"]
-    running = head.start("python", "-m", "selgen_ray.sweep.__main__", "/spaces/tiny.yaml")
+    running = head.start("python", "-m", "selgen_ray.sweep", "/spaces/tiny.yaml")
     try:
         found = wait_for(lambda: running.poll() is not None or query(head, "ray_selgen_loss"), 180)
     finally:

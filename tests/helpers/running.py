@@ -41,7 +41,7 @@ def environment() -> dict[str, str]:
 
 
 def command(space: Path, *args: str) -> list[str]:
-    return [sys.executable, "-m", "selgen_ray.sweep.__main__", str(space), *args]
+    return [sys.executable, "-m", "selgen_ray.sweep", str(space), *args]
 
 
 def sweep(space: Path, *args: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:

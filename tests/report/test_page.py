@@ -284,7 +284,7 @@ def test_an_unknown_strategy_has_its_own_stable_look():
 
 def test_the_scripts_use_no_markup_of_strings():
     for name in SCRIPTS:
-        text = (ROOT / "selgen_ray" / "report" / "page" / name).read_text()
+        text = (ROOT / "selgen_ray" / "report" / "assets" / name).read_text()
         assert not re.search(
             r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|https?://(?!www\.w3\.org)", text
         )

@@ -30,7 +30,7 @@ def test_ctrl_c_during_the_imports_prints_no_traceback(tmp_path: Path) -> None:
     slow = f"import pathlib, time\npathlib.Path({str(reached)!r}).touch()\ntime.sleep(60)\n"
     (tmp_path / "torch.py").write_text(slow)  # the import that takes longest
     env = environment() | {"PYTHONPATH": f"{tmp_path}:{environment()['PYTHONPATH']}"}
-    command = [sys.executable, "-m", "selgen_ray.sweep.__main__", "space.yaml"]
+    command = [sys.executable, "-m", "selgen_ray.sweep", "space.yaml"]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, cwd=tmp_path
     )

@@ -18,7 +18,7 @@ from selgen_ray.trial.task import TrialTask
 
 
 def steer(command: str, folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "selgen_ray.sweep.__main__", command, str(folder), *args]
+    line = [sys.executable, "-m", "selgen_ray.sweep", command, str(folder), *args]
     options = {"capture_output": True, "text": True, "timeout": 300, "env": environment()}
     return subprocess.run(line, cwd=folder.parent, **options)
 

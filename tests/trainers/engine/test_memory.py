@@ -29,9 +29,9 @@ class SmallDevice:
         seen = Counter()
 
         def checked(batch):
-            seen[self.progress.step] += 1
+            seen[self.run.progress.step] += 1
             loss = total(batch)  # logs what it logs before memory is exhausted
-            if len(batch.rows) > self.rows_that_fit and seen[self.progress.step] > self.good:
+            if len(batch.rows) > self.rows_that_fit and seen[self.run.progress.step] > self.good:
                 raise torch.OutOfMemoryError(MESSAGE)
             return loss
 
