@@ -103,7 +103,7 @@ def test_an_endpoint_without_keys_gets_none():
 
 
 def busy(prompt, before):
-    return "70" if before else {"status": 429, "raw": "slow down", "headers": {"Retry-After": "0.3"}}
+    return "70" if before else {"status": 429, "raw": "slow down", "headers": {"Retry-After": "1"}}
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_a_429_waits_as_long_as_the_server_says():
     start = time.monotonic()
     with judge_server(busy) as server:
         assert judge(server).score([ITEM]).scores
-    assert time.monotonic() - start >= 0.3 and len(server.requests) == 2
+    assert time.monotonic() - start >= 1 and len(server.requests) == 2
     later = email.utils.formatdate(time.time() + 100, usegmt=True)
     assert 90 < _retry_after({"Retry-After": later}) <= 100
     assert _retry_after({"Retry-After": "soon"}) is None and _retry_after({}) is None

@@ -630,7 +630,7 @@ def test_a_broken_result_is_named(sweep, capsys):
 
 def test_tables_need_no_matplotlib(sweep):
     program = (
-        "import sys\nfrom selgen_ray.report import report_text, write_report\nfrom selgen_ray.report.build import make_report\n"
+        "import sys\nfrom selgen_ray.report import report_text\nfrom selgen_ray.report.build import make_report\n"
         "from selgen_ray.reading import read_trials\nfrom selgen_ray.report.settings import Axis\n"
         "from selgen_ray.storage import Folder\nfound = read_trials(Folder(sys.argv[1]))\n"
         "print(report_text(make_report(found, '', 't', Axis('capability'), Axis('alignment')))[:10])\n"

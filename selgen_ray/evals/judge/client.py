@@ -1,18 +1,21 @@
-"""Requests to /chat/completions: one prompt in, one short reply out, with retries. No key in any message."""
+"""Requests to /chat/completions: one prompt in, one short reply out, with retries. No key in any message.
+
+The loop over tries is ours, since `urllib3.Retry` decides before a body is read: here answers that are no chat
+completion, too long or too slow are tried again as well, and a stop ends the waiting between two tries.
+"""
 
 from __future__ import annotations
 
-import email.utils
 import json
 import os
 import random
 import threading
 import time
-from datetime import UTC, datetime
 from typing import Any
 
 import requests
-from urllib3.exceptions import HTTPError, TimeoutError
+from urllib3 import Retry
+from urllib3.exceptions import HTTPError, InvalidHeader, TimeoutError
 
 from selgen_ray.config.evals import JudgeConfig
 from selgen_ray.errors import ModelError
@@ -179,13 +182,8 @@ def _completion(content: bytes) -> Completion:
 
 
 def _retry_after(headers: Any) -> float | None:
-    """Seconds, from a number or a date."""
-    value = headers.get("Retry-After", "")
+    """Return the seconds that a Retry-After header asks for, as a number or a date; None where it says neither."""
     try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, (email.utils.parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
+        return Retry().parse_retry_after(headers["Retry-After"])
+    except (KeyError, InvalidHeader):
         return None
