@@ -2,7 +2,7 @@
 
 import sys
 
-# the one import upwards: `python -m` wants the command in this package, and a search space is read above it
+# the face of a command of `sweep`, which reads a search space; `python -m` looks for it in this package
 from selgen_ray.sweep.show_data import main
 
 if __name__ == "__main__":

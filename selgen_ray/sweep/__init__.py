@@ -10,14 +10,31 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from selgen_ray.sweep import commands
+INTERRUPTED = 130  # as a shell has it of a process that SIGINT ended
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     argv = sys.argv[1:] if argv is None else argv
-    if argv and argv[0] in commands.COMMANDS and not Path(argv[0]).exists():
+    try:
+        return _main(argv)
+    except KeyboardInterrupt:  # a sweep that runs heeds Ctrl-C itself; this was before it, or a look at one
+        sys.stderr.write("interrupted\n")
+        return INTERRUPTED
+
+
+def _main(argv: Sequence[str]) -> int:
+    # late: imports are seconds of start-up, in which Ctrl-C is met above
+    from selgen_ray.errors import nearest
+    from selgen_ray.sweep import commands
+
+    word = argv[0] if argv else ""
+    if word in commands.COMMANDS and not Path(word).exists():
         return commands.main(argv)
-    from selgen_ray.sweep import run  # late: PyTorch takes seconds to import, which a look at a sweep should not cost
+    if not word.startswith("-") and not Path(word).exists() and (hint := nearest(word, commands.COMMANDS)):
+        allowed = ", ".join(commands.COMMANDS)
+        sys.stderr.write(f"{word!r} is no file, and none of the commands {allowed}.{hint}\n")
+        return 2
+    from selgen_ray.sweep import run  # late: PyTorch is seconds of start-up, which a look at a sweep should not cost
 
     return run.main(argv)
