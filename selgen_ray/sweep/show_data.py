@@ -14,16 +14,15 @@ from selgen_ray.config.trial import TrialConfig
 from selgen_ray.data.roles import Roles
 from selgen_ray.data.rows import load_roles
 from selgen_ray.data.show import show_row
-from selgen_ray.driver.token_plan import PlannedTokens
+from selgen_ray.driver.token_plan import DECIDE_TOKENS, PlannedTokens
 from selgen_ray.errors import DataError, ModelError, PluginError, SpecError, nearest
-from selgen_ray.models.tokenizer import load_tokenizer
+from selgen_ray.models.tokenizer import load_tokenizer, refused_rows
 from selgen_ray.space import SweepSpec, load_space
 from selgen_ray.trainers import plugins
 from selgen_ray.trainers.catalogue import get_trainer
 
 DONE, BAD_INPUT = 0, 2
 _MOST = 4  # different sets of a sweep that are shown
-_DECIDES = {"model", "model_revision", "chat_template", "max_seq_length", "loss_on"}
 
 
 def main(argv: Sequence[str], console: Console | None = None) -> int:
@@ -69,7 +68,7 @@ def _lines(spec: SweepSpec, role: str | None, num_rows: int, colour: bool) -> It
     configs = list(_different(spec))
     for config in configs[:_MOST]:
         try:
-            roles = load_roles(config, get_trainer(config.proxy_strategy).required_roles)
+            roles = load_roles(config, get_trainer(config.proxy_strategy).required_roles, refused_rows(config))
             if role is not None and role not in roles:
                 raise DataError(f"there is no data.{role}; found: {', '.join(roles)}.{nearest(role, roles)}")
             yield from _of_trial(config, roles, [role] if role else list(roles), num_rows, colour)
@@ -89,7 +88,7 @@ def _different(spec: SweepSpec) -> Iterator[TrialConfig]:
             str(config.world),
             str(config.align_train_coverage),
             str("proxy_neg" in get_trainer(config.proxy_strategy).required_roles),
-            config.finetune_config.model_dump_json(include=_DECIDES),
+            config.finetune_config.model_dump_json(include=DECIDE_TOKENS),
         )
         if key not in seen:
             seen.add(key)
