@@ -311,7 +311,7 @@ class _Check:
         weights = safetensors.torch.load_file(self.folder / "together.safetensors")
         told = (
             "two processes give other weights than one with twice the accumulation. What a hook computes of this "
-            "rank's rows alone must be added up by selgen_ray.trainers.ranks.summed"
+            "rank's rows alone must be added up by selgen_ray.trainers.engine.ranks.summed"
         )
         self.same("workers", alone, weights, told, _ROUNDING)
 

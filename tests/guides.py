@@ -27,7 +27,7 @@ class Block(NamedTuple):
 
 
 def name_of(path: Path) -> str:
-    """The path of a guide inside the repository."""
+    """Return the path of a guide inside the repository."""
     return path.relative_to(ROOT).as_posix()
 
 
@@ -35,19 +35,19 @@ GUIDES = {name_of(path): path.read_text(encoding="utf-8") for path in PATHS}
 
 
 def blocks(language: str, guide: str | None = None) -> list[Block]:
-    """The fenced blocks of a language, of one guide or of all, in their order."""
-    found = []
+    """Return the fenced blocks of a language, of one guide or of all, in their order."""
+    matches = []
     for name, text in GUIDES.items():
         for match in _BLOCK.finditer(text) if guide in (None, name) else ():
             before = text[: match.start()]
             marker = re.search(r"<!-- ([\w ]+) -->\s*$", before)
             where = f"{name}:{before.count(chr(10)) + 1}"
-            found.append(Block(where, match[1], marker[1] if marker else "", match[2]))
-    return [block for block in found if block.language == language]
+            matches.append(Block(where, match[1], marker[1] if marker else "", match[2]))
+    return [block for block in matches if block.language == language]
 
 
 def commands(block: Block) -> list[str]:
-    """The commands of a bash block, without comments; a here-document belongs to the line that begins it."""
+    """Return the commands of a bash block, without comments; a here-document belongs to the line that begins it."""
     lines: list[str] = []
     end = ""
     for line in block.text.splitlines():
@@ -61,16 +61,16 @@ def commands(block: Block) -> list[str]:
 
 
 def bash() -> dict[str, str]:
-    """Command -> where it stands, of all guides."""
+    """Map each command of the guides to where it stands."""
     return {command: block.where for block in blocks("bash") for command in commands(block)}
 
 
 def slug(heading: str) -> str:
-    """The anchor that GitHub gives a heading."""
+    """Return the anchor that GitHub gives a heading."""
     return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
 
 
 def anchors(text: str) -> set[str]:
-    """The anchors of the headings of a guide."""
+    """Return the anchors of the headings of a guide."""
     prose = _BLOCK.sub("", text)
     return {slug(heading) for heading in re.findall(r"^#+ (.*)$", prose, re.M)}

@@ -1,7 +1,8 @@
-"""What the guides and the shipped search spaces say is what happens."""
+"""The guides and the shipped search spaces say what happens."""
 
 import json
 import re
+import sys
 import tomllib
 
 import pytest
@@ -16,7 +17,7 @@ from selgen_ray.driver.plan import make_plan
 from selgen_ray.driver.preflight import check_data
 from selgen_ray.errors import SpecError
 from selgen_ray.space import load_space
-from selgen_ray.trainers import build_config, get_trainer, plugins, strategies
+from selgen_ray.trainers import build_config, get_trainer, plugins, registry, strategies
 
 README = GUIDES["README.md"]
 TRAINERS = "selgen_ray/trainers/README.md"
@@ -30,7 +31,7 @@ def test_every_shipped_search_space_can_be_planned(path, tmp_path, tiny_model_di
 
 
 def with_stand_ins(path, folder, model):
-    """The search space, or where it names files or a model that its user brings, a copy of it beside stand-ins."""
+    """Return the search space, or where it names files or a model that its user brings, a copy beside stand-ins."""
     base = yaml.safe_load(path.read_text())["base"]
     files = {role: given for role, given in base.get("data", {}).items() if role in ROLES}
     for role, given in files.items():
@@ -98,7 +99,7 @@ def test_the_strategies_tables_name_every_strategy_and_knob():
 @pytest.fixture(scope="module")
 def strategy_file(tmp_path_factory):
     """The complete strategy of the guide, under the name that its YAML gives the file."""
-    (code,) = (block.text for block in blocks("python", TRAINERS))
+    (code,) = (block.text for block in blocks("python", TRAINERS) if "BaseTrainer" in block.text)
     assert code.count("\n") <= 20
     path = tmp_path_factory.mktemp("outside") / "my_strategy.py"
     path.write_text(code)
@@ -107,7 +108,7 @@ def strategy_file(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def its_section():
-    """What the guide's YAML adds to a search space."""
+    """The part that the guide's YAML adds to a search space."""
     (text,) = (block.text for block in blocks("yaml", TRAINERS) if block.text.startswith("plugins:"))
     assert text.count("\n") == 3
     return yaml.safe_load(text)
@@ -126,6 +127,18 @@ def test_the_strategy_of_the_readme_trains(make_config, strategy_file):
     assert record.train_losses["loss"][0] == pytest.approx(3 * loss, rel=0.2)
 
 
+def test_the_strategy_of_the_readme_keeps_its_promises(strategy_file, monkeypatch):
+    (code,) = (block.text for block in blocks("python", TRAINERS) if "check_strategy" in block.text)
+    monkeypatch.syspath_prepend(strategy_file.parent)
+    namespace: dict = {}
+    try:
+        exec(compile(code, TRAINERS, "exec"), namespace)
+        namespace["test_scaled"]()
+    finally:
+        registry.forget(strategy_file.stem)
+        sys.modules.pop(strategy_file.stem, None)
+
+
 @pytest.mark.ray
 def test_the_strategy_of_the_readme_runs_in_a_sweep_of_two_trials(
     strategy_file, its_section, tiny_model_dir, data_files, joined, monkeypatch
@@ -134,9 +147,9 @@ def test_the_strategy_of_the_readme_runs_in_a_sweep_of_two_trials(
     space = write_space(folder, tiny_model_dir, data_files, {"epochs": 1}, seeds=[1], **its_section)
     done = sweep(space, env=joined)
     assert done.returncode == 0 and done.stderr == "", done.stdout + done.stderr
-    found = results(folder)
-    assert len(found) == 2 and {r["status"] for r in found.values()} == {"completed"}
-    by_scale = {r["config"]["finetune_config"]["scale"]: r for r in found.values()}
+    trials = results(folder)
+    assert len(trials) == 2 and {r["status"] for r in trials.values()} == {"completed"}
+    by_scale = {r["config"]["finetune_config"]["scale"]: r for r in trials.values()}
     assert by_scale.keys() == {0.5, 2.0}
     first = {scale: r["train_losses"]["total"][0] for scale, r in by_scale.items()}
     assert first[2.0] > 2 * first[0.5], "the factor is in the loss"

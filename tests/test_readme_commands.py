@@ -22,7 +22,7 @@ from running import environment, free_port, results, start, sweep, wait_for, wri
 import selgen_ray
 
 COMMANDS = bash()
-# what stands in the sweep's own words, or in a file, once a command is done
+# command -> a file that is there once it is done
 LEAVES = {
     "selgen_ray.import_config experiments/my_exp --seeds 1 5 42 -o space.yaml": "space.yaml",
     "selgen_ray.import_config --results experiments/my_exp sweeps/my_sweep": "sweeps/my_sweep/old_*/seed_1",
@@ -30,7 +30,7 @@ LEAVES = {
     "selgen_ray.report sweeps/my_sweep --watch": "sweeps/my_sweep/report/index.html",
     "selgen_ray.report sweeps/my_sweep --export my_set": "my_set/README.md",
 }
-SAYS = {  # in the README's order, while the sweep runs
+SAYS = {  # in the guide's order, while the sweep runs
     "status sweeps/my_sweep": "running",
     "stop sweeps/my_sweep kl_divergence_beta_kl-10_b82aad/seed_1": "kl_divergence_beta_kl-10_b82aad/seed_1",
     "stop sweeps/my_sweep --all": "asked the sweep to end",
@@ -42,6 +42,7 @@ SHOWS = {  # in the repository's root
     "selgen_ray.strategies": "representation_constraint",
     "selgen_ray.strategies show dpo": "lambda_dpo",
     "selgen_ray.sweep search_spaces/quickstart.yaml --dry-run": "33 new",
+    "selgen_ray.data show search_spaces/quickstart.yaml --role proxy --rows 3": "<|assistant|>[[",
 }
 HOSTS = next(block.text.splitlines() for block in blocks("bash") if "# on host1" in block.text)
 OWN_DATA = [command for block in blocks("bash") if block.marker == "own data" for command in commands(block)]
@@ -68,7 +69,7 @@ def test_no_command_is_left_out():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, tiny_model_dir, data_files, joined):
-    """What the README's commands name: a search space, its sweep, another one's trial, a first-generation folder."""
+    """The folder that the README's commands name: a search space, its sweep, a first-generation folder."""
     folder = tmp_path_factory.mktemp("reader")
     write_space(folder, tiny_model_dir, data_files, name="my_sweep", seeds=[1], strategies=STRATEGIES)
     done = sweep(folder / "space.yaml", env=joined)
@@ -86,11 +87,14 @@ def folder(tmp_path_factory, tiny_model_dir, data_files, joined):
 
 
 def execute(command: str, folder: Path) -> tuple[int, str]:
-    """`python -m ...` in this process: to import PyTorch anew takes longer than most commands."""
-    _, _, module, *args = shlex.split(command)
+    """Run `python -m ...` in this process: to import PyTorch anew takes longer than most commands."""
+    _, _, name, *args = shlex.split(command)
+    module = import_module(name)
+    if hasattr(module, "__path__"):  # as `python -m` does with a package
+        module = import_module(f"{name}.__main__")
     out = io.StringIO()
     with contextlib.chdir(folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
-        status = import_module(module).main(args)
+        status = module.main(args)
     return status, out.getvalue()
 
 
@@ -102,7 +106,7 @@ def test_it_shows_what_it_says(command):
 
 @pytest.mark.ray
 def test_your_own_data_in_five_minutes(tmp_path, joined):
-    """What README.md lets a reader paste, as it stands; on a running cluster, for Ray's start takes the longest."""
+    """Paste what README.md gives a reader, as it stands; on a running cluster, for Ray's start takes the longest."""
     *paste, plan, run = OWN_DATA
     subprocess.run(["bash", "-euc", "\n".join(paste)], cwd=tmp_path, check=True)
     rows = {path.name: path.read_text().splitlines() for path in (tmp_path / "data").iterdir()}
@@ -128,9 +132,9 @@ def test_your_own_data_in_five_minutes(tmp_path, joined):
 @pytest.mark.ray
 @pytest.mark.parametrize("command", LEAVES)
 def test_it_leaves_what_it_says(command, folder):
-    status, told = execute(f"python -m {command}", folder)
-    assert status == 0, told
-    assert list(folder.glob(LEAVES[command])), told
+    status, shown = execute(f"python -m {command}", folder)
+    assert status == 0, shown
+    assert list(folder.glob(LEAVES[command])), shown
 
 
 @pytest.mark.ray
@@ -153,8 +157,8 @@ def test_they_steer_a_sweep(tmp_path, tiny_model_dir, data_files, joined):
         if command.startswith("rm"):
             process.communicate(timeout=60)  # `stop --all` has ended it
             command += " --yes"  # nobody answers its question here
-        status, told = execute(f"python -m selgen_ray.sweep {command}", tmp_path)
-        assert (status, word in told) == (0, True), f"{command}: {told}"
+        status, shown = execute(f"python -m selgen_ray.sweep {command}", tmp_path)
+        assert (status, word in shown) == (0, True), f"{command}: {shown}"
     assert process.returncode == 1
 
 
@@ -239,7 +243,7 @@ def test_the_shipped_spaces_as_they_stand(tmp_path):
     assert names == set(re.findall(r"sweep search_spaces/(\w+)\.yaml$", "\n".join(SPACES), re.M))
 
 
-@pytest.mark.parametrize("command", [c for c in SPACES if "selgen_ray.sweep" in c])
+@pytest.mark.parametrize("command", [c for c in SPACES if "-m selgen_ray.sweep " in c])
 def test_each_shipped_space_that_a_command_names_is_there(command):
     """That it can be planned is in test_readme.py."""
     assert (ROOT / shlex.split(command)[3]).is_file()
@@ -283,7 +287,7 @@ def test_messages_of_the_troubleshooting_tables_are_those_of_the_code():
     sections = [text.split("## Troubleshooting", 1)[1] for text in GUIDES.values() if "## Troubleshooting" in text]
     tables = ["\n".join(re.findall(r"^\|.*$", section, re.M)) for section in sections]
     shown = re.findall(r"^\| (?:a flag )?`([^`]+)`", "\n".join(tables), re.M)
-    assert len(shown) >= 17
+    assert len(shown) >= 22
     table = "\n".join(tables)
     package = Path(selgen_ray.__file__).parent
     code = "".join(path.read_text(encoding="utf-8") for path in sorted(package.rglob("*.py")))

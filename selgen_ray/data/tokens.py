@@ -31,7 +31,8 @@ from selgen_ray.data.rows import rows_hash
 _CHUNK = 1024  # rows that are kept as Python lists while they are written
 KIND = "tokens"
 """Of the cache: where they lie."""
-_RULES = 2  # of how rows become tokens: raised when they change, so that no tokens of earlier rules are read
+RULES = 2
+"""Of how rows become tokens: raised when they change, so that nothing is read that was made of earlier tokens."""
 _FORMS = ("messages", "prompt", "completion", "text")  # what of a row becomes tokens
 File = Callable[[str, dict[str, Any], Callable[[], bytes]], Path | bytes]
 """(kind, key, compute) -> the file of a value, or its content."""
@@ -55,7 +56,7 @@ class RowEncoder:
             "rows": rows_hash([{name: row[name] for name in _FORMS if name in row} for row in rows]),
             "tokenizer": tokenizer_hash(self.tokenizer),
             "chat_format": identity_of_format(self.tokenizer),
-            "rules": _RULES,
+            "rules": RULES,
             "max_seq_length": self.max_seq_length,
             "loss_on": self.loss_on,
             "transformers": transformers.__version__,

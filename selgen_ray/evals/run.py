@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import torch
 
+from selgen_ray.evals.generation import replies
 from selgen_ray.evals.registry import EvalSet, selected
 
 
 @torch.no_grad()
 def evaluate(eval_set: EvalSet) -> dict[str, float]:
     """Every selected metric that applies to the set, in evaluation mode; the model's mode is restored."""
-    from selgen_ray.evals.generation import replies  # late: it builds on this module
-
     was_training = eval_set.model.training
     eval_set.model.eval()
     try:

@@ -84,7 +84,7 @@ def read_space(path: Path, problems: list[Problem], notes: list[str], chain: tup
             if included and is_a(kind, included, problems):
                 sections[key] = included
     if any(key in sections and sections[key].origin.included for key in ("base", "overrides")):
-        from selgen_ray.first_generation.adopt import adopt  # late: it builds on this package
+        from selgen_ray.first_generation.adopt import adopt  # late: start-up, few search spaces have old parts
 
         adopt(sections, notes)
     tree = Node(sections, tree.origin)

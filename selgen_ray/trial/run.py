@@ -45,7 +45,7 @@ def run_trial(
 ) -> TrialResult:
     """Train, evaluate and publish results.json after every evaluation; go on from a checkpoint if there is one.
 
-    Called in each of the processes that train the trial together, where there are several; see `trainers.ranks`.
+    Called in each of the processes that train the trial together, where there are several; see `trainers.engine.ranks`.
 
     A trial that diverges returns with status 'diverged'. One that fails publishes status 'failed' with the last
     lines of its traceback, then raises what it met. One that is asked to stop finishes its step, writes a checkpoint

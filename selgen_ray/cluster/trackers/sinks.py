@@ -1,4 +1,4 @@
-"""One tracker: a logger callback of Ray's, what it is told of a trial, and where its files go."""
+"""One tracker: its client, what it is told of a trial, and where its files go."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from selgen_ray.data.roles import Roles
 from selgen_ray.data.rows import proxy_share, rows_hash
 from selgen_ray.data.sets import Sets
 from selgen_ray.data.streams import by_length
-from selgen_ray.data.tokens import RowEncoder, TokenRows
+from selgen_ray.data.tokens import RULES, RowEncoder, TokenRows
 from selgen_ray.errors import ModelError
 from selgen_ray.models.loading import Model, trainable_model, trainable_parameters
 from selgen_ray.models.tokenizer import load_tokenizer
@@ -156,7 +156,7 @@ class RunContext:
     def data_key(self, stream: str) -> dict[str, Any]:
         """Return what identifies the training rows of a stream and their tokens, as a key for `shared`."""
         rows = {role: rows_hash(list(self.sets.train[role].rows)) for role in stream.split("+")}
-        return {"rows": rows, **self.cfg.model_dump(include={"max_seq_length", "loss_on"})}
+        return {"rows": rows, "rules": RULES, **self.cfg.model_dump(include={"max_seq_length", "loss_on"})}
 
     def log(self, name: str, total: Tensor | float, count: Tensor | float = 1) -> None:
         """Log a metric as a sum over `count` things; results.json gets the mean since the last reading."""
