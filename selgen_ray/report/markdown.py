@@ -10,6 +10,7 @@ from selgen_ray.report.model import Report
 from selgen_ray.report.page import provenance
 from selgen_ray.report.text import score_text
 from selgen_ray.report.words import QUESTION, answer, caveats, comparison_text, probability, setting_facts
+from selgen_ray.stats import Summary
 from selgen_ray.storage import Folder
 
 _MOST = 200  # rows of a table
@@ -50,7 +51,7 @@ def _settings(report: Report) -> str:
     return _table(head, rows) + (f"\n\nand {more} more in results.csv" if more > 0 else "")
 
 
-def _scores(x, y, change_x, change_y) -> list[str]:  # type: ignore[no-untyped-def]
+def _scores(x: Summary | None, y: Summary | None, change_x: Summary | None, change_y: Summary | None) -> list[str]:
     return [score_text(x), score_text(change_x, True), score_text(y), score_text(change_y, True)]
 
 
