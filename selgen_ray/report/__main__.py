@@ -1,4 +1,4 @@
-"""`python -m selgen_ray.report`."""
+"""The entry point of `python -m selgen_ray.report`."""
 
 import sys
 

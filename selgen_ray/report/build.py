@@ -1,4 +1,4 @@
-"""Results of a sweep -> what they say together."""
+"""Build a report from the results of a sweep: summaries, counts, and notes on what is doubtful."""
 
 from __future__ import annotations
 
@@ -27,10 +27,16 @@ def make_report(
     require: str = "",
     reference: tuple[float, float] | None = None,
 ) -> Report:
-    """The report of results already read; writes nothing.
+    """Make the report of results that have been read; write nothing.
 
     Args:
-        reference: from where hypervolumes are measured; default: see `standings.find_reference`.
+        found: the folder and the result of each trial.
+        sweep: its folder or folders, as the report names them.
+        require: conditions that a setting must meet to be on the front, such as 'coherence >= 0.5'; '': none.
+        reference: the point from which hypervolumes are measured; default: see `standings.find_reference`.
+
+    Raises:
+        ValueError: `require` cannot be parsed.
     """
     trials = [result for _, result in found]
     conditions = parse_requirement(require) if require else ()
@@ -50,9 +56,9 @@ def make_report(
             *_notes(completed, x, y),
             *_repeated(completed, settings),
             *_flat(completed, x, y),
-            *_of_bases(completed),
+            *_base_notes(completed),
         ),
-        unknown_axes=tuple(_unknown(completed, [x.name, y.name, *(one.metric for one in conditions)])),
+        unknown_axes=tuple(_unknown(completed, [x.name, y.name, *(condition.metric for condition in conditions)])),
         require=" and ".join(map(str, conditions)),
         flagged=tuple(_flagged(completed, settings)),
     )
@@ -72,14 +78,18 @@ def _bases(completed: Iterable[TrialResult], x: Axis, y: Axis) -> Iterable[Base]
             yield Base(name, *values)
 
 
-def _left_out(found: Iterable[tuple[Folder, TrialResult]], settings: Sequence[Setting]) -> Iterable[LeftOut]:
-    """Each trial that is not completed once, under its own setting; a completed one in each setting where it lacks."""
+def _left_out(results: Iterable[tuple[Folder, TrialResult]], settings: Sequence[Setting]) -> Iterable[LeftOut]:
+    """Yield every trial that is not averaged.
+
+    A trial that is not completed comes once, under the setting it was configured with; a completed one comes under
+    each setting for which it lacks a value.
+    """
     labels = {trial_id: s.label for s in settings for trial_id in s.trial_ids}
     lacking: dict[str, list[Setting]] = defaultdict(list)
     for s in settings:
         for trial_id in s.no_point:
             lacking[trial_id].append(s)
-    for folder, result in found:
+    for folder, result in results:
         if result.status != TrialStatus.COMPLETED:
             cause = last_line(result.error)
             yield LeftOut(labels[result.trial_id], result.seed, result.status, cause, str(folder))
@@ -89,6 +99,7 @@ def _left_out(found: Iterable[tuple[Folder, TrialResult]], settings: Sequence[Se
 
 
 def _notes(completed: Iterable[TrialResult], x: Axis, y: Axis) -> Iterable[str]:
+    """Note each axis whose headline comes from different metrics in different trials."""
     for axis in dict.fromkeys((x, y)):
         names = sorted({name for r in completed if axis.value(r) is not None and (name := axis.metric(r))})
         if len(names) > 1:
@@ -96,19 +107,19 @@ def _notes(completed: Iterable[TrialResult], x: Axis, y: Axis) -> Iterable[str]:
 
 
 def _repeated(completed: Sequence[TrialResult], settings: Sequence[Setting]) -> Iterable[str]:
-    """Seeds that are one training: their spread says nothing."""
+    """Note seeds whose trainings are identical: their spread says nothing."""
     by_id = {result.trial_id: result for result in completed}
     for s in settings:
         trials = [by_id[trial_id] for trial_id in s.trial_ids if trial_id in by_id]
         for i, result in enumerate(trials):
-            twin = next((one for one in trials[:i] if one.seed != result.seed and same_training(one, result)), None)
+            twin = next((r for r in trials[:i] if r.seed != result.seed and same_training(r, result)), None)
             if twin:
-                told = f"{s.label}: the losses of seeds {twin.seed} and {result.seed} are the same to the last digit"
-                yield f"{told}, so they are one training and not two"
+                same = f"{s.label}: the losses of seeds {twin.seed} and {result.seed} are the same to the last digit"
+                yield f"{same}, so they are one training and not two"
 
 
 def _flat(completed: Sequence[TrialResult], x: Axis, y: Axis) -> Iterable[str]:
-    """An axis that is 0, or 1, for every base model and every trial compares nothing."""
+    """Note each axis that is 0, or 1, for every base model and in every trial: it compares nothing."""
     for axis in dict.fromkeys((x, y)):
         after = [value for result in completed if (value := axis.value(result)) is not None]
         before = [value for result in completed if (value := axis.base(result)) is not None]
@@ -118,8 +129,8 @@ def _flat(completed: Sequence[TrialResult], x: Axis, y: Axis) -> Iterable[str]:
             yield f"{axis.name}{named} is {after[0]:g} for the base model and in every trial: it compares nothing"
 
 
-def _of_bases(completed: Iterable[TrialResult]) -> Iterable[str]:
-    """What trials note of the evaluation before training, each kind once: trials share their base."""
+def _base_notes(completed: Iterable[TrialResult]) -> Iterable[str]:
+    """Yield the trials' notes on the evaluation before training, each kind once a model: trials share their base."""
     notes: dict[tuple[str, str], str] = {}
     for result in completed:
         for note in result.notes:
@@ -135,8 +146,9 @@ def _flagged(completed: Sequence[TrialResult], settings: Sequence[Setting]) -> I
 
 
 def _unknown(completed: Sequence[TrialResult], wanted: Sequence[str]) -> Iterable[str]:
-    there = sorted({f"{name}/{metric}" for r in completed for name, m in r.eval_results.items() for metric in m})
+    """Yield a sentence for each wanted metric that no completed trial has, with the nearest existing one."""
+    metrics = sorted({f"{name}/{metric}" for r in completed for name, m in r.eval_results.items() for metric in m})
     for name in dict.fromkeys(wanted):
-        if completed and name not in (*HEADLINES, *there):
-            names = ", ".join([*HEADLINES, *there])
-            yield f"no completed trial has {name!r}.{nearest(name, there)} There are: {names}"
+        if completed and name not in (*HEADLINES, *metrics):
+            names = ", ".join([*HEADLINES, *metrics])
+            yield f"no completed trial has {name!r}.{nearest(name, metrics)} There are: {names}"

@@ -1,4 +1,4 @@
-"""`python -m selgen_ray.report <sweep folder> ...`.
+"""The command `python -m selgen_ray.report <sweep folder> ...`.
 
 Exit status: 0, 1 when nothing is completed yet, 2 when the input is wrong.
 """
@@ -28,7 +28,7 @@ _WATCH_S, _LEAST_S = 10.0, 0.2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
+    """Run the command and return its exit status."""
     args = _parser().parse_args(argv)
     if wrong := _problems(args):
         return _refuse("\n".join(wrong))
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.watch:
         watch([Folder(one) for one in args.sweep], args.watch, write, _say)
         args.watch = 0
-        write()  # a page that looks for no newer one
+        write()  # the last page looks for no newer one
     return DONE if reports[-1].counts["completed"] else NOTHING_YET
 
 
@@ -112,7 +112,11 @@ def _missing(sweeps: Sequence[str]) -> str:
 
 
 def near_folders(location: str) -> str:
-    """' Did you mean 'x'?' or ' There are: ...', of the folders beside the one that is not there."""
+    """Return a hint for a folder that does not exist: " Did you mean 'x'?" or ' There are: x, y', of its siblings.
+
+    Returns:
+        '' where there is no sibling, or the storage cannot be read.
+    """
     path, mark, options = location.partition("?")  # a URI's options stay at its end
     parent, slash, name = path.rstrip("/").rpartition("/")
     try:
@@ -121,7 +125,7 @@ def near_folders(location: str) -> str:
         return ""
     near = difflib.get_close_matches(name, names, n=_NEAR, cutoff=0.5)
     if near:
-        return f" Did you mean {' or '.join(repr(parent + slash + found) for found in near)}?"
+        return f" Did you mean {' or '.join(repr(parent + slash + folder) for folder in near)}?"
     return f" There are: {', '.join(names[:_NEAR])}{', ...' * (len(names) > _NEAR)}" if names else ""
 
 

@@ -1,4 +1,4 @@
-"""A strategy's colour and mark, the same in every picture."""
+"""The colour and the marker of each strategy, the same in every picture."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import hashlib
 
 from selgen_ray.report.settings import STRATEGIES
 
-# searched for the largest smallest difference (CIE76 15) between any two, with normal sight and without red, green
-# or blue cones; the marker is a second sign
+# found by a search that maximises the smallest difference between any two (CIE76, 15), for normal sight and for each
+# of the three kinds of colour blindness; the marker tells strategies apart a second time
 COLOURS = (
     *("#4D4D4D", "#0072B2", "#D55E00", "#33BBEE", "#EE3377", "#00429D"),
     *("#B66DFF", "#CCBB44", "#B15928", "#920000", "#EE8866", "#CC79A7"),
 )
-# of the same hues, searched likewise (CIE76 19) for a dark ground, each with a contrast of at least 3.2 to it
+# the same hues for a dark background, found likewise (CIE76, 19), each with a contrast of at least 3.2 to it
 DARK_COLOURS = (
     *("#BBBBBB", "#AFD0F3", "#FF9D09", "#0BB3F0", "#EF5781", "#0070D1"),
     *("#8B33FF", "#F7F3D2", "#B57F4E", "#D2290E", "#FABF92", "#C04B98"),
@@ -26,22 +26,22 @@ _SYMBOLS = (
 
 
 def colour_of(strategy: str) -> str:
-    """On a light ground; of an unknown name by its hash."""
+    """Return a strategy's colour on a light background, '#0072B2'; an unknown name gets one by its hash."""
     return COLOURS[STRATEGIES.index(strategy)] if strategy in STRATEGIES else _hashed(strategy, 0.35, 0.2)
 
 
 def dark_colour_of(strategy: str) -> str:
-    """On a dark ground; of an unknown name by its hash, of the hue that it has on a light one."""
+    """Return a strategy's colour on a dark background; an unknown name keeps the hue it has on a light one."""
     return DARK_COLOURS[STRATEGIES.index(strategy)] if strategy in STRATEGIES else _hashed(strategy, 0.6, 0.15)
 
 
 def marker_of(strategy: str) -> str:
-    """For matplotlib; of an unknown name by its hash."""
+    """Return a strategy's marker for matplotlib; an unknown name gets one by its hash."""
     return _MARKERS[_number(strategy)]
 
 
 def symbol_of(strategy: str) -> str:
-    """The same marker for plotly."""
+    """Return a strategy's marker for plotly, the one of `marker_of`."""
     return _SYMBOLS[_number(strategy)]
 
 

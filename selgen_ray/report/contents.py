@@ -1,11 +1,11 @@
-"""The data of the page, as plain JSON: what its scripts draw from."""
+"""The data of the page as plain JSON, from which its scripts draw."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from selgen_ray.records.names import trial_name
 from selgen_ray.records.results import HEADLINES, TrialResult
@@ -14,19 +14,21 @@ from selgen_ray.report import colours
 from selgen_ray.report.costs import device_hours
 from selgen_ray.report.details import place_of, rounded
 from selgen_ray.report.knob_names import explained
+from selgen_ray.report.model import Report
 from selgen_ray.report.scales import is_share
 from selgen_ray.report.settings import Axis, Setting, model_name, strategy_of
 from selgen_ray.report.strengths import strengths
+from selgen_ray.report.summary import standings_as_dict
 from selgen_ray.stats import t_quantile
-
-if TYPE_CHECKING:
-    from selgen_ray.report.model import Report
 
 
 def page_data(report: Report, trials: Sequence[TrialResult]) -> dict[str, Any]:
-    """Everything that is on the page from the start; curves and configs come apart, see details.py."""
+    """Return everything that the page shows from the start; curves and configs come separately, see details.py.
+
+    Trials and settings refer to each other by index, in `trials` and in `report.settings`.
+    """
     numbers = {result.trial_id: i for i, result in enumerate(trials)}
-    own = {trial_id: i for i, s in enumerate(report.settings) for trial_id in s.trial_ids}
+    setting_of = {trial_id: i for i, s in enumerate(report.settings) for trial_id in s.trial_ids}
     names = metric_names(report, trials)
     return {
         "title": report.title,
@@ -39,29 +41,39 @@ def page_data(report: Report, trials: Sequence[TrialResult]) -> dict[str, Any]:
         "settings": [_setting(s) for s in report.settings],
         "strengths": [asdict(curve) for curve in strengths(report.settings)],
         "points": _points(report.settings, names, numbers),
-        "trials": [_trial(result, i, own[result.trial_id]) for i, result in enumerate(trials)],
-        "standings": report.standings.to_dict(),
+        "trials": [_trial(result, i, setting_of[result.trial_id]) for i, result in enumerate(trials)],
+        "standings": standings_as_dict(report.standings),
         "sample_trials": sample_trials(report, numbers),
     }
 
 
 def as_script(data: Any) -> str:
-    """JSON that can stand inside <script>: nothing in it can end the element or begin another."""
+    """Return data as JSON that is safe inside <script>: nothing in it can end the element or begin another.
+
+    Raises:
+        ValueError: a number is NaN or infinite.
+    """
     text = json.dumps(data, separators=(",", ":"), allow_nan=False, default=str)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def metric_names(report: Report, trials: Iterable[TrialResult]) -> list[str]:
-    """The axes, the headlines, then every 'set/metric' that a trial has."""
-    there = sorted({f"{name}/{metric}" for r in trials for name, m in r.eval_results.items() for metric in m})
+    """Return the axes, the headlines, then every 'set/metric' that a trial has, each once."""
+    metrics = sorted({f"{name}/{metric}" for r in trials for name, m in r.eval_results.items() for metric in m})
     headlines = [name for name in HEADLINES if any(getattr(r, name) is not None for r in trials)]
-    return list(dict.fromkeys([report.x.name, report.y.name, *headlines, *there]))
+    return list(dict.fromkeys([report.x.name, report.y.name, *headlines, *metrics]))
 
 
 def sample_trials(report: Report, numbers: Mapping[str, int]) -> list[dict[str, Any]]:
-    """The trials whose answers stand beside the base model's: the outcome-only or naive run, the leader's best.
+    """Choose the trials whose answers stand beside the base model's: the outcome-only or naive run, the leader's best.
 
-    They are of one seed, whose evaluation sets are the same, if there is one that both have.
+    Both are of one seed, so that their evaluation sets are the same, if there is a seed that both have.
+
+    Args:
+        numbers: trial id -> index of the trial on the page.
+
+    Returns:
+        Up to two, such as {"role": "best", "label": "kl_divergence β=10", "trial": 3, "seed": 0}.
     """
     leader = report.standings.leader
     best = report.settings[leader.best] if leader and leader.best is not None else None
@@ -70,13 +82,13 @@ def sample_trials(report: Report, numbers: Mapping[str, int]) -> list[dict[str, 
     chosen = [s for s in ([naive] if naive is best else [naive, best]) if s is not None]
     with_samples = [{r.seed: r for r in s.trials if r.status == TrialStatus.COMPLETED and r.samples} for s in chosen]
     common = set.intersection(*(set(by_seed) for by_seed in with_samples)) if with_samples else set()
-    found = []
+    samples: list[dict[str, Any]] = []
     for s, by_seed in zip(chosen, with_samples, strict=True):
         seed = min(common) if common else min(by_seed, default=None)
         if seed is not None:
             role = "best" if s is best else "naive"
-            found.append({"role": role, "label": s.label, "trial": numbers[by_seed[seed].trial_id], "seed": seed})
-    return found
+            samples.append({"role": role, "label": s.label, "trial": numbers[by_seed[seed].trial_id], "seed": seed})
+    return samples
 
 
 def _metric(name: str) -> dict[str, Any]:
@@ -85,7 +97,7 @@ def _metric(name: str) -> dict[str, Any]:
 
 
 def _quantiles(settings: Sequence[Setting]) -> list[float | None]:
-    """t(0.975, n - 1) for n seeds at place n; None for 0 and 1."""
+    """Return the quantile t(0.975, n - 1) for n seeds at index n; None at 0 and 1."""
     most = max((s.num_trials for s in settings), default=1)
     return [None, None, *(t_quantile(0.975, n - 1) for n in range(2, most + 1))]
 
@@ -113,7 +125,10 @@ def _setting(s: Setting) -> dict[str, Any]:
 
 
 def _points(settings: Sequence[Setting], names: Sequence[str], numbers: Mapping[str, int]) -> dict[str, Any]:
-    """Columns with a row for each completed trial of each setting: its values of all metrics, after and before."""
+    """Return columns with one row for each completed trial of each setting.
+
+    'values' (after training) and 'base' (before training) are [metrics, rows], the metrics in the order of `names`.
+    """
     rows = [(i, r) for i, s in enumerate(settings) for r in s.trials if r.status == TrialStatus.COMPLETED]
     axes = [Axis(name) for name in names]
     return {

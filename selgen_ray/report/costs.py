@@ -1,4 +1,4 @@
-"""What trials cost: hours of devices, tokens."""
+"""The cost of trials: device-hours and tokens."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _HOUR_S = 3600.0
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a strategy's trials, of whatever status: also what failed was paid for.
+    """The cost of a strategy's trials, whatever their status: failed trials were paid for, too.
 
     Attributes:
-        num_trials: behind it; each once, also where it is evaluated as several settings.
-        gpu_hours: of trials on a GPU, times the workers of each; a share of a GPU counts as a whole one.
-        cpu_hours: of trials without one, times the workers of each.
-        tokens: processed in training, padding included.
+        num_trials: number of trials; a trial that is evaluated as several settings counts once.
+        gpu_hours: wall-clock hours times workers, of trials on a GPU; a share of a GPU counts as a whole one.
+        cpu_hours: wall-clock hours times workers, of trials without a GPU.
+        tokens: tokens processed in training, padding included.
     """
 
     num_trials: int
@@ -39,7 +39,7 @@ class Cost:
 
 
 def cost_of(settings: Iterable[Setting]) -> Cost:
-    """The cost of all trials of these settings."""
+    """Add up the cost of all trials of these settings."""
     trials = {r.trial_id: r for s in settings for r in s.trials}
     return Cost(
         num_trials=len(trials),
@@ -50,10 +50,10 @@ def cost_of(settings: Iterable[Setting]) -> Cost:
 
 
 def is_on_gpu(result: TrialResult) -> bool:
-    """Whether the trial ran on a GPU."""
+    """Return whether the trial ran on a GPU."""
     return result.hardware.get("device") == "cuda"
 
 
 def device_hours(result: TrialResult) -> float:
-    """Wall-clock hours of the trial, all resumes together, times its workers; 0 where nothing says."""
+    """Return the trial's wall-clock hours, all resumes together, times its workers; 0 where they are unknown."""
     return result.timings.get("total_s", 0.0) / _HOUR_S * int(result.config.get("num_workers") or 1)

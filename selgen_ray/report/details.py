@@ -1,4 +1,4 @@
-"""What a trial's own page shows: config, curves, samples, events; packed so that thousands fit in one file."""
+"""The details of a trial that the page shows on a click: config, curves, samples, events; packed to fit in one file."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from selgen_ray.records.status import TrialStatus
 from selgen_ray.storage import Folder
 
 MOST_POINTS = 200
-_CHUNK = 24  # trials packed together: opening one unpacks the others
-_ALL_SAMPLES = 300  # up to so many trials each has its samples on the page
+_CHUNK = 24  # trials packed together: opening one of them unpacks all
+_ALL_SAMPLES = 300  # with more trials than this, only a few have their samples on the page
 _MOST_SAMPLES = 8  # of each evaluation set
 _MOST_EVENTS = 100
-_MANY = 20
-_PLAIN = 0.1  # from here on six decimals are at least five digits
+_MANY = 20  # from so many values on numpy is faster
+_PLAIN = 0.1  # from here on six decimals are at least five significant digits
 
 
 def rounded(value: float | None) -> float | None:
-    """Five significant digits, or six decimals where that is more: nobody sees more in a picture."""
+    """Round to five significant digits, or six decimals from 0.1 on, all that a picture shows; None if not finite."""
     if value is None or not math.isfinite(value):
         return None
     if value >= _PLAIN or value <= -_PLAIN:
-        return round(value, 6)  # several times as fast as by way of text, and there are millions
+        return round(value, 6)  # several times as fast as formatting, and there are millions of values
     return float(f"{value:.5g}")
 
 
 def shortened(values: Sequence[float | None]) -> list[float | None]:
-    """`rounded` of each: many at once are several times as fast."""
+    """Round each value to five significant digits; None if not finite. Many at once are several times as fast."""
     if len(values) < _MANY:
         return [rounded(value) for value in values]
     array = np.array(values, dtype=float)
@@ -48,25 +48,29 @@ def shortened(values: Sequence[float | None]) -> list[float | None]:
 
 
 def thinned(length: int, most: int = MOST_POINTS) -> list[int]:
-    """At most `most` places of a list, evenly spread, with the first and the last."""
+    """Return at most `most` indices of a list, evenly spread, with the first and the last."""
     if length <= most:
         return list(range(length))
     return sorted({round(i * (length - 1) / (most - 1)) for i in range(most)})
 
 
 def packed(details: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Groups of details as gzip in base64, which a browser unpacks when it needs them."""
+    """Pack details in groups, each as base64 of gzip of JSON, which a browser unpacks when it needs them.
+
+    Raises:
+        ValueError: a number is NaN or infinite.
+    """
 
     def pack(start: int) -> str:
         text = json.dumps(details[start : start + _CHUNK], separators=(",", ":"), allow_nan=False)
         return base64.b64encode(gzip.compress(text.encode(), compresslevel=2, mtime=0)).decode()
 
-    with ThreadPoolExecutor() as pool:  # zlib works without holding up the others
+    with ThreadPoolExecutor() as pool:  # zlib releases the GIL
         return list(pool.map(pack, range(0, len(details), _CHUNK)))
 
 
 def place_of(number: int) -> tuple[int, int]:
-    """In which group, and where in it, the details of a trial are."""
+    """Return (group, index in the group) of a trial's details, by its number among all trials."""
     return divmod(number, _CHUNK)
 
 
@@ -76,15 +80,18 @@ def details_of(
     events: Mapping[str, Sequence[Mapping[str, Any]]],
     with_samples: frozenset[str],
 ) -> list[dict[str, Any]]:
-    """The details of each trial, in order.
+    """Return the details of each trial, in order.
 
     Args:
-        base: dotted key -> value, what the sweep's trials are compared with.
+        found: the folder and the result of each trial.
+        base: dotted key -> value: the config that each trial's own is compared with.
         events: trial name -> its events.
-        with_samples: ids of the trials whose samples are needed whatever the size.
+        with_samples: ids of the trials whose samples are needed however many trials there are.
     """
     everyone = len(found) <= _ALL_SAMPLES
-    return [_details(f, r, base, events, everyone or r.trial_id in with_samples) for f, r in found]
+    return [
+        _details(folder, result, base, events, everyone or result.trial_id in with_samples) for folder, result in found
+    ]
 
 
 def _details(
@@ -101,7 +108,9 @@ def _details(
         "losses": _curves(result.train_steps, result.train_losses),
         "metrics": _curves(result.train_steps, result.train_metrics),
         "evals": _evaluations(result),
-        "samples": {name: some[:_MOST_SAMPLES] for name, some in result.samples.items()} if with_samples else None,
+        "samples": {name: samples[:_MOST_SAMPLES] for name, samples in result.samples.items()}
+        if with_samples
+        else None,
         "events": list(events.get(trial_name(result.slug, result.seed), ()))[-_MOST_EVENTS:],
         "facts": _facts(folder, result),
         "flags": result.flags,
@@ -135,7 +144,7 @@ def _evaluations(result: TrialResult) -> dict[str, Any]:
 
 
 def _facts(folder: Folder, result: TrialResult) -> dict[str, Any]:
-    """Checkpoints, times, sizes: what is neither a curve nor the config."""
+    """Return what is neither a curve nor the config: checkpoints, times, sizes, hashes."""
     ended = result.status in (TrialStatus.COMPLETED, TrialStatus.DIVERGED)
     checkpoints = "deleted, since the trial is over" if ended else f"{folder}/checkpoints, until the trial is over"
     return {
@@ -157,19 +166,23 @@ def _facts(folder: Folder, result: TrialResult) -> dict[str, Any]:
 
 
 def common_config(trials: Iterable[TrialResult], given: Mapping[str, Any]) -> dict[str, Any]:
-    """What the sweep's trials have in common, and where they differ what the search space's `base` says.
+    """Return the config that trials are compared with: the values they have in common, else those of `base`.
 
     Args:
-        given: `base` of the search space, dotted; what no trial has as it stands there (a path) does not count.
+        given: `base` of the search space, dotted key -> value. A value that no trial has (a path, which is resolved)
+            does not count.
+
+    Returns:
+        Dotted key -> value. A key on which trials differ is missing where `base` does not settle it.
     """
     values: dict[str, dict[str, Any]] = defaultdict(dict)
     for result in trials:
         for key, value in flatten(result.config).items():
             values[key][repr(value)] = value
     common = {key: next(iter(by_text.values())) for key, by_text in values.items() if len(by_text) == 1}
-    told = {
+    from_base = {
         key: by_text[repr(given[key])]
         for key, by_text in values.items()
         if len(by_text) > 1 and key in given and repr(given[key]) in by_text
     }
-    return common | told
+    return common | from_base

@@ -1,4 +1,4 @@
-"""Results as a data set of their own: two tables in Parquet and a card, as hubs of data sets read them."""
+"""Export results as a data set: two Parquet tables and a data card, in the form that data set hubs read."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 
 from selgen_ray.reading import read_trials
 from selgen_ray.records.text import markdown_table
+from selgen_ray.report.model import Report
 from selgen_ray.report.words import QUESTION, answer, caveats
 from selgen_ray.report.writing import parquet, plain_table
 from selgen_ray.storage import Folder
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # start-up: pandas is imported when a table is made
     import pandas as pd
-
-    from selgen_ray.report.model import Report
 
 _WHAT = {
     "trial_id": "content hash of everything that can change the result",
@@ -43,10 +42,10 @@ def export(sweeps: Sequence[Folder], place: Folder, report: Report) -> Folder:
         `place`.
 
     Raises:
-        StorageError: a results.json cannot be read, or a file not be written.
+        StorageError: a results.json cannot be read, or a file cannot be written.
     """
-    found = read_trials(*sweeps)
-    tables = {"trials": plain_table(found), "epochs": plain_table(found, "epoch")}
+    results = read_trials(*sweeps)
+    tables = {"trials": plain_table(results), "epochs": plain_table(results, "epoch")}
     for name, table in tables.items():
         place.write(f"{name}.parquet", parquet(table))
     place.write("README.md", card(report, tables).encode())
@@ -54,7 +53,11 @@ def export(sweeps: Sequence[Folder], place: Folder, report: Report) -> Folder:
 
 
 def card(report: Report, tables: dict[str, pd.DataFrame]) -> str:
-    """The data card: a head in YAML that a hub reads, then words."""
+    """Return the data card in Markdown: a YAML head that hubs read, then a description.
+
+    Args:
+        tables: "trials" and "epochs".
+    """
     configs = [
         line
         for name in tables

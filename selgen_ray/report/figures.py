@@ -1,10 +1,10 @@
-"""The Pareto figure. Drawn with matplotlib's objects alone: without pyplot's global state threads may draw at once."""
+"""The Pareto figure, drawn without pyplot: its global state would keep threads from drawing at once."""
 
 from __future__ import annotations
 
 import io
 import textwrap
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -16,12 +16,10 @@ from matplotlib.lines import Line2D
 from selgen_ray.report.colours import colour_of, marker_of
 from selgen_ray.report.knob_names import explained, knob_texts
 from selgen_ray.report.labels import Label, place_labels
+from selgen_ray.report.model import Base, Report
 from selgen_ray.report.scales import axis_limits, beyond, cut, inside, is_crowded
 from selgen_ray.report.settings import Axis, Setting, mean_point
 from selgen_ray.stats import Summary
-
-if TYPE_CHECKING:
-    from selgen_ray.report.model import Base, Report
 
 SIZE_INCHES = (10.0, 6.0)
 DPI = 160
@@ -36,18 +34,18 @@ _RING: dict[str, Any] = {
 }
 _CROSS: dict[str, Any] = {"marker": "x", "color": INK, "markersize": 10, "markeredgewidth": 1.6, "linestyle": "none"}
 _LABEL_LENGTH = 28
-_MULTITUDE = 80  # of more settings than these only those on the front have bars and labels
+_MULTITUDE = 80  # with more settings than this, only those on the front have bars and labels
 
 
 def as_png(figure: Figure) -> bytes:
-    """A figure as a PNG."""
+    """Return a figure as the content of a PNG file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=figure.dpi)
     return buffer.getvalue()
 
 
 def as_svg(figure: Figure) -> bytes:
-    """A figure as an SVG, with letters as outlines: it looks the same everywhere; the same data, the same bytes."""
+    """Return a figure as the content of an SVG file: letters are outlines, and the same data give the same bytes."""
     buffer = io.BytesIO()
     with rc_context({"svg.hashsalt": "selgen"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
@@ -55,11 +53,11 @@ def as_svg(figure: Figure) -> bytes:
 
 
 def pareto_figure(report: Report) -> Figure:
-    """Alignment against capability, or whatever the axes are.
+    """Draw the trade-off between the two axes, usually alignment against capability.
 
-    Means over seeds with their t-intervals, single trials faint behind them, the base model as a star, the front as
-    the border of what is dominated: no setting is known between two of its corners. Bars and the picture end at 0 and
-    1 where a quantity does; the table has the interval as it is.
+    It shows means over seeds with their t-intervals, single trials faint behind them, the base model as a star, and the
+    front as the border of the dominated area: a staircase, since no setting is known between two of its corners. Bars
+    and axes of a share end at 0 and 1; the table has the intervals uncut.
     """
     figure = Figure(figsize=SIZE_INCHES, dpi=DPI, facecolor="white")
     canvas = FigureCanvasAgg(figure)
@@ -91,7 +89,7 @@ def _frame(axes: Axes, report: Report) -> None:
 
 def _front(axes: Axes, report: Report) -> None:
     corners = sorted(mean_point(s, report.x, report.y) for s in report.settings if s.on_front)
-    if not corners:  # every setting misses what is required
+    if not corners:  # every setting misses a condition of `require`
         return
     path = [(report.x.sign * axes.get_xlim()[0], corners[0][1])]
     for x, y in corners:  # down to this point's height, then along it
@@ -121,7 +119,7 @@ def _setting(axes: Axes, setting: Setting, report: Report) -> None:
 
 
 def is_multitude(report: Report) -> bool:
-    """Whether there are too many settings to draw each with bars and a label."""
+    """Return whether there are too many settings to draw each with bars and a label."""
     return len(report.drawn) > _MULTITUDE
 
 
@@ -130,7 +128,7 @@ def _large(report: Report) -> list[Setting]:
 
 
 def _multitude(axes: Axes, report: Report) -> None:
-    """What is not on the front, small and without bars."""
+    """Draw the settings that are not on the front, small and without bars."""
     for strategy in dict.fromkeys(s.strategy for s in report.drawn):
         means = [
             (s.x.mean, s.y.mean) for s in report.drawn if s.strategy == strategy and not s.on_front and s.x and s.y
@@ -146,17 +144,17 @@ def _multitude(axes: Axes, report: Report) -> None:
 
 
 def _base(axes: Axes, base: Base, report: Report) -> Label:
-    """Draw the star; where its place is outside, at the edge, and the label says how far."""
+    """Draw the base model's star, or, if its place is outside the axes, a hollow one at the edge; return its label."""
     assert base.x and base.y
     ends = axes.get_xlim(), axes.get_ylim()
     style: dict[str, Any] = {"color": INK, "marker": "*", "zorder": 4.5}
     outside = beyond(base, report, ends)
-    at = inside(base.x.mean, ends[0]), inside(base.y.mean, ends[1])
+    place = inside(base.x.mean, ends[0]), inside(base.y.mean, ends[1])
     if outside:
-        axes.plot(*at, markerfacecolor="white", markersize=13, **style)
+        axes.plot(*place, markerfacecolor="white", markersize=13, **style)
     else:
         _point(axes, base.x, base.y, report, markersize=17, markeredgecolor="white", **style)
-    return Label(literal(", ".join(outside) or "base model"), at, INK)
+    return Label(literal(", ".join(outside) or "base model"), place, INK)
 
 
 def _point(axes: Axes, x: Summary, y: Summary, report: Report, **style: object) -> None:
@@ -213,14 +211,14 @@ def _line(label: str, **style: object) -> Line2D:
 
 
 def footnote(report: Report) -> str:
-    """How many seeds, what the bars are, what is not drawn."""
+    """Return the note under the figure: how many seeds, what the bars mean, what is not drawn."""
     counts = sorted({s.x.n for s in report.drawn if s.x})
     seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]}–{counts[-1]}"
     parts = [f"{seeds} seed{'s' * (counts[-1] > 1)} per setting"]
     if counts[-1] > 1:
-        told = "bars: 95 % t-interval over seeds, small marks: single seeds"
-        many = "bars: 95 % t-interval over seeds, of the front alone; small: the other means"
-        parts.append(many if is_multitude(report) else told)
+        all_barred = "bars: 95 % t-interval over seeds, small marks: single seeds"
+        front_barred = "bars: 95 % t-interval over seeds, of the front alone; small: the other means"
+        parts.append(front_barred if is_multitude(report) else all_barred)
     if counts[0] == 1:
         parts.append("hollow: one seed, no interval")
     lost = {status: n for status, n in report.counts.items() if n and status != "completed"}
@@ -242,7 +240,7 @@ def _means(report: Report) -> list[tuple[Axis, Summary | None]]:
 
 
 def _labels(report: Report) -> list[Label]:
-    """The values of the knobs beside each point, where a strategy has several; the legend names the knobs."""
+    """Return labels with the knobs' values for strategies with several settings; the legend names the knobs."""
     drawn = report.drawn
     labels = []
     for s in _large(report):
@@ -258,5 +256,5 @@ def _obstacles(report: Report) -> list[tuple[float, float]]:
 
 
 def literal(text: str) -> str:
-    """Text without mathematics: a '$' in a name is a '$'."""
+    """Escape a text for matplotlib, which takes what stands between two '$' for mathematics."""
     return text.replace("$", r"\$")

@@ -1,4 +1,4 @@
-"""A report that is written anew while its sweep runs."""
+"""A report that is rewritten while its sweep runs: `python -m selgen_ray.report --watch`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,19 @@ logger = logging.getLogger(__name__)
 
 
 def watch(sweeps: Sequence[Folder], every_s: float, write: Callable[[], Report], say: Callable[[str], None]) -> None:
-    """Write the report whenever results have changed, until no sweep is running any more, or Ctrl-C.
+    """Write the report whenever results have changed, until all sweeps are over, or Ctrl-C.
 
-    A sweep runs as long as its driver says so in control/live.json; one that says nothing (it has not started, or its
-    driver was killed) is waited for until Ctrl-C. A storage that is away for a while is asked again.
+    A sweep is over once its driver has written so to control/live.json. A sweep that has not started, or whose driver
+    was killed, never says so: only Ctrl-C ends the wait for it. A storage error is logged, and the storage is read
+    again after the next interval.
+
+    Args:
+        every_s: seconds between two looks.
+        write: writes the report and returns it.
+        say: prints a line.
+
+    Raises:
+        StorageError: the storage cannot be read at the first look.
     """
     before = _stamps(sweeps)
     try:
@@ -39,9 +48,12 @@ def watch(sweeps: Sequence[Folder], every_s: float, write: Callable[[], Report],
 
 
 def _stamps(sweeps: Sequence[Folder]) -> list[tuple[str, int]]:
-    """Every results.json with the time it was written, and what runs."""
-    found = [(f"{sweep}/{path}", at) for sweep in sweeps for path, at in sweep.stamps(FILE_NAME, leave_out=NOT_IN)]
-    return [*found, *((str(Control(sweep).read(LIVE).get("finished")), 0) for sweep in sweeps)]
+    """Return whatever changes with the results: each results.json with its stamp, and how many trials are over.
+
+    A list that differs from the one before means that the report is out of date.
+    """
+    stamps = [(f"{sweep}/{path}", at) for sweep in sweeps for path, at in sweep.stamps(FILE_NAME, leave_out=NOT_IN)]
+    return [*stamps, *((str(Control(sweep).read(LIVE).get("finished")), 0) for sweep in sweeps)]
 
 
 def _over(sweeps: Sequence[Folder]) -> bool:

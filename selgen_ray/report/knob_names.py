@@ -1,4 +1,4 @@
-"""What settings are called, in the table and in the figure: short signs for knobs that everybody uses."""
+"""Names of settings, in tables and figures: short signs and words for the common knobs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-# as in the formulas of the README; a legend says which key each sign stands for
+# the signs of the formulas in the README; a legend says which key each stands for
 SIGNS = {
     "beta_kl": "β",
     "beta": "β",
@@ -27,7 +27,7 @@ SIGNS = {
     "lora_alpha": "lora_α",
     "per_device_train_batch_size": "batch",
 }
-# values that say enough without their key
+# values that are clear without their key
 WORDS: dict[str, dict[Any, str]] = {
     "train_on_proxy": {False: "outcome only", True: "proxy mixed in"},
     "project_strictly_orthogonal": {False: "if opposed", True: "strict"},
@@ -44,7 +44,7 @@ WORDS: dict[str, dict[Any, str]] = {
 
 
 def value_text(value: Any) -> str:
-    """A knob's value for people: 10, 1e-05, false, none, a-b, the last part of a path."""
+    """Return a knob's value for people: '10', '1e-05', 'false', 'none', '[1,2]', the last part of a path."""
     if value is None or isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
@@ -55,14 +55,17 @@ def value_text(value: Any) -> str:
 
 
 def signs(names: Iterable[str]) -> dict[str, str]:
-    """Knob -> how it is written. Where two of them would have one sign, both keep their names."""
+    """Map each knob to how it is written, such as {"beta_kl": "β", "epochs": "epochs"}.
+
+    Where two of the knobs would have the same sign, both keep their names.
+    """
     names = list(names)
-    taken = [SIGNS.get(name, name) for name in names]
-    return {name: sign if taken.count(sign) == 1 else name for name, sign in zip(names, taken, strict=True)}
+    wanted = [SIGNS.get(name, name) for name in names]
+    return {name: sign if wanted.count(sign) == 1 else name for name, sign in zip(names, wanted, strict=True)}
 
 
 def knob_texts(knobs: Mapping[str, Any]) -> list[str]:
-    """'β=10', 'strict', 'epochs=3', one for each knob."""
+    """Return one text for each knob, such as 'β=10', 'strict' or 'epochs=3'."""
     return [
         WORDS[name][value]
         if name in WORDS and isinstance(value, bool | str) and value in WORDS[name]
@@ -72,5 +75,5 @@ def knob_texts(knobs: Mapping[str, Any]) -> list[str]:
 
 
 def explained(names: Iterable[str]) -> list[str]:
-    """'β: beta_kl' for each knob, where there is a sign for it, else its name."""
+    """Return 'β: beta_kl' for each knob that has a sign, its name for the others."""
     return [name if sign == name else f"{sign}: {name}" for name, sign in signs(names).items()]

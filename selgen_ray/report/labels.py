@@ -1,4 +1,4 @@
-"""Short labels beside points, where they cover neither a point nor each other."""
+"""Place short labels beside points, so that they cover neither a point nor each other."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from matplotlib.patheffects import withStroke
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
-_RADII = (9, 15, 24, 36, 52, 70, 90)  # points from the mark's middle to the label's nearest edge
+_RADII = (9, 15, 24, 36, 52, 70, 90)  # from the mark's middle to the label's nearest edge, in points (1/72 inch)
 _NUM_ANGLES = 16
 _LEADER_FROM = 14  # a label further away gets a line to its mark
-_COVERING = 400  # points that a label goes further rather than lie wholly on a mark or a label, or outside
-_ROUNDS = 3
+_COVERING = 400  # cost, in points of distance, of lying wholly on a mark or another label, or outside the axes
+_ROUNDS = 3  # of choosing a place for each label, given those of the others
 _MARK = 5.5  # half the side of the square a mark covers, in points
 
 
 @dataclass(frozen=True)
 class Label:
-    """A text that belongs to the point `at`, in data coordinates."""
+    """A text beside the point `at`, which is in data coordinates."""
 
     text: str
     at: tuple[float, float]
@@ -34,11 +34,12 @@ class Label:
 def place_labels(
     axes: Axes, labels: Sequence[Label], marks: Sequence[tuple[float, float]], fontsize: float = 8
 ) -> None:
-    """Write each label at the free place nearest to its point; one after the other, so the same data look the same.
+    """Write each label at the free place nearest to its point; no randomness, so that the same data look the same.
 
     Args:
-        axes: drawn once, with its final limits.
+        axes: drawn once before, with its final limits.
         marks: all points, in data coordinates, that no label may cover.
+        fontsize: in points.
     """
     figure = axes.get_figure(root=True)
     assert figure is not None
@@ -78,7 +79,11 @@ def _write(axes: Axes, label: Label, fontsize: float) -> Annotation:
 
 
 def _places(x: float, y: float, width: float, height: float, scale: float) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes around a point and their radii, the best liked first: right, then all the way round, then further out."""
+    """Return the possible places of a label, the preferred first: right of the mark, then around it, then further out.
+
+    Returns:
+        Boxes (x0, y0, x1, y1) in pixels, [places, 4], and their radii in points, [places].
+    """
     turns = np.arange(_NUM_ANGLES)
     angles = math.tau * (turns // 2 + turns % 2) * np.where(turns % 2, 1, -1) / _NUM_ANGLES
     radii = np.repeat(np.asarray(_RADII, dtype=float), _NUM_ANGLES)
@@ -91,14 +96,14 @@ def _places(x: float, y: float, width: float, height: float, scale: float) -> tu
 def _lonely_cost(
     places: np.ndarray, radii: np.ndarray, fixed: Sequence[Bbox], thin: Sequence[Bbox], inside: Bbox
 ) -> np.ndarray:
-    """Distance in points, plus what is covered but for other labels: marks, what is outside the axes, bars."""
+    """Return the cost of each place apart from other labels, [places]: distance, marks and bars covered, overhang."""
     outside = 1 - _covered(places, [inside.extents])
     crossed = (_overlaps(places, [box.extents for box in thin]) > 0).sum(axis=1)
     return radii + _COVERING * (_covered(places, [box.extents for box in fixed]) + outside) + 5 * crossed
 
 
 def _chosen(options: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[int]:
-    """For each label the number of its place; each is looked at again once all the others have one."""
+    """Choose a place for each label, by its index; each is chosen again once all the others have one."""
     chosen: dict[int, int] = {}
     for _ in range(_ROUNDS):
         for i, (places, costs) in enumerate(options):
@@ -108,13 +113,13 @@ def _chosen(options: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[int]:
 
 
 def _covered(places: np.ndarray, others: Sequence[Any]) -> np.ndarray:
-    """For each place the share of it that the others cover, overlaps counted each time."""
+    """Return the share of each place that the others cover, [places]; an overlap of two others counts twice."""
     areas = (places[:, 2] - places[:, 0]) * (places[:, 3] - places[:, 1])
     return _overlaps(places, others).sum(axis=1) / areas
 
 
 def _overlaps(places: np.ndarray, others: Sequence[Any]) -> np.ndarray:
-    """Area of each place [P, 4] that each other box [N, 4] covers, [P, N]."""
+    """Return the area of each place [P, 4] that each other box [N, 4] covers: [P, N]."""
     a, b = places[:, None, :], np.asarray(others, dtype=float).reshape(1, -1, 4)
     sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
     return np.clip(sides, 0, None).prod(axis=-1)
@@ -125,7 +130,7 @@ def _box(x: float, y: float, width: float, height: float) -> Bbox:
 
 
 def _line_boxes(axes: Axes) -> list[Bbox]:
-    """Error bars and the front, whose parts are all level or upright, as thin boxes in pixels."""
+    """Return error bars and the front as thin boxes in pixels; all their parts are horizontal or vertical."""
     segments = [part for bars in axes.collections if isinstance(bars, LineCollection) for part in bars.get_segments()]
     for line in axes.lines:
         if line.get_linestyle() != "None":
@@ -136,8 +141,8 @@ def _line_boxes(axes: Axes) -> list[Bbox]:
 
 
 def _leader(axes: Axes, point: tuple[float, float], box: Bbox, colour: Any) -> None:
-    """A thin line from the point to the nearest spot of the label's box."""
+    """Draw a thin line from the point to the nearest spot of the label's box, both in pixels."""
     end = (min(max(point[0], box.x0), box.x1), min(max(point[1], box.y0), box.y1))
-    back = axes.transData.inverted()
-    (x0, y0), (x1, y1) = back.transform(point), back.transform(end)
+    to_data = axes.transData.inverted()
+    (x0, y0), (x1, y1) = to_data.transform(point), to_data.transform(end)
     axes.plot([x0, x1], [y0, y1], color=colour, linewidth=0.6, alpha=0.7, zorder=3)

@@ -1,25 +1,28 @@
-"""The report as Markdown: what fits into a note, an issue or a paper's appendix."""
+"""The report as Markdown, to be pasted into a note, an issue or a paper's appendix."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 from selgen_ray.records.results import TrialResult
 from selgen_ray.records.text import markdown_table
+from selgen_ray.report.model import Report
 from selgen_ray.report.page import provenance
 from selgen_ray.report.text import score_text
 from selgen_ray.report.words import QUESTION, answer, caveats, comparison_text, probability, setting_facts
+from selgen_ray.stats import Summary
 from selgen_ray.storage import Folder
-
-if TYPE_CHECKING:
-    from selgen_ray.report.model import Report
 
 _MOST = 200  # rows of a table
 
 
 def report_markdown(report: Report, found: Sequence[tuple[Folder, TrialResult]], pictures: Sequence[str]) -> str:
-    """The answer, the tables, what is left out, where it comes from; `pictures` lie in figures/."""
+    """Return the answer, the tables, what is left out, and the provenance as Markdown.
+
+    Args:
+        found: the folder and the result of each trial.
+        pictures: names of the figures in figures/, such as 'pareto'.
+    """
     standings = report.standings
     parts = [f"# {_cell(report.title)}", " ".join(map(_cell, answer(report, standings)))]
     parts.append("\n".join(f"- {_cell(line)}" for line in caveats(report, standings)))
@@ -48,37 +51,38 @@ def _settings(report: Report) -> str:
     return _table(head, rows) + (f"\n\nand {more} more in results.csv" if more > 0 else "")
 
 
-def _scores(x, y, change_x, change_y) -> list[str]:  # type: ignore[no-untyped-def]
+def _scores(x: Summary | None, y: Summary | None, change_x: Summary | None, change_y: Summary | None) -> list[str]:
     return [score_text(x), score_text(change_x, True), score_text(y), score_text(change_y, True)]
 
 
 def _strategies(report: Report) -> Iterable[str]:
-    found = report.standings
-    assert found.reference is not None
-    yield f"Hypervolume beyond ({found.reference.x:.3f}, {found.reference.y:.3f}): {_cell(found.reference.why)}."
+    standings = report.standings
+    reference = standings.reference
+    assert reference is not None
+    yield f"Hypervolume beyond ({reference.x:.3f}, {reference.y:.3f}): {_cell(reference.why)}."
     rows = []
-    for s in found.standings:
+    for s in standings.standings:
         interval = f"{s.interval[0]:.3f} to {s.interval[1]:.3f}" if s.interval else "no interval"
         label = report.settings[s.best].label if s.best is not None else "no point"
-        ahead = found.beats.get(s.strategy, {})
+        ahead = standings.beats.get(s.strategy, {})
         better = "; ".join(f"{name} {probability(p)}" for name, p in list(ahead.items())[:3])
         volume = "-" if s.hypervolume is None else f"{s.hypervolume:.3f}"
         hours = f"{s.cost.hours:.3g} {s.cost.device}-hours"
         rows.append([s.strategy, volume, interval, label, better, hours, str(s.cost.tokens)])
     head = ["strategy", "hypervolume", "95 % of the bootstrap", "best setting", "P(larger than)", "cost", "tokens"]
     yield _table(head, rows)
-    leader = found.leader
-    if leader and (family := found.families.get(leader.strategy)):
-        told = f"Against {leader.strategy}'s best setting, seed by seed (p: Holm, {2 * len(family)} comparisons):"
-        yield "\n".join([told, "", *(f"- {_cell(comparison_text(c, report))}" for c in family)])
+    leader = standings.leader
+    if leader and (family := standings.families.get(leader.strategy)):
+        heading = f"Against {leader.strategy}'s best setting, seed by seed (p: Holm, {2 * len(family)} comparisons):"
+        yield "\n".join([heading, "", *(f"- {_cell(comparison_text(c, report))}" for c in family)])
 
 
 def _doubts(report: Report) -> Iterable[str]:
     for trial in report.left_out[:_MOST]:
         cause = f": {_cell(trial.cause)}" if trial.cause else ""
         yield f"- {trial.status}: {_cell(trial.setting)}, seed {trial.seed}{cause}"
-    for one in report.flagged[:_MOST]:
-        yield f"- doubtful: {_cell(one.setting)}, seed {one.seed}: {_cell(one.flag)}"
+    for doubt in report.flagged[:_MOST]:
+        yield f"- doubtful: {_cell(doubt.setting)}, seed {doubt.seed}: {_cell(doubt.flag)}"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -86,7 +90,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text that is no markup of its own: results may hold anything."""
+    """Escape a text so that it is no markup: results may hold anything."""
     for sign in ("\\", "`", "*", "|", "<", "["):
         text = text.replace(sign, "\\" + sign)
     return " ".join(text.split())

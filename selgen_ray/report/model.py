@@ -1,10 +1,9 @@
-"""What a report holds: plain data, made by `build`, told by `text`, `page`, `markdown` and `figures`."""
+"""The data of a report: plain dataclasses that `build` fills and `text`, `page`, `markdown` and `figures` present."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 from selgen_ray.comparing import Difference
 from selgen_ray.report.costs import Cost
@@ -14,12 +13,13 @@ from selgen_ray.stats import Summary
 
 @dataclass(frozen=True)
 class Reference:
-    """The point from which hypervolumes are measured.
+    """The reference point from which hypervolumes are measured.
 
     Attributes:
-        x, y: its coordinates.
-        why: where they come from, for people.
-        possible: area up to (1, 1), or to the perfect 0, where both quantities are shares; else None.
+        x, y: its coordinates, as values of the two axes.
+        why: where they come from, in words.
+        possible: the largest hypervolume there can be: the area up to the best value of both axes (1, or 0 where less
+            is better). None unless both axes are shares in [0, 1] and the area is positive.
     """
 
     x: float
@@ -30,18 +30,20 @@ class Reference:
 
 @dataclass(frozen=True)
 class Standing:
-    """What the settings of one strategy reach together.
+    """One strategy in the ranking: the hypervolume of its settings, how sure it is, and its cost.
+
+    Settings are given by their index in `Report.settings`.
 
     Attributes:
-        settings: numbers of its settings in the report that have a point, and of those that are kept off by `require`.
-        front: numbers of those on the strategy's own front of means.
-        best: number of the one that dominates the largest area alone.
-        seeds: behind them, all together.
-        hypervolume: of its front; None without a point.
-        share: of what is possible, in [0, 1]; None where that is not known.
-        interval: 2.5 % and 97.5 % of the bootstrap over seeds; None for fewer than two seeds.
-        num_resamples: behind the interval.
-        cost: of its trials.
+        settings: its settings that have a point and meet `require`.
+        front: those of them on the strategy's own Pareto front of means.
+        best: the one whose mean alone dominates the largest area; None without a point.
+        seeds: the seeds of all these settings, each once, ascending.
+        hypervolume: the area that its front dominates beyond the reference point; None without a point.
+        share: `hypervolume` / `Reference.possible`, in [0, 1]; None where that is not known.
+        interval: 2.5 % and 97.5 % quantiles of the bootstrap over seeds; None for fewer than two seeds.
+        num_resamples: number of resamples behind the interval; 0 without one.
+        cost: the cost of all its trials, also of those without a point.
     """
 
     strategy: str
@@ -62,7 +64,7 @@ class Comparison:
 
     Attributes:
         strategy, other: x and y are the differences strategy - other.
-        seeds: in common.
+        seeds: the seeds in common.
     """
 
     strategy: str
@@ -74,13 +76,14 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Standings:
-    """The strategies compared.
+    """All strategies, ranked by hypervolume and compared with each other.
 
     Attributes:
-        standings: the one with the largest hypervolume first; without a point last.
-        beats: strategy -> other -> probability that its hypervolume is larger, by the bootstrap over seeds; None with
-            fewer than two seeds in either.
-        families: strategy -> comparisons of all others with it; corrected within each.
+        reference: the point from which hypervolumes are measured; None where no setting has a point.
+        standings: one for each strategy, the largest hypervolume first, those without a point last.
+        beats: strategy -> other -> probability that the strategy's hypervolume is larger, by the bootstrap over seeds,
+            such as {"dpo": {"naive": 0.93}}; None with fewer than two seeds in either.
+        families: strategy -> comparisons of all others with it; p-values are corrected within each family.
     """
 
     reference: Reference | None
@@ -90,12 +93,8 @@ class Standings:
 
     @property
     def leader(self) -> Standing | None:
-        """The strategy with the largest hypervolume, if any has a point."""
+        """The strategy with the largest hypervolume; None if no strategy has a point."""
         return next((s for s in self.standings if s.hypervolume is not None), None)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain data, for summary.json."""
-        return asdict(self) | {"beats": {a: dict(b) for a, b in self.beats.items()}}
 
 
 NOTHING = Standings(None, (), {}, {})
@@ -103,7 +102,7 @@ NOTHING = Standings(None, (), {}, {})
 
 @dataclass(frozen=True)
 class Base:
-    """The base model before training: over seeds, each seed once however many trials evaluated it."""
+    """Scores of a base model before training, over seeds; each seed counts once, however many trials evaluated it."""
 
     model: str
     x: Summary | None
@@ -116,9 +115,9 @@ class LeftOut:
 
     Attributes:
         setting: its label.
-        status: its status; 'no point' for a completed one that lacks a value.
-        cause: one line.
-        folder: where its results.json is.
+        status: its status; 'no point' for a completed trial that lacks a value.
+        cause: one line, such as the last one of its traceback; '' where nothing is known.
+        folder: the folder of its results.json.
     """
 
     setting: str
@@ -139,21 +138,21 @@ class Flagged:
 
 @dataclass(frozen=True)
 class Report:
-    """What a sweep says so far.
+    """The results of a sweep so far, summarised by setting and compared by strategy.
 
     Attributes:
-        sweep: its folder.
+        sweep: its folder; of several, all of them, joined by ', '.
         title: its name.
-        x, y: what is weighed: a headline or 'set/metric'.
-        require: what a setting must reach to be on the front; '': nothing.
-        settings: the rows of the table; of a trial evaluated with several values of a knob each is one.
+        x, y: the two axes that are weighed against each other: a headline or 'set/metric'.
+        settings: the rows of the table; a trial that is evaluated with several values of a knob has a row for each.
         bases: one for each base model.
-        counts: status -> number of trials, of all statuses.
+        counts: status -> number of trials; every status is a key.
         left_out: every trial that is not averaged.
-        flagged: what is doubtful about trials that are.
-        notes: what a reader should know before trusting the numbers.
-        unknown_axes: for each axis that no completed trial has, a sentence with the nearest that there are.
+        notes: sentences that a reader should know before trusting the numbers.
+        unknown_axes: for each axis that no completed trial has, a sentence that names the nearest existing ones.
         paths: file name -> where it was written; no picture without a point, nothing without a result.
+        require: the conditions that a setting must meet to be on the front, joined by ' and '; '': none.
+        flagged: doubts about trials that are averaged.
         standings: the strategies against each other.
     """
 

@@ -1,4 +1,4 @@
-"""The page: one HTML file with everything in it, which loads nothing from anywhere."""
+"""The page of a report: one HTML file that holds everything it needs and loads nothing from anywhere."""
 
 from __future__ import annotations
 
@@ -8,36 +8,34 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from selgen_ray import __version__
 from selgen_ray.records.results import TrialResult, now
 from selgen_ray.report.contents import as_script, page_data
 from selgen_ray.report.details import common_config, details_of, packed
+from selgen_ray.report.model import LeftOut, Report
 from selgen_ray.report.words import QUESTION, answer, caveats, setting_facts
 from selgen_ray.storage import Folder
-
-if TYPE_CHECKING:
-    from selgen_ray.report.model import LeftOut, Report
 
 SCRIPTS = (
     *("core.js", "drawing.js", "pareto.js", "marks.js", "settings.js", "strategies.js"),
     *("strengths.js", "courses.js", "trial.js", "main.js"),
 )
 _NOWHERE = "default-src 'none'; script-src 'unsafe-inline'{beside}; style-src 'unsafe-inline'; img-src data: blob:"
-_BESIDE = " 'self' file:"  # a watched page looks at version.js beside it
+_BESIDE = " 'self' file:"  # a watched page loads version.js, which lies beside it, to see whether it is out of date
 _MOST_EVENTS = 200
 
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What lies beside the results in the sweeps' folders.
+    """The other files of the sweeps' folders, beside the results.
 
     Attributes:
         spaces: (name, text) of each search space.
-        base: its `base`, dotted.
-        events: the lines of the event logs, as they are parsed, oldest first.
-        live: what is running, in words; '' where nothing is.
+        base: the `base` sections of all search spaces as one, dotted key -> value.
+        events: the parsed lines of the event logs, oldest first within a sweep.
+        live: the sweeps that are running, in words; '' where none is.
     """
 
     spaces: tuple[tuple[str, str], ...] = ()
@@ -49,23 +47,25 @@ class Surroundings:
 def page_html(
     report: Report, found: Sequence[tuple[Folder, TrialResult]], around: Surroundings, watch_s: float = 0
 ) -> tuple[str, str]:
-    """The page, and its version: a hash of what is on it.
+    """Return the page as HTML, and its version: a hash of what is on it.
 
     Args:
-        watch_s: how often the page looks for a newer one beside it; 0: never.
+        found: the folder and the result of each trial.
+        watch_s: seconds after which an open page looks for a newer version, again and again; 0: never.
     """
+    # late: start-up, a report without results draws no page
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
     from plotly.offline import get_plotlyjs
 
     trials = [result for _, result in found]
     data = page_data(report, trials)
-    needed = frozenset(trials[one["trial"]].trial_id for one in data["sample_trials"])
+    needed = frozenset(trials[shown["trial"]].trial_id for shown in data["sample_trials"])
     by_trial = _by_trial(around.events)
     base = common_config(trials, around.base)
     data["base"] = base
     groups = packed(details_of(found, base, by_trial, needed))
-    # the time of writing is not hashed: the same results are the same page
+    # the time of writing is not hashed, so the same results have the same version
     parts = [as_script(data), *groups, around.live]
     version = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
     environment = Environment(
@@ -107,8 +107,9 @@ def _by_trial(events: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str
     return by_trial
 
 
-def _left_out(report: Report, found: Sequence[tuple[Folder, TrialResult]]) -> dict[str, list[tuple[LeftOut, str]]]:
-    ids = {str(folder): result.trial_id for folder, result in found}
+def _left_out(report: Report, results: Sequence[tuple[Folder, TrialResult]]) -> dict[str, list[tuple[LeftOut, str]]]:
+    """Map each status to its trials with their ids; '' where the id is unknown."""
+    ids = {str(folder): result.trial_id for folder, result in results}
     by_status: dict[str, list[tuple[LeftOut, str]]] = defaultdict(list)
     for trial in report.left_out:
         by_status[trial.status].append((trial, ids.get(trial.folder, "")))
@@ -116,7 +117,7 @@ def _left_out(report: Report, found: Sequence[tuple[Folder, TrialResult]]) -> di
 
 
 def provenance(report: Report, found: Sequence[tuple[Folder, TrialResult]]) -> list[tuple[str, str]]:
-    """What the numbers were made with and of: (what, in words)."""
+    """Return the code, hardware and data behind the numbers, in pairs such as ('git commit', '1a2b3c (3 trials)')."""
     trials = [result for _, result in found]
     versions: dict[str, set[str]] = defaultdict(set)
     hashes: dict[str, set[str]] = defaultdict(set)
@@ -136,7 +137,7 @@ def provenance(report: Report, found: Sequence[tuple[Folder, TrialResult]]) -> l
         ("report written", f"{now()} by selgen_ray {__version__}"),
         ("git commit", ", ".join(f"{commit} ({n} trials)" for commit, n in commits.most_common(8))),
         ("hardware", "; ".join(f"{text} ({n} trials)" for text, n in hardware.most_common(8))),
-        ("versions", ", ".join(f"{name} {' and '.join(sorted(found))}" for name, found in versions.items())),
+        ("versions", ", ".join(f"{name} {' and '.join(sorted(numbers))}" for name, numbers in versions.items())),
         ("model, sha256", ", ".join(sorted(text[:16] for text in models)[:8])),
         ("data, sha256", "; ".join(f"{role}: {_few(digests)}" for role, digests in hashes.items())),
         ("imported", f"{num_imported} trials of the first generation" if num_imported else ""),

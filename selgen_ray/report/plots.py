@@ -1,10 +1,10 @@
-"""Figures besides the Pareto plot: strength curves, hypervolumes, paths over epochs. For papers: light, PNG and SVG."""
+"""The figures beside the Pareto figure: strength curves, hypervolumes, paths over epochs. Light, for papers."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -15,21 +15,18 @@ from selgen_ray.records.status import TrialStatus
 from selgen_ray.report.colours import colour_of, marker_of
 from selgen_ray.report.figures import DPI, GREY, INK, literal, pareto_figure
 from selgen_ray.report.knob_names import SIGNS, value_text
-from selgen_ray.report.model import Standings
+from selgen_ray.report.model import Report, Standings
 from selgen_ray.report.scales import cut
 from selgen_ray.report.settings import Axis, Setting
 from selgen_ray.report.strengths import Strength, strengths
 
-if TYPE_CHECKING:
-    from selgen_ray.report.model import Report
-
-_WIDE = 4  # small plots a row
+_WIDE = 4  # small plots in a row
 _MOST_CURVES = 24
-_MOST_BARS = 60  # of more settings in one small plot only the means are drawn
+_MOST_BARS = 60  # a small plot of more settings shows means without intervals
 
 
 def figures(report: Report, standings: Standings) -> Iterable[tuple[str, Callable[[], Figure]]]:
-    """Name and how to draw it, of each figure that the report has something for."""
+    """Yield (name, function that draws it) for each figure that the report has data for."""
     if not report.drawn:
         return
     yield "pareto", lambda: pareto_figure(report)
@@ -44,7 +41,7 @@ def figures(report: Report, standings: Standings) -> Iterable[tuple[str, Callabl
 
 
 def strength_figure(report: Report, curves: Sequence[Strength]) -> Figure:
-    """A small plot for each strategy: both axes' metrics against its strength, with intervals over seeds."""
+    """Draw a small plot for each curve: the metrics of both axes against a knob, with intervals over seeds."""
     rows = math.ceil(len(curves) / _WIDE)
     figure = _figure(10.0, 2.5 * rows + 0.5)
     for n, curve in enumerate(curves):
@@ -60,8 +57,8 @@ def strength_figure(report: Report, curves: Sequence[Strength]) -> Figure:
         axes.set_title(literal(curve.strategy), fontsize=8.5, color=INK)
         axes.set_xlabel(literal(SIGNS.get(curve.knob, curve.knob)), fontsize=8, color=INK)
         _plain(axes)
-    told = f"solid: {report.y.name}, dotted: {report.x.name}; 95 % t-intervals over seeds"
-    figure.suptitle(literal(told), fontsize=9)
+    legend = f"solid: {report.y.name}, dotted: {report.x.name}; 95 % t-intervals over seeds"
+    figure.suptitle(literal(legend), fontsize=9)
     figure.tight_layout()
     return figure
 
@@ -79,20 +76,20 @@ def _strength_line(
     known = [(s, summary) for s, summary in pairs if summary]
     if not known:
         return
-    at = [places[s.knobs[curve.knob]] for s, _ in known]
+    positions = [places[s.knobs[curve.knob]] for s, _ in known]
     means = [summary.mean for _, summary in known]
     ends = [cut(axis, summary.interval) if summary.interval else (summary.mean,) * 2 for _, summary in known]
     bars = [[m - low for m, (low, _) in zip(means, ends, strict=True)]]
     bars.append([high - m for m, (_, high) in zip(means, ends, strict=True)])
     look: dict[str, Any] = {"color": colour_of(curve.strategy), "marker": marker_of(curve.strategy), "markersize": 5}
     if sum(map(len, curve.lines)) > _MOST_BARS:
-        axes.plot(at, means, linestyle="none", alpha=0.5, **look)
+        axes.plot(positions, means, linestyle="none", alpha=0.5, **look)
         return
-    axes.errorbar(at, means, yerr=bars, linestyle=style, linewidth=1.3, elinewidth=0.8, capsize=2, **look)
+    axes.errorbar(positions, means, yerr=bars, linestyle=style, linewidth=1.3, elinewidth=0.8, capsize=2, **look)
 
 
 def hypervolume_figure(standings: Standings) -> Figure:
-    """A bar for each strategy, with the interval of the bootstrap over seeds; the largest on top."""
+    """Draw a bar for each strategy's hypervolume, with its bootstrap interval over seeds; the largest on top."""
     shown = [s for s in standings.standings if s.hypervolume is not None][::-1]
     figure = _figure(8.0, 0.36 * len(shown) + 1.1)
     axes = figure.add_subplot()
@@ -111,7 +108,7 @@ def hypervolume_figure(standings: Standings) -> Figure:
 
 
 def path_figure(report: Report, best: Sequence[Setting]) -> Figure:
-    """How the best setting of each strategy moved, epoch by epoch, mean over seeds."""
+    """Draw the path of each strategy's best setting from epoch to epoch, means over seeds."""
     figure = _figure(10.0, 5.5)
     axes = figure.add_axes((0.075, 0.11, 0.6, 0.8))
     for s in best:
@@ -133,18 +130,26 @@ def path_figure(report: Report, best: Sequence[Setting]) -> Figure:
 
 
 def path(trials: Sequence[TrialResult], x: Axis, y: Axis) -> list[tuple[float, float]]:
-    """The mean over completed trials after each epoch that all of them evaluated, from before training on."""
-    tables = []
+    """Return the path of a setting: (x, y) at each epoch that all its completed trials evaluated, mean over trials.
+
+    The first point is before training. Evaluations of edited weights do not count.
+    """
+    points_of_trials: list[dict[float, tuple[float, float]]] = []
     for r in (r for r in trials if r.status == TrialStatus.COMPLETED):
-        own: dict[float, tuple[float, float]] = {}
+        points: dict[float, tuple[float, float]] = {}  # epoch -> (x, y)
         for i, version in enumerate(r.eval_versions):
             a, b = r.metric(x.metric(r), i), r.metric(y.metric(r), i)
             if version == "" and a is not None and b is not None:
-                own[r.eval_epochs[i]] = (a, b)
-        tables.append(own)
-    epochs = sorted(set.intersection(*(set(own) for own in tables))) if tables else []
+                points[r.eval_epochs[i]] = (a, b)
+        points_of_trials.append(points)
+    num_trials = len(points_of_trials)
+    epochs = sorted(set.intersection(*(set(points) for points in points_of_trials))) if points_of_trials else []
     return [
-        (sum(own[e][0] for own in tables) / len(tables), sum(own[e][1] for own in tables) / len(tables)) for e in epochs
+        (
+            sum(points[epoch][0] for points in points_of_trials) / num_trials,
+            sum(points[epoch][1] for points in points_of_trials) / num_trials,
+        )
+        for epoch in epochs
     ]
 
 

@@ -1,42 +1,44 @@
-"""Where the axes of the figure end, and what is beyond them."""
+"""The limits of the Pareto figure's axes, and the place of a base model that lies beyond them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from selgen_ray.records.results import HEADLINES
+from selgen_ray.report.model import Base, Report
 from selgen_ray.report.settings import Axis
 from selgen_ray.stats import Summary
 
-if TYPE_CHECKING:
-    from selgen_ray.report.model import Base, Report
-
 Ends = tuple[float, float]
-_CROWD = 8  # from more settings than this on, room for their labels matters more than the way from the base model
-_MOST = 2.0  # times as long as the settings need: what the base model may then add to an axis
+_CROWD = 8  # with more settings than this, room for their labels matters more than showing the base model in place
+_MOST = 2.0  # an axis with the base model may then be so many times as long as the settings alone need
 
 
 def is_share(axis: Axis) -> bool:
-    """Whether the quantity lies in [0, 1] by definition."""
+    """Return whether the axis is a share, in [0, 1] by definition: a headline."""
     return axis.name in HEADLINES
 
 
 def cut(axis: Axis, interval: tuple[float, float]) -> tuple[float, float]:
-    """The interval as far as the quantity goes."""
+    """Cut an interval to the range of its axis: [0, 1] of a share; any other is returned as it is."""
     return (max(interval[0], 0.0), min(interval[1], 1.0)) if is_share(axis) else interval
 
 
 def is_crowded(report: Report) -> bool:
-    """Whether the figure has more settings than find room easily."""
+    """Return whether the figure has so many settings that their labels need the room."""
     return len(report.drawn) > _CROWD
 
 
 def limits(axis: Axis, points: Sequence[float], bars: Sequence[Ends], reach: float = 0.6) -> Ends:
-    """(left or lower, right or upper) end of an axis; less-is-better axes are turned round.
+    """Return the limits of an axis: (left or lower, right or upper); an axis where less is better is turned round.
 
-    All points are inside. Bars are too, unless they are so long that the points would shrink to a heap: they add at
-    most `reach` of the points' range on each side and are cut there.
+    All points are inside. So are bars, unless they are so long that the points would shrink to a heap: bars extend the
+    axis by at most `reach` times the range of the points on each side, and are cut there.
+
+    Args:
+        points: means and single trials.
+        bars: intervals around means.
+        reach: see above.
     """
     low, high = min(points), max(points)
     most = reach * max(high - low, 0.1 * max(abs(low), abs(high)), 0.02)
@@ -50,23 +52,27 @@ def limits(axis: Axis, points: Sequence[float], bars: Sequence[Ends], reach: flo
 
 
 def axis_limits(report: Report, i: int) -> Ends:
-    """The ends of axis x (0) or y (1): with the base models, unless a crowd of settings would shrink to a heap."""
+    """Return the limits of axis x (i = 0) or y (1); they exclude base models that would squeeze a crowd of settings."""
     axis = (report.x, report.y)[i]
     means = [pair for s in report.drawn if (pair := (s.x, s.y)[i])]
     bases = [pair for base in report.bases if base.x and base.y and (pair := (base.x, base.y)[i])]
     points = [point[i] for s in report.drawn for point in s.points]
     reach = 0.2 if is_crowded(report) else 0.6
-    near, far = (_of(axis, shown, points, reach) for shown in (means, means + bases))
+    near, far = (_limits_of(axis, shown, points, reach) for shown in (means, means + bases))
     squeezed = abs(far[1] - far[0]) > _MOST * abs(near[1] - near[0])
     return near if is_crowded(report) and squeezed else far
 
 
-def _of(axis: Axis, shown: Sequence[Summary], points: Sequence[float], reach: float) -> Ends:
+def _limits_of(axis: Axis, shown: Sequence[Summary], points: Sequence[float], reach: float) -> Ends:
     return limits(axis, [*(s.mean for s in shown), *points], [s.interval for s in shown if s.interval], reach)
 
 
 def beyond(base: Base, report: Report, ends: tuple[Ends, Ends]) -> list[str]:
-    """'← capability 0.17' for each axis on which the base model is outside; the arrow says on which side."""
+    """Return a text such as '← capability 0.17' for each axis on which the base model is outside.
+
+    Args:
+        ends: limits of axis x and of axis y; the arrow points to the end that the base model is beyond.
+    """
     assert base.x and base.y
     texts: list[str] = []
     for axis, summary, (first, last), arrows in zip(
@@ -79,7 +85,7 @@ def beyond(base: Base, report: Report, ends: tuple[Ends, Ends]) -> list[str]:
 
 
 def inside(mean: float, ends: Ends) -> float:
-    """The nearest value on the axis, a little away from its end."""
+    """Return the mean, or the nearest place on the axis that is a little away from its end."""
     low, high = sorted(ends)
     room = 0.02 * (high - low)
     return mean if low <= mean <= high else min(max(mean, low + room), high - room)

@@ -1,4 +1,4 @@
-"""Trials -> settings: which trials are seeds of one setting, what a setting is called, what its seeds say."""
+"""Group trials into settings: find the seeds of one setting, name the setting, summarise its scores."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from selgen_ray.report.knob_names import knob_texts, value_text
 from selgen_ray.report.versions import NAMES, STREAMS, SWEEPS, Group, with_versions
 from selgen_ray.stats import Summary, paired_change, pareto_front, summarise
 
-# the usual order of the strategies, in tables and legends; others follow by name
+# the order of the strategies in tables and legends; others follow by name
 STRATEGIES = (
     *("naive", "positive_negative_proxy", "kl_divergence", "dpo", "representation_constraint"),
     *("grad_project", "grad_project_precomputed_proxy_grad", "orth_penalty", "directional_penalty"),
@@ -26,48 +26,51 @@ _SLUG_HASH = re.compile(r"_([0-9a-f]{6,32})$")
 
 @dataclass(frozen=True)
 class Axis:
-    """One of the two numbers that are weighed against each other: a headline or 'set/metric'."""
+    """One of the two scores that are weighed against each other: a headline or 'set/metric'."""
 
     name: str
 
     @property
     def sign(self) -> int:
-        """+1 where more is better, -1 where less is, as of a loss."""
+        """The direction: +1 where more is better, -1 where less is better (a loss)."""
         return -1 if less_is_better(self.name) else 1
 
     def metric(self, result: TrialResult) -> str | None:
-        """The 'set/metric' that this axis is in a trial."""
+        """Return the 'set/metric' that this axis stands for in a trial; None where the trial has no such headline."""
         return result.metric_of(self.name)
 
     def value(self, result: TrialResult) -> float | None:
-        """At the last evaluation; None where it is missing or not finite."""
+        """Return the score at the last evaluation; None where it is missing or not finite."""
         return result.value(self.name)
 
     def base(self, result: TrialResult) -> float | None:
-        """Before training; None where it is missing or not finite."""
+        """Return the score before training; None where it is missing or not finite."""
         return finite(result.metric(self.metric(result), 0))
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What the seeds of one setting say together.
+    """One setting of a strategy, and its scores over seeds.
 
     Attributes:
-        slug: the name of the folder its results are in.
+        slug: the name of the folder that holds its results.
         strategy: its proxy_strategy.
-        knobs: leaf name -> value, of what differs between the settings of this strategy.
-        outcome_only: plain training without any proxy: what the other strategies are to be compared with.
-        trial_ids: of the trials that were configured so, of any status.
-        beside_ids: of the trials that were configured otherwise and evaluated with this setting's value beside theirs.
-        num_trials: of any status, of each seed one.
-        no_point: completed trial that lacks a value here -> which.
-        seeds: of the trials behind `x` and `y`: completed ones with both values, if there is one such trial.
-        points: (x, y) of each completed trial that has both; what the figure shows.
-        x, y: over seeds; None without a value.
-        change_x, change_y: against each trial's own base model, over seeds.
-        failures: what the sweep requires for the front and this setting's mean misses, such as 'coherence 0.420'.
-        on_front: it misses nothing, and no other such setting's mean is at least as good in both and better in one.
-        trials: of any status, of each seed one, with this setting's values in their config.
+        knobs: leaf name -> value, for the keys that differ between the settings of this strategy, such as
+            {"beta_kl": 10.0}.
+        outcome_only: plain training without any proxy, the run that other strategies are compared with.
+        trial_ids: ids of the trials that were configured with this setting, of any status.
+        beside_ids: ids of the trials that were configured otherwise, and evaluated with this setting's value as well.
+        num_trials: number of trials of any status, one for each seed.
+        no_point: id of a completed trial that lacks a value -> the axes it lacks, such as 'capability and alignment'.
+        seeds: seeds of the trials behind `x` and `y`: the completed ones with both values, or, where none has both,
+            those with either.
+        points: (x, y) of each completed trial that has both; the figure shows them.
+        x, y: summaries over seeds; None without a value.
+        change_x, change_y: paired difference to each trial's own base model, over seeds.
+        failures: the conditions for the front that this setting's mean misses, with the mean: 'coherence 0.420'.
+        on_front: whether it misses no condition, and no other such setting's mean dominates it (at least as good on
+            both axes and better on one).
+        trials: its trials of any status, one for each seed, with this setting's values in their config.
     """
 
     slug: str
@@ -90,12 +93,19 @@ class Setting:
 
     @property
     def label(self) -> str:
-        """'kl_divergence β=10'."""
+        """Its name for people: 'kl_divergence β=10'."""
         return " ".join([self.strategy, *knob_texts(self.knobs)])
 
 
 def make_settings(trials: Iterable[TrialResult], x: Axis, y: Axis, require: Sequence[Condition] = ()) -> list[Setting]:
-    """The settings in the order of the strategies and of their knobs, the front marked."""
+    """Summarise trials by setting, and mark the settings on the Pareto front of means.
+
+    Args:
+        require: conditions that a setting's means must meet to be on the front.
+
+    Returns:
+        The settings, ordered by strategy (see `STRATEGIES`), then by the values of their knobs.
+    """
     by_strategy: dict[str, list[list[TrialResult]]] = defaultdict(list)
     for group in group_by_setting(trials):
         by_strategy[strategy_of(group[0])].append(group)
@@ -103,7 +113,7 @@ def make_settings(trials: Iterable[TrialResult], x: Axis, y: Axis, require: Sequ
     for strategy in sorted(by_strategy, key=_strategy_order):
         groups = with_versions(by_strategy[strategy])
         knobs = _knobs([group.trials for group in groups])
-        made = [_setting(group, own, x, y, require) for group, own in zip(groups, knobs, strict=True)]
+        made = [_setting(group, its_knobs, x, y, require) for group, its_knobs in zip(groups, knobs, strict=True)]
         settings += sorted(made, key=lambda s: [_value_order(value) for value in s.knobs.values()])
     drawn = [i for i, s in enumerate(settings) if s.points and not s.failures]
     front = pareto_front([mean_point(settings[i], x, y) for i in drawn])
@@ -113,38 +123,39 @@ def make_settings(trials: Iterable[TrialResult], x: Axis, y: Axis, require: Sequ
 
 
 def mean_point(setting: Setting, x: Axis, y: Axis) -> tuple[float, float]:
-    """The setting's mean, turned so that more is better in both."""
+    """Return the setting's (x, y) mean, negated where less is better, so that more is better in both."""
     assert setting.x and setting.y, "only a setting with points has a mean in both"
     return x.sign * setting.x.mean, y.sign * setting.y.mean
 
 
 def strategy_of(result: TrialResult) -> str:
-    """The trial's proxy_strategy."""
+    """Return the trial's proxy_strategy; 'unknown' where its config has none."""
     return str(result.config.get("proxy_strategy") or "unknown")
 
 
 def model_name(result: TrialResult) -> str:
-    """The base model; imported results stand apart, since they were evaluated by other code."""
+    """Return the name of the base model; imported results are marked, since other code evaluated them."""
     name = str(result.config.get("finetune_config", {}).get("model", "base model"))
     return f"{name} (imported)" if result.imported_from else name
 
 
 def is_outcome_only(result: TrialResult) -> bool:
-    """Whether it is plain training on the outcome alone, by its config or because there was no proxy."""
+    """Return whether it is plain training on the outcome alone, by its config or because there was no proxy."""
     no_proxy = bool(result.num_rows) and "train/proxy" not in result.num_rows
     return strategy_of(result) == "naive" and (result.config.get("train_on_proxy") is False or no_proxy)
 
 
 def group_by_setting(trials: Iterable[TrialResult]) -> list[list[TrialResult]]:
-    """The trials of each setting.
+    """Group trials by setting.
 
-    A slug ends with a hash of its setting, and its readable part grows when the search space gets another axis. So
-    slugs of one strategy and hash are one setting, unless they hold the same seed, which seeds of one setting cannot.
+    A slug ends with a hash of its setting, such as 'kl_divergence_beta_kl-10_1a2b3c', and its readable part grows when
+    the search space gets another axis. So trials of one strategy and hash are one setting, whatever the rest of their
+    slugs; unless two of them have the same seed, which cannot be within a setting: then each slug is a setting.
     """
     by_hash: dict[tuple[str, str], list[TrialResult]] = defaultdict(list)
     for result in trials:
-        found = _SLUG_HASH.search(result.slug)
-        by_hash[strategy_of(result), found[1] if found else result.slug].append(result)
+        match = _SLUG_HASH.search(result.slug)
+        by_hash[strategy_of(result), match[1] if match else result.slug].append(result)
     groups: list[list[TrialResult]] = []
     for group in by_hash.values():
         groups += [group] if len({r.seed for r in group}) == len(group) else _split(group, lambda r: r.slug)
@@ -162,7 +173,7 @@ def _setting(group: Group, knobs: dict[str, Any], x: Axis, y: Axis, require: Seq
     completed = sorted((r for r in group.trials if r.status == TrialStatus.COMPLETED), key=lambda r: r.seed)
     missing = {r.trial_id: [axis.name for axis in (x, y) if axis.value(r) is None] for r in completed}
     both = [r for r in completed if not missing[r.trial_id]]
-    counted = both or completed  # the same seeds stand behind both numbers, as far as there are any
+    counted = both or completed  # both summaries are over the same seeds, where any seed has both values
     pairs = [(x.value(r), y.value(r)) for r in both]
     ids = [r.trial_id for r in group.trials]
     return Setting(
@@ -186,12 +197,12 @@ def _setting(group: Group, knobs: dict[str, Any], x: Axis, y: Axis, require: Seq
 
 
 def _failures(trials: Sequence[TrialResult], require: Sequence[Condition]) -> Iterable[str]:
-    """What the means over the seeds behind a point miss; a value that one of the seeds lacks is missing."""
+    """Yield the conditions that the means over seeds miss; a metric that one of the seeds lacks counts as missing."""
     for condition in require if trials else ():
         values = [value for r in trials if (value := r.value(condition.metric)) is not None]
         mean = sum(values) / len(values) if len(values) == len(trials) else None
-        if told := condition.failure(mean):
-            yield told
+        if failure := condition.failure(mean):
+            yield failure
 
 
 def _summary(trials: Iterable[TrialResult], axis: Axis) -> Summary | None:
@@ -205,7 +216,10 @@ def _change(trials: Iterable[TrialResult], axis: Axis) -> Summary | None:
 
 
 def _knobs(groups: Sequence[Sequence[TrialResult]]) -> list[dict[str, Any]]:
-    """For each setting of one strategy: what tells it from the others, under short names."""
+    """Return the knobs of each setting of one strategy: the keys whose values differ between the settings.
+
+    A knob is called by the last part of its key, or by the whole key where two keys end alike.
+    """
     flats = [[flatten(r.config) | {"imported": r.imported_from is not None} for r in group] for group in groups]
     everything = [flat for group in flats for flat in group]
     hidden = {*NAMES, *SWEEPS} | {s for s in STREAMS if all(f.get(s) == f.get("seed") for f in everything)}
@@ -220,10 +234,10 @@ def _knobs(groups: Sequence[Sequence[TrialResult]]) -> list[dict[str, Any]]:
     names = {k: leaf if leaves.count(leaf) == 1 else k for k, leaf in zip(varying, leaves, strict=True)}
     knobs = [{name: next((f[k] for f in group if k in f), None) for k, name in names.items()} for group in flats]
     texts = [[value_text(value) for value in k.values()] for k in knobs]
-    for group, found, text in zip(groups, knobs, texts, strict=True):
+    for group, its_knobs, text in zip(groups, knobs, texts, strict=True):
         if texts.count(text) > 1:  # the config looks the same, so a file behind it differs: the hash tells them apart
-            ending = _SLUG_HASH.search(group[-1].slug)
-            found["setting"] = ending[1] if ending else group[-1].slug
+            match = _SLUG_HASH.search(group[-1].slug)
+            its_knobs["setting"] = match[1] if match else group[-1].slug
     return knobs
 
 

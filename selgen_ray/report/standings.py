@@ -1,9 +1,8 @@
-"""Which strategy wins, by how much, how sure that is, and what it costs."""
+"""The ranking of strategies: which one wins, by how much, how sure that is, and what it costs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,40 +16,44 @@ from selgen_ray.comparing import (
     resamples,
 )
 from selgen_ray.report.costs import cost_of
-from selgen_ray.report.model import Comparison, Reference, Standing, Standings
+from selgen_ray.report.model import Comparison, Reference, Report, Standing, Standings
 from selgen_ray.report.scales import is_share
 from selgen_ray.report.settings import Axis, Setting
 from selgen_ray.stats import pareto_front
 
-if TYPE_CHECKING:
-    from selgen_ray.report.model import Report
-
 
 def compare_strategies(report: Report, reference: tuple[float, float] | None = None) -> Standings:
-    """The strategies of a report, on its two axes.
+    """Rank the strategies of a report on its two axes, and compare each with each.
 
     Args:
-        reference: from where hypervolumes are measured, as values of the two axes; default: see `find_reference`.
+        reference: the point from which hypervolumes are measured, as values of the two axes; default: see
+            `find_reference`.
     """
     point = find_reference(report, reference)
     strategies = dict.fromkeys(s.strategy for s in report.settings)
     if point is None:
-        nothing = (_without_points(report, name) for name in strategies)
-        return Standings(None, tuple(nothing), {}, {})
-    found = [_standing(report, name, point) for name in strategies]
-    found.sort(key=lambda pair: -1.0 if pair[0].hypervolume is None else pair[0].hypervolume, reverse=True)
-    boots = {standing.strategy: volumes for standing, volumes in found}
-    standings = tuple(standing for standing, _ in found)
+        unranked = (_without_points(report, name) for name in strategies)
+        return Standings(None, tuple(unranked), {}, {})
+    ranked = [_standing(report, name, point) for name in strategies]
+    ranked.sort(key=lambda pair: -1.0 if pair[0].hypervolume is None else pair[0].hypervolume, reverse=True)
+    boots = {standing.strategy: volumes for standing, volumes in ranked}
+    standings = tuple(standing for standing, _ in ranked)
     with_best = {s.strategy: report.settings[s.best] for s in standings if s.best is not None}
     families = {name: _family(report, name, with_best) for name in with_best}
     return Standings(point, standings, _beats(standings, boots), families)
 
 
 def find_reference(report: Report, given: tuple[float, float] | None = None) -> Reference | None:
-    """What an area is measured from: what one has without any of the strategies.
+    """Return the point from which hypervolumes are measured: the scores that one has without any of the strategies.
 
-    x: the base model's, since a capability no better than it is nothing learnt; y: the outcome-only run's, since no
-    less than it was to be kept. Where either is missing, the worst mean of any setting. None without any point.
+    x is the base model's: a setting that does no better has learnt nothing. y is the outcome-only run's: a setting that
+    does no better has gained nothing from the proxy. Where either is missing, the worst mean of any setting stands in.
+
+    Args:
+        given: a point to take instead, as values of the two axes.
+
+    Returns:
+        None where no setting has a point.
     """
     drawn = report.drawn
     if not drawn:
@@ -75,7 +78,7 @@ def _reference(report: Report, x: float, y: float, why: str) -> Reference:
 
 
 def _room(axis: Axis, value: float) -> float | None:
-    """How far a share can get from here."""
+    """Return how far a share in [0, 1] can still improve; None of a quantity that is no share."""
     return (1 - value if axis.sign > 0 else value) if is_share(axis) else None
 
 
@@ -88,10 +91,10 @@ def _means(report: Report, settings: Iterable[Setting]) -> list[tuple[float, flo
 
 
 def _standing(report: Report, strategy: str, reference: Reference) -> tuple[Standing, Floats | None]:
-    own = [i for i, s in enumerate(report.settings) if s.strategy == strategy and s.points and not s.failures]
-    if not own:
+    indices = [i for i, s in enumerate(report.settings) if s.strategy == strategy and s.points and not s.failures]
+    if not indices:
         return _without_points(report, strategy), None
-    settings = [report.settings[i] for i in own]
+    settings = [report.settings[i] for i in indices]
     origin = _turned(report, reference)
     means = _means(report, settings)
     volume = hypervolume(means, origin)
@@ -101,9 +104,9 @@ def _standing(report: Report, strategy: str, reference: Reference) -> tuple[Stan
     ends = None if volumes is None else np.quantile(volumes, [0.025, 0.975])
     standing = Standing(
         strategy=strategy,
-        settings=tuple(own),
-        front=tuple(own[i] for i in pareto_front(means)),
-        best=own[alone.index(max(alone))],
+        settings=tuple(indices),
+        front=tuple(indices[i] for i in pareto_front(means)),
+        best=indices[alone.index(max(alone))],
         seeds=tuple(seeds),
         hypervolume=volume,
         share=volume / reference.possible if reference.possible else None,
@@ -122,43 +125,46 @@ def _without_points(report: Report, strategy: str) -> Standing:
 def _bootstrap(
     report: Report, settings: Sequence[Setting], seeds: Sequence[int], origin: tuple[float, float]
 ) -> Floats:
-    """Hypervolumes of the front of means over resampled seeds; the same draws for strategies of the same seeds."""
+    """Return the hypervolume of the front of means in each resample of the seeds, [resamples].
+
+    Strategies with the same seeds get the same draws, so that they can be compared draw by draw.
+    """
     draws = resamples(len(seeds))
-    sides = []
+    means: list[Floats] = []  # of x, of y: [resamples, settings]
     for i, axis in enumerate((report.x, report.y)):
         values = np.full((len(seeds), len(settings)), np.nan)
         for column, s in enumerate(settings):
             for seed, point in zip(s.seeds, s.points, strict=True):
                 values[seeds.index(seed), column] = axis.sign * point[i]
-        sides.append(resampled_means(values, draws))
-    return hypervolumes(sides[0], sides[1], origin)
+        means.append(resampled_means(values, draws))
+    return hypervolumes(means[0], means[1], origin)
 
 
 def _beats(standings: Sequence[Standing], boots: Mapping[str, Floats | None]) -> dict[str, dict[str, float | None]]:
-    found: dict[str, dict[str, float | None]] = {}
+    beats: dict[str, dict[str, float | None]] = {}
     for a in standings:
-        row = found.setdefault(a.strategy, {})
+        row = beats.setdefault(a.strategy, {})
         for b in standings:
             mine, theirs = boots[a.strategy], boots[b.strategy]
             if a is not b and a.hypervolume is not None and b.hypervolume is not None:
                 row[b.strategy] = None
                 if mine is not None and theirs is not None:
                     row[b.strategy] = probability_better(mine, theirs, a.seeds == b.seeds)
-    return found
+    return beats
 
 
 def _family(report: Report, name: str, best: Mapping[str, Setting]) -> tuple[Comparison, ...]:
-    """All others' best settings against this one's; both axes are one family."""
-    there = dict(zip(best[name].seeds, best[name].points, strict=True))
+    """Compare the best settings of all others with this one's; both axes together are one family of tests."""
+    reference = dict(zip(best[name].seeds, best[name].points, strict=True))
     others = [other for other in best if other != name]
-    common, pairs = [], []
+    common_seeds, pairs = [], []
     for other in others:
         points = dict(zip(best[other].seeds, best[other].points, strict=True))
-        seeds = sorted(there.keys() & points.keys())
-        common.append(seeds)
-        pairs += [([points[s][i] for s in seeds], [there[s][i] for s in seeds]) for i in (0, 1)]
+        seeds = sorted(reference.keys() & points.keys())
+        common_seeds.append(seeds)
+        pairs += [([points[s][i] for s in seeds], [reference[s][i] for s in seeds]) for i in (0, 1)]
     differences = compare_family(pairs)
     return tuple(
         Comparison(other, name, tuple(seeds), differences[2 * i], differences[2 * i + 1])
-        for i, (other, seeds) in enumerate(zip(others, common, strict=True))
+        for i, (other, seeds) in enumerate(zip(others, common_seeds, strict=True))
     )

@@ -1,20 +1,25 @@
-"""A report as plain data, as summary.json holds it."""
+"""A report as plain data: the content of summary.json, and the tables of it that the page shares."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, replace
 from typing import Any
 
-from selgen_ray.report.model import Report
+from selgen_ray.report.model import Report, Standings
 from selgen_ray.report.settings import Setting
 from selgen_ray.report.words import answer, caveats
 
 
 def plain_setting(setting: Setting) -> dict[str, Any]:
     """Return a setting as plain data, without its trials."""
-    found = asdict(replace(setting, trials=()))
-    del found["trials"]
-    return found
+    data = asdict(replace(setting, trials=()))  # `asdict` copies deeply, and trials are large
+    del data["trials"]
+    return data
+
+
+def standings_as_dict(standings: Standings) -> dict[str, Any]:
+    """Return the ranking of the strategies as plain data."""
+    return asdict(standings) | {"beats": {name: dict(others) for name, others in standings.beats.items()}}
 
 
 def as_dict(report: Report) -> dict[str, Any]:
@@ -30,9 +35,9 @@ def as_dict(report: Report) -> dict[str, Any]:
         "answer": " ".join(answer(report, report.standings)),
         "caveats": caveats(report, report.standings),
         "settings": settings,
-        "strategies": report.standings.to_dict(),
+        "strategies": standings_as_dict(report.standings),
         "base_models": [asdict(base) for base in report.bases],
         "left_out": [asdict(trial) for trial in report.left_out],
-        "flagged": [asdict(one) for one in report.flagged],
+        "flagged": [asdict(doubt) for doubt in report.flagged],
         "notes": [*report.notes, *report.unknown_axes],
     }

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 from selgen_ray.report.knob_names import signs
+from selgen_ray.report.model import Report
 from selgen_ray.report.words import answer
 from selgen_ray.stats import Summary
-
-if TYPE_CHECKING:
-    from selgen_ray.report.model import Report
 
 PAGE, PICTURE = "index.html", "figures/pareto.png"
 WIDTH = 112
@@ -21,7 +18,10 @@ _MIN_LABEL = 24
 
 
 def report_text(report: Report) -> str:
-    """The counts, the answer, the table, what is left out and why, where the files are; the page comes last."""
+    """Return a report as text for a terminal.
+
+    In this order: counts, table, answer, what is left out and why, notes, the files written; the page comes last.
+    """
     counts = ", ".join(f"{n} {status}" for status, n in report.counts.items() if n)
     lines = [f"{report.title}: {counts or f'no results.json below {report.sweep} yet'}", ""]
     if report.counts.get("completed"):
@@ -41,7 +41,11 @@ def report_text(report: Report) -> str:
 
 
 def score_text(summary: Summary | None, signed: bool = False) -> str:
-    """'0.812 ± 0.034', without an interval '0.812', without a value '-'."""
+    """Return '0.812 ± 0.034', without an interval '0.812', without a value '-'.
+
+    Args:
+        signed: write '+' before a positive mean, as of a change.
+    """
     if summary is None:
         return "-"
     mean = f"{summary.mean:+.3f}" if signed else f"{summary.mean:.3f}"
@@ -63,24 +67,24 @@ def _table(report: Report) -> list[str]:
 
 
 def _seeds(summary: Summary | None, num_trials: int | None = None) -> str:
-    """'3', of more trials '2/3'; one seed: '1, no interval'."""
+    """Return '3'; where there are more trials, '2/3'; for one seed, '1, no interval'."""
     n = summary.n if summary else 0
     count = str(n) if num_trials in (None, n) else f"{n}/{num_trials}"
     return f"{count}, no interval" if n == 1 else count
 
 
 def _aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns two spaces apart; the setting takes what is left of the width, on several lines where it must."""
+    """Align columns two spaces apart; the setting takes the remaining width, on several lines if need be."""
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    rest = sum(widths) - widths[1] + 2 * (len(widths) - 2)
-    widths[1] = min(widths[1], max(_MIN_LABEL, WIDTH - rest - 2))
+    other_widths = sum(widths) - widths[1] + 2 * (len(widths) - 2)
+    widths[1] = min(widths[1], max(_MIN_LABEL, WIDTH - other_widths - 2))
     lines: list[str] = []
     for row in [head, *rows]:
-        label, *more = textwrap.wrap(row[1], widths[1], subsequent_indent="  ", break_on_hyphens=False) or [""]
+        label, *continuation = textwrap.wrap(row[1], widths[1], subsequent_indent="  ", break_on_hyphens=False) or [""]
         cells = [label.ljust(widths[1]), row[2].ljust(widths[2])]
         cells += [cell.ljust(width) for cell, width in zip(row[3:], widths[3:], strict=True)]
         lines.append(f"{row[0]:{widths[0]}} {'  '.join(cells)}".rstrip())
-        lines += [f"{'':{widths[0]}} {part}" for part in more]
+        lines += [f"{'':{widths[0]}} {part}" for part in continuation]
     return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
 
 
@@ -95,11 +99,11 @@ def _legend(report: Report) -> list[str]:
         parts.append(f"x: kept off the front, which requires {report.require}")
     if any(s.num_trials != (s.x or s.y or Summary(0, 0, None, None)).n for s in report.settings):
         parts.append("seeds 2/3: 2 of 3 trials are averaged")
-    written: dict[str, list[str]] = {}  # sign -> the knobs that it stands for, in one strategy or another
+    names_of: dict[str, list[str]] = {}  # sign -> the knobs that it stands for, in one strategy or another
     for name, sign in {pair: None for s in report.settings for pair in signs(s.knobs).items()}:
         if sign != name:
-            written.setdefault(sign, []).append(name)
-    parts += [f"{sign}: {' or '.join(names)}" for sign, names in written.items()]
+            names_of.setdefault(sign, []).append(name)
+    parts += [f"{sign}: {' or '.join(names)}" for sign, names in names_of.items()]
     parts += [f"{axis.name}: less is better" for axis in (report.x, report.y) if axis.sign < 0]
     return _wrapped("; ".join(parts), "")
 
@@ -128,15 +132,15 @@ def _kept_off(report: Report) -> Iterable[str]:
 def _flagged(report: Report) -> Iterable[str]:
     if report.flagged:
         yield f"warning, averaged and drawn all the same ({len(report.flagged)}):"
-        for one in report.flagged[:_LISTED]:
-            yield from _wrapped(f"  {one.setting}, seed {one.seed}: {one.flag}", "      ")
+        for doubt in report.flagged[:_LISTED]:
+            yield from _wrapped(f"  {doubt.setting}, seed {doubt.seed}: {doubt.flag}", "      ")
         yield from _more(report.flagged)
         yield ""
 
 
-def _more(found: Sequence[object]) -> Iterable[str]:
-    if len(found) > _LISTED:
-        yield f"  and {len(found) - _LISTED} more: see summary.json"
+def _more(items: Sequence[object]) -> Iterable[str]:
+    if len(items) > _LISTED:
+        yield f"  and {len(items) - _LISTED} more: see summary.json"
 
 
 def _wrapped(text: str, indent: str) -> list[str]:

@@ -1,8 +1,8 @@
-"""Evaluations of one trial that are settings of their own: its finished weights with another value of a knob.
+"""Evaluations of one trial that count as settings of their own: its finished weights with another value of a knob.
 
-A trial's evaluation whose version is called 'key=value', such as 'safe_lora_threshold=0.3', says what a trial with that
-value would: the training before does not depend on it. Other edits ('steered', 'projected') are the trial's result, and
-models on the way to it ('aligned') belong to no setting.
+An evaluation whose version is called 'key=value', such as 'safe_lora_threshold=0.3', gives the result that a trial with
+that value would have, since the training does not depend on it. Other edits of the weights ('steered', 'projected') are
+the trial's own result, and models on the way to it ('aligned') belong to no setting.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from selgen_ray.records.results import HEADLINES, TrialResult, flatten
 from selgen_ray.records.status import PREFERENCE
 from selgen_ray.report.knob_names import value_text
 
-# lists of values that are evaluated on the side: they decide nothing about the weights of a setting
+# lists of further values to evaluate: they do not change the weights of a setting
 SWEEPS = ("finetune_config.safe_lora_sweep_thresholds",)
-# what names a trial and does not shape it; the seeds of a setting differ in it
+# keys that name a trial and do not change its result, and its seed: the seeds of a setting may differ in them
 NAMES = (
     *("proxy_strategy", "seed", "experiment_name"),
     *("finetune_config.output_dir", "finetune_config.finetuned_model_id"),
@@ -32,9 +32,10 @@ class Group:
     """The trials of one setting.
 
     Attributes:
-        trials: of one setting each, that is with its values in their config; one for each seed once joined.
-        own: ids of those that were configured so; the others were evaluated with this setting's value beside their own.
-        sources: the whole configs they were run with, written out; none where no group could be another one.
+        trials: its trials, with the setting's values in their config; after joining, one for each seed.
+        own: ids of the trials that were configured so; the others were evaluated with the setting's value beside their
+            own.
+        sources: the configs that the trials were run with, as JSON; empty where no two groups can be one setting.
     """
 
     trials: tuple[TrialResult, ...]
@@ -43,23 +44,29 @@ class Group:
 
 
 def with_versions(groups: Iterable[Sequence[TrialResult]]) -> list[Group]:
-    """The groups of one strategy, and one more for each 'key=value' that a group evaluated beside its own value.
+    """Return the groups of one strategy, and one more for each 'key=value' that a group evaluated beside its own value.
 
-    A setting that was run in itself and evaluated beside others, or whose trials ask for different values beside their
-    own, is one: of a seed that would count twice, one trial is kept.
+    Groups are joined where they are one setting: one that was run by itself and also evaluated beside another, or whose
+    trials differ only in the values evaluated beside their own. Where a seed would then count twice, one trial is kept.
+
+    Args:
+        groups: the trials of each setting as configured.
     """
     groups = list(groups)
     sweeps = any(flatten(r.config).get(key) for group in groups for r in group for key in SWEEPS)
     if not sweeps and not any("=" in version for group in groups for r in group for version in r.eval_versions):
         return [Group(tuple(group), tuple(r.trial_id for r in group), frozenset()) for group in groups]
-    found = [part for group in groups for part in _parts(group)]
-    return list(_joined(found)) if sweeps or any(not part.own for part in found) else found
+    parts = [part for group in groups for part in _parts(group)]
+    return list(_joined(parts)) if sweeps or any(not part.own for part in parts) else parts
 
 
 def at_version(result: TrialResult, version: str) -> TrialResult:
-    """The trial as one whose configured value is that of `version`, which its record then ends with.
+    """Return the trial as if configured with the value of `version`; its evaluations then end with that version.
 
-    Without such an evaluation it has no capability, no alignment, and no evaluation but the base model's.
+    A trial without such an evaluation gets no headline, and no evaluation but the base model's.
+
+    Args:
+        version: 'key=value' of a knob that the trial's config has.
     """
     last = result.eval_versions.index(version) if version in result.eval_versions else None
     end = 1 if last is None else last + 1
@@ -76,30 +83,31 @@ def at_version(result: TrialResult, version: str) -> TrialResult:
 
 
 def _parts(group: Sequence[TrialResult]) -> Iterator[Group]:
+    """Yield a group as it was configured, then one for each other value that any of its trials evaluated."""
     sources = frozenset(_written(r) for r in group)
     yield Group(tuple(group), tuple(r.trial_id for r in group), sources)
     for version in dict.fromkeys(v for r in group for v in r.eval_versions if _is_other_value(r, v)):
-        # an older result may lack the knob: nothing says what it would be with another value of it
+        # an older result may lack the knob: nothing says what another value of it would give
         yield Group(tuple(at_version(r, version) for r in group if _path(r, version)), (), sources)
 
 
 def _is_other_value(result: TrialResult, version: str) -> bool:
-    """Whether it is the 'key=value' of a knob this trial has, with another value than configured."""
+    """Return whether a version is the 'key=value' of a knob this trial has, with another value than configured."""
     path, text = _path(result, version), version.partition("=")[2]
     return path is not None and value_text(flatten(result.config)[path]) != text
 
 
 def _path(result: TrialResult, version: str) -> str | None:
-    """The dotted key of the knob that 'key=value' names; None where it names none."""
+    """Return the dotted key of the knob that 'key=value' names; None where it names none, or more than one."""
     key, mark, _ = version.partition("=")
     if not mark:
         return None
-    found = [path for path in flatten(result.config) if path.rpartition(".")[2] == key]
-    return found[0] if len(found) == 1 else None
+    paths = [path for path in flatten(result.config) if path.rpartition(".")[2] == key]
+    return paths[0] if len(paths) == 1 else None
 
 
 def _value(text: str, configured: Any) -> Any:
-    """What a version's text says, as a float where the configured value is one."""
+    """Parse the value of a version: JSON, else the text itself; a float where the configured value is one."""
     try:
         value = json.loads(text)
     except ValueError:
@@ -108,18 +116,19 @@ def _value(text: str, configured: Any) -> Any:
 
 
 def _replaced(config: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
-    head, _, rest = path.partition(".")
-    return {**config, head: _replaced(config[head], rest, value) if rest else value}
+    head, _, tail = path.partition(".")
+    return {**config, head: _replaced(config[head], tail, value) if tail else value}
 
 
 def _written(result: TrialResult, without: Sequence[str] = ()) -> str:
-    """The config without what names the trial, for comparisons."""
+    """Return the config as JSON without the keys that name the trial, to compare configs by."""
     flat = flatten(result.config)
     names = {*NAMES, *without, *(s for s in STREAMS if flat.get(s) == flat.get("seed"))}
     return json.dumps({k: v for k, v in flat.items() if k not in names}, sort_keys=True, default=str)
 
 
 def _joined(groups: Iterable[Group]) -> Iterator[Group]:
+    """Join the groups that are one setting."""
     by_config: dict[str, list[Group]] = defaultdict(list)
     for group in groups:
         same = by_config[_written(group.trials[0], SWEEPS)]
@@ -133,8 +142,8 @@ def _joined(groups: Iterable[Group]) -> Iterator[Group]:
 
 
 def _same_weights(a: Group, b: Group) -> bool:
-    """Whether two groups that look like one setting are one: files behind equal configs may differ."""
-    if a.sources & b.sources:  # run with one config and yet apart: something behind the config differs
+    """Return whether two groups with equal configs are one setting: the files behind the configs may differ."""
+    if a.sources & b.sources:  # run with the same config, yet grouped apart: something behind the config differs
         return False
     known = [{r.seed: (r.model_hash, r.data_hashes) for r in group.trials} for group in (a, b)]
     return all(known[0][seed] == known[1][seed] for seed in known[0].keys() & known[1].keys())

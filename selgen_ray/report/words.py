@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from selgen_ray.records.results import HEADLINES, TrialResult, flatten
 from selgen_ray.records.status import TrialStatus
 from selgen_ray.report.knob_names import value_text
-from selgen_ray.report.model import Comparison, Standing, Standings
-
-if TYPE_CHECKING:
-    from selgen_ray.report.model import Report
-    from selgen_ray.report.settings import Axis, Setting
-    from selgen_ray.stats import Summary
+from selgen_ray.report.model import Comparison, Report, Standing, Standings
+from selgen_ray.report.settings import Axis, Setting
+from selgen_ray.stats import Summary
 
 SURE, FEW_SEEDS = 0.95, 5
 QUESTION = (
@@ -48,7 +45,7 @@ _SETS = {
 
 
 def value(summary: Summary | None) -> str:
-    """'0.983 ± 0.024', of one seed '0.983 (one seed, no interval)'."""
+    """Return '0.983 ± 0.024', for one seed '0.983 (one seed, no interval)'."""
     if summary is None:
         return "no value"
     mean = f"{summary.mean:.3f}"
@@ -56,14 +53,14 @@ def value(summary: Summary | None) -> str:
 
 
 def probability(p: float | None) -> str:
-    """'0.93'; never a certainty: '> 0.99', '< 0.01'."""
+    """Return '0.93'; near 0 and 1 '< 0.01' and '> 0.99', since resampled seeds make nothing certain."""
     if p is None:
         return "unknown"
     return "> 0.99" if p > 0.99 else "< 0.01" if p < 0.01 else f"{p:.2f}"
 
 
 def answer(report: Report, standings: Standings) -> list[str]:
-    """One paragraph, sentence by sentence: who wins, by how much, how sure that is."""
+    """Return the answer as sentences of one paragraph: which strategy wins, by how much, how sure that is."""
     leader = standings.leader
     if leader is None or leader.best is None:
         counts = ", ".join(f"{n} {status}" for status, n in report.counts.items() if n) or "no results"
@@ -99,14 +96,14 @@ def _without_it(report: Report, best: Setting) -> Iterable[str]:
 
 
 def _against(report: Report, standings: Standings, leader: Standing) -> Iterable[str]:
-    """The paired difference to the outcome-only run, or else to plain naive training, if it is another strategy."""
-    found = next((c for c in standings.families.get("naive", ()) if c.strategy == leader.strategy), None)
+    """Compare the leader's best setting with the best naive one, seed by seed, unless the leader is naive itself."""
+    comparison = next((c for c in standings.families.get("naive", ()) if c.strategy == leader.strategy), None)
     other = next((s for s in standings.standings if s.strategy == "naive"), None)
-    if found is None or other is None or other.best is None:
+    if comparison is None or other is None or other.best is None:
         return
     parts = [
         f"{axis.name} {_difference(difference)}"
-        for axis, difference in ((report.y, found.y), (report.x, found.x))
+        for axis, difference in ((report.y, comparison.y), (report.x, comparison.x))
         if difference.summary
     ]
     if parts:
@@ -127,7 +124,11 @@ def _difference(difference: Any) -> str:
 
 
 def rivals(standings: Standings, leader: Standing) -> list[tuple[str, float | None]]:
-    """The strategies that the leader does not beat with probability `SURE`, the nearest first."""
+    """Return the strategies that the leader does not beat with probability `SURE` or more, in the order of the ranking.
+
+    Returns:
+        (strategy, probability that the leader's hypervolume is larger); None: unknown, with fewer than two seeds.
+    """
     ahead = standings.beats.get(leader.strategy, {})
     return [(name, p) for name, p in ahead.items() if p is None or p < SURE]
 
@@ -146,11 +147,11 @@ def _how_sure(standings: Standings, leader: Standing) -> Iterable[str]:
             f"{leader.strategy}'s hypervolume is the larger."
         )
     if len(close) < _ranked(standings) - 1:
-        n, told = len(leader.seeds), "every other strategy" if not close else "the others"
+        n, beaten = len(leader.seeds), "every other strategy" if not close else "the others"
         few = f"; {n} seeds are few: a sign, not a proof" if n < FEW_SEEDS else ""
-        next_, p = min(_known(standings, leader), key=lambda pair: pair[1])
-        nearest = "" if close else f" (the nearest, {next_}: P = {probability(p)})"
-        yield f"It beats {told} in at least {SURE:.0%} of the resamples of the seeds{nearest}{few}."
+        nearest_name, p = min(_known(standings, leader), key=lambda pair: pair[1])
+        nearest = "" if close else f" (the nearest, {nearest_name}: P = {probability(p)})"
+        yield f"It beats {beaten} in at least {SURE:.0%} of the resamples of the seeds{nearest}{few}."
 
 
 def _known(standings: Standings, leader: Standing) -> list[tuple[str, float]]:
@@ -158,27 +159,27 @@ def _known(standings: Standings, leader: Standing) -> list[tuple[str, float]]:
 
 
 def caveats(report: Report, standings: Standings) -> list[str]:
-    """What a reader should know before believing the answer."""
-    found = list(_seeds(report))
-    found += _lost(report)
+    """Return what a reader should know before believing the answer, one item a caveat."""
+    sentences = list(_seeds(report))
+    sentences += _lost(report)
     if report.require:
         out = sum(bool(s.failures) for s in report.settings)
-        found.append(f"Settings that miss {report.require} are on no front and in no hypervolume: {out} of them.")
-    found.append(
+        sentences.append(f"Settings that miss {report.require} are on no front and in no hypervolume: {out} of them.")
+    sentences.append(
         "The best setting of a strategy is chosen on the same seeds it is judged by, so the best of many settings "
         "looks better than it is; a strategy with more settings has more chances. Confirm a choice on new seeds."
     )
     if standings.leader and standings.leader.interval is not None:
         n = len(standings.leader.seeds)
-        found.append(
+        sentences.append(
             f"The bootstrap draws from {n} seeds: it knows no other spread than theirs. With few seeds it is too sure "
             "of itself; 5 to 10 seeds are a fair test."
         )
     if report.flagged:
-        found.append(
+        sentences.append(
             f"{len(report.flagged)} completed trials are flagged as doubtful, averaged all the same: see below."
         )
-    return [*found, *report.notes, *report.unknown_axes]
+    return [*sentences, *report.notes, *report.unknown_axes]
 
 
 def _seeds(report: Report) -> Iterable[str]:
@@ -205,7 +206,7 @@ def _lost(report: Report) -> Iterable[str]:
 
 
 def setting_facts(report: Report) -> list[tuple[str, str]]:
-    """What was trained on what, how it was measured: (what, in words)."""
+    """Return what was trained on which data and how it was measured, as pairs such as ('model', 'toy')."""
     trials = [next((r for r in s.trials if r.status == TrialStatus.COMPLETED), s.trials[0]) for s in report.settings]
     flats = [flatten(r.config) for r in trials]
     facts = [
@@ -214,14 +215,14 @@ def setting_facts(report: Report) -> list[tuple[str, str]]:
         *((axis.name, _metric(axis, trials)) for axis in (report.x, report.y)),
     ]
     training = [
-        f"{name} {told}"
+        f"{name} {values}"
         for name, key in (
             ("epochs", "finetune_config.epochs"),
             ("learning rate", "finetune_config.learning_rate"),
             ("batch", "finetune_config.per_device_train_batch_size"),
             ("LoRA r", "finetune_config.r"),
         )
-        if (told := _values(flats, key))
+        if (values := _values(flats, key))
     ]
     facts.append(("training", ", ".join(training)))
     strategies = len({s.strategy for s in report.settings})
@@ -235,8 +236,8 @@ def setting_facts(report: Report) -> list[tuple[str, str]]:
 
 
 def _values(flats: Sequence[dict[str, Any]], key: str) -> str:
-    found = list(dict.fromkeys(value_text(flat[key]) for flat in flats if flat.get(key) is not None))
-    return ", ".join(found[:6]) + (" …" if len(found) > 6 else "")
+    texts = list(dict.fromkeys(value_text(flat[key]) for flat in flats if flat.get(key) is not None))
+    return ", ".join(texts[:6]) + (" …" if len(texts) > 6 else "")
 
 
 def _data(trials: Sequence[TrialResult]) -> str:
@@ -250,17 +251,17 @@ def _data(trials: Sequence[TrialResult]) -> str:
 
 def _metric(axis: Axis, trials: Sequence[TrialResult]) -> str:
     names = list(dict.fromkeys(name for r in trials if (name := axis.metric(r))))
-    told = []
+    descriptions = []
     for name in names[:3]:
-        where, _, what = name.partition("/")
-        words = _METRICS.get(what)
-        told.append(f"{name}: {words}, on {_SETS.get(where, where)}" if words else name)
+        set_name, _, metric = name.partition("/")
+        words = _METRICS.get(metric)
+        descriptions.append(f"{name}: {words}, on {_SETS.get(set_name, set_name)}" if words else name)
     less = "; less is better" if axis.sign < 0 and axis.name not in HEADLINES else ""
-    return "; ".join(told) + less if told else ""
+    return "; ".join(descriptions) + less if descriptions else ""
 
 
 def comparison_text(comparison: Comparison, report: Report) -> str:
-    """'dpo - naive: capability +0.010 ± 0.020, p = 0.5; ...'."""
+    """Return 'dpo − naive: capability +0.010 ± 0.020, p = 0.5; alignment ...'."""
     parts = [
         f"{axis.name} {_difference(d)}" for axis, d in ((report.x, comparison.x), (report.y, comparison.y)) if d.summary
     ]

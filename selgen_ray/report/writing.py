@@ -1,4 +1,4 @@
-"""Reading sweeps and writing their report: page, pictures, tables, summary."""
+"""Read the results of sweeps and write their report: page, pictures, tables, summary."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from selgen_ray.records.control import LIVE, Control
 from selgen_ray.records.events import read_events
 from selgen_ray.records.results import TrialResult, flatten
 from selgen_ray.report.build import make_report
+from selgen_ray.report.markdown import report_markdown
 from selgen_ray.report.model import Report
 from selgen_ray.report.page import Surroundings, page_html
 from selgen_ray.report.settings import Axis
@@ -24,7 +25,7 @@ from selgen_ray.report.summary import as_dict
 from selgen_ray.report.text import PAGE
 from selgen_ray.storage import Folder
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # start-up: pandas is imported when a table is made
     import pandas as pd
 
 FOLDER, VERSION = "report", "version.js"
@@ -47,17 +48,20 @@ def write_report(
     Args:
         sweep: a folder, a path or URI; or several, reported as one. Of two results of one trial the better is taken.
         x, y: 'capability', 'alignment', 'coherence' or 'set/metric'; see `results.less_is_better`.
-        title: default: the folders' names.
+        title: the title of the report; default: the folders' names.
         strict: write nothing where an axis is unknown, rather than files that lack it.
-        require: what a setting must reach to be on the front, such as 'coherence >= 0.5'.
-        out: where to; default: report/ in the sweep's folder, of several in the current one.
-        reference: (x, y) from where hypervolumes are measured; default: the base model's x, the outcome-only run's y.
-        watch_s: how often the page looks for a newer one, in seconds; 0: never.
+        require: conditions that a setting must meet to be on the front, such as 'coherence >= 0.5'.
+        out: the folder to write to; default: report/ in the sweep's folder, for several sweeps in the current one.
+        reference: (x, y) from which hypervolumes are measured; default: the base model's x, the outcome-only run's y.
+        watch_s: seconds after which an open page looks for a newer one, again and again; 0: never.
+
+    Returns:
+        The report; `Report.paths` names the files written.
 
     Raises:
         FileNotFoundError: no such folder.
-        StorageError: a results.json cannot be read, or a file not be written.
-        ValueError: `require` is no requirement.
+        StorageError: a results.json cannot be read, or a file cannot be written.
+        ValueError: `require` cannot be parsed.
     """
     given = [sweep] if isinstance(sweep, str | os.PathLike | Folder) else sweep
     folders = [one if isinstance(one, Folder) else Folder(str(one)) for one in given]
@@ -70,7 +74,7 @@ def write_report(
 
 @contextlib.contextmanager
 def _uncollected() -> Iterator[None]:
-    """No garbage collection inside: among the many numbers of thousands of results it costs a sixth of the time."""
+    """Switch garbage collection off inside: with the numbers of thousands of results it takes a sixth of the time."""
     if not gc.isenabled():
         yield
         return
@@ -92,15 +96,15 @@ def _written(
     reference: tuple[float, float] | None,
     watch_s: float,
 ) -> Report:
-    found = read_trials(*folders)
+    results = read_trials(*folders)
     title = title or ", ".join(folder.name for folder in folders)
     where = ", ".join(map(str, folders))
-    report = make_report(found, where, title, x, y, require or "", reference)
-    if not found or (strict and report.unknown_axes):
+    report = make_report(results, where, title, x, y, require or "", reference)
+    if not results or (strict and report.unknown_axes):
         return report
     place = _place(folders, out)
     paths: dict[str, str] = {}
-    for name, content in _files(report, found, folders, watch_s):
+    for name, content in _files(report, results, folders, watch_s):
         place.write(name, content)
         paths[name] = str(place / name)
     return replace(report, paths=paths)
@@ -113,7 +117,13 @@ def _place(folders: Sequence[Folder], out: str | Folder | None) -> Folder:
 
 
 def plain_table(found: Iterable[tuple[Folder, TrialResult]], per: Literal["trial", "epoch"] = "trial") -> pd.DataFrame:
-    """The table of `load_results` with one type a column, as parquet needs: mixed values are written out as JSON."""
+    """Return the table of `load_results` with one type in each column, since parquet needs that.
+
+    A column of lists, dicts or mixed types holds JSON texts instead: [1, 2] becomes '[1, 2]'.
+
+    Args:
+        per: one row for each trial, or for each trial and evaluation.
+    """
     table = as_table(found, per)
     for name in [name for name, dtype in table.dtypes.items() if str(dtype) == "object"]:
         kinds = {type(value) for value in table[name].dropna()}
@@ -123,21 +133,21 @@ def plain_table(found: Iterable[tuple[Folder, TrialResult]], per: Literal["trial
 
 
 def parquet(table: pd.DataFrame) -> bytes:
-    """The table as a parquet file."""
+    """Return a table as the content of a parquet file."""
     buffer = io.BytesIO()
     table.to_parquet(buffer, index=False)
     return buffer.getvalue()
 
 
-def _files(report: Report, found: Found, folders: Sequence[Folder], watch_s: float) -> Iterable[tuple[str, bytes]]:
-    """The page comes last: whoever sees it can rely on what it lies beside."""
-    table = plain_table(found)
+def _files(report: Report, results: Found, folders: Sequence[Folder], watch_s: float) -> Iterable[tuple[str, bytes]]:
+    """Yield (name, content) of each file; the page comes after the files it refers to."""
+    table = plain_table(results)
     yield "results.parquet", parquet(table)
     yield "results.csv", table.to_csv(index=False).encode()
     yield "summary.json", json.dumps(as_dict(report), indent=1, allow_nan=False, default=str).encode()
     pictures = []
     if report.drawn:
-        from selgen_ray.report.figures import as_png, as_svg  # late: tables need no matplotlib
+        from selgen_ray.report.figures import as_png, as_svg  # late: start-up, tables need no matplotlib
         from selgen_ray.report.plots import figures
 
         for name, make in figures(report, report.standings):
@@ -145,17 +155,15 @@ def _files(report: Report, found: Found, folders: Sequence[Folder], watch_s: flo
             pictures.append(name)
             yield f"figures/{name}.png", as_png(figure)
             yield f"figures/{name}.svg", as_svg(figure)
-    from selgen_ray.report.markdown import report_markdown
-
     around = surroundings(folders)
-    yield "report.md", report_markdown(report, found, pictures).encode()
-    html, version = page_html(report, found, around, watch_s)
+    yield "report.md", report_markdown(report, results, pictures).encode()
+    html, version = page_html(report, results, around, watch_s)
     yield PAGE, html.encode()
     yield VERSION, f"selgenVersion({json.dumps(version)});\n".encode()
 
 
 def surroundings(folders: Sequence[Folder]) -> Surroundings:
-    """The search spaces, events and state of sweeps, as far as they are there and can be read."""
+    """Read the search spaces, events and states of sweeps, as far as they exist and can be read."""
     spaces: list[tuple[str, str]] = []
     base: dict[str, Any] = {}
     events: list[Mapping[str, Any]] = []
@@ -166,7 +174,7 @@ def surroundings(folders: Sequence[Folder]) -> Surroundings:
             spaces.append((f"{folder.name}/space.yaml", text))
             base |= _base(text)
         events += read_events(folder)
-        live += [told] if (told := _live(Control(folder).read(LIVE))) else []
+        live += [state] if (state := _live(Control(folder).read(LIVE))) else []
     return Surroundings(tuple(spaces), base, tuple(events), "; ".join(live))
 
 
@@ -178,7 +186,7 @@ def _text(folder: Folder, name: str) -> str:
 
 
 def _base(space: str) -> dict[str, Any]:
-    import yaml
+    import yaml  # late: start-up, a report without results needs none
 
     try:
         content = yaml.safe_load(space)
@@ -189,7 +197,7 @@ def _base(space: str) -> dict[str, Any]:
 
 
 def _live(live: Mapping[str, Any]) -> str:
-    """'running: 5 of 18 trials are over', of a sweep that was not over when it last said something."""
+    """Return 'running, as of 12:00: 5 of 18 trials are over'; '' for a sweep that is over or was never started."""
     if not live or live.get("over"):
         return ""
     done = sum(live.get("finished", {}).values())
