@@ -62,10 +62,10 @@ def lora_settings_of(name: str, revision: str | None) -> dict[str, Any]:
             )
     if adapter.get("target_parameters") and not adapter.get("target_modules"):
         raise files.error(f"{CONFIG} has target_parameters alone; allowed: target_modules, and of experts both")
-    initialisation = adapter.get("init_lora_weights")
-    if isinstance(initialisation, str) and initialisation.lower().startswith(_CHANGES_BASE):
+    init = adapter.get("init_lora_weights")
+    if isinstance(init, str) and init.lower().startswith(_CHANGES_BASE):
         raise files.error(
-            f"{CONFIG} has init_lora_weights {initialisation!r}, which changes the model itself: save it as ordinary LoRA "
+            f"{CONFIG} has init_lora_weights {init!r}, which changes the model itself: save it as ordinary LoRA "
             "with PEFT's path_initial_model_for_weight_conversion"
         )
     defaults = FinetuneConfig.model_fields

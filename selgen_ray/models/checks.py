@@ -148,10 +148,10 @@ def _refuse_without_safetensors(files: ModelFiles) -> None:
 
 def _check_tokenizer(cfg: FinetuneConfig) -> None:
     tokenizer: Any = load_tokenizer(cfg)
-    largest_id, rows = max(tokenizer.get_vocab().values(), default=0), _vocabulary(cfg)
-    if largest_id >= rows:
+    last, size = max(tokenizer.get_vocab().values(), default=0), _vocabulary(cfg)
+    if last >= size:
         raise ModelError(
-            f"{_KEY} {cfg.model!r}: its tokenizer has ids up to {largest_id}, its embedding {rows} rows: they are not of one "
+            f"{_KEY} {cfg.model!r}: its tokenizer has ids up to {last}, its embedding {size} rows: they are not of one "
             "model, or tokens were added and the embedding was not resized"
         )
 
