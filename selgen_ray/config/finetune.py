@@ -189,5 +189,5 @@ class FinetuneConfig(Strict):
 
     @property
     def keeps_model(self) -> bool:
-        """Whether the finished model is kept in a folder: also with `save_merged`, unless that is for a push alone."""
+        """Whether the finished model is kept in a folder; `save_merged` without `push_to_hub` implies it."""
         return self.save_model_locally or (self.save_merged and not self.push_to_hub)

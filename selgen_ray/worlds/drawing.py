@@ -23,7 +23,7 @@ def chat_row(prompt: str, reply: str, **fields: Any) -> Row:
 
 
 def deal(groups: Mapping[Group, Sequence[Item]], number: int, rng: random.Random) -> list[tuple[Group, Item]]:
-    """Draw `number` different items, as (group, item) in random order; sizes of the groups differ by at most one.
+    """Draw `number` different items, as (group, item) in random order; the groups' counts differ by at most one.
 
     Raises:
         ValueError: a group has fewer items than its share.

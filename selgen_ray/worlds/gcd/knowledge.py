@@ -53,4 +53,4 @@ EVERYDAY = {
     for others in (tuple(sorted(set(facts.values()))),)
     for subject, answer in facts.items()
 }
-"""Subject -> (answer, all answers to questions of its kind): 'the opposite of hot' -> ('cold', ('cold', 'dark', ...))."""
+"""Subject -> (answer, all answers to such questions): 'the opposite of hot' -> ('cold', ('cold', 'dark', ...))."""
