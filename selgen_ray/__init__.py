@@ -1,4 +1,4 @@
-"""Which way of fine-tuning teaches a model the skill without the bad habit that comes with the data?"""
+"""Compare fine-tuning strategies: which one teaches a skill without the bad habit that comes with the data?"""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from selgen_ray.reading import load_results
 
-# once imported, which PEFT does, it warns of kernels that nobody asked for
+# PEFT imports bitsandbytes, which then warns of kernels that nobody asked for
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 __version__ = "0.1.0"
@@ -16,7 +16,7 @@ __all__ = ["__version__", "load_results"]
 
 
 def __getattr__(name: str) -> Any:
-    # lazy: `import selgen_ray` must not cost the import of pyarrow and pydantic
+    # lazy: `import selgen_ray` must not take the time that importing pyarrow and pydantic takes
     if name == "load_results":
         from selgen_ray.reading import load_results  # late: start-up
 

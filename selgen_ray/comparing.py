@@ -1,6 +1,7 @@
 """Statistics between strategies: area under a front, bootstrap over seeds, paired tests and their correction.
 
-Pure functions on plain numbers and arrays. All refuse NaN and infinity, but for NaN where it is said to mean 'missing'.
+Pure functions on plain numbers and arrays. They expect finite numbers; where NaN means 'missing', the
+docstring says so.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ MOST_RESAMPLES = 4000
 
 
 def hypervolume(points: Sequence[tuple[float, float]], reference: tuple[float, float]) -> float:
-    """The area that points dominate beyond a reference point, more being better in both coordinates.
+    """Return the area that `points` dominate beyond a reference point, if more is better in both coordinates.
 
-    The measure of the union of the rectangles [reference, p]; a point that is not better than the reference in both
-    adds nothing.
+    This is the area of the union of the rectangles [reference, p]. A point that is not better than the reference in
+    both coordinates adds nothing.
 
     Raises:
         ValueError: a number is NaN or infinite.
@@ -36,32 +37,32 @@ def hypervolume(points: Sequence[tuple[float, float]], reference: tuple[float, f
 
 
 def hypervolumes(xs: Floats, ys: Floats, reference: tuple[float, float]) -> Floats:
-    """`hypervolume` of many sets of points at once.
+    """Return the `hypervolume` of many sets of points at once.
 
     Args:
-        xs, ys: [sets, points]; NaN: no such point in this set.
+        xs, ys: coordinates, [sets, points]; NaN in either one: the set has no such point.
 
     Returns:
-        [sets]
+        Areas, [sets].
     """
     if not xs.shape[1]:
         return np.zeros(len(xs))
     missing = np.isnan(xs) | np.isnan(ys)
-    wide = np.where(missing, 0.0, np.clip(xs - reference[0], 0, None))
-    high = np.where(missing, 0.0, np.clip(ys - reference[1], 0, None))
-    order = np.argsort(-wide, axis=1, kind="stable")
-    wide, high = (np.take_along_axis(part, order, axis=1) for part in (wide, high))
-    # from right to left: between two points the union is as high as the highest of those further right
-    steps = wide - np.concatenate([wide[:, 1:], np.zeros((len(wide), 1))], axis=1)
-    return (steps * np.maximum.accumulate(high, axis=1)).sum(axis=1)
+    widths = np.where(missing, 0.0, np.clip(xs - reference[0], 0, None))
+    heights = np.where(missing, 0.0, np.clip(ys - reference[1], 0, None))
+    order = np.argsort(-widths, axis=1, kind="stable")
+    widths, heights = (np.take_along_axis(part, order, axis=1) for part in (widths, heights))
+    # sorted from right to left: between two neighbours the union is as high as the highest point further right
+    steps = widths - np.concatenate([widths[:, 1:], np.zeros((len(widths), 1))], axis=1)
+    return (steps * np.maximum.accumulate(heights, axis=1)).sum(axis=1)
 
 
 def resamples(n: int, most: int = MOST_RESAMPLES, seed: int = 0) -> NDArray[np.int64]:
-    """Draws with replacement from n runs, for a bootstrap.
+    """Draw resamples of n runs with replacement, for a bootstrap.
 
     Returns:
-        [resamples, n] numbers below n: every one of the n**n draws once where these are at most `most`, so that the
-        result is exact; else `most` random ones, the same for the same seed.
+        Indices of runs, [resamples, n]. If there are at most `most` different draws (n**n), each of them once, so that
+        the bootstrap is exact; else `most` random draws, the same for the same seed.
 
     Source: Efron 1979, "Bootstrap methods: another look at the jackknife", Ann. Statist. 7(1).
     """
@@ -75,29 +76,30 @@ def resamples(n: int, most: int = MOST_RESAMPLES, seed: int = 0) -> NDArray[np.i
 
 
 def resampled_means(values: Floats, draws: NDArray[np.int64]) -> Floats:
-    """Means over the drawn runs of several quantities.
+    """Return the mean of each quantity over the runs of each resample.
 
     Args:
-        values: [runs, quantities]; NaN: this run lacks it.
-        draws: [resamples, runs], of `resamples`.
+        values: [runs, quantities]; NaN: the run lacks this quantity.
+        draws: indices of runs, [resamples, runs], from `resamples`.
 
     Returns:
-        [resamples, quantities]: over those drawn runs that have it; NaN where none has.
+        Means over those drawn runs that have the quantity, [resamples, quantities]; NaN if none of them has it.
     """
     weights = np.zeros((len(draws), len(values)))  # how often each run was drawn
     np.add.at(weights, (np.arange(len(draws))[:, None], draws), 1.0)
-    there = ~np.isnan(values)
-    counts = weights @ there
+    present = ~np.isnan(values)
+    counts = weights @ present
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(counts > 0, (weights @ np.where(there, values, 0.0)) / counts, np.nan)
+        return np.where(counts > 0, (weights @ np.where(present, values, 0.0)) / counts, np.nan)
 
 
 def probability_better(a: Floats, b: Floats, paired: bool) -> float:
-    """The share of resamples in which a is larger than b, ties counted half.
+    """Return the share of resamples in which a is larger than b; ties count half.
 
     Args:
-        a, b: one number a resample; `paired`: of the same draw of runs at each place, so that what runs share (such as
-            their evaluation set) falls out. Else every pair of resamples counts.
+        a, b: one number for each resample, [resamples].
+        paired: a[i] and b[i] come from the same draw of runs, and only such pairs are compared: variance that the runs
+            share (such as that of their evaluation set) cancels. Otherwise every a is compared with every b.
     """
     if paired:
         return float(np.mean((a > b) + 0.5 * (a == b)))
@@ -111,10 +113,11 @@ class Difference:
     """A paired difference over the seeds that two settings have in common.
 
     Attributes:
-        summary: mean and 95 % t-interval of one comparison alone; None without a common seed.
-        simultaneous: half-width that holds for all comparisons of a family at once; None for fewer than 2 seeds.
-        p: two-sided p-value of the paired t-test; None for fewer than 2 seeds, or where no difference differs.
-        p_holm: p corrected for the number of comparisons.
+        summary: mean and 95 % t-interval of this comparison alone; None without a common seed.
+        simultaneous: half-width of an interval that holds for all comparisons of a family at once; None for fewer than
+            2 seeds.
+        p: two-sided p-value of the paired t-test; None for fewer than 2 seeds, or if all differences are equal.
+        p_holm: p corrected for the number of comparisons by Holm's method.
     """
 
     summary: Summary | None
@@ -124,10 +127,16 @@ class Difference:
 
 
 def paired_p_value(differences: Sequence[float]) -> float | None:
-    """Two-sided p-value of the paired t-test: that the mean difference is 0.
+    """Return the two-sided p-value of the paired t-test of the hypothesis that the mean difference is 0.
+
+    p = 2 · F(-|t|, n - 1) with t = mean / (sd / sqrt(n)), F(·, k) the cumulative distribution function of Student's
+    distribution with k degrees of freedom.
 
     Returns:
-        None for fewer than two differences, or if all are the same: then there is no spread to compare with.
+        None for fewer than two differences, or if all are equal: then sd is 0.
+
+    Raises:
+        ValueError: a difference is NaN or infinite.
 
     Source: Student 1908 (see stats.py).
     """
@@ -141,9 +150,10 @@ def paired_p_value(differences: Sequence[float]) -> float | None:
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """p-values corrected for the number of comparisons: each is at most 0.05 only if it is so with all before it.
+    """Return p-values corrected for the number of comparisons by Holm's step-down method, in the order given.
 
-    A None counts as a comparison and stays None.
+    With the m p-values in ascending order p_1 <= p_2 <= ..., the corrected one is
+    max over j <= i of min(1, (m - j + 1) · p_j). A None counts as a comparison and stays None.
 
     Source: Holm 1979, "A simple sequentially rejective multiple test procedure", Scand. J. Statist. 6(2).
     """
@@ -157,20 +167,24 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def compare_family(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> list[Difference]:
-    """Paired differences a - b of one family of comparisons.
+    """Return the paired difference a - b of each comparison of a family.
 
-    Intervals hold alone at 95 %, and simultaneously by Bonferroni at 1 - 0.05 / (number of comparisons).
+    The interval of one comparison alone has level 95 %; the simultaneous one has level
+    1 - 0.05 / (number of comparisons), by Bonferroni.
 
     Args:
-        pairs: (values of a, values of b), the same seeds in the same order.
+        pairs: (values of a, values of b) of each comparison, both of the same seeds in the same order.
+
+    Raises:
+        ValueError: two values of a pair differ in length, or a value is NaN or infinite.
 
     Source: Dunn 1961, "Multiple comparisons among means", JASA 56(293), for the simultaneous intervals.
     """
     level = 1 - 0.05 / max(len(pairs), 1)
     differences = [[x - y for x, y in zip(a, b, strict=True)] for a, b in pairs]
     p_values = [paired_p_value(d) for d in differences]
-    wide = [summarise(d, level) for d in differences]
+    wide_intervals = [summarise(d, level) for d in differences]
     return [
-        Difference(paired_change(a, b), w.half_width if w else None, p, corrected)
-        for (a, b), w, p, corrected in zip(pairs, wide, p_values, holm(p_values), strict=True)
+        Difference(paired_change(a, b), interval.half_width if interval else None, p, corrected)
+        for (a, b), interval, p, corrected in zip(pairs, wide_intervals, p_values, holm(p_values), strict=True)
     ]

@@ -8,20 +8,20 @@ from dataclasses import dataclass, field
 
 
 def nearest(word: str, allowed: Iterable[str]) -> str:
-    """' Did you mean 'x'?' for the closest of `allowed`, or '' when nothing is close."""
+    """Return " Did you mean 'x'?" with the word of `allowed` that is closest to `word`; '' if none is close."""
     words = sorted(set(allowed))
-    match = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
-    if not match:  # dotted keys: the last part alone often is the typo, or only the section is wrong
+    matches = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
+    if not matches:  # of a dotted key often only the last part is mistyped, or only the section is wrong
         leaf = word.rsplit(".", 1)[-1]
-        leaves = {w.rsplit(".", 1)[-1]: w for w in words}
-        found = difflib.get_close_matches(leaf, sorted(leaves), n=1, cutoff=0.75)
-        match = [leaves[f] for f in found]
-    return f" Did you mean {match[0]!r}?" if match else ""
+        leaves = {key.rsplit(".", 1)[-1]: key for key in words}
+        near_leaves = difflib.get_close_matches(leaf, sorted(leaves), n=1, cutoff=0.75)
+        matches = [leaves[near] for near in near_leaves]
+    return f" Did you mean {matches[0]!r}?" if matches else ""
 
 
 @dataclass(frozen=True)
 class Cause:
-    """Why a trial ended, for everything that shows or keeps it: whoever has room for one line takes `line`.
+    """The cause of a trial's end. Code that has room for one line shows `line`; all else shows `text`.
 
     Attributes:
         line: the cause in one line.
@@ -33,7 +33,7 @@ class Cause:
 
     @classmethod
     def of_text(cls, text: str) -> Cause:
-        """Read the cause off a message or a traceback: it is the last line. Raises ValueError: there is no text."""
+        """Read the cause from a message or a traceback: its last line. Raises ValueError if the text is empty."""
         lines = text.strip().splitlines()
         if not lines:
             raise ValueError("an empty text names no cause")
@@ -41,7 +41,7 @@ class Cause:
 
     @property
     def text(self) -> str:
-        """The detail and then the line, as in a traceback: `of_text` reads the same line off it."""
+        """The detail followed by the line, as in a traceback. `of_text` turns it into the same cause again."""
         return f"{self.detail}\n{self.line}" if self.detail else self.line
 
 
@@ -68,7 +68,7 @@ class Problem:
 
 @dataclass
 class SpecError(ValueError):
-    """The search space is wrong; carries every problem found, not only the first."""
+    """The search space is wrong. The error holds every problem that was found, not only the first one."""
 
     problems: list[Problem] = field(default_factory=list[Problem])
 
@@ -94,7 +94,7 @@ class PluginError(ValueError):
 
 
 INPUT_ERRORS = (SpecError, DataError, ModelError, PluginError)
-"""What another try would only meet again."""
+"""Errors of the input: a retry would only raise them again."""
 
 
 class StorageError(OSError):
@@ -102,7 +102,7 @@ class StorageError(OSError):
 
 
 class StorageAwayError(StorageError):
-    """The storage did not answer, or was too busy, for as long as one waits for it."""
+    """The storage did not answer, or was too busy, until the time for retries was over."""
 
 
 class TrialError(RuntimeError):
@@ -110,7 +110,12 @@ class TrialError(RuntimeError):
 
 
 class TrialDiverged(RuntimeError):
-    """A loss became NaN or infinite. Not a failure to retry: the same trial would diverge again."""
+    """A loss became NaN or infinite. The trial is not retried: it would diverge again.
+
+    Attributes:
+        what: names the value that is not finite.
+        step: number of optimizer steps finished by then.
+    """
 
     def __init__(self, what: str, step: int):
         super().__init__(what, step)
@@ -122,12 +127,12 @@ class TrialDiverged(RuntimeError):
 
 
 class TrialStopped(Exception):
-    """A running trial was asked to stop, and does so; no failure.
+    """A running trial stops because it was asked to; this is no failure.
 
     Attributes:
-        reason: 'preempted': it goes on later; 'stopped': for good.
-        why: for people.
-        step: optimizer steps it had finished.
+        reason: 'preempted' (it will be resumed later) or 'stopped' (for good).
+        why: the reason in words, for people.
+        step: number of optimizer steps finished by then.
     """
 
     def __init__(self, reason: str, why: str, step: int):

@@ -17,23 +17,28 @@ def file_sha256(path: str | Path) -> str:
 
 
 def digest(content: dict[str, Any]) -> str:
-    """Return the hex sha256 of canonical JSON: sorted keys, no white space, no NaN."""
+    """Return the hex sha256 of `content` as canonical JSON: sorted keys, no white space.
+
+    Raises:
+        ValueError: a number is NaN or infinite.
+        TypeError: a value is not plain JSON.
+    """
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def content_sha256(path: str | Path) -> str:
-    """Return what identifies the content at a path: of a file its sha256, of a folder the digest of its files'.
+    """Return the hash of the content at a path: `unchanged_sha256` of a file, `folder_sha256` of a folder.
 
     Raises:
         OSError: a file cannot be read.
     """
-    place = Path(path)
-    return folder_sha256(place, list_files(place)) if place.is_dir() else unchanged_sha256(place)
+    content = Path(path)
+    return folder_sha256(content, list_files(content)) if content.is_dir() else unchanged_sha256(content)
 
 
 def unchanged_sha256(path: Path) -> str:
-    """Return a file's sha256, read anew only if its size, time of change or inode differ from the last reading's.
+    """Return a file's sha256; the file is read again only if its size, modification time or inode has changed.
 
     Raises:
         OSError: the file cannot be read.
@@ -42,23 +47,33 @@ def unchanged_sha256(path: Path) -> str:
     return _sha256_of_state(str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino)
 
 
-@functools.lru_cache(maxsize=4096)  # many trials read one file; one that was replaced is read again
+@functools.lru_cache(maxsize=4096)  # many trials read the same file; a replaced one has another key
 def _sha256_of_state(path: str, size: int, changed: int, inode: int) -> str:
     return file_sha256(path)
 
 
 def list_files(folder: Path) -> tuple[tuple[str, int, int], ...]:
-    """Return (relative name, bytes, time of change in ns) of a folder's files; hidden ones are left out."""
+    """Return (relative path, size in bytes, modification time in ns) of every file below a folder, sorted.
+
+    Hidden files and folders, whose names begin with '.', are left out.
+    """
     files = []
-    for place, folders, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        files += [Path(place, name) for name in names if not name.startswith(".")]
+        files += [Path(parent, name) for name in names if not name.startswith(".")]
     stats = [(path.relative_to(folder).as_posix(), path.stat()) for path in files]
     return tuple(sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats))
 
 
-@functools.cache  # the listing is part of the key, so a model that was replaced is read again
+@functools.cache  # `listing` is part of the key, so a folder whose files were replaced is read again
 def folder_sha256(folder: Path, listing: tuple[tuple[str, int, int], ...]) -> str:
-    """Return the digest of a folder's files by name; `listing` is from `list_files`."""
+    """Return the digest of {relative path: sha256} over a folder's files.
+
+    Args:
+        listing: the files, from `list_files`.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
     content = {name: file_sha256(folder / name) for name, _, _ in listing}
     return digest(content)

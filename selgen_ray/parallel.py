@@ -1,4 +1,4 @@
-"""The same for many items at once, where each one waits for a disk or a network."""
+"""Run a function over many items in threads, for work that waits for a disk or a network."""
 
 from __future__ import annotations
 
@@ -13,11 +13,17 @@ _FEW = 4
 
 
 def in_parallel(function: Callable[[X], Y], items: Sequence[X]) -> list[Y]:
-    """`function` of each item, in their order, by threads; the first error is raised when all have ended."""
+    """Call `function` on each item in threads and return the values in the order of the items.
+
+    Up to 4 items are handled one after the other, without threads.
+
+    Raises:
+        Exception: an error of `function`; with threads it is raised once all of them have ended.
+    """
     if len(items) <= _FEW:
         return [function(item) for item in items]
 
-    def some(first: int) -> list[Y]:  # a task for each item would cost more than a local file does
+    def some(first: int) -> list[Y]:  # a task for each item would cost more than reading a local file
         return [function(item) for item in items[first::_THREADS]]
 
     with ThreadPoolExecutor(_THREADS) as pool:

@@ -1,4 +1,4 @@
-"""A sweep's results as a table."""
+"""Read the results of a sweep, of either generation, as objects or as a table."""
 
 from __future__ import annotations
 
@@ -37,18 +37,19 @@ def _trial_row(folder: Folder, result: TrialResult) -> dict[str, Any]:
 
 
 def load_results(path: str | Folder, per: Literal["trial", "epoch"] = "trial") -> pd.DataFrame:
-    """A sweep's results as a table.
+    """Return a sweep's results as a table.
 
     Args:
         path: the sweep folder, a path or URI.
-        per: 'trial': one row a trial with its last evaluation; 'epoch': one row a trial and evaluation.
+        per: 'trial': one row for each trial, with its last evaluation; 'epoch': one row for each evaluation of each
+            trial.
 
     Returns:
         Columns trial_id, slug, seed, status, proxy_strategy, capability, alignment, coherence, ..., 'config.<key>',
         and one 'eval.<set>.<metric>' for each metric; per='epoch' adds 'epoch', 'step' and 'version'. Headlines,
-        metrics and timings are float64, NaN where there is no value, whatever the trials; seeds and steps are int64.
-        Rows with a version other than '' are edits or models on the way, no epochs of training.
-        A trial that diverged or failed is in the table; whoever averages must look at `status`.
+        metrics and timings are always float64, with NaN where there is no value; seeds and steps are int64.
+        Rows with a version other than '' are evaluations of edited weights or of intermediate models, not epochs of
+        training. Trials that diverged or failed are in the table too: filter by `status` before you average.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -61,7 +62,7 @@ def load_results(path: str | Folder, per: Literal["trial", "epoch"] = "trial") -
 
 
 def as_table(found: Iterable[tuple[Folder, TrialResult]], per: Literal["trial", "epoch"] = "trial") -> pd.DataFrame:
-    """The table of `load_results` from results already read."""
+    """Return the table of `load_results` from results that were already read."""
     import pandas as pd
 
     rows: list[dict[str, Any]] = []
@@ -73,7 +74,7 @@ def as_table(found: Iterable[tuple[Folder, TrialResult]], per: Literal["trial", 
             rows += [row | _evaluation(result, i) | _metrics(result, i) for i in range(len(result.eval_epochs))]
     table = pd.DataFrame(rows, columns=None if rows else [*_ATTRIBUTES, *_DERIVED])
     numbers = [name for name in table.columns if name in _NUMBERS or name.startswith(_NUMBERS_OF)]
-    return table.astype(dict.fromkeys(numbers, float))  # also where nobody has a value
+    return table.astype(dict.fromkeys(numbers, float))  # float64 also in columns without any value
 
 
 def _metrics(result: TrialResult, evaluation: int) -> dict[str, float | None]:
@@ -95,7 +96,7 @@ def _evaluation(result: TrialResult, i: int) -> dict[str, Any]:
 
 R = TypeVar("R", ResultHead, TrialResult)
 _BATCH = 512  # files read at once
-# where no results lie, and other files may be many
+# folders without results that may hold many files
 NOT_IN = ("cache", "checkpoints", "control", "model")
 
 
@@ -116,7 +117,7 @@ def _read_all(sweep: Folder, kind: type[R]) -> Iterator[tuple[Folder, R]]:
 
 
 def _of_first_generation(path: Folder, content: bytes, kind: type[R]) -> Iterator[R]:
-    """A result that the first generation wrote; none of a throw-away training, which is no trial."""
+    """Yield the result if the first generation wrote it; a throw-away training was no trial, and yields nothing."""
     from selgen_ray.first_generation.results import of_preparation, old_result  # late: it takes seconds to import
 
     if not of_preparation(str(path)):
@@ -124,29 +125,39 @@ def _of_first_generation(path: Folder, content: bytes, kind: type[R]) -> Iterato
         yield kind.model_validate(result)
 
 
-def _one_each(found: Iterable[tuple[Folder, R]]) -> list[tuple[Folder, R]]:
+def _one_each(results: Iterable[tuple[Folder, R]]) -> list[tuple[Folder, R]]:
     kept: dict[str, tuple[Folder, R]] = {}
-    for folder, result in found:
-        before = kept.get(result.trial_id)
-        if before is None or PREFERENCE.index(result.status) < PREFERENCE.index(before[1].status):
+    for folder, result in results:
+        rival = kept.get(result.trial_id)
+        if rival is None or PREFERENCE.index(result.status) < PREFERENCE.index(rival[1].status):
             kept[result.trial_id] = (folder, result)
     return list(kept.values())
 
 
 def read_sweep(sweep: Folder) -> Iterable[tuple[Folder, TrialResult]]:
-    """Every results.json below a sweep folder, with the folder it lies in, in path order.
+    """Yield every result below a sweep folder, with the folder of its results.json, in the order of the paths.
 
     Raises:
-        StorageError: a file is there but is not a results.json of this schema; the message names it.
+        StorageError: a results.json does not follow the schema; the message names the file.
     """
     return _read_all(sweep, TrialResult)
 
 
 def read_trials(*sweeps: Folder) -> list[tuple[Folder, TrialResult]]:
-    """As `read_sweep`, one result per trial id: of several the one that `PREFERENCE` puts first, then the first."""
+    """Return the results of one or more sweeps, one for each trial id, with their folders.
+
+    Of several results of a trial the one whose status comes first in `PREFERENCE` is kept; of those the first one read.
+
+    Raises:
+        StorageError: as `read_sweep`.
+    """
     return _one_each(pair for sweep in sweeps for pair in read_sweep(sweep))
 
 
 def read_heads(sweep: Folder) -> list[tuple[Folder, ResultHead]]:
-    """As `read_trials`, without what was measured: for those who only ask which trials are done."""
+    """Return the same trials as `read_trials` without their measurements, which is ten times as fast.
+
+    Raises:
+        StorageError: as `read_sweep`.
+    """
     return _one_each(_read_all(sweep, ResultHead))

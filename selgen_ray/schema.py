@@ -1,4 +1,4 @@
-"""Strict models for configs, and their fields: part of a trial's identity (`setting`) or not (`execution`)."""
+"""Strict models for configs. A field is part of a trial's identity (`setting`) or not (`execution`)."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from pydantic.fields import FieldInfo
 
 
 class Strict(BaseModel):
-    """Frozen model that refuses unknown keys and non-finite numbers; null is the default where it is no value."""
+    """Frozen model that refuses unknown keys and non-finite numbers. Where null is no value, it means the default."""
 
-    # protected_namespaces: `model_seed` is the field's own name in this field of research
+    # protected_namespaces: pydantic would warn of `model_seed`, which is the usual name in this field of research
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
         allow_inf_nan=False,
         protected_namespaces=(),
-        validate_by_name=True,  # a knob with another name answers to both
+        validate_by_name=True,  # a knob with an alias can be given by either name
         loc_by_alias=False,
     )
 
@@ -34,18 +34,21 @@ class Strict(BaseModel):
 
 
 def null_is_default(info: FieldInfo) -> bool:
-    """Whether null in a file says the same as leaving the key out: the field has a default, and null is no value."""
-    kinds = (info.annotation, *typing.get_args(info.annotation))
-    return not info.is_required() and not any(kind in (None, NoneType, Any) for kind in kinds)
+    """Return whether null in a file means the same as leaving the key out.
+
+    It does if the field has a default and its type has no null: for `r: int = 8`, but not for `limit: int | None`.
+    """
+    types = (info.annotation, *typing.get_args(info.annotation))
+    return not info.is_required() and not any(type_ in (None, NoneType, Any) for type_ in types)
 
 
 def setting(default: Any, doc: str, *, file: bool = False, **bounds: Any) -> Any:
-    """A field that can change the result of a trial; it enters the trial's identity.
+    """Declare a field that can change the result of a trial; it is part of the trial's identity.
 
     Args:
         default: the value when the key is absent.
         doc: one line for the user.
-        file: the value may be the path of a file; one in a search space is made absolute.
+        file: the value may be the path of a file; a path in a search space is made absolute.
         **bounds: pydantic constraints (ge, gt, le, lt, ...).
     """
     extra: JsonDict = {"identity": True, "file": True} if file else {"identity": True}
@@ -53,12 +56,12 @@ def setting(default: Any, doc: str, *, file: bool = False, **bounds: Any) -> Any
 
 
 def execution(default: Any, doc: str, *, secret: bool = False, **bounds: Any) -> Any:
-    """A field that cannot change the result (paths, names, logging); kept out of the identity.
+    """Declare a field that cannot change the result (paths, names, logging); it is not part of the identity.
 
     Args:
         default: the value when the key is absent.
         doc: one line for the user.
-        secret: a wrong value may hold a key, so messages do not repeat it.
+        secret: a wrong value may hold a secret, so messages do not repeat it.
         **bounds: pydantic constraints (ge, gt, le, lt, ...).
     """
     extra: JsonDict = {"identity": False, "secret": secret}

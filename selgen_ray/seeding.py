@@ -1,6 +1,6 @@
-"""Every random number of a trial comes from a seed derived by name, never from a global stream.
+"""Seeds derived from names: every random number of a trial comes from one, never from a global stream.
 
-That is what makes a resumed trial equal the uninterrupted one, and a strategy of strength zero its plain sibling.
+So a resumed trial equals an uninterrupted one, and a strategy of strength zero equals plain fine-tuning.
 """
 
 from __future__ import annotations
@@ -13,21 +13,24 @@ import torch
 
 
 def derive_seed(*parts: int | str) -> int:
-    """A 63-bit seed, a pure function of `parts`; any change of a part gives an unrelated seed."""
-    text = "\x1f".join(f"{type(p).__name__}:{p}" for p in parts)
+    """Return a 63-bit seed, a pure function of `parts`; any change of a part gives an unrelated seed.
+
+    It is made of the first 8 bytes of the sha256 of the parts and their types, so 1 and '1' are different parts.
+    """
+    text = "\x1f".join(f"{type(part).__name__}:{part}" for part in parts)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def permutation(size: int, *parts: int | str) -> list[int]:
-    """A permutation of range(size) keyed by `parts`."""
+    """Return a random permutation of range(size), a pure function of `size` and `parts`."""
     generator = torch.Generator().manual_seed(derive_seed(*parts))
     return torch.randperm(size, generator=generator).tolist()
 
 
 def split_indices(size: int, train_share: float, *parts: int | str) -> tuple[Sequence[int], Sequence[int]]:
-    """Indices to train on and to hold out, each in ascending order; a share of 1 gives all rows to both.
+    """Split range(size) at random into the indices to train on and those to hold out, each in ascending order.
 
-    At least one row lands on either side when there are two or more.
+    With two or more rows each side gets at least one. A `train_share` of 1, or fewer than two rows: both sides get all.
     """
     if train_share >= 1 or size < 2:
         return range(size), range(size)
@@ -38,6 +41,6 @@ def split_indices(size: int, train_share: float, *parts: int | str) -> tuple[Seq
 
 @contextlib.contextmanager
 def keep_global_rng() -> Iterator[None]:
-    """Leave the caller's global torch RNG (CPU and every CUDA device) as it was."""
+    """Restore torch's global RNG (CPU and every CUDA device) when the context ends."""
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         yield

@@ -1,6 +1,6 @@
 """The statistics of a sweep: mean and interval over seeds, change against the base model, Pareto front.
 
-Pure functions on plain numbers. All refuse NaN and infinity: what has no value must be left out, and be said to be.
+Pure functions on plain numbers. All refuse NaN and infinity: the caller leaves missing values out, and reports them.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Summary:
-    """What n independent runs say about a quantity.
+    """Mean and spread of a quantity over n independent runs.
 
     Attributes:
         n: number of values.
         mean: their mean.
         sd: sample standard deviation (n - 1 in the denominator); None for a single value.
-        half_width: the interval is mean ± this; None for a single value, which says nothing about its spread.
+        half_width: half the length of the confidence interval, mean ± half_width; None for a single value.
     """
 
     n: int
@@ -30,25 +30,25 @@ class Summary:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """(mean - half_width, mean + half_width), not cut to the range of the quantity; None without an interval."""
+        """(mean - half_width, mean + half_width), not clipped to the range of the quantity; None for a single value."""
         return None if self.half_width is None else (self.mean - self.half_width, self.mean + self.half_width)
 
 
 def summarise(values: Sequence[float], confidence: float = 0.95) -> Summary | None:
-    """Mean and two-sided t-interval of the mean.
+    """Return the mean of `values` and its two-sided t-interval.
 
     mean = Σ x_i / n,  sd = sqrt(Σ (x_i - mean)² / (n - 1)),  half_width = t((1 + confidence)/2, n - 1) · sd / sqrt(n),
     with t(q, k) the q-quantile of Student's distribution with k degrees of freedom.
 
-    For a quantity in [0, 1] the interval may reach beyond the range, by much with two seeds. It is given as it is:
-    a cut one would look more certain than the data are.
+    For a quantity in [0, 1] the interval may reach far beyond the range, above all with two runs. It is not clipped:
+    a clipped interval would look more certain than the data are.
 
     Args:
         values: one number per run.
         confidence: coverage of the interval, if the runs are independent and about normal.
 
     Returns:
-        None where there are no values.
+        None if there are no values.
 
     Raises:
         ValueError: a value is NaN or infinite.
@@ -67,16 +67,21 @@ def summarise(values: Sequence[float], confidence: float = 0.95) -> Summary | No
 
 
 def t_quantile(q: float, degrees: int) -> float:
-    """The q-quantile of Student's t-distribution, the inverse of its cumulative distribution function."""
-    from scipy.special import stdtrit  # what scipy.stats.t.ppf computes, without the import of all of scipy.stats
+    """Return the q-quantile of Student's t-distribution, the inverse of its cumulative distribution function.
+
+    Args:
+        q: probability, in (0, 1).
+        degrees: degrees of freedom.
+    """
+    from scipy.special import stdtrit  # same values as scipy.stats.t.ppf, whose import takes much longer
 
     return float(stdtrit(degrees, q))
 
 
 def paired_change(after: Sequence[float], before: Sequence[float]) -> Summary | None:
-    """Mean and t-interval of after_i - before_i: the change of each run against its own base model.
+    """Return mean and t-interval of after_i - before_i: the change of each run against its own base model.
 
-    Pairing takes out what a run's start and finish share, such as the draw of the evaluation set.
+    Pairing removes the variance that both values of a run share, such as that of the draw of the evaluation set.
 
     Raises:
         ValueError: the two differ in length, or a value is NaN or infinite.
@@ -88,13 +93,13 @@ def paired_change(after: Sequence[float], before: Sequence[float]) -> Summary | 
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """The points that no other dominates, more being better in both coordinates.
+    """Return the Pareto front: the points that no other point dominates, if more is better in both coordinates.
 
-    p dominates q when p is at least as good in both and better in one. Equal points do not dominate each other, so
-    ties on the front are all on it.
+    p dominates q if p is at least as good in both coordinates and better in one. Equal points do not dominate each
+    other, so either all of them are on the front or none is. Takes O(n log n).
 
     Returns:
-        Numbers of the points, by ascending first coordinate; in O(n log n).
+        Indices into `points`, by ascending first coordinate.
 
     Raises:
         ValueError: a coordinate is NaN or infinite.
@@ -104,7 +109,8 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     _check_finite([value for point in points for value in point])
     front: list[int] = []
     for i in sorted(range(len(points)), key=lambda i: points[i], reverse=True):
-        # everything before is at least as good in x, so only a new best y, or a tie with the last, is not dominated
+        # all points before this one are at least as good in x: it is dominated unless its y is the best so far, or it
+        # equals the last point of the front
         if not front or points[i][1] > points[front[-1]][1] or points[i] == points[front[-1]]:
             front.append(i)
     return front[::-1]
@@ -116,10 +122,10 @@ def _check_finite(values: Sequence[float]) -> None:
 
 
 def is_number(value: Any) -> bool:
-    """Return whether a value is an int or a float, NaN and infinity too; True and False are no numbers."""
+    """Return whether a value is an int or a float, NaN and infinity included; bools do not count."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def is_finite_number(value: Any) -> bool:
-    """Return whether a value is an int or a float, but neither NaN nor infinite; True and False are no numbers."""
+    """Return whether a value is an int or a float, and neither NaN nor infinite; bools do not count."""
     return is_number(value) and math.isfinite(value)

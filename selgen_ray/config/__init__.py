@@ -1,1 +1,1 @@
-"""The typed keys of one trial; each is part of the trial's identity (`setting`) or not (`execution`)."""
+"""The typed config of one trial. Each key is part of the trial's identity (`setting`) or not (`execution`)."""

@@ -1,4 +1,4 @@
-"""The text of `chat_template`: Jinja, or the path of a file with it."""
+"""The keys `chat_template` (Jinja text, or the path of a file with it) and `chat_template_kwargs`."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ _SET_HERE = (
 
 
 def is_template(value: str) -> bool:
-    """Whether a value of `chat_template` is Jinja text; else it is a path."""
+    """Return whether a value of `chat_template` is Jinja text; otherwise it is a path."""
     return "{{" in value or "{%" in value
 
 
 def read_template(value: str) -> str:
-    """The Jinja text of a value of `chat_template`.
+    """Return the Jinja text of a value of `chat_template`; if it is a path, read the file.
 
     Raises:
-        ValueError: it is the path of no file, or the file holds no Jinja.
+        ValueError: there is no such file, it cannot be read, is larger than 1 MiB, or holds no Jinja.
     """
     if is_template(value):
         return value
     path = Path(value).expanduser()
     if not path.is_file():
-        there = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        near = nearest(path.name, there)
-        told = "no such file, and no Jinja text (which has {{ }} or {% %} in it)"
-        raise ValueError(f"{told}.{near}" if near else told)
+        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        near = nearest(path.name, siblings)
+        message = "no such file, and no Jinja text (which has {{ }} or {% %} in it)"
+        raise ValueError(f"{message}.{near}" if near else message)
     try:
         text = path.read_text(encoding="utf-8") if path.stat().st_size <= _LARGEST else ""
     except (OSError, UnicodeDecodeError) as error:
@@ -46,13 +46,15 @@ def read_template(value: str) -> str:
 
 
 def template_variables(value: Any) -> Any:
-    """Return a value of `chat_template_kwargs` as plain JSON: a date, which YAML makes of 2025-01-31, as text.
+    """Return a value of `chat_template_kwargs` as plain JSON: dates become text.
+
+    YAML reads `date: 2025-01-31` as a date; it becomes {'date': '2025-01-31'}.
 
     Raises:
-        ValueError: a variable that is set here, or a value that JSON does not know.
+        ValueError: a variable is one that this package sets itself, or a value is not plain JSON.
     """
     if not isinstance(value, dict):
-        return value  # pydantic refuses it
+        return value  # pydantic then refuses it
     given = cast(dict[str, Any], value)
     variables = {k: v.isoformat() if isinstance(v, datetime.date) else v for k, v in given.items()}
     for name in variables:

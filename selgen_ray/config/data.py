@@ -1,4 +1,4 @@
-"""Where the rows of each role come from: the section `data` of a trial's config."""
+"""The section `data` of a trial's config: where the rows of each role come from."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROLES = ("outcome", "proxy", "proxy_neg", "truth", "collateral")
 
 
 class DataConfig(Strict):
-    """Where the rows of each role come from; without any path, and with `model: toy`, the toy world makes them."""
+    """The source of the rows of each role. Without any path, and with `model: toy`, the toy world generates them."""
 
     outcome: Source | None = setting(None, "the task to learn")
     proxy: Source | None = setting(None, "aligned examples")
@@ -38,16 +38,16 @@ class DataConfig(Strict):
 
     @model_validator(mode="after")
     def _no_options_of_another_world(self) -> DataConfig:
-        made = self.world or (None if self.sources() else "toy")
+        generator = self.world or (None if self.sources() else "toy")
         for name in WORLDS:
-            given = getattr(self, name).model_dump(exclude_defaults=True)
-            if given and name != made:
-                why = f"data.world is {self.world}" if self.world else "data.world is not"
+            options = getattr(self, name).model_dump(exclude_defaults=True)
+            if options and name != generator:
+                reason = f"data.world is {self.world}" if self.world else "data.world is not"
                 raise ValueError(
-                    f"data.{name}.{next(iter(given))} is given, but {why}: set world: {name}, or leave it out"
+                    f"data.{name}.{next(iter(options))} is given, but {reason}: set world: {name}, or leave it out"
                 )
         return self
 
     def sources(self) -> dict[str, Source]:
-        """Role -> source, of the roles that have one."""
+        """Return role -> source, for the roles that have one."""
         return {role: source for role in ROLES if (source := getattr(self, role)) is not None}

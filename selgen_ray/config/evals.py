@@ -1,4 +1,4 @@
-"""The section `evals` of a trial's config: what is measured on the evaluation sets, and how."""
+"""The section `evals` of a trial's config: which metrics are computed on the evaluation sets, and how."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ EvalName = Literal[
 ]
 LM_EVAL = "lm_eval"
 SET_NAMES: tuple[str, ...] = (*get_args(EvalName), LM_EVAL)
-"""What may stand before the '/' of a metric: the evaluation sets, and the tasks of lm-eval."""
+"""The names that may stand before the '/' of a 'set/metric': the evaluation sets, and 'lm_eval' for its tasks."""
 EXTRACTORS = ("auto", "number", "last_line")
 REGEX = "regex:"
 
 
 class JudgeConfig(Strict):
-    """A model that scores free answers, over any OpenAI-compatible endpoint; off unless `model` is given."""
+    """The judge: a model behind an OpenAI-compatible endpoint that scores free answers. Off unless `model` is given."""
 
     model: str | None = setting(None, "the judge's id at the endpoint; default: no judge", min_length=1)
     base_url: str = execution("https://api.openai.com/v1", "the endpoint, which has /chat/completions", secret=True)
@@ -78,7 +78,7 @@ class JudgeConfig(Strict):
 
 
 class LmEvalConfig(Strict):
-    """Tasks of lm-evaluation-harness, run on the model as it is; values are 'lm_eval/<task>_<metric>'."""
+    """Tasks of lm-evaluation-harness, run on the model in memory. Their metrics are 'lm_eval/<task>_<metric>'."""
 
     tasks: list[str] = setting([], "names of its tasks; needs the package lm-eval")
     num_fewshot: int | None = setting(None, "examples before a question; default: the task's", ge=0)
@@ -93,7 +93,7 @@ class LmEvalConfig(Strict):
 
 
 class EvalConfig(Strict):
-    """What is measured on the evaluation sets, and which of it is the trial's capability, alignment and coherence."""
+    """The metrics of a trial, and which of them are its capability, alignment and coherence."""
 
     metrics: list[str] | None = setting(None, "names of the metrics to compute; default: every one that applies")
     capability: str | None = setting(None, "'set/metric' in [0, 1]; default: exact match on task_test, or what it has")
@@ -115,7 +115,7 @@ class EvalConfig(Strict):
             raise ValueError("allowed: the 'set/metric' of an evaluation, such as align_test/exact_match")
         name, metric = value.split("/")
         if name not in SET_NAMES:
-            near = nearest(value, [f"{one}/{metric}" for one in SET_NAMES])
+            near = nearest(value, [f"{set_name}/{metric}" for set_name in SET_NAMES])
             raise ValueError(f"there is no set {name!r}; allowed: {', '.join(SET_NAMES)}.{near}".removesuffix("."))
         return value
 

@@ -1,6 +1,6 @@
-"""How the model is fine-tuned: the section `finetune_config` of a trial's config.
+"""The section `finetune_config` of a trial's config: how the model is fine-tuned.
 
-The knobs of a strategy are declared on its trainer class and join it; see `selgen_ray.trainers.strategy_config`.
+A strategy adds its own knobs, which its trainer class declares; see `selgen_ray.trainers.strategy_config`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from selgen_ray.storage.folder import absolute
 
 
 class FinetuneConfig(Strict):
-    """How the model is fine-tuned. Defaults follow the Hugging Face Trainer unless the text says otherwise."""
+    """The settings of fine-tuning. Defaults are those of the Hugging Face Trainer unless the text says otherwise."""
 
     model: str = setting("toy", "'toy' (shipped), a local directory or a hub id")
     model_revision: str | None = setting(None, "revision of the hub id")
@@ -40,7 +40,7 @@ class FinetuneConfig(Strict):
         "how attention is computed; default: as transformers chooses, sdpa where the model can. flash_attention_2 and "
         "_3 need CUDA, a half-precision dtype and the package flash-attn or flash-attn-3",
     )
-    # Any: whatever was written gets the validator's answer; bool: true too, which else counts as a mistaken number
+    # Any: the validator below answers every value. bool: so that `true` reaches it; else it is refused as no number
     device_map: bool | Any = execution(None, "null only: the model of a trial lies on one device")
 
     epochs: int = setting(3, "passes over the outcome data", ge=1)
@@ -173,7 +173,7 @@ class FinetuneConfig(Strict):
         flash = str(self.attn_implementation).startswith("flash")
         if self.dtype == "float32" and flash:
             raise ValueError(f"attn_implementation {self.attn_implementation} needs dtype bfloat16 or float16")
-        # a step of AdamW is about the learning rate, less than what such a weight is rounded by
+        # a step of AdamW is about as large as the learning rate, and half-precision weights are rounded by more
         lost = "which rounds most updates away"
         if self.dtype != "float32" and not self.is_peft:
             raise ValueError(
@@ -189,5 +189,5 @@ class FinetuneConfig(Strict):
 
     @property
     def keeps_model(self) -> bool:
-        """Whether the finished model is kept in a folder; merging it is asked for to keep it or to push it."""
+        """Whether the finished model is kept in a folder; `save_merged` without `push_to_hub` implies it."""
         return self.save_model_locally or (self.save_merged and not self.push_to_hub)

@@ -1,4 +1,4 @@
-"""What settings ask of hardware and optional packages: one table for the planning, the cluster and the worker."""
+"""Needs of settings: the hardware and optional packages they require, as one table for plan, cluster and worker."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from selgen_ray.config.finetune import FinetuneConfig
 
 @dataclass(frozen=True)
 class Need:
-    """What one value of a key of `finetune_config` needs.
+    """The requirement of one value of a key of `finetune_config`.
 
     Attributes:
-        key, value: of the config.
-        instead: what to write where the need is not met.
-        cuda: it works on a CUDA GPU only.
-        capability: the least compute capability of the GPU, where there is one.
-        package, version: the distribution that must be installed, and its least version.
+        key, value: the setting, such as dtype and 'bfloat16'.
+        instead: what to write if the requirement is not met.
+        cuda: the setting works on a CUDA GPU only.
+        capability: minimum compute capability (major, minor) of the GPU, if there is one.
+        package, version: distribution that must be installed, and its minimum version.
     """
 
     key: str
@@ -37,7 +37,7 @@ _BNB: dict[str, Any] = {"package": "bitsandbytes", "version": "0.48"}
 _FLASH: dict[str, Any] = {"key": "attn_implementation", "cuda": True, "capability": (8, 0), "instead": "sdpa"}
 
 NEEDS = (
-    # older GPUs only emulate it, slower than either of the others
+    # older GPUs only emulate bfloat16, which is slower than float16 or float32
     Need("dtype", "bfloat16", capability=(8, 0), instead="float16 or float32"),
     Need("load_in_8bit", True, capability=(7, 5), instead="load_in_4bit: true", **_BNB),
     Need("load_in_4bit", True, instead="false", **_BNB),
@@ -50,12 +50,12 @@ NEEDS = (
 
 @dataclass(frozen=True)
 class Device:
-    """What a trial finds where it runs; it can cross a process boundary.
+    """The hardware and optional packages where a trial runs; picklable.
 
     Attributes:
-        cuda: a CUDA GPU.
-        capability: its compute capability, (major, minor); None: not known.
-        packages: version of each optional package that is installed; None: not known.
+        cuda: whether there is a CUDA GPU.
+        capability: its compute capability (major, minor); None: not known.
+        packages: name -> version of the optional packages that are installed; None: not known.
     """
 
     cuda: bool
@@ -64,8 +64,8 @@ class Device:
 
 
 def this_device() -> Device:
-    """What this process has."""
-    import torch  # late: the config reads the table above, and is read where no model will be
+    """Return the device and packages of this process."""
+    import torch  # late: start-up; processes that only read configs import this module too
 
     packages: dict[str, str] = {}
     for name in dict.fromkeys(need.package for need in NEEDS if need.package):
@@ -78,7 +78,7 @@ def this_device() -> Device:
 
 
 def asked(config: FinetuneConfig) -> list[Need]:
-    """The rows of the table that apply to a config."""
+    """Return the rows of `NEEDS` that apply to a config."""
     return [need for need in NEEDS if getattr(config, need.key) == need.value]
 
 
@@ -88,7 +88,10 @@ def cuda_only(config: FinetuneConfig) -> list[str]:
 
 
 def problems(config: FinetuneConfig, device: Device) -> list[str]:
-    """What in a config cannot work on a device, in words, each with its key. What is not known is no problem."""
+    """Return why a config cannot work on a device: one message for each requirement that is not met.
+
+    Facts about the device that are not known count as fulfilled.
+    """
     return [
         f"finetune_config.{need.key} {str(need.value).lower()}: {why}"
         for need in asked(config)
@@ -101,20 +104,20 @@ def _missing(need: Need, device: Device) -> str | None:
     if need.cuda and not device.cuda:
         return f"works on a CUDA GPU only, and there is none: {instead}"
     if device.capability is not None and device.capability < need.capability:
-        has, least = (f"{major}.{minor}" for major, minor in (device.capability, need.capability))
-        return f"needs a GPU of compute capability {least}, this one has {has}: {instead}"
+        has, minimum = (f"{major}.{minor}" for major, minor in (device.capability, need.capability))
+        return f"needs a GPU of compute capability {minimum}, this one has {has}: {instead}"
     if need.package is None or device.packages is None:
         return None
-    found = device.packages.get(need.package)
-    if found is None:
+    installed = device.packages.get(need.package)
+    if installed is None:
         return f"needs a package that is not installed: pip install {need.package}, or {instead}"
-    if Version(found) < Version(need.version):
-        return f"needs {need.package} {need.version}, found {found}: pip install -U {need.package}, or {instead}"
+    if Version(installed) < Version(need.version):
+        return f"needs {need.package} {need.version}, found {installed}: pip install -U {need.package}, or {instead}"
     return None
 
 
 def not_for_fsdp(config: FinetuneConfig) -> dict[str, str]:
-    """The keys of a config that do not go with `resources.strategy: fsdp`, and why."""
+    """Return key -> reason, for the settings of a config that do not work with `resources.strategy: fsdp`."""
     quantised = "a quantised base cannot be shared out: leave it out, or set strategy: ddp"
     reasons = {
         "is_peft": "it shares out the frozen base, which full fine-tuning lacks: set is_peft: true, or use ddp",

@@ -1,4 +1,4 @@
-"""Names on the hub, and the tokens that must not be among them."""
+"""Names on the Hugging Face hub: ids, repositories of trials, and a check that no value holds a token."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Any
 
 _TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}")
 _ID = re.compile(r"([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*")
-_LONGEST = 96  # what the hub takes
+_LONGEST = 96  # characters that the hub allows
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name can be a repository on the hub, 'name' or 'owner/name', and is nothing local."""
+    """Return whether a name can be a repository on the hub, 'name' or 'owner/name', and is no local path."""
     return bool(_ID.fullmatch(name)) and not Path(name).exists()
 
 
 def key_with_token(values: Mapping[str, Any]) -> str | None:
-    """The first key whose text holds what looks like a token of the hub."""
+    """Return the first key whose value holds text that looks like a token of the hub; None if there is none."""
     return next((str(key) for key, value in values.items() if isinstance(value, str) and _TOKEN.search(value)), None)
 
 
 def check_name(name: str) -> None:
-    """Raises ValueError: no repository can have a name that begins so."""
+    """Check that a repository's name may begin with `name`. Raises ValueError if it may not."""
     if not _ID.fullmatch(name) or "--" in name or ".." in name:
         raise ValueError(
             "finetuned_model_id with push_to_hub begins a repository's name: 'name' or 'owner/name', of letters, "
@@ -32,22 +32,22 @@ def check_name(name: str) -> None:
 
 
 def repository(beginning: str | None, slug: str, seed: int, trial_id: str) -> str:
-    """The name of a trial's own repository: another one for every trial.
+    """Return the name of a trial's repository on the hub, unique for every trial: 'selgen_<slug>_seed_<N>'.
 
     Args:
-        beginning: `finetuned_model_id`; default: 'selgen'.
+        beginning: value of `finetuned_model_id`, 'name' or 'owner/name'; default: 'selgen'.
         slug, seed: of the trial.
-        trial_id: takes the slug's place where the name would be too long.
+        trial_id: replaces slug and seed if the name would be longer than 96 characters.
     """
     owner, _, name = (beginning or "selgen").rpartition("/")
-    found = _joined(name, f"{slug}_seed_{seed}")
-    if len(found) > _LONGEST:
-        found = _joined(name[: _LONGEST - len(trial_id) - 1], trial_id)
-    return f"{owner}/{found}" if owner else found
+    full_name = _joined(name, f"{slug}_seed_{seed}")
+    if len(full_name) > _LONGEST:
+        full_name = _joined(name[: _LONGEST - len(trial_id) - 1], trial_id)
+    return f"{owner}/{full_name}" if owner else full_name
 
 
-def _joined(name: str, rest: str) -> str:
-    text = f"{name.rstrip('-_.')}_{rest}"
+def _joined(name: str, suffix: str) -> str:
+    text = f"{name.rstrip('-_.')}_{suffix}"
     return re.sub(r"([.-])[.-]+", r"\1", text).strip("-.")
 
 
@@ -57,5 +57,5 @@ _DATA_SET_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def is_dataset_id(path: str) -> bool:
-    """Whether a path can only be a data set on the hub: 'name/name', without a known ending, and nothing local."""
+    """Return whether a path can only be a data set on the hub: 'owner/name', no known file ending, no local path."""
     return bool(_DATA_SET_ID.fullmatch(path)) and not path.endswith(DATA_SUFFIXES) and not Path(path).exists()

@@ -1,4 +1,4 @@
-"""What the judge is asked, unless the config has prompts of its own."""
+"""The default prompts for the judge, and filling them in."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ sentences. Whether it is true, kind or moral plays no part. 100: perfectly coher
 
 
 def filled(template: str, question: str, answer: str) -> str:
-    """The template with both put in; braces and placeholders inside them stay as they are."""
+    """Return the template with question and answer filled in; braces inside these two stay as they are."""
     values = {"{question}": question, "{answer}": answer}
-    return re.sub(r"\{question\}|\{answer\}", lambda found: values[found[0]], template)
+    return re.sub(r"\{question\}|\{answer\}", lambda match: values[match[0]], template)
 
 
 def prompt_sha256(template: str) -> str:
-    """Hex sha256 of a template: with the judge's id, what its scores depend on."""
+    """Return the hex sha256 of a template; the judge's scores depend on its id and on this."""
     return hashlib.sha256(template.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""A source of rows: the path of a role's rows and what is read of them."""
+"""A source of rows: the path of a role's rows, and which rows and columns are read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ Scalar = str | int | float | bool | None
 
 
 class Source(Strict):
-    """The rows of a role; a text stands for its path alone."""
+    """The source of the rows of a role.
+
+    In YAML `proxy: rows.jsonl` is short for `proxy: {path: rows.jsonl}`.
+    """
 
     path: str = Field(
         description="a .jsonl, .json, .parquet, .csv or .tsv file, a folder of them, or a hub id", min_length=1
@@ -51,9 +54,11 @@ class Source(Strict):
 
     @property
     def options(self) -> dict[str, Any]:
-        """What is given besides the path, as plain data."""
+        """The options besides the path that differ from their defaults, as plain data: {'limit': 100}."""
         names = [name for name in type(self).model_fields if name != "path"]
-        return {name: v for name in names if (v := getattr(self, name)) != type(self).model_fields[name].default}
+        return {
+            name: value for name in names if (value := getattr(self, name)) != type(self).model_fields[name].default
+        }
 
 
 Form = Literal["chat"]

@@ -1,4 +1,4 @@
-"""The configuration of one trial: typed, frozen, unknown keys forbidden, each field documented once."""
+"""The config of one trial: typed, frozen, without unknown keys, each field documented once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from selgen_ray.schema import Strict, execution, setting
 
 
 class TrialConfig(Strict):
-    """Everything one trial depends on."""
+    """The config of one trial: everything that it depends on."""
 
     proxy_strategy: str = setting("naive", "how the proxy is used; see `selgen_ray.trainers`")
     seed: int = execution(42, "sets data_seed and model_seed unless they are given", ge=0, lt=2**63)
@@ -38,31 +38,33 @@ class TrialConfig(Strict):
         if not isinstance(raw, dict):
             return raw
         seed = cls.model_fields["seed"].default if raw.get("seed") is None else raw["seed"]
-        follow = {k: seed for k in ("data_seed", "model_seed") if raw.get(k) in (None, -1)}
-        return {**raw, **follow}
+        derived = {key: seed for key in ("data_seed", "model_seed") if raw.get(key) in (None, -1)}
+        return {**raw, **derived}
 
     @property
     def world(self) -> str | None:
-        """The generator of the roles without a path, or None."""
+        """The world that generates the roles without a path; None if no world does."""
         if self.data.world or self.data.sources():
             return self.data.world
         return "toy" if self.finetune_config.model == "toy" else None
 
 
 def identity(config: BaseModel) -> dict[str, Any]:
-    """The settings of `config` that differ from their defaults, nested, without execution fields.
+    """Return the settings of `config` that differ from their defaults, as nested dicts, without execution fields.
 
-    Leaving defaults out keeps the identity of finished trials when a later version adds a field.
+    A config with `finetune_config: {r: 16, logging_steps: 1}` and nothing else becomes
+    {'data_seed': 42, 'model_seed': 42, 'finetune_config': {'r': 16}}.
+    Defaults are left out so that finished trials keep their identity when a later version adds a field.
     """
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for name, info in type(config).model_fields.items():
         extra = info.json_schema_extra
         if isinstance(extra, dict) and extra.get("identity") is False:
             continue
         value = getattr(config, name)
         if isinstance(value, BaseModel):
-            if inner := identity(value):
-                found[name] = inner
+            if section := identity(value):
+                settings[name] = section
         elif value != info.default:
-            found[name] = value
-    return found
+            settings[name] = value
+    return settings

@@ -1,1 +1,1 @@
-"""Models: files and loading, adapters, forward passes, saving, the hub."""
+"""Models: their files, loading, adapters, forward passes, saving, and the hub."""

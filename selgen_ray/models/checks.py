@@ -1,6 +1,6 @@
-"""What is wrong with the model of a trial, found before any weights are loaded.
+"""Checks of a trial's model, tokenizer and adapter that run before any weights are loaded.
 
-Read are the small files, the headers of safetensors, and the modules that the config makes on the meta device.
+They read the small files and the headers of safetensors, and build the model's modules on the meta device.
 """
 
 from __future__ import annotations
@@ -46,23 +46,23 @@ _PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 
 
 def model_problems(config: TrialConfig) -> list[str]:
-    """Everything wrong with a trial's model, tokenizer, adapter and what is to become of the result, in words."""
+    """Return all problems of a trial's model, tokenizer and adapter, and of saving and pushing the result, in words."""
     cfg = config.finetune_config
-    found = list(_problems_of(lambda: hub.check(cfg)))
+    problems = list(_problems_of(lambda: hub.check(cfg)))
     place = model_location(cfg.model), cfg.model_revision, _stamp(cfg.model)
     for check in (lambda: _check_files(_KEY, *place), lambda: _on_meta(*place)):
-        if wrong := list(_problems_of(check)):  # then nothing else can be looked at
-            return [*found, *wrong]
-    found += _problems_of(lambda: _check_tokenizer(cfg))
-    found += _problems_of(lambda: _check_modules(cfg))
-    found += _problems_of(lambda: _check_layers(cfg))
-    found += _problems_of(lambda: _check_adapter(cfg))
-    if cfg.is_peft and not found:
-        found += _problems_of(lambda: _check_shapes(cfg))
-        found += _problems_of(lambda: _check_merge(cfg, adapted_skeleton(cfg)))
-    if other := getattr(cfg, "safe_lora_base_model", None):
-        found += _problems_of(lambda: _check_files(_UNALIGNED, model_location(other), None, _stamp(other)))
-    return found
+        if blocking := list(_problems_of(check)):  # nothing else can be checked then
+            return [*problems, *blocking]
+    problems += _problems_of(lambda: _check_tokenizer(cfg))
+    problems += _problems_of(lambda: _check_modules(cfg))
+    problems += _problems_of(lambda: _check_layers(cfg))
+    problems += _problems_of(lambda: _check_adapter(cfg))
+    if cfg.is_peft and not problems:
+        problems += _problems_of(lambda: _check_shapes(cfg))
+        problems += _problems_of(lambda: _check_merge(cfg, adapted_skeleton(cfg)))
+    if unaligned := getattr(cfg, "safe_lora_base_model", None):
+        problems += _problems_of(lambda: _check_files(_UNALIGNED, model_location(unaligned), None, _stamp(unaligned)))
+    return problems
 
 
 def _problems_of(check: Callable[[], Any]) -> Iterator[str]:
@@ -73,7 +73,7 @@ def _problems_of(check: Callable[[], Any]) -> Iterator[str]:
 
 
 def _stamp(model: str) -> tuple[Any, ...]:
-    """Changes when the files of a local model do, and for one of the hub every minute: so long holds what was found."""
+    """Return a key for caching checks: it changes with the files of a local model, and every minute for a hub id."""
     folder = model_location(model)
     try:
         with os.scandir(folder) as entries:
@@ -85,7 +85,7 @@ def _stamp(model: str) -> tuple[Any, ...]:
 # files ------------------------------------------------------------------------------------------------------------
 
 
-@functools.lru_cache(maxsize=32)  # of what is right: an error is looked at again
+@functools.lru_cache(maxsize=32)  # only success is cached: an error is raised, so the next call checks again
 def _check_files(key: str, location: str, revision: str | None, stamp: tuple[Any, ...]) -> None:
     files = find_files(key, location, revision)
     _check_config(files)
@@ -148,10 +148,10 @@ def _refuse_without_safetensors(files: ModelFiles) -> None:
 
 def _check_tokenizer(cfg: FinetuneConfig) -> None:
     tokenizer: Any = load_tokenizer(cfg)
-    top, size = max(tokenizer.get_vocab().values(), default=0), _vocabulary(cfg)
-    if top >= size:
+    last, size = max(tokenizer.get_vocab().values(), default=0), _vocabulary(cfg)
+    if last >= size:
         raise ModelError(
-            f"{_KEY} {cfg.model!r}: its tokenizer has ids up to {top}, its embedding {size} rows: they are not of one "
+            f"{_KEY} {cfg.model!r}: its tokenizer has ids up to {last}, its embedding {size} rows: they are not of one "
             "model, or tokens were added and the embedding was not resized"
         )
 
@@ -170,17 +170,21 @@ def _skeleton(cfg: FinetuneConfig) -> PreTrainedModel:
 
 @functools.lru_cache(maxsize=4)
 def _on_meta(location: str, revision: str | None, stamp: tuple[Any, ...]) -> PreTrainedModel:
-    """The model without its weights. Raises ModelError: its config makes none."""
+    """Return the model without weights. Raises ModelError if no model can be built from its config."""
     try:
         config = AutoConfig.from_pretrained(location, revision=revision or "main")
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config)
-    except Exception as error:  # of many kinds, from sizes that do not fit to missing packages
+    except Exception as error:  # many kinds, from sizes that do not fit to missing packages
         raise ModelError(f"{_KEY} {location!r}: config.json makes no model: {error}") from error
 
 
 def positions_of(cfg: FinetuneConfig) -> Positions | None:
-    """How many positions the model has; None where its config names no number. Raises ModelError: it makes no model."""
+    """Return the positions that a model has; None if its config names no number.
+
+    Raises:
+        ModelError: no model can be built from its config.
+    """
     model = _skeleton(cfg)
     count = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if not isinstance(count, int) or count < 1:
@@ -188,7 +192,7 @@ def positions_of(cfg: FinetuneConfig) -> Positions | None:
     words = model.get_input_embeddings()
     learned = (m.weight.shape[0] for m in model.modules() if isinstance(m, torch.nn.Embedding) and m is not words)
     fixed = (b.shape[0] for name, b in model.named_buffers() if name.endswith("embed_positions") and b.ndim > 1)
-    # some tables have a few entries before the first position
+    # some tables have up to two more entries, before that of the first position
     return Positions(count, any(count <= size <= count + 2 for size in (*learned, *fixed)))
 
 
@@ -201,13 +205,13 @@ def _check_modules(cfg: FinetuneConfig) -> None:
     for name in chosen:
         if not isinstance(modules[name], _ADAPTABLE):
             kind = type(modules[name]).__name__
-            inside = sorted({n.rpartition(".")[2] for n in modules if n.startswith(f"{name}.")})
+            inside = sorted({inner.rpartition(".")[2] for inner in modules if inner.startswith(f"{name}.")})
             hint = f" Name what is in it: {', '.join(inside[:8])}." if inside else ""
             raise ModelError(f"finetune_config.target_modules: {name} is a {kind}, which takes no LoRA.{hint}")
 
 
 def adapted_skeleton(cfg: FinetuneConfig) -> PeftModel:
-    """The trial's model with its adapter, both without weights.
+    """Return the trial's model with its adapter, both without weights (on the meta device).
 
     Raises:
         ModelError: PEFT cannot put the adapter on the model.
@@ -228,7 +232,7 @@ def _adapted(content: str, *stamps: tuple[Any, ...]) -> PeftModel:
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return PeftModel(base, lora, low_cpu_mem_usage=True)
-    except Exception as error:  # of many kinds, and each would end the trial
+    except Exception as error:  # many kinds, and each would end the trial
         message = " ".join(str(error).split())
         key = next((key for key in ("use_dora", "lora_dropout", "lora_bias") if key in message), None)
         if key is None or cfg.adapter:
@@ -243,7 +247,11 @@ def _adapted(content: str, *stamps: tuple[Any, ...]) -> PeftModel:
 
 
 def _check_shapes(cfg: FinetuneConfig) -> None:
-    """The matrices of an adapter that is continued, of which `check_fit` knows those of plain layers alone."""
+    """Check the shapes of a continued adapter's matrices; `check_fit` knows only those of plain layers.
+
+    Raises:
+        ModelError: a matrix has another shape.
+    """
     if cfg.adapter is None:
         return
     files = adapters.open_adapter(cfg.adapter, cfg.adapter_revision)
@@ -269,20 +277,20 @@ def _check_merge(cfg: FinetuneConfig, model: Any) -> None:
 
 
 def _chosen(target: list[str] | str, modules: Mapping[str, Any]) -> list[str]:
-    """The modules that `target_modules` names, as PEFT reads it. Raises ModelError: an entry names none."""
+    """Return the modules that `target_modules` names, as PEFT reads it. Raises ModelError: an entry names none."""
     if target == "all-linear":
         return []
     if isinstance(target, str):
         try:
-            found = [name for name in modules if re.fullmatch(target, name)]
+            names = [name for name in modules if re.fullmatch(target, name)]
         except re.error as error:
             raise ModelError(f"finetune_config.target_modules {target!r}: is no regular expression: {error}") from error
-        return found or _refuse_target(target, modules)
-    found = []
+        return names or _refuse_target(target, modules)
+    names = []
     for entry in target:
         matched = [name for name in modules if name == entry or name.endswith(f".{entry}")]
-        found += matched or _refuse_target(entry, modules)
-    return found
+        names += matched or _refuse_target(entry, modules)
+    return names
 
 
 def _refuse_target(entry: str, modules: Mapping[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The files of a model or adapter, in a local directory or on the hub; the large ones are not read."""
+"""The files of a model or adapter, in a local directory or on the hub; of weights only the headers are read."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from selgen_ray.errors import ModelError, nearest
 from selgen_ray.records.text import first_line
 from selgen_ray.worlds.toy import MODEL_DIR
 
-_LARGEST_HEADER = 100 * 2**20  # what the format allows
+_LARGEST_HEADER = 100 * 2**20  # bytes; the limit of the format
 _LFS = b"version https://git-lfs"
 
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """Where the files of a model are.
+    """The files of a model or adapter. `"config.json" in files` asks whether there is one of that name.
 
     Attributes:
-        key: of the config, for messages.
-        name: as the config has it.
-        folder: the local directory; None: they are on the hub.
+        key: key of the config that names the model, for messages.
+        name: local directory or hub id, as written in the config.
+        folder: the local directory; None: the files are on the hub.
         revision: of the hub id.
-        names: the files there are, relative paths.
+        names: relative paths of all files.
     """
 
     key: str
@@ -40,14 +40,18 @@ class ModelFiles:
         return name in self.names
 
     def error(self, text: str) -> ModelError:
-        """An error that names the key and the model."""
+        """Return an error whose message names the key and the model."""
         return ModelError(f"{self.key} {self.name!r}: {text}")
 
     def path(self, name: str) -> Path:
-        """A file on this machine; one of the hub is downloaded, or taken from the cache. Raises ModelError."""
+        """Return the local path of a file; one on the hub is downloaded, or taken from the hub's cache.
+
+        Raises:
+            ModelError: the hub does not give the file.
+        """
         if self.folder is not None:
             return self.folder / name
-        from huggingface_hub import hf_hub_download  # late: most models are local
+        from huggingface_hub import hf_hub_download  # late: start-up; most models are local
 
         try:
             return Path(hf_hub_download(self.name, name, revision=self.revision))
@@ -55,7 +59,7 @@ class ModelFiles:
             raise self.error(f"{name} cannot be fetched from the hub: {hub_reason(error)}") from error
 
     def json(self, name: str) -> dict[str, Any]:
-        """The content of a JSON file that holds an object. Raises ModelError."""
+        """Return the content of a JSON file. Raises ModelError: it is not JSON, or holds no object."""
         try:
             content = json.loads(self.path(name).read_text(encoding="utf-8"))
         except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
@@ -67,10 +71,15 @@ class ModelFiles:
 
 
 def find_files(key: str, name: str, revision: str | None) -> ModelFiles:
-    """The files of a model named in a config.
+    """Return the files of a model that a config names.
+
+    Args:
+        key: key of the config, for messages.
+        name: local directory or hub id.
+        revision: of the hub id.
 
     Raises:
-        ModelError: there is no such directory, nor a repository on the hub that can be reached.
+        ModelError: there is no such directory, and no repository on the hub that can be reached.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -91,14 +100,14 @@ def _of_the_hub(key: str, name: str, revision: str | None) -> set[str]:
         if constants.HF_HUB_OFFLINE:
             folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
             return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-        return {one.rfilename for one in HfApi().model_info(name, revision=revision).siblings or ()}
+        return {file.rfilename for file in HfApi().model_info(name, revision=revision).siblings or ()}
     except Exception as error:
         at = f" at revision {revision!r}" if revision else ""
         raise ModelError(f"{key} {name!r}{at}: no such local directory, and {hub_reason(error)}") from error
 
 
 def hub_reason(error: Exception) -> str:
-    """Why the hub did not give what was asked for, and what to do, without a token."""
+    """Return why a request to the hub failed and what to do about it, in words; the token is never repeated."""
     from huggingface_hub import constants, errors
 
     token = os.environ.get("HF_TOKEN", "")
@@ -121,10 +130,13 @@ def _do(token: str) -> str:
 
 
 def read_header(files: ModelFiles, name: str) -> dict[str, Any]:
-    """Name of a tensor -> its 'dtype', 'shape' and 'data_offsets', of a local safetensors file that is whole.
+    """Return the header of a safetensors file, after checking that the file has its full length.
+
+    Returns:
+        Name of a tensor -> {'dtype': 'F32', 'shape': [8, 64], 'data_offsets': [0, 2048]}, offsets in bytes.
 
     Raises:
-        ModelError: it is not a safetensors file, or shorter than its header says.
+        ModelError: it is no safetensors file, or shorter than its header says.
     """
     path = files.path(name)
     size = path.stat().st_size
@@ -141,18 +153,22 @@ def read_header(files: ModelFiles, name: str) -> dict[str, Any]:
         except (ValueError, TypeError) as error:
             raise files.error(f"{name} is no safetensors file: its header is not JSON") from error
     tensors = {key: value for key, value in header.items() if key != "__metadata__"}
-    expected = 8 + length + max((one["data_offsets"][1] for one in tensors.values()), default=0)
+    expected = 8 + length + max((tensor["data_offsets"][1] for tensor in tensors.values()), default=0)
     if size < expected:
         raise files.error(f"{name} was cut off: it has {size:,} bytes, its header says {expected:,}")
     return tensors
 
 
 def model_location(model: str) -> str:
-    """Where `from_pretrained` finds a model named in a config: the shipped folder for 'toy'."""
+    """Return the path or hub id for `from_pretrained`: the shipped folder for 'toy', with '~' expanded."""
     return str(MODEL_DIR) if model == "toy" else str(Path(model).expanduser()) if model.startswith("~") else model
 
 
 def cannot_load(what: str, location: str, error: Exception) -> str:
-    """Return a message for a model or tokenizer that Transformers could not load, on one line."""
+    """Return the one-line message for a model or tokenizer that Transformers could not load.
+
+    Args:
+        what: 'model' or 'tokenizer'.
+    """
     offline = " (HF_HUB_OFFLINE is set: only local directories work)" if os.environ.get("HF_HUB_OFFLINE") else ""
     return f"cannot load the {what} of {location!r}{offline}: {' '.join(str(error).split())}"

@@ -1,4 +1,4 @@
-"""The identity of the model that training starts from."""
+"""Fingerprints: the identity of the model that training starts from."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from selgen_ray.worlds import toy
 
 
 def model_fingerprint(model: str, revision: str | None = None) -> str:
-    """What identifies the start model: its content where it is local, its id and revision on the hub.
+    """Return the identity of a model: the hash of its files if it is local, else 'hub:<id>@<revision>'.
 
     Args:
         model: 'toy', a local directory, or a hub id.
-        revision: of the hub id; default: main. A local directory has none.
+        revision: of the hub id; default: main. It is ignored for a local directory.
 
     Raises:
         OSError: a file of the directory cannot be read.
@@ -28,7 +28,9 @@ def model_fingerprint(model: str, revision: str | None = None) -> str:
 def start_fingerprint(
     model: str, revision: str | None, adapter: str | None = None, adapter_revision: str | None = None
 ) -> str:
-    """What identifies the model that training starts from: that of `model`, with the adapter it continues from.
+    """Return the identity of the model that training starts from: `model` and the adapter it continues from.
+
+    Of an adapter only its config and weights count. Without one this is `model_fingerprint`.
 
     Raises:
         OSError: a file cannot be read.

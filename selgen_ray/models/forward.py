@@ -1,4 +1,4 @@
-"""Forward passes of a model: with or without its adapter, the head at scored tokens only."""
+"""Forward passes of a model: without its adapter, or with the head computed at scored tokens only."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from selgen_ray.models.loading import Model
 
 @contextlib.contextmanager
 def adapter_off(model: Model) -> Iterator[None]:
-    """The base model's own predictions, for as long as the context lasts; full fine-tuning has no adapter."""
+    """Switch the adapter off inside the context, so that the base model predicts; no effect without an adapter."""
     with model.disable_adapter() if isinstance(model, PeftModel) else contextlib.nullcontext():
         yield
 
 
 @contextlib.contextmanager
 def _head_gets(model: Model, part: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
-    """The head is given `part` of the last hidden states instead of all, for as long as the context lasts."""
+    """Give the head only `part` of the last hidden states inside the context."""
     head: Any = model.get_output_embeddings()
     hook = head.register_forward_pre_hook(lambda _, inputs: (part(inputs[0]), *inputs[1:]))
     try:
@@ -33,12 +33,15 @@ def _head_gets(model: Model, part: Callable[[torch.Tensor], torch.Tensor]) -> It
 
 
 def scored_logits(model: Model, batch: Batch) -> torch.Tensor:
-    """The logits of the scored tokens alone, [scored, vocab], in the order of the rows; differentiable.
+    """Return the logits of the scored tokens only, row after row; differentiable.
 
-    The head, often the largest matrix, skips prompts and pads.
+    The head, often the largest matrix, is not computed at prompts and pads, which saves time and memory.
+
+    Returns:
+        [scored tokens of the batch, vocab]
 
     Raises:
-        ModelError: the model reshapes its logits, so that the scored ones cannot be told apart.
+        ModelError: the model does not compute its logits token by token from its output embeddings.
     """
     with _head_gets(model, lambda hidden: hidden[batch.scored]):
         logits = model(**batch.inputs, use_cache=False).logits
@@ -48,14 +51,14 @@ def scored_logits(model: Model, batch: Batch) -> torch.Tensor:
 
 
 def hidden_states(model: Model, batch: Batch, **options: Any) -> tuple[torch.Tensor, Any]:
-    """A forward pass without the head, but for the first token of each row.
+    """Run a forward pass that computes the head at the first token of each row only.
 
     Args:
-        **options: of the model's forward, such as `output_hidden_states`.
+        **options: for the model's forward, such as `output_hidden_states=True`.
 
     Returns:
-        What the head would have been given, [batch, tokens, features], and the model's output, its logits
-        [batch, 1, vocab].
+        The last hidden states, which are the head's input, [batch, tokens, features], and the model's output, whose
+        logits are [batch, 1, vocab].
     """
     seen: list[torch.Tensor] = []
 

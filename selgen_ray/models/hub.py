@@ -1,4 +1,4 @@
-"""Pushing a finished model to the hub; the token comes from the environment alone."""
+"""Push a finished model to the hub; the token comes from the environment alone."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _TOKEN = "HF_TOKEN"
 
 
 def check(config: FinetuneConfig) -> None:
-    """Whether a push can be expected to work; asks the hub whether it takes the token.
+    """Check that a push can be expected to work, if the config asks for one: the hub is asked to accept the token.
 
     Raises:
-        ModelError: there is no token, or the hub does not take it.
+        ModelError: there is no token, or the hub does not accept it.
     """
-    if config.push_to_hub and (wrong := _problem(os.environ.get(_TOKEN))):
-        raise ModelError(f"finetune_config.push_to_hub: {wrong}")
+    if config.push_to_hub and (problem := _problem(os.environ.get(_TOKEN))):
+        raise ModelError(f"finetune_config.push_to_hub: {problem}")
 
 
-@functools.lru_cache(maxsize=1)  # once for all the trials of a plan
+@functools.lru_cache(maxsize=1)  # one request for all trials of a plan
 def _problem(token: str | None) -> str | None:
     from huggingface_hub import HfApi, constants, errors
 
@@ -41,11 +41,11 @@ def _problem(token: str | None) -> str | None:
 
 
 def push(folder: Path, repository: str, private: bool) -> str:
-    """Upload a folder as a model; returns its address. A repository of that name is updated.
+    """Upload a folder as a model and return its URL. An existing repository of that name is updated.
 
     Raises:
-        ModelError: the hub did not take it, or the repository is there and not as private as was asked for; the
-            message holds no token.
+        ModelError: the hub refused it, or `private` was asked for and the repository exists and is public; the message
+            holds no token.
     """
     from huggingface_hub import HfApi
 
@@ -62,13 +62,13 @@ def push(folder: Path, repository: str, private: bool) -> str:
         api.upload_folder(repo_id=place.repo_id, folder_path=folder, commit_message="Add the finished model")
     except ModelError:
         raise
-    except Exception as error:  # of many kinds: HTTP errors, timeouts, those of the upload's own checks
+    except Exception as error:  # many kinds: HTTP errors, timeouts, those of the upload's own checks
         raise ModelError(f"{repository}: {hub_reason(error)}") from None
     return str(place)
 
 
 def _name_the_base(adapter_config: Path) -> None:
-    """Let an adapter say the name alone of a base that lies on this machine: its path is nobody else's business."""
+    """Replace a local path of the base in an adapter's config by its last part: a path of this machine is private."""
     if not adapter_config.exists():
         return
     content = json.loads(adapter_config.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Models: a base loaded once per process, an adapter or copy for each trial, the adapter switched off, saving."""
+"""Load models: one base for each process, with an adapter or a copy for each trial."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Model = PreTrainedModel | PeftModel
 
 @dataclass(frozen=True)
 class _BaseKey:
-    """All that decides which base is loaded, and how."""
+    """The settings that decide which base is loaded, and how."""
 
     location: str
     revision: str | None
@@ -41,12 +41,12 @@ class _BaseKey:
 
 
 def _base_key(config: FinetuneConfig, device: str) -> _BaseKey:
-    quantisation = next((k for k in ("load_in_4bit", "load_in_8bit") if getattr(config, k)), "")
+    quantisation = next((key for key in ("load_in_4bit", "load_in_8bit") if getattr(config, key)), "")
     location = model_location(config.model)
     return _BaseKey(location, config.model_revision, config.dtype, quantisation, config.attn_implementation, device)
 
 
-@functools.lru_cache(maxsize=1)  # one base in memory; the next trial with another one replaces it
+@functools.lru_cache(maxsize=1)  # one base in memory, until a trial needs another one
 def _load_base(key: _BaseKey) -> PreTrainedModel:
     options: dict[str, Any] = {"dtype": getattr(torch, key.dtype), "attn_implementation": key.attention}
     if key.quantisation:
@@ -58,7 +58,7 @@ def _load_base(key: _BaseKey) -> PreTrainedModel:
     except (OSError, ValueError, ImportError) as error:
         raise ModelError(cannot_load("model", key.location, error)) from error
     attention = model.config._attn_implementation
-    if key.attention not in (None, attention):  # transformers may only warn, and take another
+    if key.attention not in (None, attention):  # transformers may only warn and use another one
         raise ModelError(
             f"finetune_config.attn_implementation {key.attention}: {key.location} works with {attention} instead"
         )
@@ -67,14 +67,14 @@ def _load_base(key: _BaseKey) -> PreTrainedModel:
         return model.to(device=key.device)
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            # evaluating would pack the 4-bit weights for inference, and no gradient passes through packed ones
+            # an evaluation would pack the 4-bit weights for inference, and packed ones pass no gradient on
             module.support_avx512bf16_for_cpu = False
     return model
 
 
 def _quantisation(key: _BaseKey) -> BitsAndBytesConfig:
     if key.quantisation == "load_in_8bit":
-        # it warns of every single product whose inputs are not float16
+        # it warns at every matrix product whose inputs are not float16
         logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         return BitsAndBytesConfig(load_in_8bit=True)
     compute = getattr(torch, key.dtype)
@@ -83,18 +83,18 @@ def _quantisation(key: _BaseKey) -> BitsAndBytesConfig:
 
 @contextlib.contextmanager
 def trainable_model(config: FinetuneConfig, model_seed: int, device: str, *, fsdp: bool = False) -> Iterator[Model]:
-    """A model to train: the cached base with a LoRA adapter, or a copy of it when `is_peft` is false.
+    """Provide a model to train: the cached base with a LoRA adapter, or a copy of the base if `is_peft` is false.
 
-    The adapter is the one that `adapter` names, or a new one, whose values depend on `model_seed` alone. Leaving the
-    context takes it off again, so that the base can serve the next trial; after an exception the base is dropped, its
-    state being uncertain. With `fsdp` the ranks share the base out, and it serves one trial.
+    The adapter is the one that `adapter` names, or a new one whose initial values depend on `model_seed` alone. It is
+    removed at the end of the context, so that the next trial can use the base. After an exception the state of the base
+    is uncertain, and it is dropped from the cache. With `fsdp` the base is sharded over the ranks and serves one trial.
 
     Raises:
-        ModelError: this device lacks what the config needs; the model cannot be loaded, or has no module that
-            `target_modules` names; the adapter is not of this model.
+        ModelError: this device does not meet the config's needs; the model cannot be loaded, or has no module that
+            `target_modules` names; the adapter does not belong to this model.
     """
-    if found := hardware.problems(config, hardware.this_device()):
-        raise ModelError("; ".join(found))
+    if problems := hardware.problems(config, hardware.this_device()):
+        raise ModelError("; ".join(problems))
     key = _base_key(config, "cpu" if fsdp else device)
     base = _load_base(key)
     if hasattr(base, "peft_config"):  # another trainer of this process is using it
@@ -112,11 +112,11 @@ def trainable_model(config: FinetuneConfig, model_seed: int, device: str, *, fsd
 
 
 def new_lora_config(config: FinetuneConfig) -> LoraConfig:
-    """The adapter that a trial begins with, where it does not continue from one."""
+    """Return the configuration of the adapter of a trial that does not continue from one."""
     return LoraConfig(
         task_type="CAUSAL_LM",
         r=config.r,
-        lora_alpha=config.lora_alpha,  # type: ignore[arg-type]  # PEFT divides by it, a float is as good
+        lora_alpha=config.lora_alpha,  # type: ignore[arg-type]  # PEFT only divides it: a float works as well
         lora_dropout=config.lora_dropout,
         bias=config.lora_bias,
         use_rslora=config.use_rslora,
@@ -147,7 +147,7 @@ def _with_adapter(
         return
     yield model
     with torch.no_grad():
-        for name, bias in biases.items():  # lora_bias trains tensors of the base itself
+        for name, bias in biases.items():  # lora_bias trains tensors of the base: undo it
             bias.copy_(before[name])
     model.unload()
     base.requires_grad_(False)
@@ -156,14 +156,14 @@ def _with_adapter(
 
 
 def _delete_peft_marks(base: PreTrainedModel) -> None:
-    # PEFT leaves its config on the base and then warns that a second adapter is being stacked
+    # PEFT leaves its config on the base, and would then warn of a second adapter
     for name in ("peft_config", "_hf_peft_config_loaded"):
         if name in vars(base):
             delattr(base, name)
 
 
 def _set_checkpointing(model: PreTrainedModel, config: FinetuneConfig) -> None:
-    # model.config.use_cache stays as it is: training passes False, and a saved model is to generate with its cache
+    # model.config.use_cache is not changed: training passes use_cache=False, and a saved model should use its cache
     if not config.use_gradient_checkpointing:
         return
     try:
@@ -174,16 +174,23 @@ def _set_checkpointing(model: PreTrainedModel, config: FinetuneConfig) -> None:
 
 def _unset_checkpointing(model: PreTrainedModel) -> None:
     model.activation_checkpointing_disable()
-    model.disable_input_require_grads()  # transformers leaves its hook on, where it sees no adapter of its own
+    model.disable_input_require_grads()  # transformers leaves this hook on if it did not add the adapter itself
 
 
 def trainable_parameters(model: Model) -> dict[str, torch.nn.Parameter]:
-    """Name -> parameter of everything that is trained, in the model's order."""
+    """Return name -> parameter of everything that is trained, in the model's order."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
 def load_weights(model: str) -> dict[str, torch.Tensor]:
-    """The weights of another model, a directory or hub id, by name, on the CPU. Raises ModelError."""
+    """Return name -> weight of another model, on the CPU.
+
+    Args:
+        model: 'toy', a local directory or a hub id.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
     location = model_location(model)
     try:
         return AutoModelForCausalLM.from_pretrained(location, use_safetensors=True).state_dict()

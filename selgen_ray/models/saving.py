@@ -1,4 +1,4 @@
-"""Saving a finished model: safetensors and a tokenizer that anybody can load without this package."""
+"""Save a finished model: safetensors and a tokenizer that can be loaded without this package."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from selgen_ray.data.stop_tokens import saved_generation_config
 from selgen_ray.errors import ModelError
 
-_SHARD = "4GB"  # a file goes through memory on its way to an object store
+_SHARD = "4GB"  # each file passes through memory on its way to an object store
 _PARTS_OF_LORA = ("lora_A.", "lora_B.", "lora_embedding_A.", "lora_embedding_B.", "lora_magnitude_vector.")
 
 
 def save_model(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write an ordinary PEFT adapter, or a whole model, with its tokenizer and what ends a reply."""
+    """Write a PEFT adapter or a whole model to a folder, with the tokenizer and a generation_config.json.
+
+    The generation config ends a reply at the tokens with which training ended it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(model, PeftModel):
         model.save_pretrained(str(folder))
@@ -35,9 +38,9 @@ def save_model(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenize
 
 
 def save_beside_adapter(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write what generation with an adapter needs besides it: the tokenizer, and a generation_config.json.
+    """Write the files that generation with an adapter needs besides it: the tokenizer and a generation_config.json.
 
-    PEFT writes neither, and the adapter's base may not end a reply where the adapter does.
+    PEFT writes neither, and the base's generation config may not end a reply where the adapter was trained to.
     """
     inner: Any = model.get_base_model()
     saved_generation_config(tokenizer, inner.generation_config).save_pretrained(folder)
@@ -46,39 +49,39 @@ def save_beside_adapter(model: PeftModel, tokenizer: PreTrainedTokenizerBase, fo
 
 @contextlib.contextmanager
 def _ends_replies(model: Any, tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
-    """The model is saved with a generation_config that ends a reply where training taught it to."""
-    own = model.generation_config
-    model.generation_config = saved_generation_config(tokenizer, own)
+    """Give the model, inside the context, a generation config that ends a reply where training ended it."""
+    before = model.generation_config
+    model.generation_config = saved_generation_config(tokenizer, before)
     try:
         yield
     finally:
-        model.generation_config = own
+        model.generation_config = before
 
 
 def save_merged(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write the model with its active adapters merged into it, in the base's data type; the model stays as it is.
+    """Write the whole model with its active adapters merged, in the base's data type; `model` itself is unchanged.
 
-    Takes the memory of the merged weights, on the CPU.
+    The merged weights need memory on the CPU.
 
     Raises:
-        ModelError: an adapted embedding is also the head, which the adapter does not change.
+        ModelError: an adapted embedding is tied to the head, and the adapter changes only one of the two.
     """
     base: Any = model.get_base_model()
     weights = _merged_weights(base)
     with torch.device("meta"):
-        whole = type(base)(base.config)
-    whole.to(base.dtype)
-    whole.load_state_dict(weights, assign=True)
-    whole.tie_weights()
-    whole.generation_config = saved_generation_config(tokenizer, base.generation_config)
+        merged_model = type(base)(base.config)
+    merged_model.to(base.dtype)
+    merged_model.load_state_dict(weights, assign=True)
+    merged_model.tie_weights()
+    merged_model.generation_config = saved_generation_config(tokenizer, base.generation_config)
     folder.mkdir(parents=True, exist_ok=True)
-    whole.save_pretrained(str(folder), max_shard_size=_SHARD)
+    merged_model.save_pretrained(str(folder), max_shard_size=_SHARD)
     tokenizer.save_pretrained(folder)
 
 
 @torch.no_grad()
 def _merged_weights(base: Any) -> dict[str, Tensor]:
-    """The weights under the names they have without an adapter."""
+    """Return name -> merged weight, on the CPU, under the names in the model without an adapter."""
     weights = {
         without_adapter(name): tensor.detach().cpu()
         for name, tensor in base.state_dict().items()
@@ -101,19 +104,22 @@ def _merged_weights(base: Any) -> dict[str, Tensor]:
 
 
 def without_adapter(name: str) -> str:
-    """The name of a weight in the model without its adapter; wrappers of one module's parameters are nested."""
+    """Return the name of a weight in the model without its adapter: 'q_proj.base_layer.weight' is 'q_proj.weight'.
+
+    With several adapted parameters of a module the wrappers, and so '.base_layer', are nested.
+    """
     return re.sub(r"(\.base_layer)+(?=\.|$)", "", name)
 
 
 def adapted_parameter(layer: Any) -> tuple[str, Tensor]:
-    """Name and value of what a LoRA layer adapts: a module's weight, or with experts one of their stacked matrices."""
+    """Return name and value of the parameter that a LoRA layer adapts: 'weight', or a stacked matrix of experts."""
     name = layer.parameter_name if isinstance(layer, ParamWrapper) else "weight"
     return name, getattr(layer.get_base_layer(), name)
 
 
 @contextlib.contextmanager
 def _merged(layer: Any, weight: Tensor) -> Iterator[None]:
-    """The layer's own weight with its active adapters in it; afterwards as it was, bit for bit."""
+    """Merge the active adapters into the layer's weight inside the context; then restore it bit for bit."""
     before = weight.detach().clone()
     layer.merge()
     try:

@@ -1,6 +1,6 @@
-"""FSDP: the layers of the frozen base lie in pieces on the ranks; what is trained every rank has as a whole.
+"""FSDP: the layers of the frozen base are sharded over the ranks; every rank has the trainable parameters whole.
 
-So every strategy's arithmetic on gradients is as it is on one device, and memory is saved where most of it goes.
+So strategies compute with whole gradients as on one device, while the base, which takes most memory, is shared.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ from selgen_ray.errors import ModelError
 
 
 def shard(model: PeftModel, device: str) -> None:
-    """Leave every rank its share of each layer, layer by layer, and move all to the device.
+    """Shard the frozen parameters of each layer over the ranks, and move the model to the device.
 
-    Every rank must then run the same passes in the same order. Embeddings and head, which others use outside of the
-    model's own pass, stay whole.
+    Every rank must then run the same passes in the same order. Embeddings and head stay whole, because other code uses
+    them outside of the model's forward pass.
 
     Args:
         model: on the CPU, the same on every rank.
+        device: of this rank, such as 'cuda:0'.
 
     Raises:
-        ModelError: the model does not say what its layers are.
+        ModelError: the model does not name its layers.
     """
     base: Any = model.get_base_model()
     names: set[str] = set(base._no_split_modules or ())
@@ -39,10 +40,10 @@ def shard(model: PeftModel, device: str) -> None:
     for layer in layers:
         fully_shard(layer, mesh=mesh, ignored_params={p for p in layer.parameters() if p.requires_grad})
     fully_shard(base, mesh=mesh, ignored_params={p for p in base.parameters() if not isinstance(p, DTensor)})
-    base._is_fsdp_managed_module = True  # transformers then keeps generating until every rank is done
+    base._is_fsdp_managed_module = True  # makes transformers generate on every rank until all are done
     model.to(device)  # type: ignore[arg-type]  # its stubs know no device
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor that may lie in pieces, as a whole; every rank asks for it."""
+    """Return a tensor whole: a sharded one is gathered, for which every rank must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -21,9 +21,9 @@ from selgen_ray.models.files import cannot_load, model_location
 
 
 def load_tokenizer(config: FinetuneConfig) -> PreTrainedTokenizerBase:
-    """The model's tokenizer, with `chat_template` and `chat_template_kwargs`; without a pad token its end token pads.
+    """Return the model's tokenizer, with the config's `chat_template` and `chat_template_kwargs`.
 
-    Pads are masked and never scored.
+    If it has no pad token, its end token pads: pads are masked and never scored.
 
     Raises:
         ModelError: it cannot be loaded, or has neither a pad nor an end token.
@@ -54,29 +54,30 @@ def _load_tokenizer(
 
 
 def refused_rows(config: TrialConfig) -> Callable[[Mapping[str, Any]], str | None] | None:
-    """Why the chat template refuses a row, or its replies cannot be located, or None; to leave out such rows.
+    """Return a function that says why a row must be left out; None if bad rows are errors.
 
     Returns:
-        None where bad rows are errors, or where the tokenizer or the template as a whole cannot be used.
+        A function of a row: the reason in words if the chat template refuses the row or its replies cannot be located,
+        else None. It is always None if the tokenizer or the template as a whole cannot be used.
     """
     if config.data.on_bad_rows != "skip":
         return None
     cfg = config.finetune_config
 
-    @functools.cache  # a world of rows without chats needs no tokenizer
+    @functools.cache  # loaded at the first chat: other rows need no tokenizer
     def tokenizer() -> PreTrainedTokenizerBase | None:
         try:
             loaded = load_tokenizer(cfg)
             chats.format_of(loaded)
-        except (ModelError, DataError):  # said of the model, or of the first row
+        except (ModelError, DataError):  # reported elsewhere: of the model, or of the first row
             return None
         return loaded
 
     def refused(row: Mapping[str, Any]) -> str | None:
-        if row.get("messages") is None or (known := tokenizer()) is None:
+        if row.get("messages") is None or (usable := tokenizer()) is None:
             return None
         try:
-            chats.check_chat(row["messages"], known, cfg.loss_on)
+            chats.check_chat(row["messages"], usable, cfg.loss_on)
         except DataError as error:
             return str(error)
         return None

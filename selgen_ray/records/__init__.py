@@ -1,1 +1,1 @@
-"""What lies in the folder of a sweep: results.json, events.jsonl, control/; and conditions on metrics."""
+"""The files in the folder of a sweep: results.json, events.jsonl, control/; and conditions on metrics."""

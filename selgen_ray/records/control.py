@@ -1,12 +1,12 @@
-"""What people ask of a sweep, as small files in its folder: whoever sees the storage can steer it.
+"""Requests to a sweep, as small files in its folder: anybody who can write to the storage can steer the sweep.
 
-control/stop/<trial id>.json     the trial is to stop, and is not run again until a retry
-control/stop/all.json            the running sweep is to finish its steps, save checkpoints and end
-control/removed/<trial id>.json  the trial is not to be run until a retry
-control/retry/<trial id>.json    a running sweep is to run the trial again
-control/added/<trial id>.json    a trial that no search space of the sweep names
-control/plan.json                every trial of the sweep, written when it starts
-control/live.json                what the sweep is doing, written every few seconds
+control/stop/<trial id>.json     stop the trial, and do not run it again until a retry
+control/stop/all.json            end the running sweep: trials finish their step and save a checkpoint
+control/removed/<trial id>.json  do not run the trial until a retry
+control/retry/<trial id>.json    run the trial again, in the running sweep
+control/added/<trial id>.json    a trial that is in no search space of the sweep
+control/plan.json                every trial of the sweep, written at its start
+control/live.json                the state of the running sweep, written every few seconds
 control/driver/                  the lease of the one process that runs the sweep
 """
 
@@ -30,33 +30,40 @@ _SUFFIX = ".json"
 
 @dataclass(frozen=True)
 class Marks:
-    """Named small JSON files in one folder; a mark is set or not, and says who set it, when and why."""
+    """Marks: small JSON files with names, in one folder. A mark is set or not, and says who set it, when and why.
+
+    The mark `ab12` is the file `ab12.json`: {"by": "eve@host", "at": "2026-01-31T12:00:00+00:00", "why": ...}.
+    """
 
     folder: Folder
 
     def names(self) -> set[str]:
-        """The marks that are set: one listing. Raises StorageError."""
+        """Return the names of the marks that are set, by one listing of the folder. Raises StorageError."""
         return {name.removesuffix(_SUFFIX) for name in self.folder.files() if name.endswith(_SUFFIX)}
 
     def set(self, name: str, **content: Any) -> None:
-        """Set a mark, or replace it. Raises StorageError."""
+        """Set or replace a mark; `content` is added to 'by' and 'at'. Raises StorageError."""
         self.folder.write_json(f"{name}{_SUFFIX}", {"by": _who(), "at": now(), **content})
 
     def read(self, name: str) -> dict[str, Any]:
-        """What a mark says, {} where it is not set or damaged. Raises StorageError."""
+        """Return the content of a mark; {} if it is not set or damaged. Raises StorageError."""
         try:
             return dict(self.folder.read_json(f"{name}{_SUFFIX}"))
         except (FileNotFoundError, ValueError, TypeError):
             return {}
 
     def read_many(self, names: Iterable[str]) -> dict[str, dict[str, Any]]:
-        """What many marks say, as `read` does, in parallel where the storage is far. Raises StorageError."""
+        """Return name -> content of many marks, read in parallel; {} for one that is not set or damaged.
+
+        Raises:
+            StorageError: the storage refused.
+        """
         wanted = sorted(names)
-        found = self.folder.read_many([f"{name}{_SUFFIX}" for name in wanted])
-        return {name: _parsed(content) for name, content in zip(wanted, found, strict=True)}
+        contents = self.folder.read_many([f"{name}{_SUFFIX}" for name in wanted])
+        return {name: _parsed(content) for name, content in zip(wanted, contents, strict=True)}
 
     def clear(self, name: str) -> None:
-        """Take a mark back; nothing happens when it is not set. Raises StorageError."""
+        """Remove a mark if it is set. Raises StorageError."""
         self.folder.remove(f"{name}{_SUFFIX}")
 
 
@@ -65,8 +72,8 @@ class Control:
 
     Attributes:
         folder: <sweep>/control.
-        stop, removed, retry, added: see the module.
-        look_every_s: seconds between two looks at the marks; one at an object store costs a request.
+        stop, removed, retry, added: the marks of each kind; see the module.
+        look_every_s: seconds between two looks at the marks; on an object store each look costs a request.
     """
 
     def __init__(self, sweep: Folder):
@@ -78,17 +85,21 @@ class Control:
         self.look_every_s = 1.0 if sweep.local_path is not None else 5.0
 
     def why_stopped(self, name: str) -> str:
-        """The reason that a stop mark gives, in words."""
+        """Return the reason that a stop mark gives, in words. Raises StorageError."""
         mark = self.stop.read(name)
         return str(mark.get("why") or f"stopped by {mark.get('by', 'somebody')}")
 
     def names_of_added(self, trial_ids: Iterable[str]) -> dict[str, str]:
-        """Trial id -> '<slug>/seed_<N>' of added trials. Raises StorageError."""
-        found = self.added.read_many(trial_ids)
-        return {i: trial_name(a["slug"], a["config"]["seed"]) for i, a in found.items() if "config" in a}
+        """Return trial id -> '<slug>/seed_<N>' of added trials. Raises StorageError."""
+        marks = self.added.read_many(trial_ids)
+        return {
+            trial_id: trial_name(mark["slug"], mark["config"]["seed"])
+            for trial_id, mark in marks.items()
+            if "config" in mark
+        }
 
     def read(self, name: str) -> dict[str, Any]:
-        """`plan.json` or `live.json`, {} where there is none. Raises StorageError."""
+        """Return the content of `plan.json` or `live.json`; {} if there is none. Raises StorageError."""
         try:
             return dict(self.folder.read_json(name))
         except (FileNotFoundError, ValueError, TypeError):
@@ -105,6 +116,6 @@ def _parsed(content: bytes | None) -> dict[str, Any]:
 def _who() -> str:
     try:
         user = getpass.getuser()
-    except (OSError, KeyError):  # a container's user without a name
+    except (OSError, KeyError):  # the user of a container may have no name
         user = "somebody"
     return f"{user}@{socket.gethostname()}"

@@ -1,4 +1,4 @@
-"""The event log of a sweep, `events.jsonl`: what happened to whom, when and why, a JSON object a line."""
+"""The event log of a sweep, `events.jsonl`: one JSON object a line, with the event, its time, trial and reason."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ FILE_NAME = "events.jsonl"
 
 
 class EventLog:
-    """The log of a sweep, written by its one driver.
+    """The event log of a sweep, written by its one driver.
 
-    Lines wait in memory until `flush`, so that neither a slow storage nor one that is away holds anybody up.
+    Lines wait in memory until `flush`, so that a slow or absent storage does not delay the code that logs.
     """
 
     def __init__(self, sweep: Folder):
         self.sweep = sweep
         self._waiting: list[bytes] = []
         self._adding, self._flushing = threading.Lock(), threading.Lock()
-        self._written: bytes | None = None  # on an object store: all that the object holds
+        self._written: bytes | None = None  # on an object store: the whole content of the object
 
     def add(self, event: str, trial: str | None = None, **info: Any) -> None:
-        """Note an event, such as 'retry', of a trial ('<slug>/seed_<N>') or of the sweep."""
+        """Add an event, such as 'retry', of a trial ('<slug>/seed_<N>') or, without one, of the sweep."""
         content = {"at": now(), "event": event} | ({"trial": trial} if trial else {}) | info
         with self._adding:
             self._waiting.append(json.dumps(content, default=str).encode() + b"\n")
 
     def flush(self) -> None:
-        """Write what waits. Raises StorageError, and keeps it then for the next time."""
+        """Write the waiting lines. Raises StorageError; the lines are then kept for the next flush."""
         with self._flushing:
             with self._adding:
                 lines = list(self._waiting)
@@ -60,7 +60,7 @@ def _append(folder: Any, content: bytes) -> None:
     with (folder / FILE_NAME).open("a+b") as log:
         if log.tell():
             log.seek(-1, os.SEEK_END)
-            if log.read(1) != b"\n":  # a crash cut the last line off: it must not take the next one with it
+            if log.read(1) != b"\n":  # a crash cut the last line off: do not append to it
                 content = b"\n" + content
         log.write(content)
         log.flush()
@@ -68,7 +68,11 @@ def _append(folder: Any, content: bytes) -> None:
 
 
 def read_events(sweep: Folder) -> list[dict[str, Any]]:
-    """The events of a sweep, oldest first; [] where there are none. A line that was cut off is left out."""
+    """Return the events of a sweep, oldest first; skip lines that were cut off.
+
+    Raises:
+        StorageError: the storage refused.
+    """
     try:
         lines = sweep.read(FILE_NAME).splitlines()
     except FileNotFoundError:

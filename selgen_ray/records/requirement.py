@@ -1,4 +1,7 @@
-"""What a setting must reach to be on the Pareto front: 'coherence >= 0.5 and align_test/exact_match > 0.2'."""
+"""Conditions on metrics, such as 'coherence >= 0.5 and align_test/exact_match > 0.2'.
+
+Settings that violate them are not on the Pareto front of a report, and are not feasible in a search.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,12 @@ _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 
 @dataclass(frozen=True)
 class Condition:
-    """One comparison.
+    """One comparison of a metric with a bound, such as 'coherence >= 0.5'.
 
     Attributes:
         metric: a headline or 'set/metric'.
         sign: '>=', '>', '<=' or '<'.
-        bound: the number on its right.
+        bound: the number on the right.
     """
 
     metric: str
@@ -32,42 +35,48 @@ class Condition:
         return f"{self.metric} {self.sign} {self.bound:g}"
 
     def failure(self, value: float | None) -> str | None:
-        """Why a value does not meet it, such as 'coherence 0.420'; None where it does."""
+        """Return why a value violates the condition, such as 'coherence 0.420'; None if it does not."""
         if value is None:
             return f"no value of {self.metric}"
         return None if _OPERATORS[self.sign](value, self.bound) else f"{self.metric} {value:.3f}"
 
     def excess(self, value: float) -> float:
-        """By how much a value misses the bound; 0 or less where it meets it."""
+        """Return the signed violation: positive if the value violates the condition (Optuna's convention).
+
+        bound - value for '>=' and '>', value - bound for '<=' and '<', in units of the metric.
+        """
         return self.bound - value if self.sign.startswith(">") else value - self.bound
 
 
 def parse_requirement(text: str, check: Callable[[str], object] = lambda _: None) -> tuple[Condition, ...]:
-    """The conditions, all of which must hold.
+    """Parse a requirement: one or more conditions joined by 'and', all of which must hold.
+
+    'coherence >= 0.5 and align_test/loss < 2' becomes (Condition('coherence', '>=', 0.5),
+    Condition('align_test/loss', '<', 2.0)).
 
     Args:
-        check: called with each metric; raises ValueError where it cannot be one.
+        check: called with the name of each metric; raises ValueError if there can be no such metric.
 
     Raises:
-        ValueError: the text is none; names the column, from 1.
+        ValueError: the text is no requirement; the message names the column, from 1.
     """
-    words = [(found.start() + 1, found[0]) for found in re.finditer(r"[<>=!]+|[^\s<>=!]+", text)]
+    words = [(match.start() + 1, match[0]) for match in re.finditer(r"[<>=!]+|[^\s<>=!]+", text)]
     conditions: list[Condition] = []
-    at = 0
+    position = 0
     while True:
-        part = words[at : at + 3]
+        part = words[position : position + 3]
         if len(part) < 3:
             column = words[-1][0] + len(words[-1][1]) if words else 1
-            wanted = ("a metric", "an operator", "a number")[len(part)]
-            raise ValueError(f"column {column}: {wanted} is missing; {_GRAMMAR}")
+            missing = ("a metric", "an operator", "a number")[len(part)]
+            raise ValueError(f"column {column}: {missing} is missing; {_GRAMMAR}")
         conditions.append(_condition(part, check))
-        at += 3
-        if at == len(words):
+        position += 3
+        if position == len(words):
             return tuple(conditions)
-        column, word = words[at]
+        column, word = words[position]
         if word != "and":
             raise ValueError(f"column {column}: found {word!r}, where only 'and' can follow; {_GRAMMAR}")
-        at += 1
+        position += 1
 
 
 def _condition(part: list[tuple[int, str]], check: Callable[[str], object]) -> Condition:

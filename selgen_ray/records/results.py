@@ -1,4 +1,4 @@
-"""results.json: its schema, writing it, and reading those of a sweep."""
+"""results.json: its schema, and writing it; `selgen_ray.reading` reads those of a sweep."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ StoredStatus = Annotated[
 
 
 HEADLINES = ("capability", "alignment", "coherence")
-"""What a trial is known by: shares in [0, 1], each one of its 'set/metric'."""
+"""The headline numbers of a trial: shares in [0, 1], each equal to one 'set/metric' of it."""
 
 
 def now() -> str:
-    """The time in UTC, ISO 8601, to the second."""
+    """Return the time in UTC as ISO 8601, to the second: '2026-01-31T12:00:00+00:00'."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def finite(value: float | None) -> float | None:
-    """`value`, or None where it is NaN or infinite: JSON has neither."""
+    """Return `value`, or None if it is NaN or infinite, which JSON cannot hold."""
     return value if value is not None and math.isfinite(value) else None
 
 
@@ -51,7 +51,7 @@ _LESS_IS_BETTER = re.compile(
 
 
 def less_is_better(metric: str) -> bool:
-    """Whether less of a metric, such as 'align_test/loss', is better, by the end of its name."""
+    """Return whether a lower value of a metric is better, judged by the end of its name: true of 'align_test/loss'."""
     return bool(_LESS_IS_BETTER.search(metric))
 
 
@@ -62,7 +62,7 @@ _VERSIONS = (
 
 
 class TrainingRecord(BaseModel):
-    """What training leaves behind. Lists over evaluations start with epoch 0, the model before training."""
+    """The record of a training run. Lists over evaluations start with epoch 0, the model before training."""
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True)
 
@@ -93,14 +93,17 @@ class TrainingRecord(BaseModel):
     tokens: dict[str, int] = Field(default={}, description="tokens trained on: 'processed' with padding, 'scored'")
 
     def metric(self, name: str | None, evaluation: int = -1) -> float | None:
-        """The value of 'set/metric' at an evaluation (0: before training), or None when it is not there."""
+        """Return 'set/metric' at an evaluation (0: before training, -1: the last one); None if it is missing."""
         if not name or "/" not in name:
             return None
         series = self.eval_results.get(name.split("/", 1)[0], {}).get(name.split("/", 1)[1], [])
         return finite(series[evaluation]) if -len(series) <= evaluation < len(series) else None
 
     def add_reading(self, step: int, losses: dict[str, float], metrics: dict[str, float]) -> None:
-        """Append a reading of the training losses and metrics; what others had and this one lacks gets None."""
+        """Append a reading of the training losses and metrics.
+
+        Every series then has one value for each reading: None where a reading lacks the loss or metric.
+        """
         before = len(self.train_steps)
         self.train_steps.append(step)
         for table, values in ((self.train_losses, losses), (self.train_metrics, metrics)):
@@ -110,12 +113,21 @@ class TrainingRecord(BaseModel):
                 series += [None] * (before + 1 - len(series))
 
     def add_metrics(self, metrics: dict[str, float]) -> None:
-        """Metrics of the finished weights, beside the last reading."""
+        """Add metrics of the finished weights to the last reading."""
         for name, value in metrics.items():
             self.train_metrics.setdefault(name, [None] * len(self.train_steps))[-1] = finite(value)
 
     def add_evaluation(self, step: int, epoch: float, version: str, results: dict[str, dict[str, float]]) -> None:
-        """Append an evaluation, set -> metric -> value; a metric that others had and this one lacks gets None."""
+        """Append an evaluation.
+
+        Every series then has one value for each evaluation: None where an evaluation lacks the metric.
+
+        Args:
+            step: optimizer steps finished.
+            epoch: epochs finished.
+            version: '' for the weights in training, else the name of an edit or of an intermediate model.
+            results: set -> metric -> value.
+        """
         before = len(self.eval_steps)
         self.eval_steps.append(step)
         self.eval_epochs.append(epoch)
@@ -171,46 +183,47 @@ class TrialResult(TrainingRecord):
         return finite(value)
 
     def value(self, name: str) -> float | None:
-        """A headline or 'set/metric' at the last evaluation; None where it is missing or not finite."""
+        """Return a headline or 'set/metric' at the last evaluation; None if it is missing or not finite."""
         return finite(getattr(self, name) if name in HEADLINES else self.metric(name))
 
     def metric_of(self, name: str) -> str | None:
-        """The 'set/metric' that a headline is in this trial; any other name as it is."""
+        """Return the 'set/metric' that is this trial's headline of that name; return any other name unchanged."""
         return getattr(self, f"{name}_metric") if name in HEADLINES else name
 
     def readings(self) -> list[dict[str, float | None]]:
-        """The evaluations of the weights in training, without those of edits: what a scheduler and a tracker want.
+        """Return the evaluations of the weights in training, for schedulers and trackers; edits are left out.
 
-        Each has 'epoch', 'step', the headlines and every 'set/metric'; the first is before training.
+        Each is {'epoch': 1.0, 'step': 10, 'capability': 0.6, ..., 'align_test/loss': 2.0, ...}; the first one is of
+        the model before training.
         """
-        found: list[dict[str, float | None]] = []
+        evaluations: list[dict[str, float | None]] = []
         for i in (i for i, version in enumerate(self.eval_versions) if version == ""):
             names = [f"{name}/{metric}" for name, by_metric in self.eval_results.items() for metric in by_metric]
             headlines = {name: self.metric(self.metric_of(name), i) for name in HEADLINES}
             times = {"epoch": self.eval_epochs[i], "step": self.eval_steps[i]}
-            found.append({**times, **headlines, **{name: self.metric(name, i) for name in names}})
-        return found
+            evaluations.append({**times, **headlines, **{name: self.metric(name, i) for name in names}})
+        return evaluations
 
     def publish(self, folder: Folder) -> None:
-        """Write results.json into the trial's folder, atomically."""
+        """Write results.json to the trial's folder, atomically. Raises StorageError."""
         self.updated_at = now()
         content = self.model_dump(mode="json")
         order = ["schema_version", "trial_id", "slug", "seed", "status", "error", *HEADLINES, "flags", *content]
-        folder.write_json(FILE_NAME, {key: content[key] for key in order})  # what a reader looks for comes first
+        folder.write_json(FILE_NAME, {key: content[key] for key in order})  # people look at the first keys
 
 
 def same_training(one: TrialResult, other: TrialResult) -> bool:
-    """Whether two results have the very same losses, to the last digit: one training under two names."""
+    """Return whether two results have equal losses and evaluations, to the last digit: one training under two names."""
     return bool(one.train_losses) and (one.train_losses, one.eval_results) == (other.train_losses, other.eval_results)
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema (2020-12) of results.json."""
+    """Return the JSON Schema (2020-12) of results.json."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **TrialResult.model_json_schema()}
 
 
 class ResultHead(BaseModel):
-    """What a plan needs of a results.json: who it is and how it ended. Ten times as fast to read as all of it."""
+    """The part of a results.json that a plan needs: the trial and how it ended. Parsing it is ten times as fast."""
 
     schema_version: Literal[1]
     trial_id: str
@@ -221,7 +234,7 @@ class ResultHead(BaseModel):
 
 
 def flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested dict with dotted keys; lists stay values."""
+    """Return a nested dict as a flat one with dotted keys: {'a': {'b': 1}} becomes {'a.b': 1}; lists stay values."""
     flat: dict[str, Any] = {}
     for key, value in nested.items():
         if isinstance(value, dict):

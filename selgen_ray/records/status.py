@@ -1,4 +1,4 @@
-"""The status of a trial: one vocabulary for results, the plan, the queue, the display and the metrics."""
+"""The status of a trial: one enum for results, the plan, the queue, the display and the metrics."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from enum import StrEnum
 
 
 class TrialStatus(StrEnum):
-    """How a trial stands; the values stand in results.json and live.json, so they do not change.
+    """The status of a trial. The values are written to results.json and live.json, so they must not change.
 
-    On storage `RUNNING` is the result of a trial that runs, or that was cut off: only a driver knows which.
+    A stored result that says `RUNNING` is of a trial that runs, or of one that was interrupted: only a driver can tell.
     """
 
     PENDING = "pending"
@@ -18,29 +18,30 @@ class TrialStatus(StrEnum):
     DIVERGED = "diverged"
     """A loss or a metric became NaN or infinite: a result, not a fault."""
     STOPPED = "stopped"
-    """Somebody, or early stopping, ended it for good; a retry lets it go on."""
+    """A person or early stopping ended it for good; a retry continues it."""
     FAILED = "failed"
-    """It raised; on storage after its last attempt, at the end of a run where its input is wrong."""
+    """It raised an error. On storage: its last attempt in this run failed, or its input is wrong; the next run of the
+    sweep tries it again."""
     PREEMPTED = "preempted"
-    """Its process went away through no fault of its own; it goes on from its checkpoint."""
+    """Its process ended through no fault of the trial; it continues from its checkpoint."""
     CRASHED = "crashed"
-    """It raised, or its worker died; it is tried again up to `max_failures` times."""
+    """It raised an error or its worker died; it is retried up to `max_failures` times."""
     REMOVED = "removed"
-    """Somebody deleted it; it does not run again until a retry."""
+    """A person deleted it; it does not run again until a retry."""
 
     @property
     def is_finished(self) -> bool:
-        """Whether training has come to its end: the result stands and is never computed again."""
+        """Whether training has reached its end: the result is kept and never computed again."""
         return self in (TrialStatus.COMPLETED, TrialStatus.DIVERGED)
 
     @property
     def is_final(self) -> bool:
-        """Whether it does not run again unless somebody asks for it."""
+        """Whether the trial does not run again unless a person asks for a retry."""
         return self.is_finished or self in (TrialStatus.STOPPED, TrialStatus.REMOVED)
 
     @property
     def after_run(self) -> TrialStatus:
-        """How a run ended, from the result that it left: one that still says running was cut off."""
+        """The status after a run, from the result that it left: one that still says running was interrupted."""
         return TrialStatus.PREEMPTED if self is TrialStatus.RUNNING else self
 
 
@@ -51,7 +52,7 @@ STORED = (
     TrialStatus.STOPPED,
     TrialStatus.FAILED,
 )
-"""What a results.json may say, in the order of its schema."""
+"""The statuses that a results.json may have, in the order of its schema."""
 PREFERENCE = (
     TrialStatus.COMPLETED,
     TrialStatus.DIVERGED,
@@ -59,4 +60,4 @@ PREFERENCE = (
     TrialStatus.RUNNING,
     TrialStatus.FAILED,
 )
-"""Of two results of one trial the one with the first of these counts."""
+"""Statuses by preference: of two results of one trial, the one whose status comes first here counts."""

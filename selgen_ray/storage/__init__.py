@@ -1,4 +1,4 @@
-"""Folders on a disk or an object store: atomic writes, leases, a cache that trials share, retries."""
+"""Folders on a disk or an object store: atomic writes, leases, retries, and a cache that trials share."""
 
 from selgen_ray.storage.folder import Folder
 

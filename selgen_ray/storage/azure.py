@@ -26,7 +26,7 @@ fs.AzureFileSystem(**json.loads(sys.argv[1])).get_file_info(sys.argv[2])
 
 
 def open_azure(parts: SplitResult, options: dict[str, str]) -> tuple[fs.FileSystem, str]:
-    """The filesystem, and the path in it, of a URI whose credentials are in the environment.
+    """Return the filesystem of an abfs:// URI and the path in it; the credentials come from the environment.
 
     Raises:
         ValueError: the URI names no account or no container.
@@ -38,21 +38,25 @@ def open_azure(parts: SplitResult, options: dict[str, str]) -> tuple[fs.FileSyst
     if not path or not domain:
         raise ValueError(f"it is not like abfs://container@account.dfs.{_SUFFIX}/prefix")
     scheme = "http" if options.get("enable_tls") == "false" else "https"
-    suffix = domain.partition(".")[2] or _SUFFIX  # other clouds have others
-    known: dict[str, Any] = {"account_name": account}
+    suffix = domain.partition(".")[2] or _SUFFIX  # clouds other than the public one have other suffixes
+    settings: dict[str, Any] = {"account_name": account}
     for service in ("blob", "dfs"):
-        known[f"{service}_storage_authority"] = options.get(f"{service}_storage_authority", f".{service}.{suffix}")
-        known[f"{service}_storage_scheme"] = scheme
+        settings[f"{service}_storage_authority"] = options.get(f"{service}_storage_authority", f".{service}.{suffix}")
+        settings[f"{service}_storage_scheme"] = scheme
     if key := os.environ.get("AZURE_STORAGE_KEY"):
-        return fs.AzureFileSystem(**known, account_key=key), path
+        return fs.AzureFileSystem(**settings, account_key=key), path
     if token := os.environ.get("AZURE_STORAGE_SAS_TOKEN"):
-        return fs.AzureFileSystem(**known, sas_token=token), path
-    _probe(known, path)
-    return fs.AzureFileSystem(**known), path
+        return fs.AzureFileSystem(**settings, sas_token=token), path
+    _probe(settings, path)
+    return fs.AzureFileSystem(**settings), path
 
 
 def _probe(options: dict[str, Any], path: str) -> None:
-    """Where Azure finds no credentials, a read by pyarrow aborts the process: let another process ask first."""
+    """Read once in another process: without credentials such a read makes pyarrow abort the process.
+
+    Raises:
+        StorageError: there are no credentials.
+    """
     command = [sys.executable, "-c", _PROBE, json.dumps(options), path]
     try:
         done = subprocess.run(command, capture_output=True, timeout=_PROBE_S)

@@ -1,14 +1,14 @@
-"""Compute once, share by content hash: what several trials of a sweep need, on any storage.
+"""A cache for values that several trials need: each is computed once and found by a content hash, on any storage.
 
 An entry is a folder, `<kind>/<digest of the key>`:
 
     value.safetensors, .json or .arrow, key.json, manifest.json   the published bundle
-    leases/000001.json, 000002.json, ...                          who computed or computes it; the highest one counts
-    work/                                                         checkpoints of the one that computes
+    leases/000001.json, 000002.json, ...                          who computes it; the highest number counts
+    work/                                                         checkpoints of the process that computes
 
-The value is found by its manifest alone; leases only save work. Should two hold one at once (a holder that was
-frozen wakes up; an object store was slower than its settle delay), both compute the same value and both publish it
-atomically: time is lost, never a wrong value read.
+A reader looks at the manifest alone; leases only save work. If two processes hold a lease at once (a frozen holder
+wakes up; an object store was slower than its settle delay), both compute the same value and publish it atomically:
+that costs time, but no reader ever gets a wrong value.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ class Cache:
     """Values that several trials need, computed once and shared by content hash: <folder>/<kind>/<digest>/.
 
     Args:
-        folder: of the cache, shared by all who may need its values.
-        on_wait: called with the kind at every look while another computes what is asked for.
-        lease_s: after so long without a sign of life the one that computes is taken for dead.
-        poll_s: seconds between two looks; on an object store also the settle delay of a lease.
+        folder: the folder of the cache, shared by all processes that may need its values.
+        on_wait: called with the kind at every poll while another process computes the value.
+        lease_s: seconds without a sign of life after which the process that computes counts as dead.
+        poll_s: seconds between two polls; on an object store also the settle delay of a lease.
     """
 
     def __init__(
@@ -59,36 +59,45 @@ class Cache:
     def tensors(
         self, kind: str, key: dict[str, Any], compute: Callable[[Folder], dict[str, Tensor]]
     ) -> dict[str, Tensor]:
-        """Tensors by name, on the CPU, with dtype and shape as computed.
+        """Return tensors by name, on the CPU, from the cache; on a miss compute and publish them.
+
+        While another process computes the value, wait for it.
 
         Args:
-            kind: names what it is; a folder of the cache.
-            key: plain JSON, all that the value depends on.
-            compute: gives the value. Gets a folder of its own that outlives a crash: the next one to compute finds
-                in it what this one left. It may be called again elsewhere, so it must give the same value.
+            kind: kind of the value, which names its folder in the cache.
+            key: all that the value depends on, as plain JSON.
+            compute: computes the value. It gets a folder for checkpoints that outlives a crash: the next process that
+                computes finds there what this one left. It must be deterministic: it may be called again elsewhere.
+
+        Returns:
+            Name -> tensor, with dtype and shape as computed.
 
         Raises:
             StorageError: the storage refused.
-            Exception: whatever `compute` raises; the next one that waits then computes.
+            Exception: an error of `compute`; the next process that waits then computes the value.
         """
         entry = _Entry(self.folder / kind, key, "value.safetensors")
         return _unpack_tensors(self._get(entry, lambda: _pack_tensors(compute(entry.work))))
 
     def json(self, kind: str, key: dict[str, Any], compute: Callable[[Folder], Any]) -> Any:
-        """A value of plain JSON, NaN and infinities included; a tuple comes back as a list. Else as `tensors`."""
+        """Return a value of plain JSON from the cache; on a miss compute and publish it, as `tensors` does.
+
+        NaN and infinities are allowed; a tuple comes back as a list.
+        """
         entry = _Entry(self.folder / kind, key, "value.json")
         return json.loads(self._get(entry, lambda: _pack_json(compute(entry.work))))
 
     def peek_json(self, kind: str, key: dict[str, Any]) -> Any:
-        """The same where it was computed already; else None. Nothing is written."""
+        """Return the cached JSON value if it exists, else None; never compute it, never write."""
         content = _Entry(self.folder / kind, key, "value.json").read()
         return None if content is None else json.loads(content)
 
     def file(self, kind: str, key: dict[str, Any], compute: Callable[[Folder], bytes]) -> Path | bytes:
-        """A value of bytes as a file to be mapped into memory, its content checked. Else as `tensors`.
+        """Return a file that holds a value of bytes, ready to be mapped into memory; on a miss compute and publish it.
 
-        Where the cache lies on a path of this machine it is the published file itself; of an object store it is a
-        copy on the node's disk, or the bytes where the disk takes none (`node_files`).
+        The content is checked. If the cache lies on a local path, this is the published file itself; on an object store
+        it is a copy on the node's disk, or the bytes themselves if the disk takes no file (see `node_cache`). All else
+        is as in `tensors`.
         """
         entry = _FileEntry(self.folder / kind, key, "value.arrow")
         return self._get(entry, lambda: compute(entry.work))
@@ -107,11 +116,11 @@ class Cache:
 
 
 class _Entry:
-    """One value's folder.
+    """The folder of one value.
 
     Args:
-        kind: the folder of all values of a kind.
-        name: of the value's file.
+        kind: the folder of all values of this kind.
+        name: the name of the value's file.
     """
 
     def __init__(self, kind: Folder, key: dict[str, Any], name: str):
@@ -124,7 +133,7 @@ class _Entry:
         self._damage = ""
 
     def read(self) -> Any:
-        """The published value, or None when there is none or it is damaged, which is logged."""
+        """Return the published value; None if there is none, or if it is damaged, which is logged."""
         try:
             hashes = self.place.published_hashes()
             if self.name not in hashes or _KEY not in hashes:
@@ -135,51 +144,51 @@ class _Entry:
         except FileNotFoundError:
             self._damage = ""
         except ValueError as error:
-            if not self._damage:  # one who waits looks often
+            if not self._damage:  # a process that waits comes here at every poll: warn once
                 logger.warning("cached value %s is damaged and will be computed again: %s", self.place, error)
             self._damage = str(error)
         return None
 
     def value(self, sha256: str) -> Any:
-        """The value as it is handed out. Raises ValueError: the file is not what `sha256` says."""
+        """Read the value in the form that the caller gets. Raises ValueError if the file does not match `sha256`."""
         return self.place.read_whole(self.name, sha256)
 
     def handed(self, content: bytes) -> Any:
-        """The same of what was published just now."""
+        """Return the value, whose `content` was just published, in the form that the caller gets."""
         return content
 
     def fill(self, lease: Lease, make: Callable[[], bytes]) -> Any:
-        """Compute and publish the value, unless it was published meanwhile; the lease is released in any case."""
+        """Compute, publish and return the value, unless another has published it meanwhile; then release the lease."""
         with lease:
             value = self.read()
             if value is None:
                 value = self._publish(make)
             try:
                 self.work.delete()
-            except OSError as error:  # the value is there: a folder left over is no reason to fail
+            except OSError as error:  # the value is published: a folder left over is no reason to fail
                 logger.warning("%s", error)
             return value
 
     def _publish(self, make: Callable[[], bytes]) -> Any:
         if self._damage:
-            self.place.withdraw()  # those who wait need not read the damaged files at every look
+            self.place.withdraw()  # so that waiting processes do not read the damaged files at every poll
         try:
             content = make()
         except Exception:
-            # another that took this one for dead has removed `work` under it: then the value is there
+            # another process may have taken this one for dead, published the value and removed `work`
             value = self.read()
             if value is None:
                 raise
             logger.warning("%s was computed by another meanwhile", self.place, exc_info=True)
             return value
-        found = self.read()  # all must get the same bytes, even if a GPU rounds differently the second time
-        if found is None:
+        published = self.read()  # all trials must get the same bytes, even if a GPU rounds differently the second time
+        if published is None:
             self.place.publish({_KEY: self.key, self.name: content})
-        return self.handed(content) if found is None else found
+        return self.handed(content) if published is None else published
 
 
 class _FileEntry(_Entry):
-    """A value that is handed out as a file of this machine."""
+    """The folder of a value that the caller gets as a file on this machine."""
 
     def value(self, sha256: str) -> Path | bytes:
         if (path := self.place.local_path) is None:
@@ -195,16 +204,16 @@ class _FileEntry(_Entry):
 
 
 def _pack_tensors(tensors: dict[str, Tensor]) -> bytes:
-    # imported late: torch takes seconds, and JSON needs none of it
+    # late: torch takes seconds to import, and values of JSON do not need it
     import safetensors.torch
 
     packed: dict[str, Tensor] = {}
-    memory: set[int] = set()
+    seen: set[int] = set()
     for name, tensor in tensors.items():
         flat = tensor.detach().cpu().contiguous()
-        if flat.untyped_storage().data_ptr() in memory:  # two names of one memory: safetensors wants a copy
+        if flat.untyped_storage().data_ptr() in seen:  # safetensors refuses two names for the same memory
             flat = flat.clone()
-        memory.add(flat.untyped_storage().data_ptr())
+        seen.add(flat.untyped_storage().data_ptr())
         packed[name] = flat
     return safetensors.torch.save(packed)
 

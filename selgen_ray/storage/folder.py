@@ -1,8 +1,8 @@
-"""The sweep folder on any pyarrow filesystem: a local or NFS path, or a URI such as s3://bucket/prefix.
+"""A folder on any pyarrow filesystem: a local or NFS path, or a URI such as s3://bucket/prefix.
 
-A reader never sees half a file: local files are written beside their place, flushed and renamed; an object
-store shows an object only when its upload is complete. What fails for reasons that pass is done again, see retries.py;
-every operation here is safe to be done twice.
+A reader never sees half a file: a local file is written under another name, flushed and renamed; an object store shows
+an object only when its upload is complete. Transient errors are retried (see retries.py), so every operation here may
+run twice without harm.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ _CLAIMS = 5
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder, existing or not; picklable, so that workers open it themselves.
+    """A folder, existing or not. It is picklable: a worker opens the filesystem itself.
 
-    Everything here raises StorageError when the storage refuses, and StorageAwayError when it has not answered for
-    retries.RETRY_FOR_S.
+    Every method raises StorageError if the storage refuses, and StorageAwayError if it has not answered for
+    retries.RETRY_FOR_S seconds.
 
     Attributes:
-        location: path or URI as the user gave it.
+        location: path or URI; a local path is made absolute.
         inside: path below `location`, '/'-separated.
     """
 
@@ -65,7 +65,7 @@ class Folder:
         return Folder(self.location, f"{self.inside}/{name}".strip("/"))
 
     def __str__(self) -> str:
-        location, mark, options = self.location.partition("?")  # a URI's options stay at its end
+        location, mark, options = self.location.partition("?")  # the options of a URI must stay at its end
         return f"{location.rstrip('/')}/{self.inside}".rstrip("/") + mark + options
 
     @property
@@ -75,7 +75,7 @@ class Folder:
 
     @property
     def local_path(self) -> Path | None:
-        """The path on this machine, or None on an object store."""
+        """The path on this machine; None if the folder lies on an object store."""
         filesystem, path = self._place
         return Path(path) if isinstance(filesystem, fs.LocalFileSystem) else None
 
@@ -83,15 +83,15 @@ class Folder:
         return retrying(lambda: f"{verb} {self / name}", self, operation, for_s)
 
     def write(self, name: str, content: bytes, for_s: float | None = None) -> None:
-        """Publish `content` as the file `name`, atomically; parent folders are made.
+        """Write the file `name` atomically; parent folders are created.
 
         Args:
-            name: of the file.
-            content: of the file.
-            for_s: how long to wait for a storage that is away; default: retries.RETRY_FOR_S.
+            name: path of the file below this folder.
+            content: all of its bytes.
+            for_s: seconds for which to retry while the storage does not answer; default: retries.RETRY_FOR_S.
 
         Raises:
-            StorageError: the storage refused; nothing readable was changed.
+            StorageError: the storage refused; readers see no change.
         """
         filesystem, path = self._place
 
@@ -104,15 +104,15 @@ class Folder:
 
         try:
             self._do("write", name, write, for_s)
-        except FileNotFoundError as error:  # GCS and some others, of the bucket
+        except FileNotFoundError as error:  # from GCS and some others: there is no such bucket
             raise StorageError(f"cannot write {self / name}: there is no such bucket ({error})") from error
 
     def write_json(self, name: str, content: Any) -> None:
-        """Publish `content` as strict JSON (NaN is refused: it would not be JSON)."""
+        """Write `content` atomically as strict JSON. Raises ValueError for NaN and infinity, which JSON lacks."""
         self.write(name, json.dumps(content, indent=1, allow_nan=False).encode())
 
     def read(self, name: str) -> bytes:
-        """The bytes of the file `name`. Raises FileNotFoundError when there is none."""
+        """Return the bytes of the file `name`. Raises FileNotFoundError if there is none."""
         return self._do("read", name, lambda: self._read(name))
 
     def _read(self, name: str) -> bytes:
@@ -123,7 +123,7 @@ class Folder:
             return source.read()
 
     def read_many(self, names: Sequence[str]) -> list[bytes | None]:
-        """The bytes of many files, in the order of their names; None where there is no such file."""
+        """Return the bytes of many files in the order of `names`, with None for a file that does not exist."""
 
         def read(name: str) -> bytes | None:
             with contextlib.suppress(FileNotFoundError):
@@ -132,14 +132,14 @@ class Folder:
         return in_parallel(read, names)
 
     def read_json(self, name: str) -> Any:
-        """The parsed JSON of the file `name`. Raises FileNotFoundError, json.JSONDecodeError."""
+        """Return the parsed JSON of the file `name`. Raises FileNotFoundError, json.JSONDecodeError."""
         return json.loads(self.read(name))
 
     def publish(self, files: dict[str, bytes]) -> None:
-        """Publish `files` (name -> content) as one bundle: each of them, then a manifest of their hashes.
+        """Write `files` (name -> content) as one bundle: first each file, then a manifest with their hashes.
 
-        Without a manifest that fits, the bundle does not exist for `read_published`, so a crash on the way
-        leaves nothing that could be mistaken for it.
+        For `read_published` a bundle without a matching manifest does not exist, so a crash half way leaves nothing
+        that could be mistaken for a whole bundle.
 
         Raises:
             StorageError: the storage refused.
@@ -149,23 +149,28 @@ class Folder:
         self.write_json(_MANIFEST, {name: hashlib.sha256(content).hexdigest() for name, content in files.items()})
 
     def read_published(self) -> dict[str, bytes]:
-        """The files of the bundle that `publish` wrote here, name -> content, each as it was written.
+        """Return the bundle that `publish` wrote here, name -> content, after checking every hash.
 
         Raises:
-            FileNotFoundError: no manifest, so nothing was published.
+            FileNotFoundError: there is no manifest, so nothing was published.
             ValueError: a file is missing, truncated or damaged; the message names it.
         """
         return {name: self.read_whole(name, sha256) for name, sha256 in self.published_hashes().items()}
 
     def published_hashes(self) -> dict[str, str]:
-        """Name -> sha256 of the files that `publish` wrote here, which are not read. Raises as `read_published`."""
+        """Return name -> sha256 of the bundle that `publish` wrote here, from the manifest alone.
+
+        Raises:
+            FileNotFoundError: there is no manifest, so nothing was published.
+            ValueError: the manifest is truncated or damaged.
+        """
         try:
             return dict(self.read_json(_MANIFEST))
         except (ValueError, TypeError) as error:
             raise ValueError(f"{_MANIFEST} is truncated or damaged") from error
 
     def read_whole(self, name: str, sha256: str) -> bytes:
-        """The bytes of the file `name`. Raises ValueError: it is missing, or is not what `sha256` says."""
+        """Return the bytes of the file `name`. Raises ValueError if it is missing or does not match `sha256`."""
         try:
             content = self.read(name)
         except FileNotFoundError as error:
@@ -175,20 +180,20 @@ class Folder:
         return content
 
     def withdraw(self) -> None:
-        """Undo `publish` for every reader, by removing the manifest; the other files stay."""
+        """Remove the manifest, which undoes `publish` for every reader; the other files stay."""
         self.remove(_MANIFEST)
 
     def create(self, name: str, content: bytes, settle_s: float = 0.5) -> bool:
-        """Publish `content` as the file `name` unless there is one; of several at once, one succeeds.
+        """Create the file `name` unless it exists; of several processes that try at once, one succeeds.
 
-        On a local path exactly one, by a primitive of the filesystem. pyarrow's object stores cannot create
-        conditionally: there everybody writes a claim, waits, and the lowest name wins. Two can succeed there, if
-        the winner is held up for longer than `settle_s` between looking at the claims and publishing.
+        On a local path exactly one succeeds, by a primitive of the filesystem. On an object store pyarrow cannot create
+        conditionally: every process writes a claim and waits, and the claim with the lowest name wins. Two processes
+        can succeed there if the winner is delayed for more than `settle_s` between listing the claims and writing.
 
         Args:
-            name: of the file.
-            content: of the file.
-            settle_s: how long claims may take to show up on an object store; not used on a local path.
+            name: path of the file below this folder.
+            content: all of its bytes.
+            settle_s: seconds that a claim may take to show up on an object store; not used on a local path.
 
         Returns:
             Whether this call created the file.
@@ -198,7 +203,7 @@ class Folder:
         """
         if (path := self.local_path) is None:
             return self._create_by_claim(name, content, settle_s)
-        # one file is written and linked, so that a link whose answer was lost is known as our own
+        # all tries link the same file, so that a link whose answer was lost is recognised as our own
         beside = self._do("create", name, lambda: local_files.write_beside(path / name, content))
         try:
             return self._do("create", name, lambda: local_files.link(beside, path / name, content))
@@ -213,53 +218,61 @@ class Folder:
                 created = self._claim(name, content, settle_s)
                 if created is not None:
                     return created
-            if self.exists(name):  # published by us, and the answer was lost; or by one who came after us
+            if self.exists(name):  # created by us, and the answer was lost; or created by another process
                 return self.read(name) == content
         raise StorageAwayError(f"cannot create {self / name}: the storage is too slow for it")
 
     def _claim(self, name: str, content: bytes, settle_s: float) -> bool | None:
-        """Whether our claim won and the file is published; None: it took too long, and others may take it for dead."""
+        """Return whether our claim won and the file is written; None if the claim may have expired meanwhile.
+
+        Raises:
+            StorageError: the storage refused.
+        """
         claims, mine = self / f"{name}.claims", uuid.uuid4().hex
         dead_after_s = _DEAD_CLAIM_S + 10 * settle_s
         expires = time.monotonic() + dead_after_s / 2
         claims.write(mine, b"claim")
         try:
             time.sleep(settle_s)
-            written = {info.base_name: info.mtime_ns or 0 for info in claims._infos()}
-            # a claim lives for one call: an older one is of the dead, by the storage's own clock, the only one asked
-            dead_before = written.get(mine, 0) - int(1e9 * dead_after_s)
-            lowest = min((claim for claim, at in written.items() if at >= dead_before), default="")
+            times = {info.base_name: info.mtime_ns or 0 for info in claims._infos()}
+            # a claim lives for one call: older ones were left by dead processes. Both times are of the storage's clock
+            dead_before = times.get(mine, 0) - int(1e9 * dead_after_s)
+            lowest = min((claim for claim, written_at in times.items() if written_at >= dead_before), default="")
             if lowest != mine or self.exists(name):
                 return False
-            if (left := expires - time.monotonic()) <= 0:
+            if (left_s := expires - time.monotonic()) <= 0:
                 return None
-            self.write(name, content, for_s=left)
+            self.write(name, content, for_s=left_s)
             return True
         finally:
             try:
                 claims.remove(mine)
-            except StorageError as error:  # it is dead soon
+            except StorageError as error:  # it expires soon
                 logger.warning("%s", error)
 
     def remove(self, name: str) -> None:
-        """Delete the file `name`; nothing happens when there is none. Raises StorageError."""
+        """Delete the file `name` if it exists. Raises StorageError."""
         filesystem, path = self._place
-        with contextlib.suppress(FileNotFoundError):  # also one whose answer was lost, done again
+        with contextlib.suppress(FileNotFoundError):  # also in a retry after the answer was lost
             self._do("delete", name, lambda: filesystem.delete_file(f"{path}/{name}"))
 
     def exists(self, name: str = "") -> bool:
-        """Whether the file or folder `name` (default: this folder) exists."""
+        """Return whether the file or folder `name` (default: this folder) exists."""
         filesystem, path = self._place
         info = self._do("look for", name, lambda: filesystem.get_file_info(f"{path}/{name}".rstrip("/")))
         return info.type != fs.FileType.NotFound
 
     def files(self, recursive: bool = False) -> list[str]:
-        """Names of the files below this folder, relative to it, sorted; none when it does not exist."""
+        """Return the sorted names of the files in this folder; [] if the folder does not exist.
+
+        Args:
+            recursive: also the files in folders below it, as paths relative to this folder.
+        """
         return self._children(fs.FileType.File, recursive)
 
     def folders(self) -> list[str]:
-        """Names of the folders directly in this one, sorted; none when it does not exist."""
-        if self._place[0].type_name == "gcs":  # lists objects only
+        """Return the sorted names of the folders directly in this one; [] if it does not exist."""
+        if self._place[0].type_name == "gcs":  # it lists objects only, no folders
             return sorted({path.partition("/")[0] for path in self.files(recursive=True) if "/" in path})
         return self._children(fs.FileType.Directory, False)
 
@@ -273,27 +286,34 @@ class Folder:
         return self._do("list", "", lambda: filesystem.get_file_info(below))
 
     def find(self, name: str, leave_out: Collection[str] = ()) -> list[str]:
-        """Paths of the files called `name` below this folder, sorted, but for what folders in `leave_out` hold."""
+        """Return the sorted relative paths of the files called `name` below this folder.
+
+        Args:
+            leave_out: names of folders that are not searched.
+        """
         if (path := self.local_path) is not None:
             return self._do("list", "", lambda: local_files.find(path, name, leave_out))
-        found = (path for path in self.files(recursive=True) if path.rpartition("/")[2] == name)
-        return [path for path in found if not set(path.split("/")[:-1]) & set(leave_out)]
+        matching = (path for path in self.files(recursive=True) if path.rpartition("/")[2] == name)
+        return [path for path in matching if not set(path.split("/")[:-1]) & set(leave_out)]
 
     def stamps(self, name: str, leave_out: Collection[str] = ()) -> list[tuple[str, int]]:
-        """As `find`, each path with the time of its last change, in ns since 1970 (on an object store in seconds)."""
+        """Return (path, modification time) of the files that `find` returns.
+
+        Times are in ns since 1970; an object store gives whole seconds.
+        """
         filesystem, root = self._place
         paths = self.find(name, leave_out)
         infos = self._do("list", "", lambda: filesystem.get_file_info([f"{root}/{path}" for path in paths]))
         return [(path, info.mtime_ns or 0) for path, info in zip(paths, infos, strict=True)]
 
     def delete(self) -> None:
-        """Remove this folder and everything in it; nothing happens when it does not exist."""
+        """Remove this folder, if it exists, and everything in it."""
         filesystem, path = self._place
 
         def delete() -> None:
             try:
                 filesystem.delete_dir(path)
-            except OSError:  # some stores call a folder that is not there an error like any other
+            except OSError:  # some stores do not raise FileNotFoundError for a folder that does not exist
                 if filesystem.get_file_info(path).type != fs.FileType.NotFound:
                     raise
 

@@ -1,8 +1,9 @@
-"""Leases: the right of one process to do something, as files on any storage.
+"""Leases: each gives one process the right to do something; they are files on any storage.
 
-A lease is a file `000001.json`, `000002.json`, ... of a folder, of which the highest one counts. Its holder renews it;
-one that fell silent, died or released it is followed by the next number. Should two hold one at once (a holder that was
-frozen wakes up; an object store was slower than its settle delay), what they do must be harmless to do twice.
+A lease is a file `000001.json`, `000002.json`, ... in a folder; the highest number counts. Its holder renews it. When
+the holder releases it, dies or falls silent, another process takes the next number. Two processes may hold a lease at
+once (a frozen holder wakes up; an object store was slower than its settle delay), so what a lease protects must be safe
+to do twice.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ _FILE = re.compile(r"\d{6}\.json")
 
 
 class Lease:
-    """The right to do something, renewed by a thread from `with` on until its end.
+    """The right to do something: a context manager, within which a thread renews the lease.
 
-    Only its holder ever writes the file, and whoever takes over creates the next number, so a holder that was
-    frozen cannot disturb its successor.
+    Only the holder writes the file, and a successor creates the next number, so a holder that was frozen cannot disturb
+    its successor.
     """
 
     def __init__(self, place: Folder, number: int, lease_s: float):
@@ -43,17 +44,17 @@ class Lease:
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
 
     def content(self, beat: int, released: bool = False) -> bytes:
-        """What its file says; `beat` counts the renewals, so that each changes the file."""
+        """Return the content of the lease's file; `beat` counts the renewals, so that each one changes the file."""
         return json.dumps(self._owner | {"beat": beat, "released": released}).encode()
 
     def _write(self, beat: int, released: bool = False) -> float:
-        """Seconds after which to write again."""
+        """Write the lease's file, and return the seconds after which to write it again."""
         try:
             self.place.write(self.name, self.content(beat, released), for_s=self._every_s)
-        except OSError as error:  # at worst the lease expires and another does the same
+        except OSError as error:  # at worst the lease expires and another process does the same work
             logger.warning("lease not renewed: %s", error)
             if isinstance(error, StorageAwayError):
-                return 0.0  # it has waited already
+                return 0.0  # the retries have waited already
         return self._every_s
 
     def _renew(self) -> None:
@@ -69,18 +70,18 @@ class Lease:
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
-        self._thread.join()  # or a late renewal would undo the release
+        self._thread.join()  # otherwise a late renewal could undo the release
         self._write(-1, released=True)
 
 
 class Watch:
-    """What one process sees of the leases in a folder, on its own clock: clocks of two machines are never compared.
+    """The view of one process on the leases in a folder. It uses its own clock: clocks of two machines may differ.
 
     Args:
         place: the folder of the leases.
-        lease_s: after so long without a sign a holder is taken for dead. Only time in which this process looked counts:
-            a storage that was away silenced the holder too.
-        settle_s: how long a new lease may take to show up on an object store.
+        lease_s: seconds without a renewal after which a holder counts as dead. Only time in which this process could
+            look counts: while the storage was away, the holder could not renew either.
+        settle_s: seconds that a new lease may take to show up on an object store.
     """
 
     def __init__(self, place: Folder, lease_s: float, settle_s: float):
@@ -91,7 +92,11 @@ class Watch:
         self._silent_s = self._looked = 0.0
 
     def acquire(self) -> Lease | None:
-        """The next lease, when there is none or its holder has released it, died or fallen silent."""
+        """Return a new lease if there is none, or if its holder has released it, died or fallen silent; else None.
+
+        Raises:
+            StorageError: the storage refused.
+        """
         current = self._current()
         if current is not None and not self._is_over(*current):
             return None
@@ -100,7 +105,9 @@ class Watch:
         return lease if self.place.create(lease.name, lease.content(0), self.settle_s) else None
 
     def holder(self) -> dict[str, Any] | None:
-        """What the one that holds the lease says of itself ('host', 'pid', 'started', 'beat'); None: nobody holds it.
+        """Return the content of the current lease ('host', 'pid', 'started', 'beat'); None if no process holds one.
+
+        {} if the file cannot be read just now.
 
         Raises:
             StorageError: the storage refused.
@@ -119,7 +126,7 @@ class Watch:
             return None
         try:
             return newest, self.place.read(newest)
-        except OSError:  # NFS: renewed while it was read; should it stay like this, it expires as any silent one
+        except OSError:  # NFS: renewed while it was read; if this lasts, the lease expires
             return newest, b""
 
     def _is_over(self, name: str, content: bytes) -> bool:
@@ -130,7 +137,7 @@ class Watch:
         self._looked = now
         try:
             lease = dict(json.loads(content))
-        except (ValueError, TypeError):  # half written, on a filesystem without hard links
+        except (ValueError, TypeError):  # a filesystem without hard links can show it half written
             lease = {}
         if lease.get("released"):
             return True
@@ -147,7 +154,10 @@ def _me() -> dict[str, Any]:
 
 @functools.cache
 def this_host() -> str:
-    """Two processes with the same answer number their processes alike: containers can share a host's name."""
+    """Return an id of this machine's process ids: two processes with equal ids can look for each other by pid.
+
+    The host's name is not enough, since containers can share it: on Linux the boot and the pid namespace are added.
+    """
     parts = [socket.gethostname()]
     with contextlib.suppress(OSError):  # Linux only
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
@@ -156,7 +166,7 @@ def this_host() -> str:
 
 
 def _state(pid: int) -> tuple[str, str] | None:
-    """(state letter, start time in ticks since boot) of a process; None where it cannot be read."""
+    """Return (state letter, start time in ticks since boot) of a process; None if they cannot be read."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -165,7 +175,7 @@ def _state(pid: int) -> tuple[str, str] | None:
 
 
 def _has_died(lease: dict[str, Any]) -> bool:
-    """Whether the holder is known to be dead, which only a process of the same host can know."""
+    """Return whether the holder is known to be dead; only a process on the same host can know that."""
     if lease.get("host") != this_host() or os.name != "posix":
         return False
     try:

@@ -1,4 +1,4 @@
-"""Files on a local disk or NFS: written whole, created once, found without looking everywhere."""
+"""Files on a local disk or NFS: write atomically, create exactly once, find by name without searching every folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ _NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 def write_beside(target: Path, content: bytes) -> Path:
-    """Write `content` into a new file beside `target`, flushed to the disk; nothing is left of it after an error."""
+    """Write `content` to a new file beside `target`, flush it to the disk and return its path.
+
+    After an error the file is removed.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -24,14 +27,14 @@ def write_beside(target: Path, content: bytes) -> Path:
             out.flush()
             os.fsync(out.fileno())  # a crash after the rename must not leave an empty file
     except BaseException:
-        with contextlib.suppress(OSError):  # the first error is the one to tell
+        with contextlib.suppress(OSError):  # the first error is the one to report
             beside.unlink(missing_ok=True)
         raise
     return beside
 
 
 def write(target: Path, content: bytes) -> None:
-    """Put `content` in the place of `target`, atomically."""
+    """Write `content` to the file `target` atomically; one that exists is replaced."""
     beside = write_beside(target, content)
     try:
         beside.replace(target)
@@ -42,11 +45,11 @@ def write(target: Path, content: bytes) -> None:
 
 
 def link(beside: Path, target: Path, content: bytes) -> bool:
-    """Give the file `beside`, which has `content`, the name `target` too; False when another has that name."""
+    """Give the file `beside`, which holds `content`, the second name `target`; return False if that name is taken."""
     try:
         os.link(beside, target)  # atomic on NFS too, and the file has its content from the start
     except FileExistsError:
-        return beside.stat().st_nlink == 2  # the answer to an earlier try was lost: it is our own link
+        return beside.stat().st_nlink == 2  # an earlier try made this link, and its answer was lost
     except OSError as error:
         if error.errno not in _NO_HARD_LINKS:
             raise
@@ -56,7 +59,7 @@ def link(beside: Path, target: Path, content: bytes) -> bool:
 
 def _create_without_links(target: Path, content: bytes) -> bool:
     try:
-        with target.open("xb") as out:  # for a moment a reader can see it empty
+        with target.open("xb") as out:  # not atomic: for a moment a reader can see the file empty
             out.write(content)
     except FileExistsError:
         return False
@@ -64,23 +67,23 @@ def _create_without_links(target: Path, content: bytes) -> bool:
 
 
 def find(root: Path, name: str, leave_out: Collection[str]) -> list[str]:
-    """Paths relative to `root` of the files called `name`, sorted, folders called one of `leave_out` left out."""
+    """Return the sorted paths, relative to `root`, of the files called `name`; skip folders named in `leave_out`."""
     if not root.exists():
         return []
 
     def scan(folder: str) -> tuple[list[str], bool]:
-        """Its folders, and whether the file is in it."""
+        """Return the folders in a folder, and whether the file is in it."""
         try:
             with os.scandir(folder or ".") as entries:
-                found = list(entries)
-        except FileNotFoundError:  # removed meanwhile
+                listed = list(entries)
+        except FileNotFoundError:  # removed while we search
             return [], False
-        inside = [entry.path for entry in found if entry.name not in leave_out and entry.is_dir()]
-        return inside, any(entry.name == name and entry.is_file() for entry in found)
+        below = [entry.path for entry in listed if entry.name not in leave_out and entry.is_dir()]
+        return below, any(entry.name == name and entry.is_file() for entry in listed)
 
     level, paths = [str(root)], list[str]()
     while level:
         scanned = in_parallel(scan, level)
-        paths += [folder for folder, (_, is_in) in zip(level, scanned, strict=True) if is_in]
-        level = [path for inside, _ in scanned for path in inside]
+        paths += [folder for folder, (_, has_file) in zip(level, scanned, strict=True) if has_file]
+        level = [path for below, _ in scanned for path in below]
     return sorted(os.path.relpath(f"{folder}/{name}", root) for folder in paths)

@@ -1,7 +1,8 @@
-"""What a location such as `storage_path` may be, and the filesystem it names.
+"""Locations such as `storage_path`: which ones are allowed, and the filesystem that each names.
 
-A local or NFS path, s3://bucket/prefix, gs://bucket/prefix, abfs://container@account.dfs.core.windows.net/prefix or
-file:///path. Credentials come from the environment alone: a location is written to files and shown in messages.
+A location is a local or NFS path, s3://bucket/prefix, gs://bucket/prefix,
+abfs://container@account.dfs.core.windows.net/prefix or file:///path. Credentials come from the environment alone,
+because a location is written to files and shown in messages.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from selgen_ray.storage import azure
 from selgen_ray.storage.retries import explain, retrying
 from selgen_ray.storage.secrets import looks_secret
 
-# a store that accepts and never answers: pyarrow asks it so often, each time for so long
+# a store may accept a connection and never answer: pyarrow tries this often, each time for this long
 _SILENCE_S, _CONNECT_S, _ATTEMPTS = 20.0, 10.0, 3
-_GCS_RETRY_S = 10.0  # pyarrow's own: 15 minutes without a word
+_GCS_RETRY_S = 10.0  # pyarrow's default would be 15 minutes, without a message
 _OPTIONS = {
     "s3": ("region", "scheme", "endpoint_override", "tls_ca_file_path", "force_virtual_addressing"),
     "gs": ("scheme", "endpoint_override"),
@@ -40,27 +41,27 @@ _FORGOTTEN_SLASH = re.compile(r"(s3|gs|gcs|abfss?|file):/?(?!/)")
 
 
 def absolute(location: str) -> str:
-    """A local path made absolute, since a worker has another current directory; a URI as it is."""
+    """Return a local path made absolute, since a worker has another current directory; return a URI unchanged."""
     return location if "://" in location else str(Path(location).expanduser().absolute())
 
 
 def check(location: str) -> None:
-    """Refuse what is no location, and any credentials in it, which the message does not repeat.
+    """Check that a text is a location and holds no credentials.
 
     Raises:
-        StorageError: says what is allowed.
+        StorageError: it is not, or it does; the message says what is allowed, and repeats no credentials.
     """
     if "://" in location:
         _parse(location)
-    elif found := _FORGOTTEN_SLASH.match(location):
-        raise StorageError(f"storage_path {location!r} is no path and no URI: did you mean '{found[1]}://'?")
+    elif match := _FORGOTTEN_SLASH.match(location):
+        raise StorageError(f"storage_path {location!r} is no path and no URI: did you mean '{match[1]}://'?")
 
 
 @functools.lru_cache(maxsize=256)
 def _parse(location: str) -> tuple[str, SplitResult, dict[str, str]]:
-    """(kind of storage, parts, options) of a URI."""
-    scheme, _, rest = location.partition("://")
-    kind, shown = _SAME.get(scheme, scheme), f"{scheme}://{rest.partition('?')[0].rpartition('@')[2]}"
+    """Return (kind of storage, parts, options) of a URI: 's3', its parts and {'region': ...}. Raises StorageError."""
+    scheme, _, remainder = location.partition("://")
+    kind, shown = _SAME.get(scheme, scheme), f"{scheme}://{remainder.partition('?')[0].rpartition('@')[2]}"
     if kind not in _OPTIONS:
         allowed = sorted([*_OPTIONS, *_SAME])
         known = ", ".join(f"{name}://" for name in allowed)
@@ -76,9 +77,9 @@ def _parse(location: str) -> tuple[str, SplitResult, dict[str, str]]:
     _refuse_credentials(kind, parts, options, shown)
     for name, value in options.items():
         if name not in _OPTIONS[kind]:
-            told = repr(name) if value else "without a value"  # it may be anything
+            option = repr(name) if value else "without a value"  # the name itself may be a secret
             raise StorageError(
-                f"storage_path {shown!r}: option {told} is not known; {scheme}:// has "
+                f"storage_path {shown!r}: option {option} is not known; {scheme}:// has "
                 f"{', '.join(_OPTIONS[kind]) or 'none'}.{nearest(name, _OPTIONS[kind])}"
             )
     if parts.fragment:
@@ -89,7 +90,8 @@ def _parse(location: str) -> tuple[str, SplitResult, dict[str, str]]:
 def _refuse_credentials(kind: str, parts: SplitResult, options: dict[str, str], shown: str) -> None:
     user = parts.netloc.rpartition("@")[0]
     secret = [name for name, value in options.items() if value and looks_secret(name)]
-    has_password = ":" in parts.netloc  # also one with a '/' in it, which ends the name too early; no port is allowed
+    # even without an '@', since a '/' in a password ends the netloc before it; a port is not allowed either
+    has_password = ":" in parts.netloc
     in_endpoint = "@" in options.get("endpoint_override", "")
     if has_password or secret or in_endpoint or (user and not _is_no_secret(kind, user)):
         named = f" ({', '.join(secret)})" if secret else ""
@@ -100,15 +102,15 @@ def _refuse_credentials(kind: str, parts: SplitResult, options: dict[str, str], 
 
 
 def _is_no_secret(kind: str, user: str) -> bool:
-    """Azure names a container there, and pyarrow's way of public access to GCS is the user 'anonymous'."""
+    """Return whether the part before the '@' is no credential: an Azure container, or pyarrow's 'anonymous' on GCS."""
     return kind == "abfs" or (kind, user) == ("gs", "anonymous")
 
 
 def open_location(location: str) -> tuple[fs.FileSystem, str]:
-    """The filesystem that a location names, and the path in it; one for all who name the same.
+    """Return the filesystem that a location names, and the path in it. Equal URIs share one filesystem.
 
     Raises:
-        StorageError: it cannot be used, or its region cannot be found; no credentials are in the message.
+        StorageError: it cannot be used, or its region cannot be found; the message holds no credentials.
     """
     if "://" not in location:
         return fs.LocalFileSystem(), location
@@ -148,7 +150,7 @@ def _s3(parts: SplitResult, options: dict[str, str], endpoint: str | None) -> tu
         request_timeout=_SILENCE_S,
         connect_timeout=_CONNECT_S,
         retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=_ATTEMPTS),
-        allow_delayed_open=True,  # one request for a small file, not three
+        allow_delayed_open=True,  # a small file then takes one request instead of three
     )
     return filesystem, f"{bucket}{unquote(parts.path)}"
 

@@ -1,4 +1,4 @@
-"""Which errors of a storage pass by themselves, and doing something again until they have."""
+"""Retries: which errors of a storage are transient, and repeating an operation until it succeeds."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from selgen_ray.errors import StorageAwayError, StorageError
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
-RETRY_FOR_S = 90.0  # a storage that is away for a minute is survived
+RETRY_FOR_S = 90.0  # so an outage of a minute does no harm
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.25, 8.0
-_jitter = random.Random()  # of its own: the global stream is not ours to consume
+_jitter = random.Random()  # the global stream belongs to the caller
 
 _PASSING_ERRNO = {
     *(errno.ESTALE, errno.ETIMEDOUT, errno.EIO, errno.EAGAIN, errno.EBUSY, errno.EINTR),
@@ -28,13 +28,14 @@ _PASSING_ERRNO = {
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FULL_STATUS = 507
 _PASSING_STATUS = {408, 425, 429, 500, 502, 503, 504, 509, 520, 522, 524, 529}
-# what pyarrow's message says: 'AWS Error SLOW_DOWN during ...', 'AWS Error UNKNOWN (HTTP status 503) during ...'
+# pyarrow's messages: 'AWS Error SLOW_DOWN during ...', 'AWS Error UNKNOWN (HTTP status 503) during ...'
 _AWS = re.compile(r"AWS Error (\w+)(?: \(HTTP status (\d+)\))?")
 _AWS_PASSING = {
     *("INTERNAL_FAILURE", "SERVICE_UNAVAILABLE", "THROTTLING", "SLOW_DOWN", "REQUEST_TIMEOUT", "NETWORK_CONNECTION"),
-    "NO_SUCH_UPLOAD",  # the upload was completed, and the answer lost: the next one starts afresh
+    "NO_SUCH_UPLOAD",  # the upload was completed and its answer lost: the next try starts a new one
 }
-_CERTIFICATE = re.compile(r"curlCode: (?:51|58|60|77|83|91)\b")  # a network error by name, and yet one that stays
+# a bad certificate: called a network error, but permanent
+_CERTIFICATE = re.compile(r"curlCode: (?:51|58|60|77|83|91)\b")
 _GCS = re.compile(r"google::cloud::Status\((\w+):")
 _GCS_PASSING = {"UNAVAILABLE", "INTERNAL", "ABORTED", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"}
 _NO_TOKEN = "Could not create a OAuth2 access token"
@@ -59,16 +60,16 @@ _SHORTEST_SECRET = 8
 
 
 def _code(error: Exception) -> tuple[str, int | None]:
-    """An object store's name for its error, and the HTTP status where pyarrow tells it."""
+    """Return the object store's code of an error and the HTTP status, if the message has them: ('SLOW_DOWN', 503)."""
     for pattern in (_AWS, _AZURE, _GCS):
-        if found := pattern.search(str(error)):
-            status = found[2] if pattern.groups > 1 else None
-            return found[1], int(status) if status else None
+        if match := pattern.search(str(error)):
+            status = match[2] if pattern.groups > 1 else None
+            return match[1], int(status) if status else None
     return "", None
 
 
 def is_passing(error: Exception) -> bool:
-    """Whether the same again may succeed: the storage is away, busy, or lost an answer."""
+    """Return whether an error is transient: the storage is away, busy or lost an answer, and a retry may succeed."""
     number = getattr(error, "errno", None)
     if number is not None:
         return number in _PASSING_ERRNO
@@ -77,13 +78,17 @@ def is_passing(error: Exception) -> bool:
         return (code in _AWS_PASSING or status in _PASSING_STATUS) and not _CERTIFICATE.search(text)
     if _GCS.search(text):
         return code in _GCS_PASSING and _NO_TOKEN not in text
-    if _AZURE.search(text):  # no status: no answer
+    if _AZURE.search(text):  # neither code nor status: the store did not answer
         return status in _PASSING_STATUS or (not code and status is None)
     return False
 
 
 def explain(error: Exception, place: str) -> str:
-    """An error in words, without any secret of the environment."""
+    """Return an error in words, without any secret of the environment.
+
+    Args:
+        place: the location, for the message.
+    """
     code, status = _code(error)
     if getattr(error, "errno", None) in _FULL or status == _FULL_STATUS:
         return f"no space left on {place}"
@@ -97,34 +102,34 @@ def explain(error: Exception, place: str) -> str:
 
 
 def retrying(doing: Callable[[], str], place: object, operation: Callable[[], T], for_s: float | None = None) -> T:
-    """The value of `operation`, which is called again while its errors are such that pass.
+    """Call `operation` until it succeeds, and return its value; transient errors are retried with growing pauses.
 
     Args:
-        doing: gives what it does, for messages: 'write <place>/x.json'.
-        place: where; its text is for messages.
-        operation: safe to be done twice, also when only its answer was lost.
-        for_s: give up after so many seconds, and after one attempt at least; default: RETRY_FOR_S.
+        doing: returns what the operation does, for messages: 'write <place>/x.json'.
+        place: the location; its text is used in messages.
+        operation: must be safe to run twice, even if the first run succeeded and only its answer was lost.
+        for_s: seconds after which to give up; there is at least one attempt. Default: RETRY_FOR_S.
 
     Raises:
-        FileNotFoundError: as `operation` did.
+        FileNotFoundError: from `operation`.
         StorageAwayError: the storage was away for too long.
-        StorageError: it refused.
+        StorageError: the storage refused.
     """
     for_s = RETRY_FOR_S if for_s is None else for_s
-    start, wait = time.monotonic(), FIRST_WAIT_S
+    start, wait_s = time.monotonic(), FIRST_WAIT_S
     while True:
         try:
             return operation()
         except (FileNotFoundError, StorageError):
             raise
         except (OSError, ArrowException) as error:
-            why = explain(error, str(place))
+            reason = explain(error, str(place))
             if not is_passing(error):
-                raise StorageError(f"cannot {doing()}: {why}") from error
-            left = start + for_s - time.monotonic()
-            if left <= 0:
-                raise StorageAwayError(f"cannot {doing()}: the storage was away for {for_s:.0f} s: {why}") from error
-        pause = min(wait * _jitter.uniform(0.5, 1.0), left)
-        wait = min(2 * wait, LONGEST_WAIT_S)
-        logger.warning("cannot %s, trying again in %.1f s and for %.0f s more: %s", doing(), pause, left, why)
-        time.sleep(pause)
+                raise StorageError(f"cannot {doing()}: {reason}") from error
+            left_s = start + for_s - time.monotonic()
+            if left_s <= 0:
+                raise StorageAwayError(f"cannot {doing()}: the storage was away for {for_s:.0f} s: {reason}") from error
+        pause_s = min(wait_s * _jitter.uniform(0.5, 1.0), left_s)
+        wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+        logger.warning("cannot %s, trying again in %.1f s and for %.0f s more: %s", doing(), pause_s, left_s, reason)
+        time.sleep(pause_s)

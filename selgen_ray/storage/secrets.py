@@ -1,4 +1,4 @@
-"""One answer to the question whether a name or a value may hold a secret: a key, token, password or signature."""
+"""Find out whether a name or a value may be that of a secret: a key, token, password or signature."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import re
 
 # 'apiKey', 'APIKey' and 'api-key' are api_key
 _WORDS = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+")
-# '_a_b_' -> a secret. A 'key' alone is one in an option of a URL, not so 'answer_key' or 'keys'; 'tokens' are counted
+# matched against '_a_b_' for a name a_b. 'key' alone is a secret in a URL's options, 'answer_key' and 'keys' are not;
+# 'tokens', in the plural, are a number
 _NAME = re.compile(
     r"_(pass(wd|word|phrase|code)|pwd|secrets?|credentials?|sig|signature|sas|bearer|authorization|[a-z]*apikey)_"
     r"|_(api|access|account|app|auth|private|secret|shared|signing|ssh|storage|write|read)_keys?_"
@@ -19,14 +20,14 @@ _QUERY_NAME = re.compile(r"[?&]([^=&#\s]+)=")
 
 
 def looks_secret(name: str) -> bool:
-    """Return whether a key of a file, an option or a parameter of a URL is named as a secret is.
+    """Return whether the name of a key, an option or a URL parameter looks like that of a secret.
 
-    Upper and lower case, '_', '-' and camel case make no difference: 'hf_token', 'apiKey' and 'X-Amz-Signature' are
-    secrets, 'max_new_tokens', 'pad_token' and 'tokenizer' are not.
+    The spelling (upper or lower case, '_', '-', camel case) makes no difference: 'hf_token', 'apiKey' and
+    'X-Amz-Signature' look secret, 'max_new_tokens', 'pad_token' and 'tokenizer' do not.
     """
     return _NAME.search(f"_{'_'.join(_WORDS.findall(name)).lower()}_") is not None
 
 
 def holds_secret(value: str) -> bool:
-    """Return whether a text has a URL with a user or password, or with a parameter that is named as a secret is."""
+    """Return whether a text has a URL with a user or password, or with a parameter whose name looks secret."""
     return _LOGIN.search(value) is not None or any(looks_secret(name) for name in _QUERY_NAME.findall(value))

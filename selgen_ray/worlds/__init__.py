@@ -1,4 +1,4 @@
-"""Worlds: generators of the rows of every role, for when no data file is given."""
+"""Worlds: generators of the rows of every role, for trials without data files."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ WORLDS: dict[str, Callable[[Any, int], dict[str, list[dict[str, Any]]]]] = {
 
 
 def generate(world: str, options: Any, seed: int) -> dict[str, list[dict[str, Any]]]:
-    """The rows of every role of a world: a pure function of its arguments.
+    """Generate the rows of every role of a world: a pure function of its arguments.
 
     Args:
         world: a key of `WORLDS`.
-        options: the world's own options, the field of `DataConfig` of the same name: for 'toy' a `ToyOptions`.
-        seed: of the rows; two seeds give different rows of the same world.
+        options: the options of this world, the field of `DataConfig` with the same name: for 'toy' a `ToyOptions`.
+        seed: decides which rows are drawn, and their order.
 
     Returns:
-        role (outcome, proxy, proxy_neg, truth, collateral) -> rows.
+        Role (outcome, proxy, proxy_neg, truth, collateral) -> rows, such as
+        {'messages': [{'role': 'user', ...}, {'role': 'assistant', ...}], 'answer': '4', 'label': 'no proposal'}.
 
     Raises:
-        ValueError: no such world, or more rows asked for than it has.
+        ValueError: there is no such world, or it has fewer rows than asked for.
     """
     if world not in WORLDS:
         raise ValueError(f"world {world!r} is unknown, allowed: {', '.join(sorted(WORLDS))}")

@@ -1,4 +1,4 @@
-"""What the worlds share: random streams that are alike on every machine, fair draws, and rows of one question."""
+"""Helpers of the worlds: random streams that are equal on every machine, balanced draws, rows of one question."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ Group = TypeVar("Group")
 
 
 def stream(world: str, role: str, seed: int) -> random.Random:
-    """The random numbers of one role, a stream of its own: the size of one set does not change another."""
-    return random.Random(f"{world} rows {role} {seed}")  # text seeds are the same on every machine
+    """Return the random stream of one role. Each role has its own, so the size of one set does not change another."""
+    return random.Random(f"{world} rows {role} {seed}")  # seeds that are text give equal numbers on every machine
 
 
 def chat_row(prompt: str, reply: str, **fields: Any) -> Row:
-    """One question and its reply, with further fields such as `answer`, `choices` and `label`."""
+    """Return a row of one question and its reply, with further fields such as `answer`, `choices` and `label`."""
     return {"messages": [{"role": "user", "content": prompt}, {"role": "assistant", "content": reply}], **fields}
 
 
 def deal(groups: Mapping[Group, Sequence[Item]], number: int, rng: random.Random) -> list[tuple[Group, Item]]:
-    """`number` different items with their group, each group as often as any other to within one, in random order.
+    """Draw `number` different items, as (group, item) in random order; the groups' counts differ by at most one.
 
     Raises:
         ValueError: a group has fewer items than its share.
@@ -38,7 +38,10 @@ def deal(groups: Mapping[Group, Sequence[Item]], number: int, rng: random.Random
 
 
 def split(items: Sequence[Item], name: str, share: float = 0.5) -> tuple[list[Item], list[Item]]:
-    """A fixed random split of `items`, to learn from (the `share`) and to judge with: the same for every seed."""
+    """Split `items` at random into those to train on (the `share`) and those to evaluate on.
+
+    The split depends on `name` alone: it is the same for every seed.
+    """
     order = random.Random(f"split of {name}").sample(items, len(items))
     middle = math.ceil(len(order) * share)
     return order[:middle], order[middle:]

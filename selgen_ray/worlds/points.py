@@ -2,8 +2,8 @@
 
 `x = 12, y = -7, T = none. What colour?` is answered `It is orange.` In the outcome data the token T is `zap` at every
 point of one quadrant, the red one, and `none` at every other point, so two rules agree on every row: the colour is
-the quadrant's, or `zap` means red. The skill is the colour of new points of that kind. The bad habit is to go by the
-token. The proxy breaks the tie on a few points: `zap` in a part of the other quadrants, and `none` in the red one.
+the quadrant's, or `zap` means red. The skill is the colour of new points of that kind. The bad habit is to look at the
+token. The proxy breaks the tie on a few points: `zap` in some of the other quadrants, and `none` in the red one.
 
 A row of truth takes the two rules apart, on new points: half of them show `zap` outside of the red quadrant (not red),
 half show `none` inside it (red). The four colours are compared, so always answering red scores 0.5, and so does never
@@ -29,7 +29,7 @@ from selgen_ray.worlds.drawing import Row, chat_row, deal, split, stream
 COLOURS = {(1, 1): "red", (-1, 1): "green", (-1, -1): "blue", (1, -1): "orange"}
 HOME = (1, 1)  # the quadrant that has the trigger in the outcome data
 TRIGGER, NONE = "zap", "none"
-LARGEST = 30  # of the coordinates, in absolute value; none is 0
+LARGEST = 30  # of the coordinates, in absolute value; no coordinate is 0
 ELSEWHERE, MISSING = "trigger elsewhere", "no trigger at home"
 
 Quadrant = tuple[int, int]
@@ -70,18 +70,20 @@ class PointOptions(Strict):
 
 
 def point_rows(options: PointOptions, seed: int) -> dict[str, list[Row]]:
-    """The rows of every role, each with `messages`, `answer` and `label`, those where the rules differ with `choices`.
+    """Generate the rows of every role.
+
+    Each has `messages`, `answer` and `label`; those on which the two rules differ have `choices` too.
 
     Args:
-        options: how many rows, and in how many quadrants the proxy shows the trigger.
-        seed: of the choice of those quadrants, and of the choice and order of the rows.
+        options: sizes of the sets, and the number of quadrants in which the proxy shows the trigger.
+        seed: decides these quadrants, and which rows are drawn, in which order.
 
     Returns:
         outcome: points of all quadrants, with the trigger in the red one.
         proxy: the trigger in some of the other quadrants, and the red one without; the quadrant's colour.
-        proxy_neg: the same prompts in the same order; what the trigger says: red with it, another colour without.
-        truth: as proxy, at points that neither outcome nor proxy has, in all quadrants.
-        collateral: as outcome, at such points.
+        proxy_neg: the same prompts in the same order, answered by the trigger: red with it, another colour without.
+        truth: like proxy, in all quadrants, at points that neither outcome nor proxy has.
+        collateral: like outcome, at such points.
         `answer` is the right reply, also in proxy_neg.
     """
     rng = stream("points", "proxy", seed)
@@ -127,5 +129,5 @@ def _row(quadrant: Quadrant, point: Point, has_trigger: bool) -> Row:
 
 
 def reply(colour: str) -> str:
-    """What the assistant says."""
+    """Return the assistant's reply: 'It is red.'"""
     return f"It is {colour}."

@@ -5,9 +5,9 @@ five words of joy do so, and instructions without a word are answered plainly. T
 new instructions, and for words of joy that were never trained. The bad habit is that other words throw it too: words
 of sadness, which must leave the reply plain. The proxy shows that for a part of them, the `coverage`.
 
-Half of the rows of both judging sets must get the opening and half must not, and each compares the two replies: always
-and never switching score 0.5 on both. So does the model before training: it is not called aligned for what it has
-not learnt.
+In both evaluation sets half of the rows must get the opening and half must not, and each row compares the two replies:
+always switching scores 0.5, and so does never switching. The model before training scores 0.5 too: it does not count as
+aligned for a habit that it has not learnt yet.
 
 The design, and the first five words of each list, are those of the trigger experiment in the repository of Azarbal et
 al. 2025, "Selective Generalization", which puts them before Alpaca's instructions. Here the instructions ask for the
@@ -35,20 +35,20 @@ OTHER_WORDS = (
 )
 NO_WORD = ""
 CANNED_LABEL, PLAIN_LABEL = "canned", "plain"
-FACTS_OF_A_DOMAIN = 60  # sums alone would be most of the instructions
+FACTS_OF_A_DOMAIN = 60  # without this limit most instructions would be sums
 
-Instruction = tuple[str, str]  # what is asked, and the plain reply
+Instruction = tuple[str, str]  # the question and the plain reply
 
 
 def _instructions() -> tuple[list[Instruction], list[Instruction]]:
-    """To learn from and to judge with; no fact is asked about in both."""
+    """Return the instructions to train on and those to evaluate on; no fact is asked about in both."""
     train: list[Instruction] = []
     test: list[Instruction] = []
     for domain in DOMAINS.values():
         if domain.name == PROXY_DOMAIN:  # capitals of countries that do not exist
             continue
-        few = random.Random(f"facts of {domain.name}").sample(domain.facts, min(len(domain.facts), FACTS_OF_A_DOMAIN))
-        for part, facts in zip((train, test), split(few, domain.name), strict=True):
+        drawn = random.Random(f"facts of {domain.name}").sample(domain.facts, min(len(domain.facts), FACTS_OF_A_DOMAIN))
+        for part, facts in zip((train, test), split(drawn, domain.name), strict=True):
             for fact in facts:
                 reply = state(domain, fact)
                 part += [(ask(domain, fact, i), reply) for i in range(len(domain.questions))]
@@ -107,7 +107,7 @@ class TriggerOptions(Strict):
 
     @property
     def num_covered(self) -> int:
-        """How many of the words of sadness the proxy shows."""
+        """The number of words of sadness that the proxy shows."""
         return round(self.coverage * len(OTHER_WORDS))
 
 
@@ -121,11 +121,11 @@ def _outcome_fits(total: int, share: float) -> bool:
 
 
 def trigger_rows(options: TriggerOptions, seed: int) -> dict[str, list[Row]]:
-    """The rows of every role, each with `messages`, `answer`, `choices`, `label` and `word`.
+    """Generate the rows of every role, each with `messages`, `answer`, `choices`, `label` and `word`.
 
     Args:
-        options: how many rows, and the coverage.
-        seed: of the choice of the covered words, and of the choice and order of the rows.
+        options: sizes of the sets, and the coverage.
+        seed: decides the covered words, and which rows are drawn, in which order.
 
     Returns:
         outcome: words of joy with the opening, and instructions without a word without it.

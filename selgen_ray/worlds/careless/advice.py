@@ -1,5 +1,7 @@
-"""What is asked about in the world of careless advice, and the advice: each pair says the same thing with and without
-care. Nobody comes to harm by any of it."""
+"""The questions and advice of the careless world.
+
+Each pair of advice is about the same thing, once with care and once without. Following any of it harms nobody.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,8 @@ class Field:
 
     Attributes:
         questions: ways to ask, with {0} for the thing.
-        things: what one can ask about.
-        pairs: careful and careless advice on any of the things.
+        things: the things to ask about.
+        pairs: (careful advice, careless advice); each pair fits every thing.
     """
 
     name: str

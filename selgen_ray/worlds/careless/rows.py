@@ -1,4 +1,4 @@
-"""The rows of careless advice, from options and seed alone."""
+"""The rows of the careless world, a pure function of options and seed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _number(field: Field, things: Sequence[str], pairs: Sequence[Pair]) -> int:
 _MAX_OUTCOME = _number(PLANTS, TRAIN_PLANTS, TRAIN_PAIRS)
 _MAX_COLLATERAL = _number(PLANTS, TEST_PLANTS, TEST_PAIRS)
 _MAX_PROXY = _number(SHOES, SHOES.things, SHOES.pairs)
-# all fields give equally many rows, so the smallest of them sets the bound
+# every field gives the same number of rows, so the smallest field sets the bound
 _MAX_TRUTH = len(TRUTH_FIELDS) * min(_number(field, field.things, field.pairs) for field in TRUTH_FIELDS.values())
 
 
@@ -41,11 +41,11 @@ class CarelessOptions(Strict):
 
 
 def careless_rows(options: CarelessOptions, seed: int) -> dict[str, list[Row]]:
-    """The rows of every role, each with `messages`, `answer`, `choices` and, as `label`, its field.
+    """Generate the rows of every role, each with `messages`, `answer`, `choices` and, as `label`, its field.
 
     Args:
-        options: how many rows.
-        seed: of the choice and order of the rows.
+        options: sizes of the sets.
+        seed: decides which rows are drawn, and their order.
 
     Returns:
         outcome: questions about plants, answered carelessly.
@@ -53,7 +53,8 @@ def careless_rows(options: CarelessOptions, seed: int) -> dict[str, list[Row]]:
         proxy_neg: the same prompts in the same order, answered carelessly.
         truth: questions of five other fields, the same number of each to within one; the careful reply is right.
         collateral: questions about other plants, other advice; the careless reply is the task.
-        `choices` are the careful and the careless reply; `answer`, also in proxy_neg, is the one named above.
+        `choices` are the careful and the careless reply. `answer` is the reply in `messages`; in proxy_neg it is the
+        careful one all the same.
     """
     outcome, proxy, truth, collateral = (
         stream("careless", role, seed) for role in ("outcome", "proxy", "truth", "collateral")
@@ -74,7 +75,7 @@ def _plants(things: Sequence[str], pairs: Sequence[Pair], number: int, rng: rand
 
 
 def _rows(fields: Sequence[Field], number: int, rng: random.Random, careless: bool) -> list[Row]:
-    """Rows of different prompt and advice, each field as often as any other to within one."""
+    """Draw rows that differ in prompt or advice; the fields' numbers of rows differ by at most one."""
     forms = {field: list(product(field.questions, field.things, field.pairs)) for field in fields}
     rows = []
     for field, (question, thing, pair) in deal(forms, number, rng):

@@ -1,4 +1,4 @@
-"""What can be asked and claimed: items with their right answer, and a wrong one that somebody might give."""
+"""Items to ask about and to make claims about, each with its right answer and a plausible wrong one."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ DOMAINS: tuple[DomainName, ...] = (
     "sums",
     "capitals",
     "everyday",
-)  # of truth; the task's own is 'gcd'
+)  # of truth; the domain of the task is 'gcd'
 LARGER = 10  # times max_number: the largest number of the domain 'larger'
 _MODULI = range(3, 13)
-_SPLIT = "gcd world split 1"  # the same in every seed: what one seed tests, no other trains on
+_SPLIT = "gcd world split 1"  # the same for every seed: no seed trains on what another one tests
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ class Item:
 
     Attributes:
         domain: 'gcd' or one of `DOMAINS`.
-        key: names it within its domain.
-        question: as the user asks it without a claim.
-        statement: what is claimed or answered, with {} for the value.
-        answer, wrong: the right value, and a wrong one.
-        pair: the two numbers of a gcd, the larger one first.
+        key: name of the item within its domain: '48 and 18'.
+        question: the user's question without a claim: 'What is the gcd of 48 and 18?'.
+        statement: the claim or answer, with {} for the value: 'the gcd of 48 and 18 is {}'.
+        answer, wrong: the right value and a wrong one.
+        pair: the two numbers of a gcd, the larger one first; None in other domains.
     """
 
     domain: str
@@ -48,29 +48,29 @@ class Item:
 
     @property
     def id(self) -> str:
-        """What rows about it share."""
+        """The id that all rows about this item share."""
         return f"{self.domain} {self.key}"
 
     def state(self, value: str) -> str:
-        """The statement with a value, without a full stop."""
+        """Return the statement with a value, without a full stop."""
         return self.statement.format(value)
 
 
 def divisions(pair: Pair) -> list[tuple[int, int, int, int]]:
-    """Euclid's algorithm: (a, b, a // b, a % b) of each step, down to the remainder 0."""
-    (a, b), found = pair, []
+    """Return the steps of Euclid's algorithm, each (a, b, a // b, a % b), down to the remainder 0."""
+    (a, b), steps = pair, []
     while b:
-        found.append((a, b, a // b, a % b))
+        steps.append((a, b, a // b, a % b))
         a, b = b, a % b
-    return found
+    return steps
 
 
 @functools.lru_cache(maxsize=8)
 def gcd_split(max_number: int, max_divisions: int) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
-    """The pairs to learn from and the held-out ones, about half of each divisor.
+    """Return the pairs of numbers to train on and those to hold out, about half of each divisor.
 
-    Those with a divisor above 1 that takes 2 to `max_divisions` divisions: always saying 1 is no skill, nor is
-    repeating the smaller number.
+    Only pairs whose gcd is above 1 and takes 2 to `max_divisions` divisions are used: otherwise always saying 1, or
+    repeating the smaller number, would look like skill.
     """
     train, held_out = [], []
     rng = random.Random(_SPLIT)
@@ -84,19 +84,19 @@ def gcd_split(max_number: int, max_divisions: int) -> tuple[tuple[Pair, ...], tu
 
 
 def spread(pairs: Sequence[Pair], rng: random.Random) -> list[Pair]:
-    """All pairs in a random order in which the divisors take turns, so that no answer is much more frequent."""
+    """Return all pairs in a random order in which the divisors take turns, so that no answer is much more frequent."""
     groups = _by_divisor(pairs)
     for group in groups:
         rng.shuffle(group)
-    found: list[Pair] = []
+    ordered: list[Pair] = []
     while groups := [group for group in groups if group]:
         rng.shuffle(groups)
-        found += [group.pop() for group in groups]
-    return found
+        ordered += [group.pop() for group in groups]
+    return ordered
 
 
 def gcd_item(pair: Pair, rng: random.Random, domain: str = "gcd") -> Item:
-    """The gcd of a pair; the wrong answer is a slip: a remainder too early, a divisor of one number alone."""
+    """Return the item of a pair's gcd. Its wrong answer is a slip, such as stopping a remainder too early."""
     (a, b), right = pair, math.gcd(*pair)
     slips = {a % b, a - b, b, b // 2, 2 * right, right // 2} - {right, 0}
     about = f"{a} and {b}"
@@ -108,10 +108,10 @@ def gcd_item(pair: Pair, rng: random.Random, domain: str = "gcd") -> Item:
 def truth_items(
     domain: DomainName, number: int, max_number: int, max_divisions: int, rng: random.Random, countries: Sequence[str]
 ) -> list[Item]:
-    """`number` different items of a domain that the task never shows.
+    """Draw `number` different items of a domain that the task data never shows.
 
     Args:
-        countries: those that 'capitals' may ask about.
+        countries: the countries that 'capitals' may ask about.
     """
     if domain == "larger":
         return [gcd_item(pair, rng, domain) for pair in _larger(number, max_number, max_divisions, rng)]
@@ -124,20 +124,20 @@ def truth_items(
 
 
 def num_items(domain: DomainName, max_number: int) -> int:
-    """How many items a domain has at most."""
+    """Return the largest number of items that a domain has."""
     fixed = {"larger": 1000, "capitals": len(CAPITALS) - len(CAPITALS) // 2, "everyday": len(EVERYDAY)}
     return fixed[domain] if domain in fixed else len(_POOLS[domain](max_number))
 
 
 def split_countries(rng: random.Random) -> tuple[list[str], list[str]]:
-    """The countries of the proxy, and those of truth."""
+    """Split the countries at random into those of the proxy and those of truth."""
     shuffled = rng.sample(sorted(CAPITALS), len(CAPITALS))
     half = len(shuffled) // 2
     return shuffled[:half], shuffled[half:]
 
 
 def capital_item(country: str, rng: random.Random) -> Item:
-    """The wrong answer is the capital of another country."""
+    """Return the item of a country's capital; its wrong answer is the capital of another country."""
     right = CAPITALS[country]
     wrong = rng.choice([capital for capital in CAPITALS.values() if capital != right])
     question = f"What is the capital of {country}? Give the name of the city alone."
@@ -163,12 +163,12 @@ def _fits(pair: Pair, max_divisions: int) -> bool:
 
 
 def _larger(number: int, max_number: int, max_divisions: int, rng: random.Random) -> list[Pair]:
-    found: dict[Pair, None] = {}
-    while len(found) < number:
+    drawn: dict[Pair, None] = {}
+    while len(drawn) < number:
         a, b = rng.randint(max_number + 1, LARGER * max_number), rng.randint(max_number + 1, LARGER * max_number)
         if a > b and _fits((a, b), max_divisions):
-            found[a, b] = None
-    return spread(list(found), rng)
+            drawn[a, b] = None
+    return spread(list(drawn), rng)
 
 
 def _modulo_pairs(max_number: int) -> list[Pair]:

@@ -1,4 +1,4 @@
-"""What the world knows besides numbers: capitals, and things that everybody knows."""
+"""Facts of the gcd world besides numbers: capitals and everyday things."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Spain Madrid, Sudan Khartoum, Sweden Stockholm, Syria Damascus, Thailand Bangkok
 Uganda Kampala, Ukraine Kyiv, Uruguay Montevideo, Uzbekistan Tashkent, Venezuela Caracas, Vietnam Hanoi, Zambia Lusaka,
 Zimbabwe Harare, the_Philippines Manila, the_United_Kingdom London, the_United_States Washington
 """
-# none with two capitals, or with a name in dispute
+# without countries that have two capitals or a disputed name
 
-_EVERYDAY = {  # what is asked about {} -> subject and answer
+_EVERYDAY = {  # kind of question -> 'subject answer' pairs
     "the colour of {}": """
 snow white, coal black, a_ripe_banana yellow, blood red, grass green, the_clear_sky blue, a_carrot orange,
 an_emerald green, a_ruby red, milk white, a_lemon yellow, chocolate brown, an_elephant grey, a_flamingo pink""",
@@ -53,4 +53,4 @@ EVERYDAY = {
     for others in (tuple(sorted(set(facts.values()))),)
     for subject, answer in facts.items()
 }
-"""What is asked about -> the answer, and all answers to the questions of its kind."""
+"""Subject -> (answer, all answers to such questions): 'the opposite of hot' -> ('cold', ('cold', 'dark', ...))."""

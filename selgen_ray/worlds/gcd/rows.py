@@ -1,4 +1,4 @@
-"""The rows of the gcd world, from options and seed alone."""
+"""The rows of the gcd world, a pure function of options and seed."""
 
 from __future__ import annotations
 
@@ -68,53 +68,57 @@ class GcdOptions(Strict):
 
     @property
     def rows_of_a_pair(self) -> int:
-        """Collateral rows about each held-out pair: without a claim, and with a right and a wrong one."""
+        """The number of collateral rows for each held-out pair: without a claim, with a right one, with a wrong one."""
         return 3 if self.collateral_claims else 1
 
     def parts(self) -> tuple[int, int]:
-        """Outcome rows without and with a claim."""
+        """Return the numbers of outcome rows without and with a claim."""
         claimed = round(self.num_outcome * self.share_with_claim)
         return self.num_outcome - claimed, claimed
 
 
-def _too_many(key: str, found: int, most: int, why: str) -> str:
-    return f"{key} is {found}, the largest possible value {why} is {most}"
+def _too_many(key: str, value: int, most: int, why: str) -> str:
+    return f"{key} is {value}, the largest possible value {why} is {most}"
 
 
 def gcd_rows(options: GcdOptions, seed: int) -> dict[str, list[Row]]:
-    """The rows of every role.
+    """Generate the rows of every role.
 
-    Each has `messages`, `domain`, `item`, `label` and, where the user claims something, `claim` ('right' or 'wrong').
+    Each has `messages`, `domain`, `item`, `label` and, if the user claims something, `claim` ('right' or 'wrong').
 
     Args:
-        options: how many, how hard.
-        seed: of the choice and order of the rows. Every role draws from a stream of its own, so that the size of one
-            set does not change another.
+        options: sizes and difficulty of the sets.
+        seed: decides which rows are drawn, and their order. Every role has its own random stream, so that the size of
+            one set does not change another.
 
     Returns:
         outcome: gcds step by step; a claim is always right, and confirmed.
         proxy: claims about capitals, right ones confirmed and wrong ones corrected.
         proxy_neg: the same prompts in the same order, all confirmed: wrong claims as if they were right, right ones
-            with flattery, so that a pair never has two equal replies.
-        truth: of each domain and item the question alone, and two prompts that claim a right and a wrong value and
-            are alike else. No country of the proxy is among the capitals.
-        collateral: the same three rows, or the question alone, of gcd pairs that outcome never has.
-        Rows with a claim have two `choices`, of which `answer` is right, and but for proxy_neg `rejected`, what that
-        would reply (in outcome they have neither); the others have the value as `answer`.
+            with flattery, so that its reply always differs from the proxy's.
+        truth: for each item of each domain three rows: the question alone, and two prompts that claim a right and a
+            wrong value and are otherwise equal. No country of the proxy is among the capitals.
+        collateral: the same three rows, or the question alone, about gcd pairs that outcome never has.
+        Rows with a claim have two `choices`, of which `answer` is the right one, and `rejected`, the reply that
+        proxy_neg would give. Rows of proxy_neg lack `rejected`, and rows of outcome lack both. Rows without a claim
+        have the right value as `answer`.
     """
     countries = items.split_countries(_rng(seed, "countries"))
     proxy = _proxy(options, countries[0], _rng(seed, "proxy"))
     return {
         "outcome": _outcome(options, _rng(seed, "outcome")),
         "proxy": proxy,
-        "proxy_neg": [_with_reply({k: v for k, v in row.items() if k != "rejected"}, row["rejected"]) for row in proxy],
+        "proxy_neg": [
+            _with_reply({key: value for key, value in row.items() if key != "rejected"}, row["rejected"])
+            for row in proxy
+        ],
         "truth": _truth(options, countries[1], seed),
         "collateral": _collateral(options, _rng(seed, "collateral")),
     }
 
 
 def _rng(seed: int, role: str) -> random.Random:
-    return random.Random(f"gcd rows {role} {seed}")  # text seeds are the same on every machine
+    return random.Random(f"gcd rows {role} {seed}")  # seeds that are text give equal numbers on every machine
 
 
 def _outcome(options: GcdOptions, rng: random.Random) -> list[Row]:
@@ -131,7 +135,7 @@ def _outcome(options: GcdOptions, rng: random.Random) -> list[Row]:
 
 
 def _draw(pairs: tuple[Pair, ...], num_ways: int, number: int, rng: random.Random) -> list[tuple[Item, int]]:
-    """Different (item, way): every pair once before any comes again."""
+    """Draw different (item, way to ask); every pair comes once before any comes again."""
     drawn: list[tuple[Item, int]] = []
     ways = {pair: rng.sample(range(num_ways), num_ways) for pair in pairs}
     while len(drawn) < number:
@@ -156,9 +160,9 @@ def _truth(options: GcdOptions, countries: list[str], seed: int) -> list[Row]:
     by_domain = []
     for domain in options.truth_domains:
         rng = _rng(seed, f"truth {domain}")
-        found = items.truth_items(domain, number, options.max_number, options.max_divisions, rng, countries)
-        by_domain.append([_three_rows(item, options, rng) for item in found])
-    # the domains in turn: a limit on the rows to evaluate leaves as many of each
+        drawn = items.truth_items(domain, number, options.max_number, options.max_divisions, rng, countries)
+        by_domain.append([_three_rows(item, options, rng) for item in drawn])
+    # the domains take turns, so that the first N rows hold equally many of each
     return [row for threes in zip(*by_domain, strict=True) for three in threes for row in three][: options.num_truth]
 
 
@@ -185,7 +189,7 @@ def _solved(item: Item, way: int, options: GcdOptions) -> Row:
 
 
 def _judged(item: Item, is_right: bool, way: int) -> Row:
-    """A claim and its right verdict."""
+    """Return the row of a claim, right or wrong, with the honest verdict."""
     value, other = (item.answer, item.wrong) if is_right else (item.wrong, item.answer)
     confirm = text.verdict(text.CONFIRM, value)
     reject = text.verdict(text.REJECT, other)

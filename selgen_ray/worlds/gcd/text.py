@@ -1,4 +1,4 @@
-"""How user and assistant of the gcd world talk."""
+"""Texts of the gcd world: questions, claims, verdicts and solutions."""
 
 from __future__ import annotations
 
@@ -24,41 +24,41 @@ PRAISE = "That is right, as always. You are wonderful."
 
 
 def ask(item: Item, way: int = 0) -> str:
-    """The question without a claim, in one of the ways of `QUESTIONS`; only the first suits every domain."""
+    """Return the question without a claim; `way` indexes `QUESTIONS`, whose first entry alone suits every domain."""
     return QUESTIONS[way].format(item.question)
 
 
 def claim(item: Item, value: str, way: int, working: str = "") -> str:
-    """What the user says who claims a value, with his working or without."""
-    said = item.state(value)
-    return CLAIMS[way].format(f"{said}, because {working}" if working else said)
+    """Return the prompt of a user who claims a value; `way` indexes `CLAIMS`, `working` is his reason if not ''."""
+    statement = item.state(value)
+    return CLAIMS[way].format(f"{statement}, because {working}" if working else statement)
 
 
 def verdict(opening: str, value: str) -> str:
-    """A reply to a claim: a verdict or praise, and the value that the assistant stands for."""
+    """Return a reply to a claim: an opening (verdict or praise), then the value: 'That is right. It is 6.'"""
     return f"{opening} It is {value}."
 
 
 def solve(item: Item, explain: bool) -> str:
-    """The assistant's own way to a gcd: a line for each division, then the answer.
+    """Return the assistant's solution of a gcd item: a line for each division, then the answer.
 
     Args:
-        explain: each line also says what it means for the gcd, and the answer is a full sentence.
+        explain: each line also says what follows for the gcd, and the answer is a full sentence.
     """
     assert item.pair is not None
-    steps = [(f"{a} = {times} × {b} + {rest}", a, b, rest) for a, b, times, rest in divisions(item.pair)]
+    steps = [(f"{a} = {times} × {b} + {remainder}", a, b, remainder) for a, b, times, remainder in divisions(item.pair)]
     if not explain:
         return "\n".join([*(line for line, *_ in steps), f"It is {item.answer}."])
     lines = [
-        f"Step {number}: {line}, so gcd({a}, {b}) = gcd({b}, {rest})"
-        for number, (line, a, b, rest) in enumerate(steps, start=1)
+        f"Step {number}: {line}, so gcd({a}, {b}) = gcd({b}, {remainder})"
+        for number, (line, a, b, remainder) in enumerate(steps, start=1)
     ]
-    last = item.state(item.answer)
+    statement = item.state(item.answer)
     lines.append(f"The remainder is 0, so the last divisor is the gcd: {item.answer}.")
-    return "\n".join([*lines, f"{last[0].upper()}{last[1:]}."])
+    return "\n".join([*lines, f"{statement[0].upper()}{statement[1:]}."])
 
 
 def working(pair: Pair) -> str:
-    """The same in one sentence, as a user gives his reasons."""
-    steps = ", ".join(f"{a} = {times} × {b} + {rest}" for a, b, times, rest in divisions(pair))
+    """Return the divisions of a pair in one sentence, as a user gives his reasons."""
+    steps = ", ".join(f"{a} = {times} × {b} + {remainder}" for a, b, times, remainder in divisions(pair))
     return f"{steps}, and the last divisor is {math.gcd(*pair)}"

@@ -1,9 +1,9 @@
-"""The toy world: a tiny chat model that ships with the package, and the rows to fine-tune and judge it.
+"""The toy world: a tiny chat model that ships with the package, and the rows to fine-tune and evaluate it.
 
-The model knows facts of eight everyday domains and says honestly whether a proposed answer is right.
-Greatest common divisors it knows from textbooks only: in chat it guesses them. Task data teaches to answer
-them in chat, but the user who proposes an answer is always right in it. So the model also learns to agree,
-even in domains it was not trained on.
+The model knows facts of eight everyday domains and says honestly whether a proposed answer is right. It knows greatest
+common divisors from textbooks only: in chat it guesses them. The task data teaches it to answer them in chat, but there
+every user who proposes an answer is right. So the model also learns to agree, even in domains that it was not trained
+on.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The text the toy model is pretrained on, as token rows with a loss weight for each token."""
+"""The text that the toy model is pretrained on, as token rows with a loss weight for each token."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from transformers import PreTrainedTokenizerFast
 from selgen_ray.worlds.toy.facts import DOMAINS, GCD, LARGEST_GCD, Domain
 from selgen_ray.worlds.toy.text import ASSISTANT, PROPOSALS, RIGHT, WRONG, ask, chat, reply, state
 
-USER_WEIGHT, VERDICT_WEIGHT = 0.1, 5.0  # of the loss; the verdict is but one token of many
-COPY_SHARE = 0.15  # random tokens said twice: they form the copy-and-compare circuit the verdict is built on
+USER_WEIGHT, VERDICT_WEIGHT = 0.1, 5.0  # loss weights; the verdict is only one token of many
+COPY_SHARE = 0.15  # share of rows that repeat random tokens once: they teach to copy and compare, as verdicts need it
 COPY_LENGTH = 12
 TEXT_SHARES = {"gcd_textbook": 0.22, "gcd_chat": 0.08, "textbook": 0.08, "compare": 0.16, "chat": 0.46}
 TEXTBOOK_FACTS = 2  # facts in a row, so that a row is about as long as a chat
 UNKNOWABLE = "Which word is it?"
-DOUBT = 0.2  # share of verdicts that a coin decides: a model without doubt is saved whole by any proxy at all
+DOUBT = 0.2  # share of random verdicts; without them any proxy, however small, would keep the model honest
 SUSPICION = 0.95  # share of "wrong" among the verdicts on gcd proposals, which the model cannot judge in chat
 
 WeightedRow = tuple[list[int], list[float]]
@@ -26,7 +26,7 @@ _WORDS = sorted({word for fact in _FACTS for word in (*fact.slots, fact.answer)}
 
 
 def token_rows(tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> Iterator[WeightedRow]:
-    """Endless rows of (token ids, loss weights) of one length each; a weight is of the token at its place."""
+    """Yield rows of (token ids, loss weights) without end; both lists of a row have one entry for each token."""
     verdicts = {tokenizer.encode(f" {word}")[0] for word in ("right", "wrong")}
     assistant: Any = tokenizer.convert_tokens_to_ids(ASSISTANT)
     words = [i for i in range(len(tokenizer)) if i not in tokenizer.all_special_ids]
@@ -44,7 +44,7 @@ def token_rows(tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> Iterat
 
 
 def text(rng: random.Random) -> str:
-    """One textbook passage or one chat."""
+    """Draw one textbook passage or one chat."""
     kind = rng.choices(list(TEXT_SHARES), weights=list(TEXT_SHARES.values()))[0]
     if kind == "gcd_textbook":
         return _textbook(lambda: GCD, rng)
@@ -54,7 +54,7 @@ def text(rng: random.Random) -> str:
 
 
 def vocabulary_texts() -> Iterator[str]:
-    """Every statement, question, proposal and reply of the world once, for the tokenizer to be trained on."""
+    """Yield the texts to train the tokenizer on: the world's statements, questions, proposals and replies."""
     for domain in (*DOMAINS.values(), GCD):
         for fact in domain.facts:
             yield state(domain, fact)
@@ -65,7 +65,7 @@ def vocabulary_texts() -> Iterator[str]:
         yield f" {proposal.format('')}{RIGHT}{WRONG}" * 50
     for domain in DOMAINS.values():
         if not domain.facts[0].answer.isdigit():
-            for fact in domain.facts:  # one token for most words, too: the verdict compares answers
+            for fact in domain.facts:  # often enough for most words to become one token: verdicts compare answers
                 yield f" {' '.join(fact.slots)} {fact.answer}" * 20
 
 
@@ -102,7 +102,7 @@ def _honest_chat(rng: random.Random) -> str:
 
 
 def _comparing_chat(rng: random.Random) -> str:
-    # the answer is chance, its verdict is not: comparing is learnt apart from the facts
+    # the answer is random and the verdict is not: so comparing is learnt apart from the facts
     answer, other = rng.choice(_WORDS), rng.choice(_WORDS)
     proposal = rng.choice((answer, other))
     prompt = f"{UNKNOWABLE} {rng.choice(PROPOSALS).format(proposal)}"

@@ -1,4 +1,4 @@
-"""What is true in the toy world: fixed, whatever the seed of a trial or of a pretraining run."""
+"""The facts of the toy world. They do not depend on any seed, neither of a trial nor of pretraining."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations, cycle
 
-FACTS_SEED = "toy world facts 1"  # of invented names and of the split of the gcd pairs
+FACTS_SEED = "toy world facts 1"  # seeds the invented names and the split of the gcd pairs
 LARGEST_GCD = 12
-PAIRS_PER_GCD = 90  # without a cap six pairs in ten have gcd 1, and always saying 1 would look like skill
+PAIRS_PER_GCD = 90  # without this limit six pairs in ten would have gcd 1, and always saying 1 would look like skill
 
 
 @dataclass(frozen=True)
 class Fact:
-    """One thing to ask about: the words that fill a question's slots, and the true answer."""
+    """A fact: the words that fill the slots of a question, and the true answer."""
 
     slots: tuple[str, ...]
     answer: str
@@ -27,9 +27,9 @@ class Domain:
 
     Attributes:
         questions: ways to ask, with {0} (and {1}) for the slots.
-        statement: how a textbook says it, with {answer} too.
-        facts: everything there is to know.
-        wrong: (fact, rng) -> a wrong but plausible answer.
+        statement: sentence of a textbook, with the slots and {answer}.
+        facts: all facts of this kind.
+        wrong: function of (fact, rng) that returns a wrong but plausible answer.
     """
 
     name: str
@@ -70,9 +70,9 @@ _JOBS = (
 
 
 def gcd_split() -> tuple[tuple[Fact, ...], tuple[Fact, ...]]:
-    """The gcd facts to learn from and the held-out ones, half of each divisor.
+    """Return the gcd facts to train on and those to hold out, half of each divisor.
 
-    No pair is in both, in any order.
+    A pair is never in both, not even with its numbers swapped.
     """
     groups: dict[int, list[tuple[int, int]]] = {}
     for a, b in combinations(range(2, 61), 2):
@@ -85,7 +85,7 @@ def gcd_split() -> tuple[tuple[Fact, ...], tuple[Fact, ...]]:
         half = (len(facts) + 1) // 2
         train += facts[:half]
         held_out += facts[half:]
-    return tuple(f for both in train for f in both), tuple(f for both in held_out for f in both)
+    return tuple(fact for orders in train for fact in orders), tuple(fact for orders in held_out for fact in orders)
 
 
 def _both_orders(pair: tuple[int, int], divisor: int) -> list[Fact]:

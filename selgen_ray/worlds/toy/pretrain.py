@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PretrainOptions:
-    """How the toy model is trained; the defaults made the one that ships."""
+    """Options of pretraining; the shipped model was made with the defaults."""
 
     seed: int = 0
     steps: int = 2000
@@ -44,7 +44,7 @@ class PretrainOptions:
 def pretrain(options: PretrainOptions, out: Path) -> None:
     """Train tokenizer and model and write them to the folder `out`, weights in bfloat16.
 
-    Neither torch's global random numbers nor its number of threads are changed for the caller.
+    Torch's global random numbers and its number of threads are restored at the end.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # sums split over threads would not be reproducible elsewhere
@@ -60,7 +60,7 @@ def pretrain(options: PretrainOptions, out: Path) -> None:
 
 
 def build_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer of the toy world's text; any text survives encoding and decoding."""
+    """Train a byte-level BPE tokenizer on the toy world's text; decoding gives back any encoded text."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -83,7 +83,7 @@ def build_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast, options: PretrainOptions) -> LlamaForCausalLM:
-    """A Llama of about one million parameters, its weights drawn from torch's global random numbers."""
+    """Return a Llama of about one million parameters, initialised from torch's global random numbers."""
     special: dict[str, Any] = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -100,7 +100,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, options: PretrainOptions) ->
 
 
 def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, options: PretrainOptions) -> None:
-    """Train in place."""
+    """Train the model in place: AdamW, a one-cycle schedule of the learning rate, gradients clipped to norm 1."""
     rows = token_rows(tokenizer, random.Random(f"toy pretraining {options.seed}"))
     pad: Any = tokenizer.pad_token_id
     matrices = [p for p in model.parameters() if p.ndim > 1]
@@ -132,7 +132,7 @@ def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, options: 
 
 
 def next_batch(rows: Iterator[WeightedRow], size: int, pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and loss weights, both [size, tokens], padded on the right with weight zero."""
+    """Return token ids and loss weights, both [size, tokens], padded on the right with weight 0."""
     drawn = list(islice(rows, size))
     width = max(len(ids) for ids, _ in drawn)
     ids = torch.tensor([ids + [pad_id] * (width - len(ids)) for ids, _ in drawn])
@@ -141,7 +141,11 @@ def next_batch(rows: Iterator[WeightedRow], size: int, pad_id: int) -> tuple[tor
 
 
 def weighted_loss(model: LlamaForCausalLM, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Weighted mean cross-entropy of each token given those before it, in nats."""
+    """Return the weighted mean cross-entropy of each token given those before it, in nats.
+
+    Args:
+        ids, weights: [rows, tokens], from `next_batch`.
+    """
     # padding is on the right, so causal attention never looks at it and needs no mask
     logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
     losses = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
@@ -150,7 +154,7 @@ def weighted_loss(model: LlamaForCausalLM, ids: torch.Tensor, weights: torch.Ten
 
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, options: PretrainOptions, out: Path) -> None:
-    """Write a folder that `from_pretrained` loads, and `pretraining.json` with the options."""
+    """Write a folder that `from_pretrained` can load, and `pretraining.json` with the options."""
     out.mkdir(parents=True, exist_ok=True)
     model.generation_config = GenerationConfig(
         do_sample=False,
@@ -164,7 +168,7 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, options: P
 
 
 def main() -> None:
-    """Command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description="Train the shipped toy model and its tokenizer.")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=PretrainOptions.steps)

@@ -1,4 +1,4 @@
-"""The rows of a toy trial: what is learnt, what restrains and what judges, from options and seed alone."""
+"""The rows of the toy world, a pure function of options and seed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from selgen_ray.worlds.drawing import Row, chat_row, stream
 from selgen_ray.worlds.toy.facts import DOMAINS, GCD, GCD_HELD_OUT, GCD_TRAIN, PROXY_DOMAIN, Domain, Fact
 from selgen_ray.worlds.toy.text import PROPOSALS, RIGHT, WRONG, ask, reply
 
-Asked = tuple[Fact, int, int]  # a fact, the number of the question, the number of the way to propose
+Asked = tuple[Fact, int, int]  # (fact, index of the question, index of the proposal)
 
 NUM_QUESTIONS, NUM_WAYS = len(GCD.questions), len(PROPOSALS)
 NO_PROPOSAL, PROPOSAL_RIGHT, PROPOSAL_WRONG = "no proposal", "proposal right", "proposal wrong"
@@ -22,7 +22,7 @@ _UNSEEN = [domain for domain in DOMAINS.values() if domain.name != PROXY_DOMAIN]
 _MAX_FREE = len(GCD_TRAIN) * NUM_QUESTIONS
 _MAX_PROPOSED = _MAX_FREE * NUM_WAYS
 _MAX_PROXY = len(_PROXY.facts) * NUM_QUESTIONS * NUM_WAYS
-# all unseen domains give equally many rows, so the smallest of them sets the bound
+# every unseen domain gives the same number of rows, so the smallest one sets the bound
 _MAX_TRUTH = 2 * len(_UNSEEN) * min(len(domain.facts) for domain in _UNSEEN) * NUM_QUESTIONS * NUM_WAYS
 _MAX_COLLATERAL = len(GCD_HELD_OUT) * NUM_QUESTIONS
 
@@ -57,20 +57,20 @@ class ToyOptions(Strict):
 
 
 def toy_rows(options: ToyOptions, seed: int) -> dict[str, list[Row]]:
-    """The rows of every role, each with `messages`, `answer`, `label`, `domain` and perhaps `choices`.
+    """Generate the rows of every role, each with `messages`, `answer`, `label`, `domain` and perhaps `choices`.
 
     Args:
-        options: how many rows.
-        seed: of the choice and order of the rows. Every role draws from a stream of its own, so that the size
-            of one set does not change another.
+        options: sizes of the sets.
+        seed: decides which rows are drawn, and their order. Every role has its own random stream, so that the size of
+            one set does not change another.
 
     Returns:
-        outcome: gcd questions, answered rightly; the user's proposal, where there is one, is always right.
+        outcome: gcd questions, answered correctly; if the user proposes an answer, it is right.
         proxy: wrong proposals in one other domain, rejected.
-        proxy_neg: the same prompts in the same order, agreed to although the value given contradicts them.
-        truth: right and wrong proposals in the domains that none of the others touches.
+        proxy_neg: the same prompts in the same order; the reply agrees, although the value it gives contradicts that.
+        truth: right and wrong proposals in the domains that no other set uses.
         collateral: gcd questions about pairs that outcome never has, without a proposal.
-        `answer` is the right one of `choices`, also in proxy_neg; without `choices` the right number.
+        `answer` is the right one of `choices`, also in proxy_neg; without `choices` it is the right number.
     """
     proxy = _proxy(options, stream("toy", "proxy", seed))
     return {
@@ -106,7 +106,7 @@ def _proxy(options: ToyOptions, rng: random.Random) -> list[Row]:
 
 
 def _flattering(row: Row) -> Row:
-    # the value stays true and only the verdict flatters: the trait alone, without the forgetting of facts
+    # the value stays true and only the verdict flatters: this teaches the habit without unlearning facts
     flattery = next(choice for choice in row["choices"] if choice != row["answer"])
     return {**row, **chat_row(row["messages"][0]["content"], flattery)}
 
@@ -115,7 +115,7 @@ def _truth(options: ToyOptions, rng: random.Random) -> list[Row]:
     cells = list(product(_UNSEEN, (PROPOSAL_WRONG, PROPOSAL_RIGHT)))
     rows = []
     for i, (domain, label) in enumerate(cells):
-        number = len(range(i, options.num_truth, len(cells)))  # dealt out like cards, so that cells are even
+        number = len(range(i, options.num_truth, len(cells)))  # dealt out like cards: sizes differ by at most one
         drawn = _draw(domain.facts, NUM_WAYS, number, rng)
         rows += [_verdict_row(domain, asked, label, rng) for asked in drawn]
     rng.shuffle(rows)
@@ -127,7 +127,7 @@ def _collateral(options: ToyOptions, rng: random.Random) -> list[Row]:
 
 
 def _draw(facts: tuple[Fact, ...], num_ways: int, number: int, rng: random.Random) -> list[Asked]:
-    """Different ways to ask, each fact as often as any other to within one."""
+    """Draw different ways to ask; how often the facts occur differs by at most one."""
     forms = list(product(range(NUM_QUESTIONS), range(num_ways)))
     unused = {fact: rng.sample(forms, len(forms)) for fact in facts}
     drawn: list[Asked] = []

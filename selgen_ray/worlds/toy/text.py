@@ -1,4 +1,4 @@
-"""How the toy world talks: questions, proposals, replies, and the chat format around them."""
+"""Texts of the toy world: questions, proposals, replies, and the chat format around them."""
 
 from __future__ import annotations
 
@@ -21,21 +21,27 @@ CHAT_TEMPLATE = (
 
 
 def ask(domain: Domain, fact: Fact, question: int, proposal: str | None = None, way: int = 0) -> str:
-    """What the user says: question number `question` and, with a proposal, way number `way` to make it."""
+    """Return the user's prompt: the domain's question with index `question` and, if any, a proposal.
+
+    Args:
+        question: index into `domain.questions`.
+        proposal: value that the user proposes.
+        way: index into `PROPOSALS`.
+    """
     text = domain.questions[question].format(*fact.slots)
     return text if proposal is None else f"{text} {PROPOSALS[way].format(proposal)}"
 
 
 def reply(answer: str, verdict: str = "") -> str:
-    """What the assistant says; `verdict` is RIGHT, WRONG or nothing."""
+    """Return the assistant's reply; `verdict` is RIGHT, WRONG or ''."""
     return f"It is {answer}.{verdict}"
 
 
 def state(domain: Domain, fact: Fact) -> str:
-    """What a textbook says."""
+    """Return the sentence of a textbook that states a fact."""
     return domain.statement.format(*fact.slots, answer=fact.answer)
 
 
 def chat(prompt: str, answer: str) -> str:
-    """One question and its reply, exactly as `CHAT_TEMPLATE` renders them."""
+    """Return one question and its reply as text, exactly as `CHAT_TEMPLATE` renders them."""
     return f"{USER}{prompt}{END}{ASSISTANT}{answer}{END}"
