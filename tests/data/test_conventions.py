@@ -10,8 +10,8 @@ import pytest
 import torch
 import yaml
 from conftest import chat, write_jsonl
-from data.families import FAMILIES, make_family
 from datasets import Dataset
+from families import FAMILIES, make_family
 from transformers import AutoConfig, AutoModelForCausalLM
 from trl import DPOTrainer, SFTTrainer
 from trl.chat_template_utils import get_training_chat_template

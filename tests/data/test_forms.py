@@ -4,11 +4,12 @@ import json
 
 import pytest
 from conftest import chat, make_model, write_jsonl
+from reading import read_rows
 
 from selgen_ray.config.source import Source
 from selgen_ray.data.conversions import IN_PROMPT
 from selgen_ray.data.encode import encode_row
-from selgen_ray.data.rows import load_roles, read_rows
+from selgen_ray.data.rows import load_roles
 from selgen_ray.errors import DataError
 from selgen_ray.trainers import build_config
 

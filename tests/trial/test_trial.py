@@ -7,10 +7,11 @@ import safetensors.torch
 import torch
 from conftest import write_jsonl
 from peft import PeftModel
+from reading import read_rows
 from transformers import AutoModelForCausalLM
 
 from selgen_ray.data.forms import reply_of
-from selgen_ray.data.rows import load_roles, read_rows
+from selgen_ray.data.rows import load_roles
 from selgen_ray.errors import ModelError
 from selgen_ray.records.results import TrialResult
 from selgen_ray.storage import Folder
