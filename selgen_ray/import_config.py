@@ -1,6 +1,6 @@
-"""`python -m selgen_ray.import_config DIR`: a sweep of the first generation as a search space of today.
+"""`python -m selgen_ray.import_config DIR`: write a sweep of the first generation as a search space of today.
 
-Exit status: 0 written, 2 the input is wrong.
+Exit status: 0 if it is written, 2 if the input is wrong.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _WIDTH = 112
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
+    """Run the command; return its exit status."""
     parser = _parser()
     args = parser.parse_args(argv)
     if (args.folder is None) == (args.results is None):
@@ -58,8 +58,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _config(args: argparse.Namespace) -> list[str]:
-    """Write the search space; returns what to print."""
-    # late: `--help` and a wrong folder are told at once, the strategies take seconds of start-up
+    """Write the search space; return the lines to print."""
+    # late: the strategies take seconds of start-up, for which `--help` and a wrong folder need not wait
     from selgen_ray.first_generation.folder import read_folder
     from selgen_ray.first_generation.writing import by_reason, to_yaml
 
@@ -86,12 +86,12 @@ def _config(args: argparse.Namespace) -> list[str]:
     return [*lines, "", f"next: python -m selgen_ray.sweep {target} --dry-run"]
 
 
-def _reasons(found: dict[str, list[str]]) -> list[str]:
-    return [f"{', '.join(keys)}: {why}" for why, keys in found.items()]
+def _reasons(keys_by_reason: dict[str, list[str]]) -> list[str]:
+    return [f"{', '.join(keys)}: {why}" for why, keys in keys_by_reason.items()]
 
 
 def _section(title: str, texts: list[str]) -> list[str]:
-    """A heading and its items; nothing without items."""
+    """Return the lines of a heading and its items; [] without items."""
     rows = [
         row for text in texts for row in textwrap.wrap(text, _WIDTH, initial_indent="  ", subsequent_indent="      ")
     ]
@@ -99,7 +99,7 @@ def _section(title: str, texts: list[str]) -> list[str]:
 
 
 def _results(args: argparse.Namespace) -> list[str]:
-    """Write old results into a sweep's folder; returns what to print."""
+    """Write old results into a sweep's folder; return the lines to print."""
     from selgen_ray.first_generation.beside import import_results  # late: start-up, as above
 
     return import_results(Path(args.results[0]), args.results[1], args.force)

@@ -23,7 +23,7 @@ from selgen_ray.trainers import catalogue, plugins, strategy_config
 from selgen_ray.trainers.registry import Strategy
 
 DONE, BAD_INPUT = 0, 2
-_WIDTHS = 80, 120  # what is readable; the terminal's own width in between
+_WIDTHS = 80, 120  # the narrowest and the widest text; in between, the width of the terminal
 _LABEL = 10
 _BLANK = r"\n\s*\n"  # between two paragraphs
 _SOURCE = r"(?:^|(?<=[.;)] ))Sources?: "  # the rest of its paragraph is the source
@@ -31,12 +31,12 @@ _SOURCE = r"(?:^|(?<=[.;)] ))Sources?: "  # the rest of its paragraph is the sou
 
 @dataclass(frozen=True)
 class Description:
-    """What the docstrings of a strategy say; '' for what they do not.
+    """The parts of a strategy's docstrings; '' for a part that is not there.
 
     Attributes:
         summary: one line, from the module.
         formula: the first paragraph of the class.
-        source: the literature.
+        source: the literature, from the paragraphs that begin with "Source:".
         text: the whole docstring of the class.
     """
 
@@ -47,7 +47,7 @@ class Description:
 
 
 def describe(trainer: type[Strategy]) -> Description:
-    """Read the docstrings of a class and of its module; one it only inherits says nothing about it."""
+    """Read the docstrings of a class and of its module; an inherited one does not count."""
     text = inspect.cleandoc(trainer.__doc__ or "")
     paragraphs = (" ".join(part.split()) for part in re.split(_BLANK, text))
     split = [re.split(_SOURCE, part, maxsplit=1) for part in paragraphs]
@@ -55,7 +55,7 @@ def describe(trainer: type[Strategy]) -> Description:
 
 
 def _summary(trainer: type[Strategy]) -> str:
-    """What follows the strategy's name in the first line of its module, which may have several strategies."""
+    """Return the text after the strategy's name in its module's first line; '' if that names another strategy."""
     module = sys.modules.get(trainer.__module__)
     line = (getattr(module, "__doc__", None) or "").strip().partition("\n")[0]
     name, colon, summary = line.partition(":")
@@ -63,15 +63,15 @@ def _summary(trainer: type[Strategy]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
+    """Run the command; return its exit status."""
     command = "python -m selgen_ray.strategies"
     usage = f"{command} [show NAME] [--plugin FILE.py ...]"
     parser = argparse.ArgumentParser(command, usage, description="What the strategies do, and their knobs.")
-    told = "a Python file that defines strategies; may be given several times"
-    parser.add_argument("--plugin", metavar="FILE.py", action="append", default=[], help=told)
+    plugin_help = "a Python file that defines strategies; may be given several times"
+    parser.add_argument("--plugin", metavar="FILE.py", action="append", default=[], help=plugin_help)
     show = parser.add_subparsers(title="in detail", metavar="show NAME", prog=command).add_parser("show")
     show.add_argument("name", metavar="NAME", help="a strategy, or another name of it")
-    show.add_argument("--plugin", metavar="FILE.py", action="append", default=[], dest="more", help=told)
+    show.add_argument("--plugin", metavar="FILE.py", action="append", default=[], dest="more", help=plugin_help)
     args = parser.parse_args(argv)
     width = min(max(shutil.get_terminal_size((100, 24)).columns, _WIDTHS[0]), _WIDTHS[1])
     files = [*args.plugin, *getattr(args, "more", ())]
@@ -89,22 +89,22 @@ def main(argv: list[str] | None = None) -> int:
     return DONE
 
 
-# what is written -----------------------------------------------------------------------------------------------
+# the text -----------------------------------------------------------------------------------------------
 
 
 def _overview(trainer: type[Strategy], width: int) -> list[str]:
-    told = describe(trainer)
-    rows = [("formula", told.formula), ("needs", ", ".join(trainer.required_roles))]
+    description = describe(trainer)
+    rows = [("formula", description.formula), ("needs", ", ".join(trainer.required_roles))]
     knobs = [f"{key} = {_yaml(_default(info))}: {allowed(info)}" for key, info in _knobs(trainer).items()]
     rows += [("" if i else "knobs", text) for i, text in enumerate(knobs)]
-    rows.append(("source", told.source))
+    rows.append(("source", description.source))
     return [*_title(trainer, width), *(line for label, text in rows for line in _row(label, text, width))]
 
 
 def _details(trainer: type[Strategy], width: int) -> list[str]:
-    told = describe(trainer)
+    description = describe(trainer)
     lines = _title(trainer, width)
-    for part in re.split(_BLANK, told.text) if told.text else []:
+    for part in re.split(_BLANK, description.text) if description.text else []:
         lines += ["", *_paragraph(part, width)]
     knobs = _knobs(trainer)
     lines += ["", "knobs" if knobs else "knobs: none"]
@@ -113,7 +113,7 @@ def _details(trainer: type[Strategy], width: int) -> list[str]:
         lines += _wrapped(f"{allowed(info)}; default: {_yaml(_default(info))}", 4, width)
     lines.append("")
     lines += _row("needs", ", ".join(f"data.{role}" for role in trainer.required_roles), width, indent=0)
-    lines += _row("source", told.source, width, indent=0)
+    lines += _row("source", description.source, width, indent=0)
     file = getattr(sys.modules.get(trainer.__module__), "__file__", None)
     lines += [f"{'class':{_LABEL}}{trainer.__module__}.{trainer.__qualname__}"]
     lines += [f"{'file':{_LABEL}}{file}"] if file else []
@@ -126,13 +126,13 @@ def _title(trainer: type[Strategy], width: int) -> list[str]:
 
 
 def _row(label: str, text: str, width: int, indent: int = 2) -> list[str]:
-    """A label and its text in a column; nothing without a text."""
+    """Return the lines of a label and its text, in two columns; [] without a text."""
     lines = _wrapped(text, indent + _LABEL, width, hanging=2)
     return [" " * indent + label.ljust(_LABEL) + lines[0].lstrip(), *lines[1:]] if lines else []
 
 
 def _paragraph(text: str, width: int) -> list[str]:
-    """Wrapped anew, but for a list or code, whose lines mean something."""
+    """Return a paragraph's lines, wrapped to the width; those of a list or of code stay as they are."""
     lines = text.splitlines()
     return lines if any(re.match(r"\s|[-*] |\d+\. ", line) for line in lines) else _wrapped(text, 0, width)
 
@@ -149,7 +149,7 @@ def _wrapped(text: str, indent: int, width: int, hanging: int = 0) -> list[str]:
 
 
 def _snippet(trainer: type[Strategy], knobs: dict[str, FieldInfo]) -> list[str]:
-    """A `strategies:` section with the knobs at their defaults; the first number is ready to be varied."""
+    """Return a `strategies:` section with the knobs at their defaults, the first numeric one in a grid."""
     knobs = {key: info for key, info in knobs.items() if _default(info) is not None}
     varied = next((k for k, info in knobs.items() if type(_default(info)) in (int, float)), None)
     lines = ["strategies:", f"  {trainer.proxy_strategy_name}:" + ("" if knobs else " {}")]
@@ -164,16 +164,16 @@ def _snippet(trainer: type[Strategy], knobs: dict[str, FieldInfo]) -> list[str]:
 
 
 def _knobs(trainer: type[Strategy]) -> dict[str, FieldInfo]:
-    """Config key -> field of the knobs, the strategy's own before those it inherits."""
+    """Return config key -> field of the knobs, the strategy's own before inherited ones."""
     name = trainer.proxy_strategy_name
     paths = catalogue.knob_paths(name)
-    found = {
+    knobs = {
         key: info
         for key, info in fields(strategy_config.config_model(catalogue.get_trainer(name))).items()
         if key in paths
     }
     order = list(dict.fromkeys(attribute for owner in trainer.__mro__ for attribute in vars(owner)))
-    return dict(sorted(found.items(), key=lambda item: order.index(item[0].rpartition(".")[2])))
+    return dict(sorted(knobs.items(), key=lambda item: order.index(item[0].rpartition(".")[2])))
 
 
 def _default(info: FieldInfo) -> Any:
@@ -181,10 +181,10 @@ def _default(info: FieldInfo) -> Any:
 
 
 def _yaml(value: Any) -> str:
-    """A value as a search space would give it."""
+    """Return a value as YAML on one line, as in a search space."""
     try:
         text = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), allow_unicode=True)
-    except yaml.YAMLError:  # of a type that no YAML has
+    except yaml.YAMLError:  # a type that YAML lacks
         return str(value)
     return text.removesuffix("...\n").strip()
 

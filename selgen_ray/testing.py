@@ -6,7 +6,7 @@
     def test_my_strategy_keeps_its_promises():
         check_strategy(MyTrainer, {"finetune_config.push": 0.5})
 
-It needs no network, no data and no GPU, and takes some seconds: a random model of two layers trains on a dozen rows.
+They need no network, no data and no GPU, and take some seconds: a random model of two layers trains on a dozen rows.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ TEMPLATE = (
 )
 """A chat template that marks the reply."""
 PROMISES = ("saving", "repetition", "zero strength", "resume", "accumulation", "workers")
-"""What `check_strategy` looks at, in this order; 'workers' where it is asked for."""
+"""The promises that `check_strategy` checks, in this order; 'workers' only on request."""
 _ROUNDING = 1e-9  # of float64 sums in another order; weights are of order 0.1
 _IDS = torch.tensor([[5, 9, 70, 33, 2, 61]])
 _PLAIN = "naive"
@@ -72,7 +72,7 @@ def check_strategy(
         lora: train an adapter; False: all weights (without the promises about adapters).
 
     Raises:
-        AssertionError: names the strategy, the promise that it breaks, by how much, and what to look for.
+        AssertionError: the strategy breaks a promise; the message says which, by how much, and what to look for.
         ValueError: the knobs are not a valid config of the strategy. What the strategy itself raises is passed on.
     """
     with tempfile.TemporaryDirectory(prefix="selgen_check_") as scratch:
@@ -154,7 +154,7 @@ def _chat(question: str, reply: str, **extra: Any) -> dict[str, Any]:
 
 
 class _Killed(Exception):
-    """Stands for a kill: nothing after it runs."""
+    """Raised where a kill would end the process."""
 
 
 class _Check:
@@ -170,7 +170,7 @@ class _Check:
         self.whole: tuple[Weights, dict[str, Any]] | None = None
 
     def config(self, *changes: Mapping[str, Any], strategy: str | None = None) -> dict[str, Any]:
-        """A nested trial config: 13 rows in steps of 4, two epochs of four steps."""
+        """Return a nested trial config: 13 rows in steps of 4, two epochs of four steps."""
         flat: dict[str, Any] = {"model": self.model, "learning_rate": 5e-3, "epochs": 2, "r": 4, "lora_alpha": 8}
         flat |= {"per_device_train_batch_size": 4, "logging_steps": 3, "save_steps": 2, "max_to_eval": 2}
         flat |= {"max_new_tokens": 1, "is_peft": self.lora, "lora_dropout": 0.1, "warmup_steps": 2}
@@ -189,7 +189,7 @@ class _Check:
     def train(
         self, config: dict[str, Any], *, double: bool = False, killed_after: int | None = None, **options: Any
     ) -> tuple[Weights, dict[str, Any]]:
-        """Final weights, and the record but for its timings."""
+        """Train; return the final weights, and the record without its timings."""
         with self.opened(config, **options) as trainer:
             if killed_after is not None:
                 _kill(trainer, killed_after)
@@ -198,20 +198,24 @@ class _Check:
                 weights = {name: p.detach().clone() for name, p in trainer.parameters.items()}
         return weights, record.model_dump(exclude={"timings"})
 
-    def broken(self, promise: str, told: str) -> AssertionError:
-        return AssertionError(f"{self.trainer.__name__} ({self.trainer.proxy_strategy_name}) breaks {promise}: {told}")
+    def broken(self, promise: str, explanation: str) -> AssertionError:
+        return AssertionError(
+            f"{self.trainer.__name__} ({self.trainer.proxy_strategy_name}) breaks {promise}: {explanation}"
+        )
 
     def same(
-        self, promise: str, one: dict[str, Tensor], other: dict[str, Tensor], told: str, within: float = 0
+        self, promise: str, one: dict[str, Tensor], other: dict[str, Tensor], explanation: str, within: float = 0
     ) -> None:
         """Raise AssertionError unless two sets of weights are equal, or as close as `within`."""
         if one.keys() != other.keys():
             names = sorted(one.keys() ^ other.keys())[:3]
-            raise self.broken(promise, f"{told}. Only one of the two trains {', '.join(names)}")
+            raise self.broken(promise, f"{explanation}. Only one of the two trains {', '.join(names)}")
         distance = {name: float((one[name] - other[name]).abs().max()) for name in one}
         worst = max(distance, key=lambda name: distance[name])
         if not distance[worst] <= within:
-            raise self.broken(promise, f"{told}. {worst} differs by up to {distance[worst]:.3g} (allowed: {within:g})")
+            raise self.broken(
+                promise, f"{explanation}. {worst} differs by up to {distance[worst]:.3g} (allowed: {within:g})"
+            )
 
     # -- one promise each ----------------------------------------------------------------------------------------
 
@@ -227,10 +231,12 @@ class _Check:
             distance = float((loaded - expected).abs().max())
             if not distance <= 1e-4:
                 what = "merged model" if merged else "adapter" if self.lora else "model"
-                told = f"the saved {what}, loaded by PEFT or Transformers alone, is not the trained and edited model: "
+                problem = (
+                    f"the saved {what}, loaded by PEFT or Transformers alone, is not the trained and edited model: "
+                )
                 raise self.broken(
                     "saving",
-                    f"{told}logits differ by up to {distance:.3g}. Does an edit change what is not saved? Override "
+                    f"{problem}logits differ by up to {distance:.3g}. Does an edit change what is not saved? Override "
                     "save_adapter where more than one adapter was trained",
                 )
 
@@ -240,13 +246,13 @@ class _Check:
             self.whole = self.train(config)
         with _global_streams(2):
             again = self.train(config)
-        told = (
+        problem = (
             "two runs of one config differ when the global random streams do. Draw from a generator that is seeded by "
             "selgen_ray.seeding.derive_seed of the trial's seed and the step"
         )
-        self.same("repetition", self.whole[0], again[0], told)
+        self.same("repetition", self.whole[0], again[0], problem)
         if self.whole[1] != again[1]:
-            raise self.broken("repetition", f"the losses or evaluations of {told}")
+            raise self.broken("repetition", f"the losses or evaluations of {problem}")
 
     def zero_strength(self) -> None:
         zero = self.trainer.zero_strength
@@ -255,12 +261,12 @@ class _Check:
         plain, record = self.train(self.config({"train_on_proxy": False}, strategy=_PLAIN))
         weights, other = self.train(self.config(zero))
         shown = ", ".join(f"{key}: {value}" for key, value in zero.items())
-        told = (
+        problem = (
             f"with {shown} it is not `{_PLAIN}` without the proxy. Give a Term that weight: one of weight 0 is left out"
         )
-        self.same("zero strength", plain, weights, told)
+        self.same("zero strength", plain, weights, problem)
         if record["eval_results"] != other["eval_results"]:
-            raise self.broken("zero strength", f"{told}. The evaluations differ")
+            raise self.broken("zero strength", f"{problem}. The evaluations differ")
 
     def resume(self) -> None:
         config = self.config()
@@ -271,18 +277,18 @@ class _Check:
                 self.train(config, killed_after=step, checkpoints=checkpoints)
             except _Killed:
                 checkpoints.flush()
-            found = checkpoints.newest()
-            if found is None or found.step != step - 1:
+            checkpoint = checkpoints.newest()
+            if checkpoint is None or checkpoint.step != step - 1:
                 raise self.broken("resume", f"killed in step {step}, it leaves no checkpoint of step {step - 1}")
             resumed, resumed_record = self.train(config, checkpoints=checkpoints)
-            told = (
+            problem = (
                 f"killed in step {step} and resumed from the checkpoint of step {step - 1}, it ends elsewhere. What "
                 "a hook remembers from step to step is in no checkpoint: derive it from the step, or from the weights"
             )
-            self.same("resume", whole, resumed, told)
+            self.same("resume", whole, resumed, problem)
             if record != resumed_record:
                 keys = [key for key in record if record[key] != resumed_record[key]]
-                raise self.broken("resume", f"{told}. The record differs in {', '.join(keys)}")
+                raise self.broken("resume", f"{problem}. The record differs in {', '.join(keys)}")
 
     def accumulation(self) -> None:
         size, proxy, number = (
@@ -291,13 +297,13 @@ class _Check:
         )
         for mode in ("continuous", "synchronized"):
             shared = _PLAIN_DESCENT | {"finetune_config.proxy_cycling_mode": mode}
-            one, _ = self.train(self.config(shared, {size: 6, proxy: 4}), double=True)
-            many, _ = self.train(self.config(shared, {size: 3, proxy: 2, number: 2}), double=True)
-            told = (
+            large, _ = self.train(self.config(shared, {size: 6, proxy: 4}), double=True)
+            small, _ = self.train(self.config(shared, {size: 3, proxy: 2, number: 2}), double=True)
+            problem = (
                 f"two micro-batches give other weights than one of twice the size ({mode}). `total` must be a sum, and "
                 "`count` how many things it sums over: the loop divides by the count of the whole step"
             )
-            self.same("accumulation", one, many, told, _ROUNDING)
+            self.same("accumulation", large, small, problem, _ROUNDING)
 
     def workers(self) -> None:
         number, workers = "finetune_config.gradient_accumulation_steps", "num_workers"
@@ -309,11 +315,11 @@ class _Check:
         args = (str(self.folder), self.trainer.__module__, plugin, places, together, self.rows)
         torch.multiprocessing.spawn(_member, args, nprocs=2)  # type: ignore[attr-defined]  # untyped
         weights = safetensors.torch.load_file(self.folder / "together.safetensors")
-        told = (
+        problem = (
             "two processes give other weights than one with twice the accumulation. What a hook computes of this "
             "rank's rows alone must be added up by selgen_ray.trainers.engine.ranks.summed"
         )
-        self.same("workers", alone, weights, told, _ROUNDING)
+        self.same("workers", alone, weights, problem, _ROUNDING)
 
 
 _PLAIN_DESCENT = {
@@ -333,7 +339,7 @@ def _member(
     config: dict[str, Any],
     rows: dict[str, Any],
 ) -> None:
-    """One of two processes that train together; rank 0 leaves the weights in `folder`."""
+    """Train as one of two processes; rank 0 writes the weights into `folder`."""
     torch.set_num_threads(1)
     sys.path[:] = places
     if plugin:
@@ -352,7 +358,7 @@ def _member(
 
 
 def _kill(trainer: BaseTrainer, number: int) -> None:
-    """Let the trainer die inside its step `number`, counted from 1, before that step is logged or saved."""
+    """Make the trainer raise `_Killed` in its step `number`, counted from 1, before that step is logged or saved."""
     hook: Callable[..., None] = trainer.after_optimizer_step
 
     def after_optimizer_step(parameters: Any, learning_rate: float, step: int) -> None:
@@ -365,7 +371,7 @@ def _kill(trainer: BaseTrainer, number: int) -> None:
 
 @contextlib.contextmanager
 def _in_float64(model: torch.nn.Module) -> Iterator[None]:
-    """Compute in float64: what is left of a difference is an error, not rounding. The base goes back to the cache."""
+    """Compute in float64, so that a difference is an error, not rounding; then restore float32 for the model cache."""
     model.double()
     try:
         yield
@@ -375,7 +381,7 @@ def _in_float64(model: torch.nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _global_streams(seed: int) -> Iterator[None]:
-    """Other states of the random streams that belong to nobody."""
+    """Seed the global random streams of Python, NumPy and PyTorch; restore them on leaving the context."""
     state, of_numpy = random.getstate(), numpy.random.get_state()
     with torch.random.fork_rng(devices=[]):
         random.seed(seed)

@@ -37,21 +37,22 @@ T = TypeVar("T")
 
 
 class BaseTrainer(Strategy):
-    """A strategy: subclass, set `proxy_strategy_name`, override as few hooks as the formula needs.
+    """Base class of the strategies: set `proxy_strategy_name`, override as few hooks as the formula needs.
 
     Knobs are class attributes declared with `knob`; they become keys of `finetune_config` and attributes here.
 
     Args:
-        config: a trial config of this strategy, or the nested dict of one.
+        config: a trial config of this strategy, or one as a nested dict.
         model, tokenizer, datasets: default: as the config says; `datasets` maps a role to its rows.
         checkpoints: where to save and look for step checkpoints; default: nowhere.
-        cache: of what several trials share; default: everything is computed. Not used with a `model` of one's own.
-        model_hash: fingerprint of the start model, where it is known already.
+        cache: of values that several trials share; default: everything is computed. Ignored if `model` or `tokenizer`
+            is given, but for the judge's verdicts.
+        model_hash: fingerprint of the start model, if it is known already.
         on_progress: called with a dict of readable numbers every `logging_steps`.
-        on_evaluation: called after each evaluation, when `record` has it.
-        stop: set by others to end the training early.
-        on_event: called with {'event', 'why', 'step'} of what a person should find in the sweep's log.
-        fsdp: the ranks share the frozen base out, instead of having it each; a `model` of one's own stays as it is.
+        on_evaluation: called after each evaluation, when `record` holds it.
+        stop: a request to end the training early, which another thread may set.
+        on_event: called with {'event', 'why', 'step'} for the sweep's log, when a person should know what happened.
+        fsdp: shard the frozen base over the ranks, instead of a copy on each; a `model` that is given is not sharded.
 
     Attributes:
         config: the trial config; `cfg` is its section `finetune_config`.
@@ -60,8 +61,9 @@ class BaseTrainer(Strategy):
 
     Raises:
         DataError: a role this strategy needs is missing, or its rows cannot be used.
-        ModelError: the model cannot be loaded. pydantic.ValidationError: a wrong config. ValueError: `num_workers` is
-            not the number of processes that train.
+        ModelError: the model cannot be loaded.
+        pydantic.ValidationError: the config is wrong.
+        ValueError: `num_workers` is not the number of processes that train.
     """
 
     run: RunContext
@@ -122,28 +124,28 @@ class BaseTrainer(Strategy):
     # -- hooks -----------------------------------------------------------------------------------------------------
 
     def _compute_loss(self, batch: Batch) -> Tensor:
-        """Mean loss of an outcome micro-batch: the simplest hook. Default: cross-entropy of the scored tokens."""
+        """Return the mean loss of an outcome micro-batch, by default the cross-entropy of its scored tokens."""
         return cross_entropy(self.scored_logits(batch), batch.targets[batch.scored]) / batch.num_scored
 
     def terms(self) -> list[Term]:
-        """The weighted terms of a step; the first one's stream sets the length of an epoch."""
+        """Return the weighted terms of a step; the first one's stream sets the length of an epoch."""
         return [Term("loss", 1.0, "outcome", lambda batch: self._compute_loss(batch) * batch.num_scored)]
 
     def prepare(self) -> None:
-        """Work before training, with the model in its starting state (also when the run is resumed)."""
+        """Do work before training, with the model in its starting state (also when the run is resumed)."""
 
     def transform_gradients(self, by_slot: dict[str, GradMap], step: int) -> GradMap:
-        """The gradient to apply, from the accumulated gradient of each slot; before clipping."""
+        """Return the gradient to apply, from the accumulated gradient of each slot; it is clipped afterwards."""
         return by_slot.get(MAIN, {})
 
     def after_optimizer_step(self, parameters: dict[str, nn.Parameter], learning_rate: float, step: int) -> None:
         """Edit the parameters in place after the optimizer."""
 
     def edits(self) -> Iterable[tuple[str, Edit]]:
-        """Named edits of the finished weights, each applied to the trained ones and evaluated beside them."""
+        """Return named edits of the finished weights; each is applied to these and evaluated, the last one stays."""
         return ()
 
-    # -- what hooks build on ---------------------------------------------------------------------------------------
+    # -- for use in hooks -------------------------------------------------------------------------------------------
 
     @property
     def model(self) -> Model:
@@ -167,7 +169,7 @@ class BaseTrainer(Strategy):
 
     @property
     def record(self) -> TrainingRecord:
-        """What results.json gets."""
+        """The measurements that results.json will hold."""
         return self.run.record
 
     @property
@@ -176,7 +178,7 @@ class BaseTrainer(Strategy):
         return self.run.shared
 
     def has(self, role: str) -> bool:
-        """Whether there are rows of this role to train on."""
+        """Return whether there are rows of this role to train on."""
         return role in self.sets.train
 
     def logits(self, batch: Batch) -> Tensor:
@@ -184,7 +186,7 @@ class BaseTrainer(Strategy):
         return self.model(**batch.inputs, use_cache=False).logits
 
     def scored_logits(self, batch: Batch) -> Tensor:
-        """Return the logits at the scored tokens alone, [scored, vocab]: cheaper; `batch.targets[batch.scored]` fit."""
+        """Return the logits at the scored tokens alone, [scored, vocab]; targets: `batch.targets[batch.scored]`."""
         return forward.scored_logits(self.model, batch)
 
     def cross_entropy_term(self, stream: str, weight: float = 1.0, slot: str = MAIN) -> Term:
@@ -202,18 +204,21 @@ class BaseTrainer(Strategy):
         return self.run.batches(stream, self)
 
     def data_key(self, stream: str) -> dict[str, Any]:
-        """Return what identifies the training rows of a stream and their tokens, as a key for `share`."""
+        """Return a key for `share` that identifies the training rows of a stream and their tokens."""
         return self.run.data_key(stream)
 
     def passes(self, compute: Callable[[], T]) -> T:
-        """Return what `compute` gives, which runs the model over many `batches` without gradients.
+        """Call `compute`, which runs the model over many `batches` without gradients, and return its value.
 
-        It ends at the next batch when the trial is to stop, and is called again when memory runs out (`auto_batch`).
+        It is called again, with smaller batches, when memory runs out (`auto_batch`).
+
+        Raises:
+            TrialStopped: the trial was asked to stop; raised at the next batch.
         """
         return self.run.passes(compute)
 
     def log(self, name: str, total: Tensor | float, count: Tensor | float = 1) -> None:
-        """Log a metric as a sum over `count` things; results.json gets the mean since the last reading."""
+        """Add a sum over `count` things to a metric; results.json gets the mean since the last reading."""
         self.run.log(name, total, count)
 
     # -- public interface ------------------------------------------------------------------------------------------
@@ -222,22 +227,22 @@ class BaseTrainer(Strategy):
         """Train from the newest checkpoint, or from the start; evaluate before, after each epoch and at the end.
 
         Raises:
-            TrialDiverged: a loss became NaN or infinite.
-            TrialStopped: it was asked to stop; what was trained is in a checkpoint.
+            TrialDiverged: a loss or a value of an evaluation is NaN or infinite.
+            TrialStopped: the trial was asked to stop; every finished step is in a checkpoint.
         """
         with keep_global_rng():
             course.train(self.run, self, self.evaluations)
         return self.record
 
     def evaluate(self) -> dict[str, dict[str, float]]:
-        """Return every metric on every evaluation set, set -> metric -> value, of the model as it is now."""
+        """Return set -> metric -> value of the current weights, for every evaluation set and metric."""
         measured, _ = self.evaluations.judged(self.evaluations.now(), self.run.progress.step)
-        return {name: dict(one["values"]) for name, one in measured.items()}
+        return {name: dict(measurement["values"]) for name, measurement in measured.items()}
 
     def save_model(self, folder: str | Path) -> None:
         """Write the finished model and the tokenizer in the ordinary Hugging Face format.
 
-        An adapter, as `save_adapter` does; or a whole model, where all of it was trained or with `save_merged`.
+        That is an adapter, written by `save_adapter`, or the whole model with `save_merged` or after full fine-tuning.
         """
         if self.cfg.save_merged and isinstance(self.model, PeftModel):
             saving.save_merged(self.model, self.tokenizer, Path(folder))
@@ -245,11 +250,11 @@ class BaseTrainer(Strategy):
             self.save_adapter(folder)
 
     def save_adapter(self, folder: str | Path) -> None:
-        """Write what was trained; override it where that is more than one adapter of the start model."""
+        """Write the trained adapter or model; override it if the result is not one adapter of the start model."""
         saving.save_model(self.model, self.tokenizer, Path(folder))
 
     def close(self) -> None:
-        """Give a model this trainer loaded itself back to the cache; the trainer is of no more use."""
+        """Return a model that this trainer loaded to the process's cache; the trainer cannot be used afterwards."""
         self._open.close()
 
     def __enter__(self) -> Self:

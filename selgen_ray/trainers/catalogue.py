@@ -1,4 +1,4 @@
-"""All strategies by name, shipped, installed and from plugin files; configs built for them."""
+"""All strategies by name (shipped, installed and from plugin files), and the trial configs built for them."""
 
 from __future__ import annotations
 
@@ -15,33 +15,32 @@ from selgen_ray.trainers.strategy_config import config_model, path_of_knob
 
 def _import_all() -> None:
     import_shipped()
-
     import_entry_points()
 
 
 def strategies() -> dict[str, type[Strategy]]:
-    """All registered strategies, by name."""
+    """Return name -> class of all strategies, sorted by name."""
     _import_all()
     return dict(sorted(TRAINERS.items()))
 
 
 def canonical(name: str) -> str:
-    """The registered name behind `name`, which may be an alias; unknown names come back unchanged."""
+    """Return the registered name behind `name`, which may be an alias; an unknown name comes back unchanged."""
     _import_all()
     return ALIASES.get(name, name)
 
 
 def implied(name: str) -> dict[str, Any]:
-    """Top-level config keys that an alias says as well, such as 'mixed': {'train_on_proxy': True}."""
+    """Return the top-level config keys that an alias sets: {'train_on_proxy': True} for 'mixed'."""
     trainer = strategies().get(canonical(name))
     return dict(trainer.implied.get(name, {})) if trainer else {}
 
 
 def get_trainer(name: str) -> type[Strategy]:
-    """The trainer class of a strategy name or alias.
+    """Return the trainer class of a strategy name or alias.
 
     Raises:
-        ValueError: no such strategy; the message lists what is allowed.
+        ValueError: there is no such strategy; the message lists the allowed names.
     """
     known = strategies()
     if canonical(name) not in known:
@@ -52,12 +51,12 @@ def get_trainer(name: str) -> type[Strategy]:
 
 
 def knob_paths(name: str) -> set[str]:
-    """Dotted config keys of the knobs of one strategy, such as 'finetune_config.beta_kl'."""
+    """Return the dotted config keys of the knobs of one strategy, such as 'finetune_config.beta_kl'."""
     return {path_of_knob(key, info) for key, (_, info) in get_trainer(name).knobs().items()}
 
 
 def knob_owners() -> dict[str, list[str]]:
-    """Dotted knob key -> the strategies that have it."""
+    """Return dotted knob key -> names of the strategies that have it."""
     owners: dict[str, list[str]] = {}
     for name in strategies():
         for path in knob_paths(name):
@@ -69,8 +68,8 @@ def build_config(raw: dict[str, Any]) -> TrialConfig:
     """Validate a nested config dict against the model of its strategy.
 
     Raises:
-        ValueError: unknown strategy, or one whose name says another value of a key. pydantic.ValidationError: unknown
-            key or wrong value.
+        ValueError: the strategy is unknown, or its alias sets a key to another value than the config.
+        pydantic.ValidationError: a key is unknown or a value wrong.
     """
     named = raw.get("proxy_strategy")
     for key, value in implied(str(named)).items():
@@ -82,21 +81,25 @@ def build_config(raw: dict[str, Any]) -> TrialConfig:
 
 
 def continued(config: TrialConfig, own: Mapping[str, Any]) -> TrialConfig:
-    """The config with the adapter's settings. Raises pydantic.ValidationError: its strategy refuses them."""
+    """Return the config with an adapter's settings, keys of `finetune_config`.
+
+    Raises:
+        pydantic.ValidationError: the strategy refuses them.
+    """
     raw = config.model_dump()
     return build_config({**raw, "finetune_config": {**raw["finetune_config"], **own}})
 
 
 def resolved(config: TrialConfig) -> TrialConfig:
-    """The config with the settings of the adapter that it continues from, where it names one.
+    """Return the config with the settings of the adapter that it continues from, if it names one.
 
     Raises:
-        ModelError: there is no such adapter, or a key says something else than it does.
+        ModelError: there is no such adapter, or a key contradicts its settings.
     """
     cfg = config.finetune_config
     if cfg.adapter is None:
         return config
-    own = lora_settings_of(cfg.adapter, cfg.adapter_revision)
-    if wrong := contradictions(cfg, own):
+    adapter_settings = lora_settings_of(cfg.adapter, cfg.adapter_revision)
+    if wrong := contradictions(cfg, adapter_settings):
         raise ModelError("; ".join(f"finetune_config.{key}: {why}" for key, why in wrong.items()))
-    return continued(config, own)
+    return continued(config, adapter_settings)

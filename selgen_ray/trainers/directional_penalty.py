@@ -20,5 +20,5 @@ class DirectionalPenaltyTrainer(OrthogonalPenaltyTrainer):
     sign = -1.0
 
     def penalise(self, products: Tensor) -> Tensor:
-        """Sum over the pairs of rows of one tensor."""
+        """Return the sum over the pairs of rows of one tensor."""
         return products.sum()

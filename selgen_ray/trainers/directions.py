@@ -32,7 +32,8 @@ from selgen_ray.trainers.registry import knob
 
 PROXY_EPOCHS = knob(1, "passes of the throw-away training on the proxy", ge=1)
 
-# of the run alone; everything else decides what a throw-away training gives, whatever a later version adds
+# keys left out of the cache key: they change nothing in a throw-away training, or are covered by the hashes of rows
+# and start model. All others, also those of later versions, are part of it
 _OF_THE_RUN = {"epochs", "max_steps", "max_to_eval", "max_new_tokens", "train_split"} | {
     *("model", "model_revision", "adapter", "adapter_revision"),  # of the start model
 }
@@ -40,19 +41,29 @@ _OF_THE_RUN = {"epochs", "max_steps", "max_to_eval", "max_new_tokens", "train_sp
 
 @dataclass(frozen=True)
 class ThrowAway:
-    """What a throw-away training leaves: the average of its gradients, before clipping, and the weights at its end."""
+    """Result of a throw-away training; both map the name of a trainable tensor to a tensor of its shape.
+
+    Attributes:
+        gradient: the average of the gradients of all steps, before clipping.
+        weights: the weights at its end.
+    """
 
     gradient: GradMap
     weights: dict[str, Tensor]
 
 
 def throw_away_training(trainer: BaseTrainer, role: str, epochs: int) -> ThrowAway:
-    """Train a copy of the trainer's model on one role, from the run's own initial values; shared by the sweep.
+    """Train on one role from the run's initial weights, then put these back; the trials of a sweep share the result.
 
-    Checkpointed every `save_steps` optimizer steps where the sweep has a cache.
+    Where the sweep has a cache, it saves a checkpoint every `save_steps` optimizer steps.
+
+    Args:
+        role: whose cross-entropy is minimised, such as 'proxy'.
+        epochs: passes over its training rows.
 
     Raises:
         TrialDiverged: a loss became NaN or infinite.
+        TrialStopped: the trial was asked to stop.
     """
     base = {k: v for k, v in trainer.cfg.model_dump().items() if k in FinetuneConfig.model_fields.keys() - _OF_THE_RUN}
     key = trainer.data_key(role) | {"config": identity(FinetuneConfig.model_validate(base))}
@@ -61,7 +72,7 @@ def throw_away_training(trainer: BaseTrainer, role: str, epochs: int) -> ThrowAw
         key["num_workers"] = trainer.config.num_workers
     parts = ("gradient", "weights")
     tensors = trainer.share.tensors("throw_away_trainings", key, lambda work: _train(trainer, role, epochs, work))
-    # in the order of the parameters, whatever that of the cache is: sums depend on it
+    # in the order of the parameters, not of the cache: rounding of sums depends on it
     return ThrowAway(*({name: tensors[f"{part}:{name}"] for name in trainer.parameters} for part in parts))
 
 
@@ -91,7 +102,7 @@ def _train(trainer: BaseTrainer, role: str, epochs: int, work: Folder | None) ->
 
 @contextlib.contextmanager
 def _throw_away(trainer: BaseTrainer) -> Iterator[None]:
-    """Whatever happens to the trainable tensors inside is undone."""
+    """Restore the trainable tensors on leaving the context."""
     before = {name: p.detach().clone() for name, p in trainer.parameters.items()}
     try:
         yield
@@ -102,11 +113,11 @@ def _throw_away(trainer: BaseTrainer) -> Iterator[None]:
 
 
 def check_phase(config: TrialConfig, roles: Mapping[str, Sequence[Row]], role: str) -> None:
-    """Whether a throw-away training on a role gives a direction.
+    """Check, before any trial starts, that a throw-away training on a role gives a direction.
 
     Raises:
-        DataError: the role is missing; or LoRA would be trained for one step, in which B = 0 makes the gradient of
-            every A exactly zero.
+        DataError: the role is missing; or LoRA would be trained for a single step, in which B = 0 makes the gradient
+            of every A exactly zero.
     """
     if not roles.get(role):
         raise DataError(f"proxy_strategy {config.proxy_strategy} needs data.{role}, which was not given")
@@ -124,10 +135,10 @@ def check_phase(config: TrialConfig, roles: Mapping[str, Sequence[Row]], role: s
 
 
 class PlaneTrainer(BaseTrainer):
-    """A strategy that uses the alignment plane V, one tensor for each trainable tensor.
+    """Base class of the strategies that use the alignment plane V, one tensor for each trainable tensor.
 
-    V = g(positive_proxy) - g(negative_proxy), g the average gradient of a throw-away training of `proxy_epochs`. It
-    points up the proxy's loss. A side without data is left out.
+    V = g(positive_proxy) - g(negative_proxy), where g is the average gradient of a throw-away training of
+    `proxy_epochs`. V points up the proxy's loss. A side without data is left out.
     """
 
     proxy_epochs: int = PROXY_EPOCHS
@@ -147,7 +158,7 @@ class PlaneTrainer(BaseTrainer):
 
     @classmethod
     def check(cls, config: TrialConfig) -> None:
-        """Raises ValueError: the keys of the plane do not go together."""
+        """Raise ValueError if the keys of the plane do not go together."""
         cfg: Any = config.finetune_config
         side, sums = cfg.positive_proxy, cfg.add_proxy_gradients
         if not cfg.load_steering_vector and side == cfg.negative_proxy and not (side and sums):
@@ -163,7 +174,7 @@ class PlaneTrainer(BaseTrainer):
 
     @classmethod
     def input_files(cls, config: TrialConfig) -> dict[str, str]:
-        """The vector a user brings."""
+        """Return the file of V, where the user gives one."""
         cfg: Any = config.finetune_config
         return {"finetune_config.steering_vector_path": cfg.steering_vector_path} if cfg.load_steering_vector else {}
 
@@ -182,17 +193,18 @@ class PlaneTrainer(BaseTrainer):
             check_phase(config, roles, side)
 
     def plane(self) -> GradMap:
-        """V, read or computed.
+        """Return V, read from a file or computed.
 
         Raises:
-            DataError: the file's tensors are not those of this model. TrialDiverged: the throw-away training did.
+            DataError: the file's tensors are not those of this model.
+            TrialDiverged: a loss of a throw-away training became NaN or infinite.
         """
         if self.load_steering_vector:
             return read_plane(str(self.steering_vector_path), self.parameters)
-        found = self._computed_plane()
+        plane = self._computed_plane()
         if self.save_steering_vector and ranks.is_main():
-            write_plane(str(self.steering_vector_path), found)
-        return found
+            write_plane(str(self.steering_vector_path), plane)
+        return plane
 
     def _computed_plane(self) -> GradMap:
         signs = {self.positive_proxy: 1.0, self.negative_proxy: 1.0 if self.add_proxy_gradients else -1.0}
@@ -213,24 +225,24 @@ class PlaneTrainer(BaseTrainer):
 
 
 def read_plane(path: str, parameters: Mapping[str, Tensor]) -> GradMap:
-    """The tensors of a file, on the device and in the type of the parameters they belong to.
+    """Read name -> tensor from a file, each on the device and in the type of the parameter of that name.
 
     Raises:
         DataError: the file cannot be read, or a name or shape is not that of a trainable tensor.
     """
     try:
-        found = safetensors.torch.load_file(path) if path.endswith(".safetensors") else _load_pt(path)
+        tensors = safetensors.torch.load_file(path) if path.endswith(".safetensors") else _load_pt(path)
     except Exception as error:
         raise DataError(f"steering_vector_path {path}: cannot be read: {error}") from error
     shapes = {name: tuple(p.shape) for name, p in parameters.items()}
-    has = {name: tuple(tensor.shape) for name, tensor in found.items()}
-    wrong = [name for name in sorted(has.keys() | shapes.keys()) if has.get(name) != shapes.get(name)]
+    given_shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    wrong = [name for name in sorted(given_shapes.keys() | shapes.keys()) if given_shapes.get(name) != shapes.get(name)]
     if wrong:
         raise DataError(
             f"steering_vector_path {path}: {len(wrong)} tensors do not fit the trainable ones, first {wrong[0]}: the "
-            f"file has {has.get(wrong[0], 'nothing')}, the model {shapes.get(wrong[0], 'nothing')}"
+            f"file has {given_shapes.get(wrong[0], 'nothing')}, the model {shapes.get(wrong[0], 'nothing')}"
         )
-    return {name: found[name].to(p) for name, p in parameters.items()}
+    return {name: tensors[name].to(p) for name, p in parameters.items()}
 
 
 def _load_pt(path: str) -> dict[str, Tensor]:
@@ -241,7 +253,7 @@ def write_plane(path: str, plane: GradMap) -> None:
     """Write V as safetensors beside `path`, '-<hash of its content>' appended to the name: seeds have different planes.
 
     Raises:
-        StorageError: it cannot be written.
+        StorageError: the file cannot be written.
     """
     content = safetensors.torch.save({name: t.detach().contiguous().cpu() for name, t in plane.items()})
     target = Path(path)
@@ -251,6 +263,6 @@ def write_plane(path: str, plane: GradMap) -> None:
 
 @torch.no_grad()
 def add_in_place(parameters: dict[str, torch.nn.Parameter], direction: GradMap, factor: float) -> None:
-    """theta <- theta + factor * direction."""
+    """Set theta <- theta + factor * direction."""
     for name, tensor in direction.items():
         parameters[name].add_(tensor, alpha=factor)

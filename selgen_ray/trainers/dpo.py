@@ -39,7 +39,7 @@ class DPOTrainer(BaseTrainer):
 
     @classmethod
     def check_rows(cls, config: TrialConfig, roles: Mapping[str, Sequence[Row]]) -> None:
-        """Raises DataError: a role is missing, or a pair answers two different prompts."""
+        """Raise DataError if a role is missing, or if the answers of a pair have different prompts."""
         super().check_rows(config, roles)
         sizes = [len(roles[role]) for role in ("proxy", "proxy_neg")]
         if sizes[0] != sizes[1]:
@@ -59,12 +59,12 @@ class DPOTrainer(BaseTrainer):
             )
 
     def terms(self) -> list[Term]:
-        """The outcome's cross-entropy and the preference loss."""
+        """Return the outcome's cross-entropy and the preference loss."""
         pairs = Term("dpo", self.lambda_dpo, "proxy", self._dpo, lambda batch: len(batch.rows) // 2)
         return [self.cross_entropy_term("outcome"), pairs]
 
     def micro_batch(self, stream: str, rows: list[int]) -> Batch:
-        """A batch of proxy also holds the rejected answer of each row, in its second half."""
+        """Return a batch; one of proxy also holds the rejected answer of each row, in its second half."""
         if stream != "proxy":
             return super().micro_batch(stream, rows)
         return super().micro_batch(_PAIRS, [*rows, *(row + len(self.sets.union("proxy")) for row in rows)])

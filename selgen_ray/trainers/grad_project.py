@@ -25,19 +25,19 @@ class GradientProjectionTrainer(BaseTrainer):
     projection_scope: Literal["per_tensor", "global"] = knob("per_tensor", "each tensor alone, or all as one vector")
 
     def terms(self) -> list[Term]:
-        """The three cross-entropies, each filling its own gradient."""
+        """Return the cross-entropies, each with a gradient slot of its own."""
         slots = {"outcome": MAIN, "proxy": "proxy", "proxy_neg": "proxy_neg"}
         return [self.cross_entropy_term(role, slot=slot) for role, slot in slots.items() if self.has(role)]
 
     def transform_gradients(self, by_slot: dict[str, GradMap], step: int) -> GradMap:
-        """The outcome's gradient, projected."""
+        """Return the outcome's gradient, projected."""
         gradient = self.project(by_slot[MAIN], by_slot["proxy"], "proxy")
         if "proxy_neg" in by_slot:
             gradient = self.project(gradient, scaled(by_slot["proxy_neg"], -1), "proxy_neg")
         return gradient
 
     def project(self, gradient: GradMap, direction: GradMap, name: str) -> GradMap:
-        """`gradient` without its part along `direction`; logs both numbers under `name`."""
+        """Return `gradient` without its part along `direction`; log cosine and share of tensors projected."""
         self.log(f"cosine/{name}", cosine(gradient, direction))
         strict, scope = self.project_strictly_orthogonal, self.projection_scope
         projected, share = project_out(gradient, direction, strict=strict, scope=scope)

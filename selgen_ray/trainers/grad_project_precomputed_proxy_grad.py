@@ -29,7 +29,7 @@ class GradientProjectionPrecomputedProxyGradTrainer(GradientProjectionTrainer):
 
     @classmethod
     def check_rows(cls, config: TrialConfig, roles: Mapping[str, Sequence[Row]]) -> None:
-        """Raises DataError: a role is missing, or too small for a direction."""
+        """Raise DataError if a role is missing, or too small for a direction."""
         super().check_rows(config, roles)
         along_positive = getattr(config.finetune_config, "project_along_positive_proxy_grad", True)
         check_phase(config, roles, "proxy" if along_positive else "proxy_neg")
@@ -41,9 +41,9 @@ class GradientProjectionPrecomputedProxyGradTrainer(GradientProjectionTrainer):
         self.role, self.direction = role, scaled(average, sign)
 
     def terms(self) -> list[Term]:
-        """The outcome's cross-entropy."""
+        """Return the outcome's cross-entropy."""
         return [self.cross_entropy_term("outcome")]
 
     def transform_gradients(self, by_slot: dict[str, GradMap], step: int) -> GradMap:
-        """The outcome's gradient, projected."""
+        """Return the outcome's gradient, projected."""
         return self.project(by_slot[MAIN], self.direction, self.role)

@@ -1,4 +1,4 @@
-"""Arithmetic on gradients, maps from parameter name to tensor. A name that a map lacks stands for zeros."""
+"""Arithmetic on gradients: maps from parameter name to tensor. A missing name stands for zeros."""
 
 from __future__ import annotations
 
@@ -10,39 +10,39 @@ from selgen_ray.trainers.engine.loop import GradMap
 
 
 def dot(a: GradMap, b: GradMap) -> Tensor:
-    """The inner product of the concatenations, a scalar; half precision is summed in float32."""
+    """Return the inner product of the concatenated tensors, a scalar; half precision is summed in float32."""
     parts = [(upcast(a[name]) * upcast(b[name])).sum() for name in a if name in b]
     return torch.stack(parts).sum() if parts else torch.zeros(())
 
 
 def norm(a: GradMap) -> Tensor:
-    """The Euclidean norm of the concatenation, a scalar."""
+    """Return the Euclidean norm of the concatenated tensors, a scalar."""
     return dot(a, a).sqrt()
 
 
 def scaled(a: GradMap, factor: float) -> GradMap:
-    """factor * a."""
+    """Return factor * a."""
     return {name: factor * tensor for name, tensor in a.items()}
 
 
 def added(a: GradMap, b: GradMap) -> GradMap:
-    """a + b."""
+    """Return a + b."""
     return a | {name: a[name] + tensor if name in a else tensor for name, tensor in b.items()}
 
 
 def cosine(a: GradMap, b: GradMap) -> Tensor:
-    """The cosine between the concatenations, in [-1, 1]; 0 where one of them is zero."""
+    """Return the cosine between the concatenated tensors, a scalar in [-1, 1]; 0 if one of them is zero."""
     size = norm(a) * norm(b)
     return torch.where(size > 0, dot(a, b) / size, 0.0).clamp(-1, 1)
 
 
 def project_out(gradient: GradMap, direction: GradMap, *, strict: bool, scope: str) -> tuple[GradMap, Tensor]:
-    """g - (<g, d> / ||d||^2) d.
+    """Return g - (<g, d> / ||d||^2) d: project the direction d out of the gradient g.
 
     Args:
         gradient: g.
-        direction: d; where it is zero nothing is taken away (the A of a new LoRA has no gradient at first).
-        strict: always; else only where <g, d> < 0, where the two conflict.
+        direction: d; a zero d changes nothing (the A of a new LoRA has no gradient at first).
+        strict: project always; else only if <g, d> < 0, where the two conflict.
         scope: 'per_tensor': each tensor by itself; 'global': all as one vector.
 
     Returns:

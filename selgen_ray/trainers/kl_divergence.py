@@ -26,12 +26,12 @@ class KLDivergenceTrainer(BaseTrainer):
     beta_kl: float = knob(1.0, "weight β of the KL penalty on proxy", ge=0)
 
     def prepare(self) -> None:
-        """Ask the base model about the proxy once."""
+        """Compute the start model's log-probabilities on the proxy once."""
         if self.beta_kl:
             self.base_log_probs = BaseLogProbs(self.run, self)
 
     def terms(self) -> list[Term]:
-        """The outcome's cross-entropy and the KL penalty."""
+        """Return the outcome's cross-entropy and the KL penalty."""
         return [self.cross_entropy_term("outcome"), Term("kl", self.beta_kl, "proxy", self._kl)]
 
     def _kl(self, batch: Batch) -> Tensor:

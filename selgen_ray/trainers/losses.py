@@ -1,6 +1,6 @@
-"""Losses as pure functions: each returns the sum over what it scores; the loop divides by the step-wide count.
+"""Losses as pure functions: each returns a sum over tokens or pairs; the loop divides by the count of the whole step.
 
-Sums and counts apart are what makes k micro-batches of b equal one batch of k*b.
+Since sums and counts stay separate, k micro-batches of b rows give the gradient of one batch of k * b rows.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["cross_entropy", "dpo", "kl_to_base", "reply_log_probs", "row_product
 
 
 def dpo(log_ratio_chosen: Tensor, log_ratio_rejected: Tensor, beta: float) -> Tensor:
-    """-log sigma(beta * (r_chosen - r_rejected)) of each pair, with r = log pi_theta(y) - log pi_ref(y); all [pairs].
+    """Return -log sigma(beta * (r_chosen - r_rejected)) of each pair, r = log pi_theta(y) - log pi_ref(y); all [pairs].
 
     Source: Rafailov et al. 2023 (arXiv 2305.18290), equation 7.
     """
@@ -26,7 +26,7 @@ def dpo(log_ratio_chosen: Tensor, log_ratio_rejected: Tensor, beta: float) -> Te
 
 
 def squared_drift(hidden: Tensor, base_hidden: Tensor, mask: Tensor) -> Tensor:
-    """Sum over tokens of the mean over features of (h_theta - h_base)^2.
+    """Return the sum over tokens of the mean over features of (h_theta - h_base)^2.
 
     Args:
         hidden: [batch, tokens, features], of one layer, differentiable.
@@ -40,9 +40,9 @@ def squared_drift(hidden: Tensor, base_hidden: Tensor, mask: Tensor) -> Tensor:
 
 
 def row_products(rows: Tensor, others: Tensor, normalize: bool) -> Tensor:
-    """<u_i, v_j>, or cos(u_i, v_j), of the rows of two tensors whose last axes agree; [rows, other rows].
+    """Return <u_i, v_j>, or cos(u_i, v_j), of the rows of two tensors whose last axes agree; [rows, other rows].
 
-    A vector is one row. A row of zeros has no direction: its cosines are 0, and so are their gradients.
+    A vector counts as one row. A row of zeros has no direction: its cosines are 0, and so are their gradients.
     """
     u, v = (upcast(t).reshape(-1, t.shape[-1]) for t in (rows, others))
     return _unit(u) @ _unit(v).T if normalize else u @ v.T
@@ -50,12 +50,12 @@ def row_products(rows: Tensor, others: Tensor, normalize: bool) -> Tensor:
 
 def _unit(rows: Tensor) -> Tensor:
     zero = (rows == 0).all(-1, keepdim=True)
-    # the norm of zeros has no gradient; replace them before it is taken
+    # the norm has no gradient at zero: replace such rows before it is taken
     return torch.where(zero, 0.0, rows / torch.where(zero, 1.0, rows).norm(dim=-1, keepdim=True))
 
 
 def kl_to_base(logits: Tensor, base_log_probs: Tensor) -> Tensor:
-    """Sum over scored tokens of KL(p_theta || p_base) = sum_v p_theta (log p_theta - log p_base), in nats.
+    """Return the sum over scored tokens of KL(p_theta || p_base) = sum_v p_theta (log p_theta - log p_base), in nats.
 
     Args:
         logits: [scored, vocab], the model in training at the scored tokens, differentiable.
@@ -69,13 +69,13 @@ def kl_to_base(logits: Tensor, base_log_probs: Tensor) -> Tensor:
     return _KL.apply(upcast(logits), upcast(base_log_probs))  # type: ignore[no-any-return]
 
 
-# of the intermediate tensors of `_KL`: on a CPU they stay in its cache, elsewhere they must only not be many
+# size of the intermediate tensors of `_KL`: on a CPU they fit into its cache, elsewhere the limit only saves memory
 _CHUNK_BYTES = {"cpu": 2**21}
 _CHUNK_BYTES_ELSEWHERE = 2**28
 
 
 class _KL(torch.autograd.Function):
-    """Keeps one tensor of the logits' size, the gradient p_v (log p_v - log q_v - KL); autograd would keep four."""
+    """Saves one tensor of the logits' size, the gradient p_v (log p_v - log q_v - KL); autograd would save four."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, base_log_probs: Tensor) -> Tensor:

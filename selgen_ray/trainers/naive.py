@@ -16,6 +16,6 @@ class StandardTrainer(BaseTrainer):
     train_on_proxy: bool = knob(True, "mix the proxy into the training data", section="")
 
     def terms(self) -> list[Term]:
-        """One cross-entropy term."""
+        """Return one cross-entropy term."""
         mixed = self.train_on_proxy and self.has("proxy")
         return [self.cross_entropy_term("outcome+proxy" if mixed else "outcome")]

@@ -31,7 +31,7 @@ class OrthogonalPenaltyTrainer(PlaneTrainer):
 
     @classmethod
     def check(cls, config: TrialConfig) -> None:
-        """Raises ValueError: keys of the plane do not go together; or DoRA, which learns more than A and B."""
+        """Raise ValueError if keys of the plane do not go together, or with DoRA, which learns more than A and B."""
         super().check(config)
         if config.finetune_config.use_dora:
             raise ValueError(
@@ -40,19 +40,19 @@ class OrthogonalPenaltyTrainer(PlaneTrainer):
             )
 
     def prepare(self) -> None:
-        """Compute or read V; keep its rows, and where full fine-tuning starts."""
+        """Compute or read V; keep its rows, and the starting weights of full fine-tuning."""
         if not self.lambda_1:
             return
         plane = self.plane()
         penalised = {n: v for n, v in plane.items() if not self.cfg.is_peft or "lora_A" in n or "lora_embedding_A" in n}
         rows = {n: v.reshape(-1, v.shape[-1]) for n, v in penalised.items()}
-        # a row of zeros (of a token that the proxy lacks) adds nothing and would cost a product with every u
+        # a row of zeros (of a token that the proxy lacks) adds nothing, and would cost a product with every u
         self.rows = {n: v[(v != 0).any(-1)] for n, v in rows.items()}
         self.start = {n: 0.0 if self.cfg.is_peft else self.parameters[n].detach().clone() for n in rows}
         self.plane_norm = norm(penalised)
 
     def terms(self) -> list[Term]:
-        """The outcome's cross-entropy and the penalty."""
+        """Return the outcome's cross-entropy and the penalty."""
         penalty = Term("penalty", self.sign * self.lambda_1, None, lambda _: self._penalty())
         return [self.cross_entropy_term("outcome"), penalty]
 
@@ -65,5 +65,5 @@ class OrthogonalPenaltyTrainer(PlaneTrainer):
         return torch.stack([self.penalise(p) for p in products]).sum()
 
     def penalise(self, products: Tensor) -> Tensor:
-        """Sum over the pairs of rows of one tensor."""
+        """Return the sum of absolute values over the pairs of rows of one tensor."""
         return products.abs().sum()

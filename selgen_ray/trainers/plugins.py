@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 GROUP = "selgen_ray.trainers"
 logger = logging.getLogger(__name__)
-_BROKEN = (Exception, SystemExit)  # of a module that is imported: some scripts end with sys.exit()
+_BROKEN = (Exception, SystemExit)  # raised by an imported module: some scripts end with sys.exit()
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Plugin:
     """A Python file that defines strategies, metrics or both.
 
     Attributes:
-        name: the path it was read from; two contents of one name are versions of one plugin.
-        source: its text.
+        name: the path it was read from; two plugins of one name are versions of one.
+        source: the text of the file.
     """
 
     name: str
@@ -52,17 +52,21 @@ class Plugin:
 
     @functools.cached_property
     def sha256(self) -> str:
-        """Hex sha256 of the text; line ends and encoding do not count."""
+        """SHA-256 of the text in hex digits; line ends and encoding do not change it."""
         return hashlib.sha256(self.source.encode()).hexdigest()
 
     @property
     def module_name(self) -> str:
-        """What the module is called in sys.modules."""
+        """The name of the module in sys.modules."""
         return f"selgen_plugin_{re.sub(r'[^0-9A-Za-z_]', '_', Path(self.name).stem)}_{self.sha256[:8]}"
 
     @classmethod
     def read(cls, path: Path) -> Plugin:
-        """The plugin in a file. Raises PluginError: it cannot be read."""
+        """Read a plugin from a file.
+
+        Raises:
+            PluginError: the file cannot be read.
+        """
         try:
             return cls(str(path), importlib.util.decode_source(path.read_bytes()))
         except (OSError, SyntaxError, UnicodeDecodeError) as error:  # SyntaxError: an unknown encoding
@@ -75,17 +79,17 @@ _in_use: dict[str, Plugin] = {}  # sha256 -> a plugin whose strategies are regis
 
 
 def used() -> list[Plugin]:
-    """The plugins whose strategies this process knows, in the order in which they were loaded."""
+    """Return the plugins whose strategies are registered in this process, in the order in which they were loaded."""
     return list(_in_use.values())
 
 
 def register_exactly(plugins: Sequence[Plugin]) -> None:
-    """Let this process know the strategies of exactly these plugins, in this order.
+    """Register the strategies and metrics of exactly these plugins, in this order.
 
-    Those of other plugins are forgotten, so that what a search space or a trial can use depends on itself alone.
+    Those of other plugins are removed, so that a search space or a trial can use only the plugins that it names.
 
     Raises:
-        PluginError: as `load`.
+        PluginError: raised by `load`.
     """
     if list(dict.fromkeys(plugin.sha256 for plugin in plugins)) == list(_in_use):
         return
@@ -96,12 +100,13 @@ def register_exactly(plugins: Sequence[Plugin]) -> None:
 
 
 def load(plugin: Plugin) -> None:
-    """Run a plugin as a module, and register its strategies in the place of those of its earlier versions.
+    """Run a plugin as a module and register its strategies and metrics; those of its earlier versions are removed.
 
-    A content that is in use already is left alone.
+    Nothing happens if a plugin of the same content is loaded already.
 
     Raises:
-        PluginError: it cannot be imported, defines no strategy, or one whose name is taken; says in which line.
+        PluginError: the plugin cannot be imported, defines neither strategy nor metric, or one whose name is taken;
+            the message names the line.
     """
     if plugin.sha256 in _in_use:
         return
@@ -109,39 +114,39 @@ def load(plugin: Plugin) -> None:
         _forget(other)
     from selgen_ray.evals import registry as evals_registry  # late: it imports PyTorch, seconds of start-up
 
-    registry.import_shipped()  # these have their names first
+    registry.import_shipped()  # first, so that a plugin cannot take their names
     import_entry_points()
     evals_registry.all_metrics()
     try:
         _execute(plugin)
-        own = [t for t in registry.registered().values() if t.__module__ == plugin.module_name]
-        measured = [m for m in evals_registry.all_metrics().values() if m.compute.__module__ == plugin.module_name]
-        if not own and not measured:
+        new_strategies = [t for t in registry.registered().values() if t.__module__ == plugin.module_name]
+        new_metrics = [m for m in evals_registry.all_metrics().values() if m.compute.__module__ == plugin.module_name]
+        if not new_strategies and not new_metrics:
             raise ImportError("defines no strategy: subclass BaseTrainer and set proxy_strategy_name; and no @metric")
-        for trainer in own:
+        for trainer in new_strategies:
             _check_knobs(trainer)
     except _BROKEN as error:
         registry.forget(plugin.module_name)
         evals_registry.forget(plugin.module_name)
         sys.modules.pop(plugin.module_name, None)
-        raise PluginError(_told(error, plugin.name)) from error
+        raise PluginError(_with_line(error, plugin.name)) from error
     _in_use[plugin.sha256] = plugin
 
 
 def code_of(trainer: type[Strategy]) -> list[str]:
-    """What tells the code of a strategy from other versions of it; nothing where all of it is shipped.
+    """Return the versions of a strategy's code from outside this package; [] if all of it is shipped.
 
-    'plugin:<sha256>' and '<distribution>==<version>' of everything that it inherits from, nearest first.
+    They are 'plugin:<sha256>' or '<distribution>==<version>' of the class and all that it inherits from, nearest first.
     """
     owners = (owner.__module__ for owner in trainer.__mro__)
     return list(dict.fromkeys(code for module in owners if (code := _code_of_module(module))))
 
 
 def code_of_metrics(config: EvalConfig) -> list[str]:
-    """Return what tells the code of the metrics that a trial computes, as `code_of`."""
+    """Return the versions of a trial's metrics from outside this package, in the form of `code_of`, sorted."""
     from selgen_ray.evals import registry as evals_registry  # late: start-up, as above
 
-    owners = (one.compute.__module__ for one in evals_registry.selected(config).values())
+    owners = (metric.compute.__module__ for metric in evals_registry.selected(config).values())
     return sorted({code for module in owners if (code := _code_of_module(module))})
 
 
@@ -169,30 +174,30 @@ def _forget(plugin: Plugin) -> None:
 def _execute(plugin: Plugin) -> None:
     module = ModuleType(plugin.module_name)
     module.__file__ = plugin.name
-    sys.modules[plugin.module_name] = module  # before it runs: types of knobs are looked up there
+    sys.modules[plugin.module_name] = module  # before it runs: the types of knobs are looked up in sys.modules
     _modules[plugin.module_name] = plugin
-    # for tracebacks and inspect.getsource, where the file is not there, or has changed since; None: never stale
+    # tracebacks and inspect.getsource show this text if the file is missing or has changed; None: never stale
     lines = plugin.source.splitlines(keepends=True)
     linecache.cache[plugin.name] = (len(plugin.source), None, lines, plugin.name)
     exec(compile(plugin.source, plugin.name, "exec", dont_inherit=True), vars(module))
 
 
 def _check_knobs(trainer: type[Strategy]) -> None:
-    """Raises TypeError: a knob that no config can have, which would be met in the middle of reading a sweep."""
+    """Raise TypeError if no config can have a knob; else the error would come in the middle of reading a sweep."""
     strategy_config.config_model(trainer)
     for name, (kind, info) in trainer.knobs().items():
         try:
             allowed: Any = Annotated[kind, info]  # type: ignore[valid-type]
             TypeAdapter(allowed).validate_python(info.default)
         except ValidationError as error:
-            told = f"the default {info.default!r} is not allowed: {error.errors()[0]['msg']}"
-            raise TypeError(f"{trainer.__name__}.{name}: {told}") from error
+            message = f"the default {info.default!r} is not allowed: {error.errors()[0]['msg']}"
+            raise TypeError(f"{trainer.__name__}.{name}: {message}") from error
         except TypeError as error:
             raise TypeError(f"{trainer.__name__}.{name}: {error}") from error
 
 
-def _told(error: BaseException, file: str) -> str:
-    """'<file>:<line>: <what>', with the line of the file that was last at work."""
+def _with_line(error: BaseException, file: str) -> str:
+    """Return '<file>:<line>: <error>', with the last line of the file that ran before the error."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
     what = _one_line(error)
     if isinstance(error, SyntaxError) and error.filename == file:
@@ -211,7 +216,7 @@ _failed: list[str] = []
 
 
 def import_entry_points() -> None:
-    """Import what installed packages offer, once. One that is broken is logged, and does not stop the others."""
+    """Import the strategies of installed packages, each once; log a broken one, and go on with the others."""
     for entry in _entries():
         if entry in _seen:
             continue
@@ -225,14 +230,14 @@ def import_entry_points() -> None:
 
 
 def failed_entry_points() -> str:
-    """What to add to a message about an unknown strategy: ' But ...', or ''."""
+    """Return ' But <entry point> could not be loaded: ...' for a message about an unknown strategy, or ''."""
     return f" But {'; '.join(_failed)}." if _failed else ""
 
 
 @functools.cache
 def _entries() -> list[EntryPoint]:
-    found = importlib.metadata.entry_points(group=GROUP)
-    return sorted(found, key=lambda entry: (_distribution(entry), entry.name, entry.value))
+    entries = importlib.metadata.entry_points(group=GROUP)
+    return sorted(entries, key=lambda entry: (_distribution(entry), entry.name, entry.value))
 
 
 def _distribution(entry: EntryPoint) -> str:
@@ -246,12 +251,12 @@ def _import(entry: EntryPoint) -> None:
         loaded = entry.load()
     finally:
         for trainer in _defined_by(entry):
-            if trainer.__module__ not in sys.modules:  # Python took it back: only half of it was run
+            if trainer.__module__ not in sys.modules:  # Python removed the module: only half of it was run
                 registry.forget(trainer.__module__)
-    ours = _defined_by(entry)
-    if not ours or not (isinstance(loaded, ModuleType) or loaded in ours):
+    new_strategies = _defined_by(entry)
+    if not new_strategies or not (isinstance(loaded, ModuleType) or loaded in new_strategies):
         raise ImportError(f"{entry.value} is no strategy: subclass BaseTrainer and set proxy_strategy_name")
-    for trainer in ours:
+    for trainer in new_strategies:
         try:
             _check_knobs(trainer)
         except Exception:
@@ -260,5 +265,5 @@ def _import(entry: EntryPoint) -> None:
 
 
 def _defined_by(entry: EntryPoint) -> list[type[Strategy]]:
-    """The strategies of the entry point's distribution; it may name them one by one."""
+    """Return the strategies of the entry point's distribution, which may have an entry point for each."""
     return [t for t in registry.registered().values() if _code_of_module(t.__module__) == _distribution(entry)]

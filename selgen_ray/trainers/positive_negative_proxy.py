@@ -17,6 +17,6 @@ class PositiveNegativeProxyTrainer(BaseTrainer):
     neg_lambda_proxy: float = knob(0.0, "weight with which the loss on proxy_neg is increased", ge=0)
 
     def terms(self) -> list[Term]:
-        """The three cross-entropy terms."""
+        """Return the cross-entropy terms of the roles that have rows."""
         weighted = {"outcome": 1.0, "proxy": self.lambda_proxy, "proxy_neg": -self.neg_lambda_proxy}
         return [self.cross_entropy_term(role, weight) for role, weight in weighted.items() if self.has(role)]

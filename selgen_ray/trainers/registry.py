@@ -1,6 +1,6 @@
-"""Strategy name -> trainer class.
+"""Registry of the strategies: name -> trainer class.
 
-A trainer registers itself by being defined. Its knobs, declared with `knob`, become typed keys of
+A trainer class registers itself when it is defined. Its knobs, declared with `knob`, become typed keys of
 `finetune_config` for that strategy alone, so they are validated, documented and part of the identity.
 """
 
@@ -33,18 +33,18 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 
 class Strategy:
-    """What planning needs of a strategy, without PyTorch: its name, its knobs, and what it asks of config and rows.
+    """The part of a strategy that planning needs, without PyTorch: name, knobs, and checks of config and rows.
 
     A subclass that sets `proxy_strategy_name` is registered when it is defined. Strategies subclass
     `trainers.base.BaseTrainer`, which adds the training.
 
     Attributes:
         proxy_strategy_name: the value of `proxy_strategy` in a config.
-        aliases: other names of it.
-        implied: alias -> top-level config keys that it says as well.
+        aliases: other names of the strategy.
+        implied: alias -> top-level config keys that it sets, such as {'mixed': {'train_on_proxy': True}}.
         required_roles: the roles without which it cannot be run.
-        zero_strength: dotted config keys and values that make the strategy `naive` without the proxy, bit for bit; {}:
-            none do.
+        zero_strength: dotted config key -> value with which the strategy equals `naive` without the proxy, bit for bit;
+            {}: no value does.
     """
 
     proxy_strategy_name: ClassVar[str]
@@ -56,23 +56,27 @@ class Strategy:
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
         if "proxy_strategy_name" in vars(cls):
-            cls.knobs()  # a knob without a type is found here
+            cls.knobs()  # raises TypeError for a knob without a type
             register(cls)
 
     @classmethod
     def knobs(cls) -> dict[str, tuple[Any, FieldInfo]]:
-        """Return name -> (type, field) of the strategy's knobs, inherited first. Raises TypeError: one has no type."""
+        """Return name -> (type, field) of the strategy's knobs, inherited ones first.
+
+        Raises:
+            TypeError: a knob has no type.
+        """
         return knobs_of(cls)
 
-    # each of these is looked at before any trial starts
+    # all of these are called before any trial starts
 
     @classmethod
     def check(cls, config: TrialConfig) -> None:
-        """Raises ValueError: keys that do not go together; the message names them."""
+        """Raise ValueError if keys do not go together; the message names them."""
 
     @classmethod
     def check_rows(cls, config: TrialConfig, roles: Mapping[str, Sequence[Row]]) -> None:
-        """Raises DataError: a role is missing, or its rows do not suit. All rows, before any split."""
+        """Raise DataError if a role is missing or its rows do not suit; `roles` has all rows, before any split."""
         for role in cls.required_roles:
             if not roles.get(role):
                 message = f"proxy_strategy {cls.proxy_strategy_name} needs data.{role}, which was not given"
@@ -82,11 +86,11 @@ class Strategy:
 
     @classmethod
     def check_model(cls, config: TrialConfig, model: nn.Module) -> None:
-        """Raises ModelError: what is adapted of the model does not suit; it has its adapter, and no weights."""
+        """Raise ModelError if the adapted modules do not suit; `model` has its adapter, and lies on the meta device."""
 
     @classmethod
     def input_files(cls, config: TrialConfig) -> dict[str, str]:
-        """Return dotted knob key -> path of the files besides the data that decide the result."""
+        """Return dotted knob key -> path of each file, besides the data, that decides the result."""
         return {}
 
 
@@ -107,7 +111,7 @@ def knob(
         section: where the key lives in a config: 'finetune_config', or '' for the top level.
         file: the value is the path of a file; one in a search space is made absolute. If its content decides the
             result, the trainer's `input_files` names it.
-        identity: the value can change the result; False where it says only where a file is, or what is logged.
+        identity: the value can change the result; False if it only says where a file is, or what is logged.
         **bounds: pydantic constraints (ge, gt, le, lt, ...).
     """
     extra: JsonDict = {"identity": identity, "section": section, "file": file}
@@ -115,32 +119,32 @@ def knob(
 
 
 def register(trainer: type[Strategy]) -> None:
-    """Add `trainer` under its `proxy_strategy_name` and its own aliases; the same class once more replaces itself.
+    """Register a class under its `proxy_strategy_name` and aliases; a class defined again replaces itself.
 
     Raises:
-        ValueError: another class already has one of the names, or the name cannot be a folder's and a key's.
+        ValueError: another class has one of the names, or a name is not of letters, digits, '_' and '-'.
     """
     name = trainer.proxy_strategy_name
-    trainer.aliases = vars(trainer).get("aliases", ())  # those it inherits are another strategy's
+    trainer.aliases = vars(trainer).get("aliases", ())  # inherited ones are another strategy's
     trainer.implied = vars(trainer).get("implied", {})
-    given: tuple[Any, ...] = (name, *trainer.aliases)  # of a plugin, perhaps
-    for one in given:
-        if not isinstance(one, str) or not _NAME.fullmatch(one):
-            raise ValueError(f"proxy strategy {one!r}: allowed: letters, digits, '_' and '-', a letter first")
-        old = TRAINERS.get(ALIASES.get(one, one))
+    given_names: tuple[Any, ...] = (name, *trainer.aliases)  # a plugin may give anything
+    for given_name in given_names:
+        if not isinstance(given_name, str) or not _NAME.fullmatch(given_name):
+            raise ValueError(f"proxy strategy {given_name!r}: allowed: letters, digits, '_' and '-', a letter first")
+        old = TRAINERS.get(ALIASES.get(given_name, given_name))
         if old is not None and (old.__module__, old.__qualname__) != (trainer.__module__, trainer.__qualname__):
-            raise ValueError(f"proxy strategy {one!r} is already taken by {old.__module__}.{old.__qualname__}")
+            raise ValueError(f"proxy strategy {given_name!r} is already taken by {old.__module__}.{old.__qualname__}")
     TRAINERS[name] = trainer
     ALIASES.update(dict.fromkeys(trainer.aliases, name))
 
 
 def registered() -> dict[str, type[Strategy]]:
-    """The strategies that are registered so far; nothing is imported."""
+    """Return name -> class of the strategies registered so far; import nothing."""
     return dict(TRAINERS)
 
 
 def forget(module: str) -> None:
-    """Take back the strategies that a module defined."""
+    """Remove the strategies that a module defined."""
     for name in [name for name, trainer in TRAINERS.items() if trainer.__module__ == module]:
         del TRAINERS[name]
         for alias in [alias for alias, target in ALIASES.items() if target == name]:
@@ -156,14 +160,18 @@ def import_shipped() -> None:
 
 
 def knobs_of(trainer: type) -> dict[str, tuple[Any, FieldInfo]]:
-    """Name -> (type, field) of the knobs of a class, inherited ones first. Raises TypeError: one has no type."""
-    found: dict[str, tuple[Any, FieldInfo]] = {}
+    """Return name -> (type, field) of the knobs of a class, inherited ones first.
+
+    Raises:
+        TypeError: a knob has no type.
+    """
+    knobs: dict[str, tuple[Any, FieldInfo]] = {}
     for owner in reversed(trainer.__mro__):
         fields = {k: v for k, v in vars(owner).items() if isinstance(v, FieldInfo)}
         annotations = {k: v for k, v in inspect.get_annotations(owner).items() if k in fields}
         if untyped := fields.keys() - annotations.keys():
             raise TypeError(f"{owner.__name__}.{min(untyped)}: write its type, as in `x: float = knob(...)`")
-        space = getattr(sys.modules.get(owner.__module__), "__dict__", {})
-        hints = get_type_hints(SimpleNamespace(__annotations__=annotations), globalns=space)
-        found |= {k: (hints[k], v) for k, v in fields.items()}
-    return found
+        namespace = getattr(sys.modules.get(owner.__module__), "__dict__", {})
+        hints = get_type_hints(SimpleNamespace(__annotations__=annotations), globalns=namespace)
+        knobs |= {k: (hints[k], v) for k, v in fields.items()}
+    return knobs

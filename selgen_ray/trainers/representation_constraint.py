@@ -34,16 +34,19 @@ class RepresentationConstraintTrainer(BaseTrainer):
 
     @classmethod
     def check(cls, config: TrialConfig) -> None:
-        """Layers are counted from 1. How many there are is known when the model is loaded."""
+        """Raise ValueError if a layer is below 1 or given twice. (`prepare` knows how many the model has.)"""
         layers = getattr(config.finetune_config, "representation_layers", None) or []
         if len(set(layers)) < len(layers) or any(layer < 1 for layer in layers):
             raise ValueError(f"representation_layers {layers}: allowed are different numbers from 1 on")
 
     def prepare(self) -> None:
-        """Compute the base model's hidden states on the proxy once, [tokens, layers, features] a row.
+        """Compute the start model's hidden states on the proxy once, [tokens, layers, features] for each row.
 
-        They stay with the trial, in the CPU's memory: tens of gigabytes for a large model, against one pass over
-        the proxy.
+        They are not shared through the sweep's cache but stay in the CPU's memory: for a large model they take tens of
+        gigabytes, and cost only one pass over the proxy.
+
+        Raises:
+            ModelError: the model has fewer layers than `representation_layers` names.
         """
         count = int(self.model.config.get_text_config().num_hidden_layers)
         self.layers = self.representation_layers or list(range(1, count + 1))
@@ -53,7 +56,7 @@ class RepresentationConstraintTrainer(BaseTrainer):
             self.base_hidden = BaseValues(self.run, self, None, "proxy", self._rows)
 
     def terms(self) -> list[Term]:
-        """The outcome's cross-entropy and the drift."""
+        """Return the outcome's cross-entropy and the drift."""
         drift = Term("drift", self.beta_kl, "proxy", self._drift, lambda batch: batch.attention_mask.sum())
         return [self.cross_entropy_term("outcome"), drift]
 

@@ -28,12 +28,12 @@ from selgen_ray.trainers.engine.loop import Term
 from selgen_ray.trainers.registry import knob
 
 _ALIGNED = "aligned"
-_PEFT = "base_model.model."  # what PEFT puts before the names of the model's own modules
+_PEFT = "base_model.model."  # PEFT's prefix of the names of the model's modules
 
 
 @dataclass(frozen=True)
 class Projection:
-    """What Safe LoRA would do to one adapted matrix: cos(C B A, B A), and C B."""
+    """Safe LoRA's projection of one adapted matrix: cos(C B A, B A), and C B, [out, r]."""
 
     cosine: float
     projected: Tensor
@@ -63,7 +63,7 @@ class SafeLoRATrainer(BaseTrainer):
 
     @classmethod
     def check(cls, config: TrialConfig) -> None:
-        """Raises ValueError: no LoRA; or keys that do not go together."""
+        """Raise ValueError without LoRA, or if keys do not go together."""
         cfg: Any = config.finetune_config
         if not cfg.is_peft:
             raise ValueError("safe_lora projects LoRA matrices: it needs is_peft true")
@@ -91,12 +91,12 @@ class SafeLoRATrainer(BaseTrainer):
 
     @classmethod
     def check_model(cls, config: TrialConfig, model: nn.Module) -> None:
-        """Raises ModelError: an embedding is adapted."""
+        """Raise ModelError if an embedding is adapted."""
         _adapted(model)
 
     @classmethod
     def input_files(cls, config: TrialConfig) -> dict[str, str]:
-        """The unaligned model, where it is a local directory."""
+        """Return the unaligned model, if it is a local directory."""
         path: str | None = getattr(config.finetune_config, "safe_lora_base_model", None)
         return {"finetune_config.safe_lora_base_model": path} if path and Path(path).is_dir() else {}
 
@@ -119,22 +119,22 @@ class SafeLoRATrainer(BaseTrainer):
             self.evaluations.take(0, 0.0, _ALIGNED)
 
     def terms(self) -> list[Term]:
-        """The outcome's cross-entropy."""
+        """Return the outcome's cross-entropy."""
         return [self.cross_entropy_term("outcome")]
 
     def edits(self) -> Iterator[tuple[str, Edit]]:
-        """One for each threshold of the sweep, then the projection that was asked for."""
-        found = {name: self._projection(name, matrix) for name, matrix in self.matrices.items()}
-        self.record.add_metrics({f"safe_lora_cosine/{name}": p.cosine for name, p in found.items()})
+        """Yield an edit for each of `safe_lora_sweep_thresholds`, then the projection that is kept."""
+        projections = {name: self._projection(name, matrix) for name, matrix in self.matrices.items()}
+        self.record.add_metrics({f"safe_lora_cosine/{name}": p.cosine for name, p in projections.items()})
         for threshold in self.safe_lora_sweep_thresholds or []:
-            yield f"safe_lora_threshold={threshold:g}", self._edit(found, self._below(found, threshold))
-        chosen = self._below(found, self.safe_lora_threshold)
+            yield f"safe_lora_threshold={threshold:g}", self._edit(projections, self._below(projections, threshold))
+        chosen = self._below(projections, self.safe_lora_threshold)
         if self.safe_lora_type == "number":
-            chosen = sorted(found, key=lambda name: found[name].cosine)[: self.safe_lora_num_proj_layers]
-        yield "projected", self._edit(found, chosen)
+            chosen = sorted(projections, key=lambda name: projections[name].cosine)[: self.safe_lora_num_proj_layers]
+        yield "projected", self._edit(projections, chosen)
 
     def save_adapter(self, folder: str | Path) -> None:
-        """Write one ordinary adapter of the start model: the aligning and the projected one joined, rank 2 r."""
+        """Write one ordinary adapter of the start model, of rank 2 r: the sum of the aligning and the projected one."""
         model: Any = self.model
         model.add_adapter("joined", _of_twice_the_rank(model.peft_config["default"]))
         with torch.no_grad():
@@ -148,16 +148,16 @@ class SafeLoRATrainer(BaseTrainer):
         saving.save_beside_adapter(model, self.tokenizer, Path(folder))
         model.delete_adapter("joined")
 
-    def _below(self, found: dict[str, Projection], threshold: float) -> list[str]:
-        return [name for name, projection in found.items() if projection.cosine <= threshold]
+    def _below(self, projections: dict[str, Projection], threshold: float) -> list[str]:
+        return [name for name, projection in projections.items() if projection.cosine <= threshold]
 
-    def _edit(self, found: dict[str, Projection], chosen: Iterable[str]) -> Edit:
-        projected = [(self.matrices[name], found[name].projected) for name in chosen]
+    def _edit(self, projections: dict[str, Projection], chosen: Iterable[str]) -> Edit:
+        projected = [(self.matrices[name], projections[name].projected) for name in chosen]
         return functools.partial(_replace_b, projected)
 
     @torch.no_grad()
     def _projection(self, name: str, matrix: AdaptedMatrix) -> Projection:
-        """cos(C B A, B A) by the inner products of r x r matrices, and C B, in float32 at least."""
+        """Compute cos(C B A, B A), by inner products of r x r matrices, and C B, in float32 at least."""
         a, b = map(upcast, matrix.factors("default"))
         aligned_a, aligned_b = map(upcast, matrix.factors(_ALIGNED))
         v = matrix.layer.scaling[_ALIGNED] * aligned_b @ aligned_a
@@ -171,7 +171,7 @@ class SafeLoRATrainer(BaseTrainer):
         return Projection(min(max(cosine, -1.0), 1.0), cb)
 
     def _offsets(self) -> dict[str, Tensor]:
-        """Start model minus unaligned model at each adapted matrix, [out, in], on the CPU."""
+        """Return start model minus unaligned model at each adapted matrix, [out, in], float32, on the CPU."""
         other = loading.load_weights(str(self.safe_lora_base_model))
         offsets = {}
         for name, matrix in self.matrices.items():
@@ -190,10 +190,10 @@ class AdaptedMatrix:
     """A matrix with a product B A added to it.
 
     Attributes:
-        layer: PEFT's.
-        parameter: the name it has in the model without an adapter.
+        layer: PEFT's layer around it.
+        parameter: its name in the model without an adapter.
         lora_b: the name of the trained B among the parameters.
-        expert: number of the expert, whose matrices PEFT keeps packed in one A and one B; None: it has its own.
+        expert: number of the expert, if PEFT packs the factors of all experts in one A and one B; None: it does not.
     """
 
     layer: Any
@@ -202,27 +202,27 @@ class AdaptedMatrix:
     expert: int | None = None
 
     def factors(self, adapter: str) -> tuple[Tensor, Tensor]:
-        """A, [r, in], and B, [out, r], of an adapter: views of its parameters."""
+        """Return A, [r, in], and B, [out, r], of an adapter: views of its parameters."""
         return self.a_of(self.layer.lora_A[adapter].weight), self.b_of(self.layer.lora_B[adapter].weight)
 
     def a_of(self, weight: Tensor) -> Tensor:
-        """The part of the adapter's A."""
+        """Return this matrix's part, [r, in], of the layer's A."""
         if self.expert is None:
             return weight
         return weight.view(self.layer.num_experts, -1, weight.shape[1])[self.expert]  # as PEFT's ParamWrapper packs it
 
     def b_of(self, weight: Tensor) -> Tensor:
-        """The part of the adapter's B."""
+        """Return this matrix's part, [out, r], of the layer's B."""
         return (
             weight if self.expert is None else weight.view(len(weight), -1, self.layer.num_experts)[:, :, self.expert]
         )
 
     def outputs_first(self, whole: Tensor) -> Tensor:
-        """This matrix, [out, in], of the module's whole parameter."""
+        """Return this matrix, [out, in], from the module's whole parameter."""
         if self.expert is None:
             return whole.T if self.layer.fan_in_fan_out else whole
-        one = whole[self.expert]
-        return one.T if getattr(self.layer.get_base_layer(), "is_transposed", False) else one
+        of_expert = whole[self.expert]
+        return of_expert.T if getattr(self.layer.get_base_layer(), "is_transposed", False) else of_expert
 
 
 def _without_dropout(config: Any) -> Any:
@@ -239,16 +239,16 @@ def _of_twice_the_rank(config: Any) -> Any:
 
 
 def _join(matrix: AdaptedMatrix, parts: Sequence[str], joined: str) -> None:
-    """Give an adapter the sum of others' products: their A below each other, their B side by side."""
+    """Set an adapter to the sum of other adapters' products: stack their A along the rank, and their B."""
     a, b = matrix.factors(joined)
     factors = [matrix.factors(part) for part in parts]
     scales = [matrix.layer.scaling[part] / matrix.layer.scaling[joined] for part in parts]
-    a.copy_(torch.cat([scale * one for scale, (one, _) in zip(scales, factors, strict=True)]))
-    b.copy_(torch.cat([one for _, one in factors], dim=1))
+    a.copy_(torch.cat([scale * part_a for scale, (part_a, _) in zip(scales, factors, strict=True)]))
+    b.copy_(torch.cat([part_b for _, part_b in factors], dim=1))
 
 
 def _adapted(model: nn.Module) -> dict[str, AdaptedMatrix]:
-    """Every adapted matrix, by the name of its module, of experts with the parameter's name and the expert's number.
+    """Return name -> adapted matrix. The name is that of the module, or '<parameter>.<expert>' for an expert's matrix.
 
     Raises:
         ModelError: an embedding is adapted: it has no B A of the form that is projected.

@@ -33,7 +33,7 @@ class SteeringWeightsTrainer(PlaneTrainer):
 
     @classmethod
     def check(cls, config: TrialConfig) -> None:
-        """Raises ValueError: keys of the plane or of the schedule do not go together."""
+        """Raise ValueError if keys of the plane or of the schedule do not go together."""
         super().check(config)
         cfg: Any = config.finetune_config
         if cfg.alpha_scheduler_type == "linear" and cfg.final_steering_alpha is None:
@@ -42,17 +42,17 @@ class SteeringWeightsTrainer(PlaneTrainer):
             raise ValueError("final_steering_alpha needs alpha_scheduler_type linear")
 
     def prepare(self) -> None:
-        """Compute or read V."""
+        """Compute V, or read it from a file."""
         self.steers = bool(self.steering_alpha or self.final_steering_alpha)
         self.direction = self.plane() if self.steers else {}
         self.direction_norm = norm(self.direction)
 
     def terms(self) -> list[Term]:
-        """The outcome's cross-entropy."""
+        """Return the outcome's cross-entropy."""
         return [self.cross_entropy_term("outcome")]
 
     def alpha(self, step: int) -> float:
-        """α at a step (from 0): growing over the warm-up, then constant or linear up to the last step."""
+        """Return α at a step (from 0): it grows over the warm-up, then is constant, or linear up to the last step."""
         if step < self.alpha_warmup_steps:
             return self.steering_alpha * (step + 1) / self.alpha_warmup_steps
         if self.final_steering_alpha is None:
@@ -62,7 +62,7 @@ class SteeringWeightsTrainer(PlaneTrainer):
         return self.steering_alpha + (self.final_steering_alpha - self.steering_alpha) * done
 
     def transform_gradients(self, by_slot: dict[str, GradMap], step: int) -> GradMap:
-        """g_O + alpha * V."""
+        """Return g_O + alpha * V; with `direct_steering`, g_O."""
         if not self.steers:
             return by_slot[MAIN]
         self.log("alpha", self.alpha(step))
@@ -70,6 +70,6 @@ class SteeringWeightsTrainer(PlaneTrainer):
         return by_slot[MAIN] if self.direct_steering else added(by_slot[MAIN], scaled(self.direction, self.alpha(step)))
 
     def after_optimizer_step(self, parameters: dict[str, torch.nn.Parameter], learning_rate: float, step: int) -> None:
-        """theta - learning rate * alpha * V."""
+        """With `direct_steering`, set theta <- theta - learning rate * alpha * V."""
         if self.direct_steering:
             add_in_place(parameters, self.direction, -learning_rate * self.alpha(step))

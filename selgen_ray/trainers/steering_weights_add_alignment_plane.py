@@ -26,15 +26,15 @@ class SteerAtEndTrainer(PlaneTrainer):
     steering_alpha: float = knob(1.0, "strength α of the edit")
 
     def prepare(self) -> None:
-        """Compute or read V."""
+        """Compute V, or read it from a file."""
         self.direction = self.plane() if self.steering_alpha else {}
 
     def terms(self) -> list[Term]:
-        """The outcome's cross-entropy."""
+        """Return the outcome's cross-entropy."""
         return [self.cross_entropy_term("outcome")]
 
     def edits(self) -> Iterable[tuple[str, Edit]]:
-        """theta - alpha * V."""
+        """Yield the edit theta <- theta - alpha * V."""
         if self.steering_alpha:
             self.record.add_metrics({"plane_norm": float(norm(self.direction))})
             yield "steered", functools.partial(add_in_place, direction=self.direction, factor=-self.steering_alpha)

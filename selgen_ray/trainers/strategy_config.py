@@ -1,4 +1,4 @@
-"""The trial config of one strategy: `TrialConfig` with the strategy's knobs."""
+"""The trial config model of one strategy: `TrialConfig` with the strategy's knobs."""
 
 from __future__ import annotations
 

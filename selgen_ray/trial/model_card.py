@@ -15,7 +15,7 @@ from selgen_ray.records.text import markdown_table
 if TYPE_CHECKING:
     from selgen_ray.config.source import Source
 
-_LONGEST = 120  # characters of a value
+_LONGEST = 120  # characters of a value; a longer one is cut
 _SAID_ELSEWHERE = {
     *("proxy_strategy", "seed", "data_seed", "model_seed"),
     *(f"finetune_config.{key}" for key in ("model", "model_revision", "adapter", "adapter_revision")),
@@ -24,7 +24,7 @@ _LIBRARIES = ("selgen-ray", "torch", "transformers", "peft", "tokenizers", "pyth
 
 
 def model_card(config: TrialConfig, result: TrialResult) -> str:
-    """The README.md of a finished model, with the hub's metadata at its head. The licence is left to its owner."""
+    """Return the README.md of a finished model, with the hub's metadata at its head, and without a licence."""
     from huggingface_hub import ModelCardData  # late: it is needed once, at the end
 
     cfg = config.finetune_config
@@ -75,7 +75,7 @@ def _named(name: str, revision: str | None) -> str:
 
 
 def _settings(config: TrialConfig) -> Iterable[tuple[str, str]]:
-    """What differs from the defaults."""
+    """Yield (key, value) of the settings that differ from their defaults; of a local path the last part."""
     for key, value in flatten({k: v for k, v in identity(config).items() if k != "data"}).items():
         if key in _SAID_ELSEWHERE:
             continue

@@ -1,4 +1,4 @@
-"""What a result was made with: library versions, hardware, git commit."""
+"""Provenance of a result: library versions, hardware, git commit."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ _LIBRARIES = (
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Library -> version, of those installed, and of Python."""
-    found = {"python": platform.python_version()}
+    """Return library -> version, of the installed ones and of Python."""
+    by_library = {"python": platform.python_version()}
     for name in _LIBRARIES:
         try:
-            found[name] = metadata.version(name)
+            by_library[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return by_library
 
 
 def hardware() -> dict[str, Any]:
-    """Device, processor and thread count of this process."""
-    found: dict[str, Any] = {
+    """Return device, processor and thread count of this process, and GPU and its memory in GiB if it has one."""
+    facts: dict[str, Any] = {
         "device": "cuda" if torch.cuda.is_available() else "cpu",
         "machine": platform.machine(),
         "num_cpus": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
     }
     if torch.cuda.is_available():
-        found |= {"gpu": torch.cuda.get_device_name(), "gpu_memory_gib": round(_gpu_bytes() / 2**30, 1)}
-    return found
+        facts |= {"gpu": torch.cuda.get_device_name(), "gpu_memory_gib": round(_gpu_bytes() / 2**30, 1)}
+    return facts
 
 
 def _gpu_bytes() -> int:
@@ -47,7 +47,7 @@ def _gpu_bytes() -> int:
 
 
 def git_commit() -> str | None:
-    """Commit of the current directory's checkout, '-dirty' appended when it has changes; None outside one."""
+    """Return the commit of the current directory's checkout, with '-dirty' if it has changes; None outside one."""
 
     def git(*args: str) -> str:
         return subprocess.run(["git", *args], capture_output=True, text=True, check=True, timeout=10).stdout.strip()

@@ -1,4 +1,4 @@
-"""Run one trial in this process: (what to run, its folder) -> TrialResult. No Ray: this is what one debugs with."""
+"""Run one trial in this process, TrialTask -> TrialResult, without Ray: the place to debug a trial."""
 
 from __future__ import annotations
 
@@ -43,27 +43,31 @@ def run_trial(
     on_event: Callable[[dict[str, Any]], None] = lambda _: None,
     fsdp: bool = False,
 ) -> TrialResult:
-    """Train, evaluate and publish results.json after every evaluation; go on from a checkpoint if there is one.
+    """Train a trial from its newest checkpoint or its start, and publish results.json after every evaluation.
 
-    Called in each of the processes that train the trial together, where there are several; see `trainers.engine.ranks`.
+    If several processes train the trial together, each calls this function; see `trainers.engine.ranks`.
 
     A trial that diverges returns with status 'diverged'. One that fails publishes status 'failed' with the last
-    lines of its traceback, then raises what it met. One that is asked to stop finishes its step, writes a checkpoint
-    and returns with status 'stopped', or 'running' where it is only preempted.
+    lines of its traceback, then raises its error. One that is asked to stop finishes its step, writes a checkpoint
+    and returns with status 'stopped', or 'running' if it is only preempted.
 
     Args:
-        task: what to run.
+        task: the trial.
         on_progress: called with readable numbers every `logging_steps`, and after each evaluation with
             {'evaluated': one of `TrialResult.readings`}.
-        stop: set by others, from any thread.
-        on_event: called, from any thread, with {'event', 'why', 'step'} of what a person should find in the sweep's
-            log: 'checkpoint_failed', 'checkpoint_unusable', 'auto_batch', 'judge_failed', 'answers_unchanged',
-            'push_failed'.
-        fsdp: the processes share the frozen base out.
+        stop: a request to stop, which any thread may set.
+        on_event: called, from any thread, with {'event', 'why', 'step'} for the sweep's log. Events are
+            'checkpoint_failed', 'checkpoint_unusable', 'auto_batch', 'judge_failed', 'answers_unchanged', 'save_failed'
+            and 'push_failed'.
+        fsdp: shard the frozen base over the processes.
+
+    Raises:
+        DataError, ModelError, PluginError: the input is wrong; another try would fail too.
+        Exception: any other error of the trial. Either is published first, if the storage answers.
     """
     try:
         run = _Run(task, stop or StopSignal(), on_event, fsdp)
-    except Exception as error:  # a plugin that does not load, a config that is none
+    except Exception as error:  # a plugin cannot be loaded, or the config is wrong
         if _knows_the_cause(error):
             with contextlib.suppress(OSError):
                 publish_failure(task, last_lines(), again=True)
@@ -72,11 +76,11 @@ def run_trial(
 
 
 def publish_failure(task: TrialTask, error: str, *, again: bool = False) -> None:
-    """Publish status 'failed' for a trial whose run could not do so itself; a finished result stays as it is.
+    """Publish status 'failed' for a trial whose own run could not do so; leave a finished result as it is.
 
     Args:
         task: the trial.
-        error: the cause is its last line, as in a traceback.
+        error: a text whose last line is the cause, as in a traceback.
         again: replace the cause of an earlier failure too.
 
     Raises:
@@ -93,7 +97,7 @@ def publish_failure(task: TrialTask, error: str, *, again: bool = False) -> None
 
 
 def _knows_the_cause(error: Exception) -> bool:
-    """Whether this process met the cause: where another rank died, this one may only have lost its connection."""
+    """Return whether `error` is the cause: if another rank died, this one may only have lost its connection."""
     return ranks.world_size() == 1 or (isinstance(error, INPUT_ERRORS) and ranks.is_main())
 
 
@@ -156,12 +160,12 @@ class _Run:
             self.checkpoints.delete()
             if self.task.cache is None and ranks.is_main():
                 self.cache_folder.delete()
-        except OSError as error:  # the result is there: a folder left over is no reason to fail
+        except OSError as error:  # the result is published: a folder left over is no reason to fail
             logger.warning("%s", error)
         return self.result
 
     def _stopped(self, error: TrialStopped) -> TrialResult:
-        if self.before and not self.result.eval_steps:  # it did not come so far as to read its checkpoint
+        if self.before and not self.result.eval_steps:  # stopped before it read its checkpoint: keep the old record
             self.result = self.before.model_copy(update={"error": None})
         self.result.status = TrialStatus.RUNNING
         if error.reason == "stopped":
@@ -170,7 +174,7 @@ class _Run:
         return self.result
 
     def _push(self, finished: Path) -> None:
-        """Push the finished model. Its result is published already: a push that fails costs the push alone."""
+        """Push the finished model to the hub; the result is published already, so a failed push does not lose it."""
         cfg = self.config.finetune_config
         if not cfg.push_to_hub or not self.saved:
             return
@@ -179,10 +183,10 @@ class _Run:
             self.result.model_url = hub.push(finished, name, cfg.push_to_private)
             self.result.flags = [flag for flag in self.result.flags if flag != _NOT_PUSHED]
         except ModelError as error:
-            told = f"the model could not be pushed to the hub: {error}"
-            self.result.flags = [told if flag == _NOT_PUSHED else flag for flag in self.result.flags]
-            self.on_event({"event": "push_failed", "why": told, "step": self.result.eval_steps[-1]})
-        with contextlib.suppress(OSError):  # what was published before says that the push is missing
+            message = f"the model could not be pushed to the hub: {error}"
+            self.result.flags = [message if flag == _NOT_PUSHED else flag for flag in self.result.flags]
+            self.on_event({"event": "push_failed", "why": message, "step": self.result.eval_steps[-1]})
+        with contextlib.suppress(OSError):  # the result published before has the flag that the push is missing
             self._publish()
 
     def _train(self, on_progress: Callable[[dict[str, Any]], None], finished: Path) -> None:
@@ -212,12 +216,14 @@ class _Run:
                 self._try_to_save(trainer, finished)
 
     def _try_to_save(self, trainer: BaseTrainer, finished: Path) -> None:
-        """Save the finished model; where that fails, what was measured is kept, with a flag."""
+        """Save the finished model; if that fails, flag it and keep the result."""
         try:
             self._save(trainer, finished)
         except TrialStopped:
             raise
-        except Exception as error:  # of many kinds: full disks, stores that refuse, formats that cannot hold the model
+        except (
+            Exception
+        ) as error:  # of many kinds: a full disk, a store that refuses, a format that cannot hold the model
             logger.exception("the finished model could not be saved")
             why = " ".join(str(error).split()) or "no reason is known"
             flag = f"the finished model could not be saved: {type(error).__name__}: {why}"
@@ -225,7 +231,7 @@ class _Run:
             self.on_event({"event": "save_failed", "why": flag, "step": self.result.eval_steps[-1]})
 
     def _save(self, trainer: BaseTrainer, finished: Path) -> None:
-        """Write the finished model with its card; keep it where the config says, which may be an object store."""
+        """Write the finished model with its card to `finished`; copy it to the place that the config names."""
         cfg = self.config.finetune_config
         trainer.save_model(finished)
         (finished / "README.md").write_text(model_card(trainer.config, self.result), encoding="utf-8")
@@ -263,12 +269,16 @@ class _Run:
 
 
 def last_lines() -> str:
-    """Of the traceback of the exception that is being handled."""
+    """Return the last lines of the traceback of the exception that is being handled."""
     return "\n".join(traceback.format_exc().splitlines()[-_TRACEBACK_LINES:])
 
 
 def copy_record(result: TrialResult, trainer: BaseTrainer) -> None:
-    """Bring a result up to date with what its trainer recorded; the headlines are read off it."""
+    """Copy a trainer's record into a result, and set its headline values from it.
+
+    Raises:
+        DataError: a headline is not in [0, 1].
+    """
     for name in type(trainer.record).model_fields:
         setattr(result, name, getattr(trainer.record, name))
     result.num_resumes = trainer.run.num_resumes

@@ -1,4 +1,4 @@
-"""A trial as a worker is handed it: plain data."""
+"""The task of a worker: one trial, as plain data."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ CHECKPOINTS = "checkpoints"
 
 @dataclass(frozen=True)
 class TrialTask:
-    """What a worker is handed: plain data, no object of this package's config classes.
+    """One trial to run, as plain data without objects of this package's config classes.
 
     Attributes:
         config: a nested trial config.
-        trial_id: its content hash.
+        trial_id: its id, the hash of its identity.
         slug: readable name of its setting.
-        folder: where its results.json, config.json and checkpoints go.
+        folder: the folder for its results.json, config.json and checkpoints.
         model_hash: fingerprint of the model it starts from.
-        cache: what the trials of a sweep share; None: nothing is shared, the trial has one of its own.
-        git_commit: of the directory the sweep was started in.
-        plugins: files with strategies, those of the whole sweep.
+        cache: folder of the values that the trials of a sweep share; None: the trial has a cache of its own.
+        git_commit: commit of the directory that the sweep was started in.
+        plugins: the files with strategies and metrics of the whole sweep.
     """
 
     config: dict[str, Any]
@@ -39,5 +39,5 @@ class TrialTask:
 
     @property
     def name(self) -> str:
-        """'<slug>/seed_<N>', what people call the trial."""
+        """The readable name of the trial, '<slug>/seed_<N>'."""
         return trial_name(self.slug, self.config["seed"])

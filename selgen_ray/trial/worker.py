@@ -1,4 +1,4 @@
-"""What happens in a worker: one trial after the other, each watched for requests to stop. Nothing here imports ray."""
+"""The work of a worker process: one trial after the other, each with a watch for requests to stop; without Ray."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def run_in_worker(task: TrialTask, sweep: Folder, torch_threads: int, report: Re
     """Run a trial, forwarding its progress and events; the last report holds its status.
 
     Raises:
-        TrialError: the trial failed in a way that another try may mend; a wrong input is reported as 'failed'.
+        TrialError: the trial failed, and another try may succeed. (A wrong input is reported as 'failed' instead.)
     """
     import torch
 
@@ -75,24 +75,24 @@ def run_in_worker(task: TrialTask, sweep: Folder, torch_threads: int, report: Re
     last = {"status": status, "capability": result.capability, "alignment": result.alignment}
     reports.last(last | ({"error": result.error} if result.error else {}))  # of one that diverged or was stopped
     if sigterm_arrived():
-        raise TrialError("the worker got SIGTERM: its machine goes away")  # or the next trial would be given to it
+        raise TrialError("the worker got SIGTERM: its machine goes away")  # else it would get the next trial
 
 
 class Reports:
-    """Progress for the driver: seldom, but with every event and every evaluation."""
+    """Sends progress to the driver: at most every 0.5 s, but every event and every evaluation."""
 
     def __init__(self, send: Report):
         self._send = send
         self._last = 0.0
         self._held: dict[str, Any] = {}  # the newest progress that was not reported
-        self._events: list[dict[str, Any]] = []  # appended to by the thread that writes checkpoints too
+        self._events: list[dict[str, Any]] = []  # the thread that writes checkpoints appends too
 
     def event(self, event: dict[str, Any]) -> None:
         """Keep an event for the next report."""
         self._events.append(event)
 
     def progress(self, metrics: dict[str, Any]) -> None:
-        """Report the progress, unless the last report was a moment ago and nothing would be lost."""
+        """Report the progress, unless the last report was a moment ago; events and evaluations are reported at once."""
         if self._events or "evaluated" in metrics or time.monotonic() - self._last > _REPORT_EVERY_S:
             self.last(self._held | metrics if "evaluated" in metrics else metrics)
         else:
@@ -107,9 +107,9 @@ class Reports:
 
 @contextlib.contextmanager
 def watched(sweep: Folder, trial_id: str) -> Iterator[StopSignal]:
-    """A signal that is set when somebody asks this trial or the whole sweep to stop, or SIGTERM arrives.
+    """Yield a signal that is set when this trial or the whole sweep is asked to stop, or SIGTERM arrives.
 
-    A thread looks at the sweep's folder, so that storage that is away does not hold up the training.
+    A thread looks into the sweep's folder, so that slow storage does not hold up the training.
     """
     global _running
     stop, ended = StopSignal(), threading.Event()
@@ -136,21 +136,21 @@ def watched(sweep: Folder, trial_id: str) -> Iterator[StopSignal]:
         yield stop
     finally:
         _running = None
-        ended.set()  # not joined: a look at storage that is away may last
+        ended.set()  # not joined: a look at storage that does not answer takes long
 
 
 _sigterm = threading.Event()
 
 
 def sigterm_arrived() -> bool:
-    """Whether this process was asked to go."""
+    """Return whether this process got SIGTERM."""
     return _sigterm.is_set()
 
 
 def heed_sigterm() -> None:
-    """Let SIGTERM stop the running trial after its step, with a checkpoint; call it from the main thread.
+    """Make SIGTERM stop the running trial after its step, with a checkpoint; call it from the main thread.
 
-    A process that runs no trial ends at once, as it would have.
+    A process that runs no trial calls its former handler, or ends at once if it had none.
     """
     before = signal.getsignal(signal.SIGTERM)
 
@@ -168,7 +168,7 @@ def heed_sigterm() -> None:
 
 
 def quiet_worker() -> None:
-    """No progress bars and warnings of libraries in the worker's log."""
+    """Keep progress bars and warnings of libraries out of the worker's log."""
     import transformers
 
     transformers.logging.disable_progress_bar()
@@ -179,10 +179,10 @@ _frozen = 0  # objects that the last full collection left
 
 
 def free_memory() -> None:
-    """Drop what the trial before left, then keep the collector off everything that stays: it costs a step's time.
+    """Free what the trial before left, then freeze all objects that stay: collecting them again costs a step's time.
 
-    What stayed from earlier trials is looked at again only when it has grown: a full collection takes a fifth of a
-    second with the libraries loaded.
+    Objects frozen earlier are collected again only when their number has grown by a tenth: a full collection takes a
+    fifth of a second with the libraries loaded.
     """
     global _frozen
     import torch

@@ -21,18 +21,18 @@ from selgen_ray.trainers.engine import ranks
 from selgen_ray.trainers.engine.loop import Job, Progress
 
 logger = logging.getLogger(__name__)
-_LAST_WRITTEN = "manifest.json"  # of a bundle; see `Folder.publish`
+_LAST_WRITTEN = "manifest.json"  # the last file of a bundle, see `Folder.publish`: with it the bundle is complete
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A restored checkpoint.
+    """State of a phase after an optimizer step.
 
     Attributes:
         step: optimizer steps finished.
         weights: the trainable tensors by name, on the CPU.
         optimizer: state dicts of optimizer and scheduler, and the loop's running sums.
-        state: what else was saved, plain JSON.
+        state: everything else, plain JSON.
     """
 
     step: int
@@ -42,15 +42,15 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The checkpoints of one trial in `folder`, the newest `keep` whole ones of them.
+    """Keeps the newest `keep` complete checkpoints of one trial in `folder`.
 
     Each is published as one bundle, so a crash while saving costs that checkpoint only. A thread writes them, one at
-    a time, while the training goes on. What it cannot write, a full disk say, is no error of the training: `on_event`
-    is told, and the next checkpoint tries again.
+    a time, while the training goes on. A write that fails (the disk is full, say) does not end the training: `on_event`
+    is called, and the next checkpoint is written as usual.
 
     Args:
-        folder: of the trial's checkpoints.
-        keep: how many.
+        folder: the folder of the trial's checkpoints alone.
+        keep: how many checkpoints stay.
         on_event: called, by either thread, with {'event': 'checkpoint_failed' | 'checkpoint_unusable', 'why', 'step'}.
     """
 
@@ -62,19 +62,19 @@ class Checkpoints:
         self._writer: threading.Thread | None = None
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Copy a checkpoint to the CPU's memory and let the thread publish it; waits while it writes the one before.
+        """Copy a checkpoint to the CPU's memory and publish it in a thread; wait for the one before to be written.
 
-        Rank 0 alone does.
+        Only rank 0 saves.
         """
         if not ranks.is_main():
             return
         self.flush()
-        taken = snapshot(checkpoint)
-        self._writer = threading.Thread(target=self._write, args=(taken,), name="checkpoint", daemon=True)
+        copied = snapshot(checkpoint)
+        self._writer = threading.Thread(target=self._write, args=(copied,), name="checkpoint", daemon=True)
         self._writer.start()
 
     def flush(self) -> None:
-        """Wait until the last checkpoint is written, or could not be."""
+        """Wait until the last checkpoint is written, or its writing has failed."""
         if self._writer is not None:
             self._writer.join()
             self._writer = None
@@ -97,21 +97,21 @@ class Checkpoints:
             logger.warning("old checkpoints stay: %s", error)
 
     def _free_name(self, step: int) -> str:
-        """A whole checkpoint is never overwritten: a crash on the way would cost it."""
+        """Return an unused folder name: overwriting a complete checkpoint would lose it in a crash."""
         name, taken = f"step_{step:08d}", self.folder.folders()
         return name if name not in taken else next(n for i in range(2, 100) if (n := f"{name}-{i:02d}") not in taken)
 
     def _drop_old_ones(self) -> None:
         files = self.folder.files(recursive=True)
         names = sorted({path.partition("/")[0] for path in files})
-        whole = [name for name in names if name not in self._unusable and f"{name}/{_LAST_WRITTEN}" in files]
-        for name in set(names) - set(whole[-self.keep :]):
+        complete = [name for name in names if name not in self._unusable and f"{name}/{_LAST_WRITTEN}" in files]
+        for name in set(names) - set(complete[-self.keep :]):
             (self.folder / name).delete()
 
     def newest(self) -> Checkpoint | None:
-        """The newest whole checkpoint, or None; those that cannot be used are passed over and told of.
+        """Return the newest complete checkpoint, or None; skip those that cannot be read, and report them.
 
-        Rank 0 reads it for all.
+        Rank 0 reads for all ranks, which must all call it.
         """
         return ranks.from_main(self._newest)
 
@@ -129,7 +129,7 @@ class Checkpoints:
         return None
 
     def delete(self) -> None:
-        """Remove all checkpoints, once the result is published; rank 0 alone does."""
+        """Remove all checkpoints, once the result is published; only rank 0 removes them."""
         self.flush()
         if ranks.is_main():
             self.folder.delete()
@@ -155,12 +155,12 @@ def _files(checkpoint: Checkpoint) -> dict[str, bytes]:
 
 
 def snapshot(checkpoint: Checkpoint) -> Checkpoint:
-    """A copy in the CPU's memory, of which nothing changes when the training goes on."""
+    """Return a copy in the CPU's memory, which further training does not change."""
     return Checkpoint(checkpoint.step, *map(_copied, (checkpoint.weights, checkpoint.optimizer, checkpoint.state)))
 
 
 def _copied(value: Any) -> Any:
-    if isinstance(value, Tensor):  # .cpu() would give the very tensor where it lies on the CPU already
+    if isinstance(value, Tensor):  # .cpu() returns the same tensor if it is on the CPU already
         return value.detach().to("cpu", copy=True).contiguous()
     if isinstance(value, dict):
         return {key: _copied(item) for key, item in value.items()}
@@ -179,11 +179,11 @@ def _read(place: Folder) -> Checkpoint:
 
 
 def capture(job: Job, progress: Progress, state: dict[str, Any]) -> Checkpoint:
-    """A checkpoint of a running job: weights, optimizer, schedule, hooks' state, sums since the last reading.
+    """Return a checkpoint of a running job: weights, optimizer, schedule, hooks' state, sums since the last reading.
 
-    No RNG state: every random number is derived from the step. No data position: streams are functions of it.
+    It holds no RNG state and no position in the data: both follow from the step. All ranks must call it.
     """
-    moving = {
+    training_state = {
         "optimizer": job.optimizer.state_dict(),
         "scheduler": job.scheduler.state_dict(),
         "sums": dict(progress.sums),
@@ -191,24 +191,24 @@ def capture(job: Job, progress: Progress, state: dict[str, Any]) -> Checkpoint:
         "metrics": dict(progress.metrics),
         "job": dict(job.state),
         "tokens": [progress.tokens_processed, progress.tokens_scored],
-        # what they have summed up, on the CPU
+        # their sums since the last reading, on the CPU
         "other_ranks": ranks.gathered({"sums": _copied(progress.sums), "metrics": _copied(progress.metrics)})[1:],
     }
-    return Checkpoint(progress.step, {n: p.detach() for n, p in job.parameters.items()}, moving, state)
+    return Checkpoint(progress.step, {n: p.detach() for n, p in job.parameters.items()}, training_state, state)
 
 
 def restore(checkpoint: Checkpoint, job: Job) -> Progress:
-    """Put a checkpoint back into a freshly built job; returns where it stands."""
-    moving = checkpoint.optimizer
+    """Load a checkpoint into a freshly built job; return its progress."""
+    training_state = checkpoint.optimizer
     with torch.no_grad():
         for name, parameter in job.parameters.items():
             parameter.copy_(checkpoint.weights[name])
         for name, tensor in job.state.items():
-            tensor.copy_(moving["job"][name])
-    job.optimizer.load_state_dict(moving["optimizer"])
-    job.scheduler.load_state_dict(moving["scheduler"])
+            tensor.copy_(training_state["job"][name])
+    job.optimizer.load_state_dict(training_state["optimizer"])
+    job.scheduler.load_state_dict(training_state["scheduler"])
     device = job.accelerator.device
-    summed_up = moving if ranks.is_main() else moving["other_ranks"][ranks.rank() - 1]
-    sums, metrics = ({n: v.to(device) for n, v in summed_up[key].items()} for key in ("sums", "metrics"))
-    processed, scored = moving["tokens"]
-    return Progress(checkpoint.step, processed, scored, sums, moving["steps_summed"], metrics)
+    rank_sums = training_state if ranks.is_main() else training_state["other_ranks"][ranks.rank() - 1]
+    sums, metrics = ({n: v.to(device) for n, v in rank_sums[key].items()} for key in ("sums", "metrics"))
+    processed, scored = training_state["tokens"]
+    return Progress(checkpoint.step, processed, scored, sums, training_state["steps_summed"], metrics)

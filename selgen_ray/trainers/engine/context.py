@@ -1,4 +1,4 @@
-"""What one training run consists of, apart from the strategy: the context that phases, course and evaluations share."""
+"""The context of one training run, shared by phases, course and evaluations: all of a run but its strategy."""
 
 from __future__ import annotations
 
@@ -45,12 +45,14 @@ def _ignore(_: Any) -> None:
 
 @dataclass(frozen=True)
 class Callbacks:
-    """Who is told of a run's progress.
+    """Functions that a run calls to report its progress.
 
     Attributes:
-        on_progress: called with a dict of readable numbers every `logging_steps`.
-        on_event: called with {'event', 'why', 'step'} of what a person should find in the sweep's log.
-        on_evaluation: called after each evaluation, when the record has it.
+        on_progress: called every `logging_steps` with a dict of readable numbers, such as {'phase': 'train', 'step': 8,
+            'num_steps': 40, 'loss': 1.2}.
+        on_event: called with {'event', 'why', 'step'} for the sweep's log, when something happened that a person
+            should know.
+        on_evaluation: called after each evaluation, when the record holds it.
     """
 
     on_progress: Callable[[dict[str, Any]], None] = _ignore
@@ -59,14 +61,14 @@ class Callbacks:
 
 
 class Hooks(Protocol):
-    """What a strategy adds to the loop; `BaseTrainer` documents each."""
+    """The methods with which a strategy changes the training; `BaseTrainer` documents each."""
 
     def terms(self) -> list[Term]:
         """Return the weighted terms of a step."""
         ...
 
     def prepare(self) -> None:
-        """Work before training."""
+        """Do the strategy's work before training."""
         ...
 
     def transform_gradients(self, by_slot: dict[str, GradMap], step: int) -> GradMap:
@@ -88,24 +90,24 @@ class Hooks(Protocol):
 
 @dataclass
 class RunContext:
-    """One run: its model, data, settings and what it has recorded so far; open one with `open_run`.
+    """One run: its model, data and settings, and the record so far; `open_run` makes one.
 
     Attributes:
         config: the trial config, with the settings of the adapter that training continues from.
-        model, tokenizer: in training.
+        model, tokenizer: the model in training, and its tokenizer.
         parameters: name -> tensor of everything that is trained.
         sets: the rows to train on and to evaluate.
-        memory: how large the batches are.
-        stop: looked at after each step and inside evaluations and preparations.
+        memory: the batch sizes, which may shrink when memory runs out.
+        stop: the request to stop; checked after each step and inside evaluations and preparations.
         shared: values that the trials of a sweep compute once.
         checkpoints: where to save and look for step checkpoints; None: nowhere.
-        callbacks: who is told of the progress.
-        fsdp: the ranks share the frozen base out.
+        callbacks: functions that get the progress.
+        fsdp: the frozen base is sharded over the ranks.
         metric_code: versions of the code of metrics from outside this package.
-        record: what results.json gets.
-        progress: where the phase in training stands.
-        num_steps: optimizer steps of the whole training, once it is known.
-        num_resumes: how often the run went on from a checkpoint.
+        record: the measurements that results.json will hold.
+        progress: the progress of the phase that is being trained.
+        num_steps: optimizer steps of the whole training; 0 until `main_phase` has built it.
+        num_resumes: how often the run was resumed from a checkpoint.
     """
 
     config: TrialConfig
@@ -127,12 +129,12 @@ class RunContext:
 
     @property
     def accelerator(self) -> Accelerator:
-        """The process's Accelerator, which works whatever else this process did with Accelerate meanwhile."""
+        """The process's Accelerator, in working order even if other code reset Accelerate's state meanwhile."""
         return accelerator()
 
     @property
     def cfg(self) -> FinetuneConfig:
-        """The section `finetune_config`."""
+        """The section `finetune_config` of the trial config."""
         return self.config.finetune_config
 
     def micro_batch(self, stream: str, rows: list[int]) -> Batch:
@@ -145,25 +147,28 @@ class RunContext:
             yield hooks.micro_batch(stream, rows)
 
     def passes(self, compute: Callable[[], T]) -> T:
-        """Return what `compute` gives, which runs the model over many batches without gradients.
+        """Call `compute`, which runs the model over many batches without gradients, and return its value.
 
-        It ends at the next batch when the trial is to stop, and is called again when memory runs out (`auto_batch`).
+        It is called again, with smaller batches, when memory runs out (`auto_batch`).
+
+        Raises:
+            TrialStopped: the trial was asked to stop; raised at the next batch.
         """
         step = self.progress.step
         with self.stop.ends_passes(self.model, step):
             return self.memory.passes(compute, step)
 
     def data_key(self, stream: str) -> dict[str, Any]:
-        """Return what identifies the training rows of a stream and their tokens, as a key for `shared`."""
+        """Return a key for `shared` that identifies the training rows of a stream and their tokens."""
         rows = {role: rows_hash(list(self.sets.train[role].rows)) for role in stream.split("+")}
         return {"rows": rows, "rules": RULES, **self.cfg.model_dump(include={"max_seq_length", "loss_on"})}
 
     def log(self, name: str, total: Tensor | float, count: Tensor | float = 1) -> None:
-        """Log a metric as a sum over `count` things; results.json gets the mean since the last reading."""
+        """Add a sum over `count` things to a metric; results.json gets the mean since the last reading."""
         self.progress.log(name, total, count)
 
     def add_time(self, name: str, since: float) -> None:
-        """Add the seconds since a reading of the monotonic clock to a timing of the record."""
+        """Add the seconds since `since`, a value of `time.monotonic()`, to a timing of the record."""
         self.record.timings[name] = self.record.timings.get(name, 0.0) + time.monotonic() - since
 
 
@@ -183,14 +188,14 @@ def open_run(
     strategy_code: list[str],
     metric_code: list[str],
 ) -> Iterator[RunContext]:
-    """Load what a run needs; leaving the context gives a model that was loaded here back to the process's cache.
+    """Load model, tokenizer and rows of a run; on leaving, a model loaded here returns to the process's cache.
 
     Args:
-        config: resolved, of the strategy.
+        config: the strategy's trial config, resolved by `catalogue.resolved`.
         roles: role -> its rows.
-        model, tokenizer: default: as the config says. With one of one's own nothing is shared with other trials,
-            since the content of an object is not known.
-        strategy_code, metric_code: versions of code from outside this package; part of what is shared.
+        model, tokenizer: default: as the config says. If one is given, nothing is shared with other trials, since no
+            fingerprint tells what an object holds.
+        strategy_code, metric_code: versions of code from outside this package; part of the keys of shared values.
 
     Raises:
         ModelError: the model cannot be loaded, or a key does not go with `fsdp`.

@@ -1,4 +1,8 @@
-"""The course of a training: evaluations before, after each epoch and at the end, log, checkpoints, stop and resume."""
+"""The course of a training, from the first evaluation to the last: `train` tells it.
+
+A run trains one main phase (`Course`); its strategy may train others before, in `prepare`, such as a throw-away
+training on the proxy (`PhaseCourse`). Both end early when the trial is to stop, and resume from their checkpoints.
+"""
 
 from __future__ import annotations
 
@@ -17,28 +21,68 @@ from selgen_ray.trainers.engine.evaluations import Evaluations
 from selgen_ray.trainers.engine.loop import GradMap, Progress, check_finite, fit
 from selgen_ray.trainers.engine.phases import Phase
 
-_DUE = "evaluation_due"
+_DUE = "evaluation_due"  # in a checkpoint's state: the evaluation of its weights has not been done
+
+
+def train(run: RunContext, hooks: Hooks, evaluations: Evaluations) -> None:
+    """Train a run to its end: restore or evaluate; prepare; then step, log, evaluate and save in turn; edit.
+
+    A stop is obeyed after each step, and inside evaluations and preparations, which the resumed run repeats.
+
+    Raises:
+        TrialDiverged: a loss or a value of an evaluation is NaN or infinite.
+        TrialStopped: the trial was asked to stop; every finished step is in a checkpoint.
+    """
+    # resume from the newest checkpoint; without one, evaluate the start model, which all later values compare with
+    checkpoint = run.checkpoints.newest() if run.checkpoints else None
+    if checkpoint:
+        run.record = TrainingRecord.model_validate(checkpoint.state["record"])
+        run.num_resumes = checkpoint.state["num_resumes"] + 1
+    else:
+        evaluations.take(0, 0.0)
+
+    # the strategy's own work, on the model in its starting state: also after a resume, before weights are restored
+    start = time.monotonic()
+    hooks.prepare()
+    run.add_time("prepare_s", start)
+
+    # all optimizer steps; `Course.after_step` is what happens after each of them
+    course = Course(run, hooks, evaluations)
+    progress = course.phase.start(checkpoint)
+    if checkpoint and checkpoint.state.get(_DUE):  # a stop cut this evaluation off
+        course.evaluate(progress)
+    course.to_the_end(progress)
+
+    # the strategy's edits of the finished weights, each evaluated; the last one stays
+    course.evaluate_edits(progress)
+    evaluations.flag_unchanged(progress.step)
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What was logged since the last reading: mean loss per term, mean of every other metric, seconds of training."""
+    """The numbers logged since the last reading.
+
+    Attributes:
+        losses: term -> mean over the steps; 'total' is their weighted sum.
+        metrics: name -> mean of every other metric.
+        seconds: training time since the last reading, without evaluations.
+    """
 
     losses: dict[str, float]
     metrics: dict[str, float]
     seconds: float
 
     def check_finite(self, step: int) -> None:
-        """Raises TrialDiverged: a number is NaN or infinite."""
+        """Raise TrialDiverged if a number is NaN or infinite."""
         check_finite(self.losses | self.metrics, step)
 
 
 class PhaseCourse:
-    """Takes a phase from its newest checkpoint, or from its start, to its end; logs and saves between the steps.
+    """Trains a phase from its newest checkpoint, or from its start, to its end; logs and saves between the steps.
 
     Args:
-        run: whose progress line and stop signal are used.
-        phase: what is trained.
+        run: its settings, callbacks and stop signal are used.
+        phase: the phase to train.
         checkpoints: where to save and look for step checkpoints; None: nowhere.
     """
 
@@ -47,10 +91,10 @@ class PhaseCourse:
         self._last_log = (time.monotonic(), 0)
 
     def to_the_end(self, progress: Progress | None = None) -> None:
-        """Train the rest of the phase.
+        """Train the remaining steps of the phase.
 
         Args:
-            progress: from `Phase.start`; default: where the newest checkpoint left it.
+            progress: from `Phase.start`; default: that of the newest checkpoint, or the beginning.
 
         Raises:
             TrialDiverged: a number is NaN or infinite.
@@ -61,30 +105,30 @@ class PhaseCourse:
         try:
             fit(self.phase.job, progress, self.after_step)
         finally:
-            if self.checkpoints:  # or the thread would write into a folder that is deleted now
+            if self.checkpoints:  # the folder may be deleted next: no thread may still write into it
                 self.checkpoints.flush()
 
     def after_step(self, progress: Progress) -> None:
-        """Log, stop or save after an optimizer step."""
+        """Log if it is due; then save a checkpoint, and stop, if they are."""
         if self.log_is_due(progress):
             self.log(progress).check_finite(progress.step)
         self.save(progress)
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint holds besides the job."""
+        """Return what a checkpoint holds besides the job, as plain JSON."""
         return {}
 
     def log_is_due(self, progress: Progress) -> bool:
-        """Whether to log: every `logging_steps` steps, at the end of an epoch, and at the end."""
+        """Return whether to log: every `logging_steps` steps, at the end of each epoch and of the phase."""
         step = progress.step
-        ends = step % self.phase.epoch_steps == 0 or step == self.phase.job.num_steps
-        return ends or step % self.run.cfg.logging_steps == 0
+        is_boundary = step % self.phase.epoch_steps == 0 or step == self.phase.job.num_steps
+        return is_boundary or step % self.run.cfg.logging_steps == 0
 
     def log(self, progress: Progress) -> Reading:
-        """Read losses and metrics, and send them to whoever watches the trial."""
+        """Read losses and metrics, and pass them to the callback `on_progress`."""
         losses, metrics = progress.read()
-        since, tokens_before = self._last_log
-        seconds = max(time.monotonic() - since, 1e-9)
+        last_log, tokens_before = self._last_log
+        seconds = max(time.monotonic() - last_log, 1e-9)
         self.reset_throughput(progress)
         job = self.phase.job
         line = {"phase": self.phase.name, "step": progress.step, "num_steps": job.num_steps}
@@ -100,7 +144,7 @@ class PhaseCourse:
         self._last_log = (time.monotonic(), progress.tokens_processed)
 
     def save(self, progress: Progress) -> None:
-        """Save a checkpoint every `save_steps` steps, but none at the end of the phase; or now, when it is to stop.
+        """Save a checkpoint every `save_steps` steps, but none at the end; if the trial is to stop, save now.
 
         Raises:
             TrialStopped: the trial was asked to stop; the checkpoint is written.
@@ -121,17 +165,14 @@ class PhaseCourse:
 
 
 class Course(PhaseCourse):
-    """One run from the newest checkpoint, or from the start, to the end.
-
-    A stop is obeyed after each step, and inside evaluations and preparations, which are then repeated.
-    """
+    """Trains the main phase of a run, with an evaluation at the end of each epoch and after each edit."""
 
     def __init__(self, run: RunContext, hooks: Hooks, evaluations: Evaluations):
         super().__init__(run, main_phase(run, hooks), run.checkpoints)
         self._hooks, self._evaluations = hooks, evaluations
 
     def after_step(self, progress: Progress) -> None:
-        """Log and record, evaluate at the end of an epoch, stop or save."""
+        """Log and record; evaluate at the end of each epoch; then save a checkpoint, and stop, if they are due."""
         run, step = self.run, progress.step
         if self.log_is_due(progress):
             reading = self.log(progress)
@@ -139,19 +180,23 @@ class Course(PhaseCourse):
             run.record.tokens = {"processed": progress.tokens_processed, "scored": progress.tokens_scored}
             run.record.add_reading(step, reading.losses, reading.metrics)
             reading.check_finite(step)
-        ends = step == self.phase.job.num_steps
-        if step % self.phase.epoch_steps == 0 or ends:
+        is_last = step == self.phase.job.num_steps
+        if step % self.phase.epoch_steps == 0 or is_last:
             self.evaluate(progress)
             self.reset_throughput(progress)
-        if not ends:  # what is left then is evaluations, which look at the stop themselves
+        if not is_last:  # after the last step only evaluations are left, and they check for a stop themselves
             self.save(progress)
 
     def state(self, due: bool = False) -> dict[str, Any]:
-        """Return what a checkpoint holds besides the job: `due` says that the weights have yet to be evaluated."""
+        """Return what a checkpoint holds besides the job, as plain JSON.
+
+        Args:
+            due: the evaluation of these weights has been cut off, and is to be repeated on resume.
+        """
         return {"record": self.run.record.model_dump(mode="json"), "num_resumes": self.run.num_resumes, _DUE: due}
 
     def evaluate(self, progress: Progress) -> None:
-        """Evaluate the weights in training; a stop meanwhile leaves a checkpoint that says it is due."""
+        """Evaluate the weights in training; if a stop cuts that off, save a checkpoint that says so, and raise."""
         try:
             self._evaluations.take(progress.step, progress.step / self.phase.epoch_steps)
         except TrialStopped:
@@ -159,7 +204,11 @@ class Course(PhaseCourse):
             raise
 
     def evaluate_edits(self, progress: Progress) -> None:
-        """Apply each of the strategy's edits to the trained weights, and evaluate them."""
+        """Apply each of the strategy's edits to the trained weights, and evaluate the result.
+
+        Each edit starts from the trained weights; those of the last edit stay. A stop puts the trained weights back
+        and saves them, so that a resumed run repeats the edits but no evaluation that the record holds.
+        """
         run, step, trained = self.run, progress.step, GradMap()
 
         def put_back() -> None:
@@ -168,14 +217,16 @@ class Course(PhaseCourse):
                     run.parameters[key].copy_(tensor)
 
         record = run.record
-        done = {version for at, version in zip(record.eval_steps, record.eval_versions, strict=True) if at == step}
+        evaluated = {
+            version for at_step, version in zip(record.eval_steps, record.eval_versions, strict=True) if at_step == step
+        }
         try:
             for name, edit in self._hooks.edits():
                 trained = trained or {k: p.detach().clone() for k, p in run.parameters.items()}
                 put_back()
                 with torch.no_grad():
                     edit(run.parameters)
-                if name not in done:  # before a stop
+                if name not in evaluated:  # by the run before a stop
                     self._evaluations.take(step, step / self.phase.epoch_steps, name)
         except TrialStopped:
             put_back()
@@ -184,7 +235,7 @@ class Course(PhaseCourse):
 
 
 def main_phase(run: RunContext, hooks: Hooks) -> Phase:
-    """Return the training itself, after the strategy's `prepare`."""
+    """Build the phase 'train' and set `run.num_steps`; call it after the strategy's `prepare`."""
     phase = Phase(
         run,
         hooks.micro_batch,
@@ -197,28 +248,3 @@ def main_phase(run: RunContext, hooks: Hooks) -> Phase:
     )
     run.num_steps = phase.job.num_steps
     return phase
-
-
-def train(run: RunContext, hooks: Hooks, evaluations: Evaluations) -> None:
-    """Train a run to its end: restore or evaluate; prepare; step, log, evaluate, save; edit.
-
-    Raises:
-        TrialDiverged: a loss became NaN or infinite.
-        TrialStopped: it was asked to stop; what was trained is in a checkpoint.
-    """
-    checkpoint = run.checkpoints.newest() if run.checkpoints else None
-    if checkpoint:
-        run.record = TrainingRecord.model_validate(checkpoint.state["record"])
-        run.num_resumes = checkpoint.state["num_resumes"] + 1
-    else:
-        evaluations.take(0, 0.0)
-    start = time.monotonic()
-    hooks.prepare()
-    run.add_time("prepare_s", start)
-    course = Course(run, hooks, evaluations)
-    progress = course.phase.start(checkpoint)
-    if checkpoint and checkpoint.state.get(_DUE):
-        course.evaluate(progress)
-    course.to_the_end(progress)
-    course.evaluate_edits(progress)
-    evaluations.flag_unchanged(progress.step)

@@ -1,4 +1,4 @@
-"""The evaluations of one trainer: passes of the model, then the judge on what it said, then the record."""
+"""The evaluations of one run: the model answers, the judge scores its replies, the record gets the values."""
 
 from __future__ import annotations
 
@@ -25,24 +25,27 @@ from selgen_ray.trainers.engine.context import RunContext
 from selgen_ray.trainers.engine.loop import check_finite
 
 Measured = dict[str, dict[str, Any]]
-"""Set -> 'values', 'missing', 'replies', 'picks', 'cut' and 'max_new_tokens', plain.
+"""Evaluation set -> its measurement, plain JSON; of `lm_eval` the values alone. For example, of one set:
 
-Replies and picks are by row number, as text; 'cut' has the numbers of the rows whose reply reached the limit.
+{'values': {'exact_match': 0.5}, 'missing': {'loss': 'why it is not there'}, 'replies': {'0': '4', '1': '7 and'},
+'picks': {'choice': {'0': '4'}}, 'cut': [1], 'max_new_tokens': 64}
+
+Replies and picks have the number of their row as text; 'cut' lists the rows whose reply reached the limit.
 """
 MANY_CUT = 0.1
-"""Share of a set's replies; where more reach max_new_tokens, a person should know."""
-_SAMPLE_LENGTH = 1000
-_MOST_UNREADABLE = 0.5
+"""Share of a set's replies: if more of them reach max_new_tokens, the record says so."""
+_SAMPLE_LENGTH = 1000  # characters
+_MOST_UNREADABLE = 0.5  # share of a set's replies; training that exceeds it is flagged
 
 
 def open_judge(config: EvalConfig, cache: Folder | None) -> Judge | None:
-    """Return the judge that a config names, on rank 0, which asks for all ranks; else None.
+    """Return the judge that a config names, or None; only rank 0 has one, and asks for all ranks.
 
     Args:
-        cache: the folder that trials share; None: they share nothing.
+        cache: the folder that trials share; None: verdicts are not shared.
 
     Raises:
-        ModelError: the judge's key is not in the environment.
+        ModelError: the environment lacks the judge's API key.
     """
     if config.judge.model is None or not ranks.is_main():
         return None
@@ -50,11 +53,11 @@ def open_judge(config: EvalConfig, cache: Folder | None) -> Judge | None:
 
 
 class Evaluations:
-    """Measures a run's model, asks the judge about what it said, and keeps the record.
+    """Evaluates a run's model, has the judge score its replies, and writes the values into the record.
 
     Args:
-        run: whose model, sets and record are used.
-        judge: as `open_judge` gives it.
+        run: its model, sets and record are used.
+        judge: from `open_judge`.
     """
 
     def __init__(self, run: RunContext, judge: Judge | None):
@@ -62,10 +65,12 @@ class Evaluations:
         self._config = run.config.evals
 
     def take(self, step: int, epoch: float, version: str = "") -> None:
-        """Evaluate the model as it is, record and publish it.
+        """Evaluate the current weights; record the values, and call `on_evaluation`, which publishes them.
 
         Args:
-            version: names weights that are not those of `step`.
+            step: optimizer steps finished.
+            epoch: the same in epochs, such as 1.5.
+            version: names the weights if they are not those of `step`, such as 'projected'; '': they are.
 
         Raises:
             TrialDiverged: a value is NaN or infinite.
@@ -80,20 +85,19 @@ class Evaluations:
     # -- passes of the model -------------------------------------------------------------------------------------------
 
     def now(self) -> Measured:
-        """What the model says now; without the judge."""
-        sets: dict[int, dict[str, Any]] = {}
-        names = self._names()
-        for number, (rows, same) in names.items():
-            sets[number] = self._run.passes(lambda rows=rows, same=same: self._measure(rows, same))
-        found = {name: sets[number] for number, (_, same) in names.items() for name in same}
-        found = {name: found[name] for name in self._run.sets.evals}
+        """Return the measurement of the current weights on every set, without the judge's scores."""
+        measured: Measured = {}
+        for rows, names in self._distinct_sets():
+            measurement = self._run.passes(lambda rows=rows, names=names: self._measure(rows, names))
+            measured |= dict.fromkeys(names, measurement)
+        measured = {name: measured[name] for name in self._run.sets.evals}
         if self._config.lm_eval.tasks:
-            found[LM_EVAL] = {"values": self._run.passes(self._lm_eval)}
-        # the ranks' devices may round differently: all go on with what rank 0 has
-        return ranks.broadcast(found)
+            measured[LM_EVAL] = {"values": self._run.passes(self._lm_eval)}
+        # the ranks' devices may round differently: all use the values of rank 0
+        return ranks.broadcast(measured)
 
     def base(self) -> Measured:
-        """The same of the start model, which all trials that start from it share."""
+        """Return the measurement of the start model, shared by all trials that start from it."""
         run = self._run
         key: dict[str, Any] = {name: rows_hash(list(rows.rows)) for name, rows in run.sets.evals.items()}
         key |= run.cfg.model_dump(include={"max_seq_length", "max_new_tokens", "loss_on"})
@@ -102,12 +106,12 @@ class Evaluations:
             key["metric_code"] = run.metric_code
         return run.shared.json("base_evaluation", key, self.now)
 
-    def _names(self) -> dict[int, tuple[RowSet, list[str]]]:
-        """The different sets, each with its names: two names may be one set."""
-        found: dict[int, tuple[RowSet, list[str]]] = {}
+    def _distinct_sets(self) -> Iterable[tuple[RowSet, list[str]]]:
+        """Return the different sets, each with its names: a set with two names is measured once."""
+        by_id: dict[int, tuple[RowSet, list[str]]] = {}
         for name, rows in self._run.sets.evals.items():
-            found.setdefault(id(rows), (rows, []))[1].append(name)
-        return found
+            by_id.setdefault(id(rows), (rows, []))[1].append(name)
+        return by_id.values()
 
     def _measure(self, rows: RowSet, names: list[str]) -> dict[str, Any]:
         cfg, judge = self._run.cfg, self._config.judge
@@ -130,7 +134,7 @@ class Evaluations:
             "values": values,
             "missing": answers.missing,
             "replies": {str(n): text for n, text in sorted(answers.replies.items())},
-            "picks": {kind: {str(n): pick for n, pick in of.items()} for kind, of in answers.picks.items() if of},
+            "picks": {kind: {str(n): p for n, p in picks.items()} for kind, picks in answers.picks.items() if picks},
             "cut": sorted(answers.cut),
             "max_new_tokens": length,
         }
@@ -149,38 +153,38 @@ class Evaluations:
         return [n for n, row in enumerate(rows) if is_question(row)][: self._config.judge.max_questions]
 
     def judged(self, measured: Measured, step: int) -> tuple[Measured, list[str]]:
-        """What was measured with the judge's scores, and what is wrong with them; the same on every rank."""
+        """Return `measured` with the judge's scores, and a sentence for each set that lacks some, on every rank."""
         return ranks.from_main(lambda: self._ask(measured, lambda: self._run.stop.check(step)))
 
     def _ask(self, measured: Measured, check: Callable[[], None]) -> tuple[Measured, list[str]]:
-        judge, found, flags = self._judge, dict(measured), []
+        judge, completed, flags = self._judge, dict(measured), []
         pairs: dict[str, dict[int, tuple[Item, Item]]] = {}
         for name in [name for name in measured if self._is_judged(name)]:
-            rows, said = self._run.sets.evals[name].rows, measured[name]["replies"]
-            pairs[name] = {n: items_of(question_of(rows[n]), said[str(n)]) for n in self._judged_rows(rows)}
+            rows, replies = self._run.sets.evals[name].rows, measured[name]["replies"]
+            pairs[name] = {n: items_of(question_of(rows[n]), replies[str(n)]) for n in self._judged_rows(rows)}
         if judge is None or not pairs:
-            return found, flags
-        verdicts = judge.score([item for of in pairs.values() for pair in of.values() for item in pair], check)
-        for name, of in pairs.items():
-            values = judged_values(verdicts, list(of.values()))
-            lacking = {m: _why(verdicts, list(of.values())) for m in SHARES if m not in values}
-            scores = {str(n): _scores(verdicts, pair) for n, pair in of.items()}
+            return completed, flags
+        verdicts = judge.score([item for by_row in pairs.values() for pair in by_row.values() for item in pair], check)
+        for name, by_row in pairs.items():
+            values = judged_values(verdicts, list(by_row.values()))
+            lacking = {m: _why(verdicts, list(by_row.values())) for m in SHARES if m not in values}
+            scores = {str(n): _scores(verdicts, pair) for n, pair in by_row.items()}
             before = measured[name]
             merged = {"values": before["values"] | values, "missing": before["missing"] | lacking, "scores": scores}
-            found[name] = before | merged
-            lost = [item for pair in of.values() for item in pair if item in verdicts.failures]
+            completed[name] = before | merged
+            lost = [item for pair in by_row.values() for item in pair if item in verdicts.failures]
             if lost:
-                what = f"{len(lost)} of {2 * len(of)} replies of the judge are missing"
+                what = f"{len(lost)} of {2 * len(by_row)} replies of the judge are missing"
                 flags.append(f"{name}: {what}: {verdicts.failures[lost[-1]]}")
-        return found, flags
+        return completed, flags
 
     # -- the record ----------------------------------------------------------------------------------------------------
 
     def record(self, measured: Measured, step: int, epoch: float, version: str) -> dict[str, dict[str, float]]:
-        """Add what was measured, and the judge's scores, to the trainer's record.
+        """Have the judge score what was measured, and add all of it to the run's record.
 
         Returns:
-            set -> metric -> value.
+            set -> metric -> value, with those of the judge.
         """
         record = self._run.record
         completed, flags = self.judged(measured, step)
@@ -189,11 +193,11 @@ class Evaluations:
         cut = _cut_replies(measured)
         if not (step or version):
             record.notes = cut
-        results = {name: dict(of["values"]) for name, of in completed.items()}
+        results = {name: dict(measurement["values"]) for name, measurement in completed.items()}
         record.add_evaluation(step, epoch, version, results)
         record.eval_digests = [*record.eval_digests, _digest(measured)]
-        lacking = {name: of.get("missing", {}) for name, of in completed.items()}
-        record.missing = {f"{name}/{m}": why for name, of in lacking.items() for m, why in of.items()}
+        lacking = {name: measurement.get("missing", {}) for name, measurement in completed.items()}
+        record.missing = {f"{name}/{m}": why for name, by_metric in lacking.items() for m, why in by_metric.items()}
         record.samples = self._samples(completed, is_base=not (step or version))
         record.flags = [*flags, *cut, *_became_unreadable(record)]
         if self._judge is not None:
@@ -201,7 +205,7 @@ class Evaluations:
         return results
 
     def flag_unchanged(self, step: int) -> None:
-        """Flag a trained model that says what the base model said everywhere: perhaps its adapter was not applied."""
+        """Flag a trained model whose every answer is the base model's: perhaps its adapter was not applied."""
         record = self._run.record
         digests = record.eval_digests
         if len(digests) != len(record.eval_steps) or len(digests) < 2 or record.eval_steps[-1] == 0:
@@ -214,30 +218,30 @@ class Evaluations:
                 same += ", and every metric" if base else ""
                 why = f"{same}, to the last digit: was the adapter applied?"
                 self._run.callbacks.on_event({"event": "answers_unchanged", "why": why, "step": step})
-            else:  # then it was: a remark, no incident
+            else:  # other values: the adapter was applied, so this is no event for the log
                 why = f"{same}, though the losses are not: was the training too weak?"
             record.flags = [*record.flags, why]
 
     def _samples(self, measured: Measured, is_base: bool) -> dict[str, list[dict[str, Any]]]:
         before = self._run.record.samples
-        found: dict[str, list[dict[str, Any]]] = {}
-        for name, of in measured.items():
+        samples_by_set: dict[str, list[dict[str, Any]]] = {}
+        for name, measurement in measured.items():
             rows = self._run.sets.evals[name].rows if name != LM_EVAL else ()
-            said = {n: reply for n in range(len(rows)) if (reply := _said(of, n)) is not None}
-            numbers = list(said)[: self._config.num_samples]
-            samples = [_sample(rows[n], n, of, said[n]) for n in numbers]
+            answers = {n: reply for n in range(len(rows)) if (reply := _answer(measurement, n)) is not None}
+            numbers = list(answers)[: self._config.num_samples]
+            samples = [_sample(rows[n], n, measurement, answers[n]) for n in numbers]
             bases = before.get(name, [])
             for i, sample in enumerate(samples):
                 sample["base_reply"] = (
                     sample["reply"] if is_base else bases[i]["base_reply"] if i < len(bases) else None
                 )
             if samples:
-                found[name] = samples
-        return found
+                samples_by_set[name] = samples
+        return samples_by_set
 
 
 def _became_unreadable(record: TrainingRecord) -> Iterable[str]:
-    """A sentence for each set of which most replies cannot be read now, and could before training."""
+    """Yield a sentence for each set of which most replies could be read before training, and now cannot."""
     for name, by_metric in record.eval_results.items():
         for metric in (metric for metric in by_metric if metric.endswith("_unreadable")):
             before, now = record.metric(f"{name}/{metric}", 0), record.metric(f"{name}/{metric}")
@@ -247,12 +251,12 @@ def _became_unreadable(record: TrainingRecord) -> Iterable[str]:
 
 
 def _cut_replies(measured: Measured) -> list[str]:
-    """A sentence for the sets of which many replies reached the limit; sets that are one are named together."""
+    """Return a sentence for each set many replies of which reached the limit; sets with equal counts share one."""
     sentences: dict[str, list[str]] = {}
-    for name, of in measured.items():
-        replies, cut = of.get("replies", {}), of.get("cut", [])
+    for name, measurement in measured.items():
+        replies, cut = measurement.get("replies", {}), measurement.get("cut", [])
         if len(cut) > MANY_CUT * len(replies):
-            sentence = f"{len(cut)} of {len(replies)} replies reached max_new_tokens {of['max_new_tokens']}"
+            sentence = f"{len(cut)} of {len(replies)} replies reached max_new_tokens {measurement['max_new_tokens']}"
             sentences.setdefault(sentence, []).append(name)
     return [f"{', '.join(names)}: {sentence}, where they are cut off" for sentence, names in sentences.items()]
 
@@ -265,37 +269,40 @@ def _why(verdicts: Verdicts, pairs: list[tuple[Item, Item]]) -> str:
 
 
 def _scores(verdicts: Verdicts, pair: tuple[Item, Item]) -> dict[str, float | str | None]:
-    found = {item.respect: verdicts.scores.get(item) for item in pair}
-    return {respect: None if s is None else s.kind if s.value is None else s.value for respect, s in found.items()}
+    scores = {item.respect: verdicts.scores.get(item) for item in pair}
+    return {
+        respect: None if score is None else score.kind if score.value is None else score.value
+        for respect, score in scores.items()
+    }
 
 
 def _digest(measured: Measured) -> str:
-    answers = {name: [of.get("replies", {}), of.get("picks", {})] for name, of in measured.items()}
-    said = any(any(parts) for parts in answers.values())
-    values = {name: of["values"] for name, of in measured.items()}
-    return ":".join([_hash(answers) if said else "", _hash(values)])
+    answers = {name: [one.get("replies", {}), one.get("picks", {})] for name, one in measured.items()}
+    has_answers = any(any(parts) for parts in answers.values())
+    values = {name: one["values"] for name, one in measured.items()}
+    return ":".join([_hash(answers) if has_answers else "", _hash(values)])
 
 
 def _hash(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _said(of: dict[str, Any], number: int) -> str | None:
-    """What the model answered to a row: its reply, else the choice it takes, else its letters for each rotation."""
-    key, picks = str(number), of.get("picks", {})
-    if key in of.get("replies", {}):
-        return of["replies"][key]
+def _answer(measurement: dict[str, Any], number: int) -> str | None:
+    """Return the model's answer to a row: its reply, else its choice, else its letter for each order of the choices."""
+    key, picks = str(number), measurement.get("picks", {})
+    if key in measurement.get("replies", {}):
+        return measurement["replies"][key]
     if key in picks.get("choice", {}):
         return picks["choice"][key]
     letters = picks.get("letter", {}).get(key)
     return None if letters is None else ", ".join(letters)
 
 
-def _sample(row: Row, number: int, of: dict[str, Any], said: str) -> dict[str, Any]:
-    sample: dict[str, Any] = {"prompt": _clipped(question_of(row)), "reply": _clipped(said)}
+def _sample(row: Row, number: int, measurement: dict[str, Any], answer: str) -> dict[str, Any]:
+    sample: dict[str, Any] = {"prompt": _clipped(question_of(row)), "reply": _clipped(answer)}
     if row.get("answer") is not None:
         sample["answer"] = _clipped(str(row["answer"]))
-    return sample | of.get("scores", {}).get(str(number), {})
+    return sample | measurement.get("scores", {}).get(str(number), {})
 
 
 def _clipped(text: str) -> str:

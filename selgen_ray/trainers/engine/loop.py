@@ -1,8 +1,9 @@
 """The one training loop.
 
-Its law: fetch this rank's micro-batches of the step; per gradient slot, backward of the sum of weight * total /
-step-wide count over all ranks, so that accumulation and workers change nothing; add up over the ranks; transform;
-clip; optimizer; after-step edits. A term of weight zero is dropped before its forward pass.
+A step fetches this rank's micro-batches; computes for each gradient slot the gradient of the sum over its terms of
+weight * total / count; sums gradients over the ranks; calls `transform_gradients`; clips; calls the optimizer, then
+`after_optimizer_step`. `count` is that of the whole step over all ranks, so neither gradient accumulation nor the
+number of workers changes the gradient. A term of weight zero is dropped before its forward pass.
 """
 
 from __future__ import annotations
@@ -33,12 +34,13 @@ class Term:
     """One weighted term of the loss of a step.
 
     Attributes:
-        name: what its value is logged under.
-        weight: its factor; a term of weight 0 is never computed.
+        name: the name its value is logged under.
+        weight: its factor in the loss; a term of weight 0 is never computed.
         stream: the data it reads, a role or a union such as 'outcome+proxy'; None: a penalty on the parameters.
         total: micro-batch (None for a penalty) -> differentiable scalar sum.
         count: micro-batch -> how many things `total` sums over, as an int or a scalar tensor.
-        slot: the gradient it adds to; `transform_gradients` sees one gradient per slot. 'total' is the main one's loss.
+        slot: the gradient it adds to; `transform_gradients` gets one gradient for each slot. The logged loss 'total' is
+            the weighted sum of the terms of slot 'main'.
     """
 
     name: str
@@ -50,29 +52,31 @@ class Term:
 
 
 def weighted(terms: list[Term]) -> list[Term]:
-    """The terms that have a weight: of the others neither the data nor a forward pass is needed."""
+    """Return the terms whose weight is not 0; the others need neither data nor a forward pass."""
     return [term for term in terms if term.weight != 0]
 
 
 @dataclass
 class Job:
-    """What one call of `fit` trains.
+    """The input of `fit`: a model with its terms, data, optimizer and hooks.
 
     Attributes:
-        phase: name of the phase, part of the key of its randomness.
+        phase: name of the phase; its random numbers are keyed by it.
         model: in training mode inside a step.
         parameters: the trainable tensors by name.
-        terms: of every step, as `weighted` leaves them.
+        terms: the terms of every step, without those that `weighted` drops.
         micro_batches: (stream, step) -> this rank's micro-batches of that step, on the device.
-        idle_batch: (stream, step) -> a micro-batch that this rank only keeps the others company with; None: none.
+        idle_batch: (stream, step) -> a micro-batch to run with zero weight, so that this rank makes as many passes as
+            the others (FSDP needs that); None: no such pass.
         num_steps: optimizer steps in total.
         optimizer, scheduler: torch objects over `parameters`.
         accelerator: device placement and backward.
-        seed: of dropout.
+        seed: the seed of dropout.
         transform_gradients: (gradients by slot, step) -> the gradient to apply; None: the main slot's.
         after_optimizer_step: (parameters, learning rate of the step, step) edits after the optimizer.
         max_grad_norm: clip the total norm of the applied gradient; None: off.
-        attempt: (computes a step's gradients, progress) -> the gradients; may compute again when memory runs out.
+        attempt: (function that computes a step's gradients, progress) -> the gradients; it may call the function again
+            when memory runs out.
         state: tensors that the hooks change from step to step, saved and restored with the weights.
     """
 
@@ -99,14 +103,14 @@ class Job:
 
 @dataclass
 class Progress:
-    """Where a phase stands. The sums stay on the device until somebody reads them.
+    """Progress of a phase, and the sums of what was logged; they stay on the device until `read`.
 
     Attributes:
         step: optimizer steps finished.
-        tokens_processed, tokens_scored: of all ranks, with and without padding and prompts, so far.
-        sums: term -> sum over steps since the last reading, of this rank's micro-batches.
-        steps_summed: how many steps that are.
-        metrics: name -> [sum, count] of what else this rank logged since then.
+        tokens_processed, tokens_scored: tokens so far, of all ranks, with and without padding and prompts.
+        sums: term -> sum of its values since the last reading, over the steps and micro-batches of this rank.
+        steps_summed: number of steps since the last reading.
+        metrics: name -> [sum, count] of every other metric that this rank logged since then.
     """
 
     step: int = 0
@@ -117,28 +121,28 @@ class Progress:
     metrics: dict[str, Tensor] = field(default_factory=dict)
 
     def add(self, name: str, value: Tensor) -> None:
-        """Add a detached scalar to a sum that `read` will average over steps."""
+        """Add a detached scalar to the sum of a term, which `read` averages over steps."""
         self.sums[name] = self.sums[name] + value if name in self.sums else value
 
     def log(self, name: str, total: Tensor | float, count: Tensor | float = 1) -> None:
-        """Log a metric, the mean of which is wanted: a sum over `count` things."""
+        """Add a sum over `count` things to a metric, of which `read` gives the mean."""
         device = total.device if isinstance(total, Tensor) else None
         pair = torch.stack([torch.as_tensor(x, device=device).detach().double() for x in (total, count)])
         self.metrics[name] = self.metrics[name] + pair if name in self.metrics else pair
 
     def read(self) -> tuple[dict[str, float], dict[str, float]]:
-        """Mean loss of every term per step, and mean of every metric, since the last call, over all ranks.
+        """Return the loss of every term, averaged over steps, and the mean of every metric, since the last call.
 
-        Waits for the device. The same on every rank.
+        Both are over all ranks, which must all call it. Waits for the device.
         """
-        own_sums = {name: float(total) for name, total in self.sums.items()}
-        own_pairs = {name: pair.tolist() for name, pair in self.metrics.items()}
+        local_sums = {name: float(total) for name, total in self.sums.items()}
+        local_pairs = {name: pair.tolist() for name, pair in self.metrics.items()}
         sums: dict[str, float] = {}
         pairs: dict[str, list[float]] = {}
-        # a rank lacks what it had no micro-batch of
-        for some_sums, some_pairs in ranks.gathered((own_sums, own_pairs)):
-            sums |= {name: sums.get(name, 0.0) + value for name, value in some_sums.items()}
-            for name, (total, count) in some_pairs.items():
+        # a rank lacks the terms that it had no micro-batch for
+        for rank_sums, rank_pairs in ranks.gathered((local_sums, local_pairs)):
+            sums |= {name: sums.get(name, 0.0) + value for name, value in rank_sums.items()}
+            for name, (total, count) in rank_pairs.items():
                 before = pairs.get(name, [0.0, 0.0])
                 pairs[name] = [before[0] + total, before[1] + count]
         losses = {name: total / self.steps_summed for name, total in sums.items()}
@@ -162,11 +166,11 @@ def _step(job: Job, progress: Progress) -> None:
     fetched: list[_Batches] = [_fetch(job, step)]
     counts = _counts(job, fetched[0], progress)
 
-    def compute() -> dict[str, GradMap]:  # when memory ran out they are fetched anew, in smaller parts
+    def compute() -> dict[str, GradMap]:  # a second call, after memory ran out, fetches smaller micro-batches
         return _gradients(job, fetched.pop() if fetched else _fetch(job, step), counts, progress)
 
-    own = job.attempt(compute, progress)
-    by_slot = {slot: ranks.summed_gradients(gradients, job.parameters) for slot, gradients in own.items()}
+    rank_gradients = job.attempt(compute, progress)
+    by_slot = {slot: ranks.summed_gradients(gradients, job.parameters) for slot, gradients in rank_gradients.items()}
     gradients = job.transform_gradients(by_slot, step) if job.transform_gradients else by_slot.get(MAIN, {})
     for name, parameter in job.parameters.items():
         parameter.grad = gradients.get(name)
@@ -183,15 +187,15 @@ def _step(job: Job, progress: Progress) -> None:
 
 
 def _fetch(job: Job, step: int) -> _Batches:
-    """Stream -> its micro-batches; a penalty has one, without data, on every rank."""
+    """Return stream -> its micro-batches; a penalty, of stream None, has one without data on every rank."""
     streams = dict.fromkeys(term.stream for term in job.terms)
     return {stream: job.micro_batches(stream, step) if stream else [None] for stream in streams}
 
 
 def _counts(job: Job, batches: _Batches, progress: Progress) -> list[Tensor]:
-    """What the total of each term is divided by: the counts of all ranks. Adds the tokens of all ranks to `progress`.
+    """Return the divisor of each term's total: its count over all ranks. Add the tokens of all ranks to `progress`.
 
-    A penalty, which every rank computes, is thereby divided by the number of ranks.
+    Every rank computes a penalty, with count 1: its divisor is the number of ranks, so their sum has it once.
     """
     device = job.accelerator.device
     zero = torch.zeros((), device=device, dtype=torch.float64)
@@ -208,7 +212,7 @@ def _counts(job: Job, batches: _Batches, progress: Progress) -> list[Tensor]:
 
 
 def _gradients(job: Job, batches: _Batches, counts: list[Tensor], progress: Progress) -> dict[str, GradMap]:
-    """This rank's gradient of each slot; changes nothing but `progress` and the parameters' `grad`."""
+    """Return this rank's gradient of each slot; change nothing but `progress` and the parameters' `grad`."""
     by_slot: dict[str, GradMap] = {}
     for slot in dict.fromkeys(term.slot for term in job.terms):
         for term, count in zip(job.terms, counts, strict=True):
@@ -221,7 +225,7 @@ def _gradients(job: Job, batches: _Batches, counts: list[Tensor], progress: Prog
 
 
 def _backward(job: Job, term: Term, micro_batches: list[Any], count: Tensor, progress: Progress) -> None:
-    """Add the gradient of weight * sum of totals / step-wide count, one micro-batch at a time."""
+    """Add the gradient of weight * sum of totals / count to the parameters, one micro-batch at a time."""
     factor = job.loss_scale.factor(term.weight, count)
     for i, batch in enumerate(micro_batches):
         number = i * ranks.world_size() + ranks.rank() if term.stream else 0
@@ -235,7 +239,7 @@ def _backward(job: Job, term: Term, micro_batches: list[Any], count: Tensor, pro
 
 
 def _idle_pass(job: Job, term: Term, batch: Batch, progress: Progress) -> None:
-    """Take part in a forward and backward pass of the other ranks, and add nothing."""
+    """Run a forward and backward pass with zero weight, for the other ranks' sake; log nothing."""
     logged = dict(progress.metrics)
     job.accelerator.backward(0.0 * term.total(batch))
     progress.metrics = logged
@@ -250,10 +254,10 @@ def _take_gradients(job: Job) -> GradMap:
 
 
 def check_finite(values: dict[str, float], step: int) -> None:
-    """Stop a run whose loss is no longer a number.
+    """End a run whose loss is no longer a number.
 
     Raises:
-        TrialDiverged: a value is NaN or infinite; names it and the step.
+        TrialDiverged: a value is NaN or infinite; the message names it and the step.
     """
     for name, value in values.items():
         if not math.isfinite(value):
@@ -264,10 +268,10 @@ _accelerator: Accelerator | None = None
 
 
 def accelerator() -> Accelerator:
-    """Return the process's Accelerator, for its device and backward; make it where there is none that works.
+    """Return the process's Accelerator, for its device and backward; make one if there is none in working order.
 
-    All Accelerators of a process share one state, which others may reset: `transformers.TrainingArguments` does. A new
-    one sets it up again, also for those that were made before.
+    All Accelerators of a process share one state, which other code may reset: `transformers.TrainingArguments` does.
+    A new Accelerator sets the state up again, also for those that were made before.
     """
     global _accelerator
     if _accelerator is None or not is_initialized():

@@ -1,4 +1,4 @@
-"""Loss scaling for a float16 base: gradients on their way through its activations must not leave float16's range."""
+"""Loss scaling for a float16 base: gradients that pass through its activations must stay within float16's range."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from torch import Tensor, nn
 
 
 class LossScale:
-    """Sends the gradient of a term's sum, not of its weighted mean, through the model, and takes the factor out again.
+    """Scales a term's weighted mean to the size of its sum before the backward pass, and the gradients back after it.
 
-    The gradient of a mean shrinks with the number of tokens, and with it below what float16 can hold (6e-8); that of
-    the sum is of order 1 at a token, whatever batch size and weight are. The factor is a power of two, so nothing is
-    rounded, and follows from the batch alone, so a resumed run is the same. Only a model with float16 weights is
-    scaled. A gradient that is too large even so makes the next loss infinite, and the trial ends as diverged.
+    The gradient of a mean shrinks with the number of tokens, possibly below the smallest float16 (6e-8); that of the
+    sum is of order 1 at each token, whatever batch size and weight are. The factor is a power of two, so scaling rounds
+    nothing, and depends on the batch alone, so a resumed run gives the same result. Only a model with float16 weights
+    is scaled. A gradient that overflows nevertheless makes the next loss infinite: the trial ends as diverged.
 
     Args:
-        model: what is trained.
+        model: the model in training.
         parameters: the trainable tensors by name; their gradients are float32.
     """
 
@@ -25,7 +25,7 @@ class LossScale:
         self._scale: Tensor | float = 1.0
 
     def factor(self, weight: float, count: Tensor) -> Tensor | float:
-        """What to multiply weight * sum / count by before its backward pass; earlier gradients are multiplied too."""
+        """Return the factor for weight * sum / count in its backward pass; rescale earlier gradients to it."""
         if self._active:
             self._set(torch.exp2(torch.log2(count / abs(weight)).round()))
         return self._scale

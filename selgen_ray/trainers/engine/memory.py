@@ -1,4 +1,4 @@
-"""What fits into the device's memory: smaller batches after an out-of-memory error, with the same gradient."""
+"""Batch sizes that fit the device's memory: smaller ones after an out-of-memory error, with the same gradient."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _EVALUATION = "set finetune_config.auto_batch: true, or lower finetune_config.pe
 
 
 class BatchSizes:
-    """How large the batches of one trainer are; with `auto_batch` they shrink when memory runs out, and stay small.
+    """The batch sizes of one run; with `auto_batch` they shrink when memory runs out, and stay small.
 
-    The rows of a step stay the same, and so does its gradient, up to rounding; dropout draws another mask.
+    A step keeps its rows, and its gradient up to rounding; dropout draws another mask.
 
     Args:
-        cfg: has `auto_batch` and the size of an evaluation batch.
-        on_event: told {'event': 'auto_batch', 'why', 'step'}.
+        cfg: `auto_batch` and `per_device_eval_batch_size` are used.
+        on_event: called with {'event': 'auto_batch', 'why', 'step'} when batches shrink.
 
     Attributes:
-        parts: into so many a micro-batch is split, a power of two.
+        parts: the number of parts that a micro-batch is split into, a power of two.
         eval_batch_size: rows of a batch that no gradient is computed for.
     """
 
@@ -39,19 +39,19 @@ class BatchSizes:
         self._on_event = on_event
 
     def split(self, micro_batches: list[list[int]]) -> list[list[int]]:
-        """The rows of each micro-batch in `parts` nearly equal parts, none of them empty."""
+        """Split the rows of each micro-batch into at most `parts` nearly equal parts, none of them empty."""
         return [part for rows in micro_batches for part in _split(rows, self.parts)]
 
     def step(
         self, compute: Callable[[], T], progress: Progress, undo: Callable[[], None], rows: Callable[[], int]
     ) -> T:
-        """The gradients of a step, which the micro-batches are split for as often as it takes.
+        """Return the gradients of a step; after an out-of-memory error, halve the micro-batches and compute again.
 
         Args:
-            compute: forward and backward passes over all micro-batches as `split` gives them.
-            progress: what a failed try added to it is taken back.
-            undo: takes back what else it did.
-            rows: of the largest micro-batch before splitting.
+            compute: forward and backward passes over all micro-batches, split by `split`.
+            progress: reset to its state before a failed try.
+            undo: undoes everything else that a failed try did.
+            rows: returns the number of rows of the largest micro-batch before splitting.
 
         Raises:
             torch.OutOfMemoryError: without `auto_batch`, or when one row alone does not fit.
@@ -69,7 +69,9 @@ class BatchSizes:
         return self._attempt(self._alike(compute) if self._auto else compute, smaller, progress.step, _TRAINING)
 
     def passes(self, compute: Callable[[], T], step: int) -> T:
-        """What `compute` gives, which runs the model over batches of `eval_batch_size` without gradients.
+        """Call `compute`, which runs the model over batches of `eval_batch_size` without gradients; return its value.
+
+        After an out-of-memory error, halve `eval_batch_size` and call it again.
 
         Raises:
             torch.OutOfMemoryError: without `auto_batch`, or when one row alone does not fit.
@@ -85,17 +87,17 @@ class BatchSizes:
 
     @staticmethod
     def _alike(compute: Callable[[], T]) -> Callable[[], T]:
-        """The same, but out of memory on every rank where it is on one: all have to split alike."""
+        """Wrap `compute` to raise OutOfMemoryError on every rank if one rank does: all have to split alike."""
 
         def computed() -> T:
             try:
-                found = compute()
+                value = compute()
             except torch.OutOfMemoryError:
                 ranks.any_rank(True)
                 raise
             if ranks.any_rank(False):
                 raise torch.OutOfMemoryError("another worker of this trial ran out of memory")
-            return found
+            return value
 
         return computed
 
@@ -107,10 +109,10 @@ class BatchSizes:
                 if not self._auto:
                     error.args = (f"{error}\nOut of memory: {hint}",)
                     raise
-                if (what := smaller()) is None:
+                if (change := smaller()) is None:
                     raise
-                why = f"out of memory at step {step}: from now on {what}"
-            # only now is the error gone, and with it what the frames of its traceback held
+                why = f"out of memory at step {step}: from now on {change}"
+            # outside of `except`: only now the error is freed, and the tensors in the frames of its traceback
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
@@ -123,7 +125,7 @@ def _split(rows: list[int], parts: int) -> list[list[int]]:
 
 
 def _copy(progress: Progress) -> Progress:
-    """Nothing in the dicts is ever changed in place, so they alone are copied."""
-    found = copy.copy(progress)
-    found.sums, found.metrics = dict(progress.sums), dict(progress.metrics)
-    return found
+    """Copy a progress and its dicts; their tensors are never changed in place, so they need no copy."""
+    copied = copy.copy(progress)
+    copied.sums, copied.metrics = dict(progress.sums), dict(progress.metrics)
+    return copied

@@ -13,10 +13,10 @@ from selgen_ray.errors import ModelError
 
 
 def build_optimizer(parameters: list[torch.nn.Parameter], cfg: FinetuneConfig) -> torch.optim.Optimizer:
-    """The optimizer that `finetune_config.optim` names, over all trainable tensors alike.
+    """Return the optimizer that `finetune_config.optim` names, with one group of all trainable tensors.
 
     Raises:
-        ModelError: an 8-bit optimizer without bitsandbytes.
+        ModelError: an 8-bit optimizer is asked for, and bitsandbytes is not installed.
     """
     common: dict[str, Any] = {"lr": cfg.learning_rate, "weight_decay": cfg.weight_decay}
     if cfg.optim == "sgd":
@@ -34,6 +34,6 @@ def build_optimizer(parameters: list[torch.nn.Parameter], cfg: FinetuneConfig) -
 def build_scheduler(
     optimizer: torch.optim.Optimizer, cfg: FinetuneConfig, num_steps: int
 ) -> torch.optim.lr_scheduler.LRScheduler:
-    """The schedule over `num_steps` optimizer steps (never over micro-batches), warm-up included."""
+    """Return the learning-rate schedule over `num_steps` optimizer steps (not micro-batches), warm-up included."""
     warmup = cfg.warmup_steps or math.ceil(num_steps * cfg.warmup_ratio)
     return get_scheduler(cfg.lr_scheduler_type, optimizer, num_warmup_steps=warmup, num_training_steps=num_steps)

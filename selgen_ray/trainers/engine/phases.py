@@ -1,6 +1,6 @@
-"""A phase: one use of the loop, with its data, its optimizer and its job.
+"""A phase: one use of the training loop, with its data, its optimizer and its job.
 
-A trial is one phase, 'train', after as many preparations as its strategy needs.
+A trial has one main phase, 'train'. Its strategy may train others before, such as 'preparing on proxy'.
 """
 
 from __future__ import annotations
@@ -15,22 +15,23 @@ from selgen_ray.trainers.engine.context import RunContext
 from selgen_ray.trainers.engine.loop import GradMap, Job, Progress, Term, weighted
 
 MicroBatch = Callable[[str, list[int]], Batch]
-"""(stream, rows) -> those rows as a batch on the device: the hook `micro_batch`."""
+"""(stream, row numbers) -> those rows as a batch on the device: the hook `micro_batch`."""
 
 
 class Phase:
-    """The run's model, trained on `terms` for `epochs` passes over the first term's stream.
+    """One training of the run's model on `terms`, of `epochs` passes over the first term's stream.
 
     Args:
-        run: whose model, data and settings are used.
+        run: its model, data and settings are used.
         micro_batch: makes the batches.
-        name: keys the phase's randomness, and stands in the progress line.
-        terms: of every step; those without weight are left out, so that strength zero is the plain sibling.
+        name: keys the phase's random numbers, and stands in the progress line.
+        terms: the terms of every step; those of weight 0 are dropped, so that a strategy of strength zero is exactly
+            training without it.
         epochs, max_steps: the length; `max_steps` optimizer steps, when given, replace the epochs.
         job_hooks: `transform_gradients`, `after_optimizer_step` and `state` of the `Job`.
 
     Attributes:
-        job: what the loop trains.
+        job: the input of the loop, `loop.fit`.
         epoch_steps: optimizer steps of an epoch.
     """
 
@@ -70,7 +71,7 @@ class Phase:
         )
 
     def start(self, checkpoint: Checkpoint | None) -> Progress:
-        """Return where the phase stands: at its beginning, or where a checkpoint left it."""
+        """Return the progress at the phase's beginning, or restore a checkpoint and return its progress."""
         self._run.progress = restore(checkpoint, self.job) if checkpoint else Progress()
         return self._run.progress
 
@@ -80,7 +81,7 @@ class Phase:
         return [self._micro_batch(stream, rows) for rows in of_this_rank]
 
     def _idle_batch(self, stream: str, step: int) -> Batch | None:
-        """With FSDP every rank must run the same number of forward passes: the batch a rank without one repeats."""
+        """Return a batch to run with zero weight, or None: with FSDP all ranks must run equally many forward passes."""
         of_all_ranks = self._streams[stream].step(step)
         left_over = len(of_all_ranks) % ranks.world_size()
         idles = self._run.fsdp and left_over and ranks.rank() >= left_over

@@ -1,7 +1,7 @@
-"""What the ranks of one trial do together: sums, agreements, what rank 0 has. With one rank all of it is the identity.
+"""Collective operations of the ranks of one trial: sums, agreements, values of rank 0. With one rank they do nothing.
 
-A rank is one of the processes that train a trial. Whoever starts them sets up torch.distributed; where nobody did, this
-process is the only rank. Every function but the first three is to be called by all ranks, in the same order.
+A rank is one of the processes that train a trial. The code that starts them sets up torch.distributed; without it, this
+process is the only rank. All ranks must call every function from `summed` on, in the same order.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ if TYPE_CHECKING:
     from selgen_ray.models.loading import Model
 
 T = TypeVar("T")
-BUCKET_BYTES = 2**28  # so much is copied at a time for a reduction
+BUCKET_BYTES = 2**28  # of gradients that are copied together for one reduction
 ALIKE = (TrialDiverged, TrialStopped)
-"""Errors that all ranks meet at the same place."""
+"""Errors that all ranks raise at the same place."""
 
 
 def world_size() -> int:
-    """How many ranks there are."""
+    """Return the number of ranks."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """This process's number, from 0."""
+    """Return the number of this process among the ranks, from 0."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
 def is_main() -> bool:
-    """Whether this is rank 0, the one that writes files."""
+    """Return whether this is rank 0, the one that writes files."""
     return rank() == 0
 
 
 def check_number(num_workers: int) -> None:
-    """Raises ValueError: a trial's `num_workers` is not the number of ranks."""
+    """Raise ValueError if a trial's `num_workers` is not the number of ranks."""
     if num_workers != world_size():
         raise ValueError(
             f"num_workers is {num_workers}, but {world_size()} process(es) train this trial: start it with `sweep` and "
@@ -51,7 +51,7 @@ def check_number(num_workers: int) -> None:
 
 
 def summed(numbers: Tensor) -> Tensor:
-    """Numbers of every rank, added up."""
+    """Return a tensor summed over all ranks, as a new tensor if there are several."""
     if world_size() > 1:
         numbers = numbers.clone()
         dist.all_reduce(numbers)
@@ -59,15 +59,15 @@ def summed(numbers: Tensor) -> Tensor:
 
 
 def summed_gradients(own: dict[str, Tensor], parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Gradients of every rank, added up in a few large pieces; a name that no rank has stays without one.
+    """Return the gradients summed over all ranks, in a few large reductions; omit names that no rank has.
 
     Args:
-        own: this rank's; emptied on the way, so that the memory is not taken twice.
+        own: this rank's gradients; emptied on the way, so that the memory is not taken twice.
         parameters: the trainable tensors by name, in the same order on every rank.
     """
     if world_size() == 1:
         return own
-    found: dict[str, Tensor] = {}
+    sums: dict[str, Tensor] = {}
     for names in _buckets(parameters):
         like = parameters[names[0]]
         has = torch.tensor([name in own for name in names]).to(like)
@@ -78,36 +78,36 @@ def summed_gradients(own: dict[str, Tensor], parameters: Mapping[str, Tensor]) -
         *parts, has = flat.split([*(parameters[name].numel() for name in names), len(names)])
         for name, part, ranks_that_have in zip(names, parts, has.tolist(), strict=True):
             if ranks_that_have:
-                found[name] = part.view_as(parameters[name])
-    return {name: found[name] for name in parameters if name in found}
+                sums[name] = part.view_as(parameters[name])
+    return {name: sums[name] for name in parameters if name in sums}
 
 
 def _buckets(parameters: Mapping[str, Tensor]) -> Iterator[list[str]]:
-    """Names of tensors of one type that together are not too large; a larger one is alone."""
+    """Yield names of tensors of one type and device, together at most BUCKET_BYTES; a larger tensor comes alone."""
     names: list[str] = []
-    size, kind = 0, None
+    num_bytes, kind = 0, None
     for name, tensor in parameters.items():
-        more = tensor.numel() * tensor.element_size()
-        if names and (size + more > BUCKET_BYTES or kind != (tensor.dtype, tensor.device)):
+        tensor_bytes = tensor.numel() * tensor.element_size()
+        if names and (num_bytes + tensor_bytes > BUCKET_BYTES or kind != (tensor.dtype, tensor.device)):
             yield names
-            names, size = [], 0
+            names, num_bytes = [], 0
         names.append(name)
-        size, kind = size + more, (tensor.dtype, tensor.device)
+        num_bytes, kind = num_bytes + tensor_bytes, (tensor.dtype, tensor.device)
     if names:
         yield names
 
 
 def gathered(value: T) -> list[T]:
-    """The picklable value of every rank, by rank."""
+    """Return the values of all ranks, in the order of the ranks; a value must be picklable."""
     if world_size() == 1:
         return [value]
-    found: list[Any] = [None] * world_size()
-    dist.all_gather_object(found, value)
-    return found
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
 def broadcast(value: T) -> T:
-    """The picklable value of rank 0."""
+    """Return the value of rank 0, which must be picklable, on every rank."""
     if world_size() == 1:
         return value
     box = [value if is_main() else None]
@@ -116,33 +116,37 @@ def broadcast(value: T) -> T:
 
 
 def any_rank(flag: bool) -> bool:
-    """Whether it is true of a rank."""
+    """Return whether the flag is true on any rank."""
     return bool(summed(torch.tensor(float(flag)))) if world_size() > 1 else flag
 
 
 def from_main(compute: Callable[[], T]) -> T:
-    """What `compute` gives to rank 0, or raises there, on every rank; it must need none of the others."""
+    """Call `compute` on rank 0 alone; return its value, or raise its error, on every rank.
+
+    `compute` must not need the other ranks.
+    """
     if world_size() == 1:
         return compute()
-    found: Any = None
+    outcome: Any = None
     if is_main():
         try:
-            found = (True, compute())
+            outcome = (True, compute())
         except Exception as error:
-            found = (False, error)
-    done, value = broadcast(found)
+            outcome = (False, error)
+    done, value = broadcast(outcome)
     if done:
         return value
     raise value
 
 
 def with_help(ask: Callable[[Callable[..., Any]], T], compute: Callable[..., Any]) -> T:
-    """What rank 0 gets by `ask`, on every rank, where `compute` needs all ranks.
+    """Rank 0 looks a value up; if it must be computed, all ranks run `compute` together. Return it on every rank.
 
     Args:
-        ask: called by rank 0 alone, with a function to be called at most once at a time instead of `compute`. It may
-            wait for others, look the value up, or have it computed.
-        compute: the same on every rank; its picklable arguments are those that rank 0 is given.
+        ask: called on rank 0 alone, with a function that runs `compute` on all ranks. It looks the value up, waits for
+            another trial to compute it, or calls the function, which must not run twice at the same time.
+        compute: computes the value on all ranks together; all get the arguments that rank 0 gave, which must be
+            picklable.
     """
     if world_size() == 1:
         return ask(compute)
@@ -150,7 +154,7 @@ def with_help(ask: Callable[[Callable[..., Any]], T], compute: Callable[..., Any
 
 
 def _lead(ask: Callable[[Callable[..., Any]], T], compute: Callable[..., Any]) -> T:
-    alone: list[Exception] = []
+    errors: list[Exception] = []
 
     def together(*args: Any) -> Any:
         broadcast(("compute", args))
@@ -159,17 +163,17 @@ def _lead(ask: Callable[[Callable[..., Any]], T], compute: Callable[..., Any]) -
         except ALIKE:
             raise
         except Exception as error:
-            alone.append(error)  # the others are in the middle of it, and hear nothing: this process has to end
+            errors.append(error)  # the others still compute and listen to no message: this process has to end
             raise
 
     try:
         value = ask(together)
     except Exception as error:
-        if not alone:
+        if not errors:
             broadcast(("error", error))
         raise
-    if alone:
-        raise alone[0]
+    if errors:
+        raise errors[0]
     broadcast(("value", value))
     return value
 
@@ -177,48 +181,50 @@ def _lead(ask: Callable[[Callable[..., Any]], T], compute: Callable[..., Any]) -
 def _follow(compute: Callable[..., Any]) -> Any:
     while True:
         message: Any = broadcast(None)
-        what, value = message
-        if what == "value":
+        kind, value = message
+        if kind == "value":
             return value
-        if what == "error":
+        if kind == "error":
             raise value
-        with contextlib.suppress(*ALIKE):  # rank 0 met it too, and says what follows from it
+        with contextlib.suppress(*ALIKE):  # rank 0 raised it too, and sends what follows from it
             compute(*value)
 
 
 def agreeing(stop: StopSignal) -> StopSignal:
-    """A signal that is set on all ranks at once; with one rank the very same one."""
+    """Return a stop signal that is set on all ranks at once; with one rank, `stop` itself."""
     return stop if world_size() == 1 else _AgreedStop(stop)
 
 
 def agree(stop: StopSignal) -> None:
-    """Let a signal from `agreeing` be set if that of any rank is; nothing else sets it."""
+    """Set a signal from `agreeing` on all ranks if any rank was asked to stop; nothing else sets it."""
     if isinstance(stop, _AgreedStop):
         stop.agree()
 
 
 class _AgreedStop(StopSignal):
-    """Follows the ranks' own signals, but changes only where all ranks meet: else some would wait for those that left.
+    """Follows the signals of all ranks, but changes only in `agree`, which all ranks call at the same step.
+
+    If each rank obeyed its own signal, some would wait for ever for one that has left.
 
     Args:
-        own: what others set in this process, at any time.
+        local: the signal of this process, set by other threads at any time.
     """
 
-    def __init__(self, own: StopSignal):
+    def __init__(self, local: StopSignal):
         super().__init__()
-        self._own = own
+        self._local = local
 
     def agree(self) -> None:
-        asked = self._own.requested  # once: it may be set at any time
+        asked = self._local.requested  # read once: it may be set at any time
         if any_rank(asked is not None):
-            super().request(*next(found for found in gathered(asked) if found))
+            super().request(*next(request for request in gathered(asked) if request))
 
     def request(self, reason: Reason, why: str) -> None:
-        self._own.request(reason, why)
+        self._local.request(reason, why)
 
     @contextlib.contextmanager
     def ends_passes(self, model: Model, step: int) -> Iterator[None]:
-        """Raises TrialStopped before the first pass, not between two: the ranks need not be in the same one."""
+        """Raise TrialStopped before the first pass, not between two: the ranks need not be in the same one."""
         self.agree()
         self.check(step)
         yield

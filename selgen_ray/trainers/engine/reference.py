@@ -1,4 +1,4 @@
-"""What the frozen base says about each row, computed once instead of once a step."""
+"""Values of the start model for each row, computed once before training instead of in every step."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from selgen_ray.models import forward
 from selgen_ray.models.log_probs import upcast
 from selgen_ray.trainers.engine.context import Hooks, RunContext
 
-_KEPT_BYTES = 2**29  # as much as the log-probabilities of a proxy may take
+_KEPT_BYTES = 2**29  # the log-probabilities of a proxy are kept if they take no more
 
 
 class BaseValues:
-    """A micro-batch of a stream -> what the model said about its rows before the first step; detached.
+    """Maps a micro-batch of a stream to the start model's values for its rows; detached.
 
-    That is the model that training starts from: the base, with the adapter that training continues from, if any.
+    The start model is the base, with the adapter that training continues from, if any.
 
     Args:
-        run: its model in its starting state.
+        run: a run whose model is in its starting state.
         hooks: makes the batches.
-        kind: names the values in the sweep's cache; None: too large to share, and kept in the CPU's memory.
-        stream: whose rows.
-        compute: batch -> one tensor a row, the first axes of any length, the others alike.
+        kind: names the values in the sweep's cache; None: they are too large to share, and kept in the CPU's memory.
+        stream: the stream whose rows are evaluated.
+        compute: batch -> one tensor for each row, [any length, ...]; all axes but the first agree between rows.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class BaseValues:
         self.rows = values["values"].split(values["lengths"].tolist())
 
     def __call__(self, batch: Batch) -> Tensor:
-        """The values of the rows of `batch`, one row after the other."""
+        """Return the values of the rows of `batch`, concatenated along the first axis, on its device."""
         return torch.cat([self.rows[row] for row in batch.rows]).to(batch.input_ids.device)
 
 
@@ -63,7 +63,7 @@ def _ask_base(run: RunContext, hooks: Hooks, stream: str, compute: Callable[[Bat
 
     was_training = run.model.training
     run.model.eval()
-    # an adapter that training continues from is part of the reference, and still as it was
+    # an adapter that training continues from is part of the start model, and still has its starting weights
     reference = contextlib.nullcontext() if run.cfg.adapter else forward.adapter_off(run.model)
     with torch.no_grad(), reference:
         by_row = run.passes(every_row)
@@ -72,10 +72,10 @@ def _ask_base(run: RunContext, hooks: Hooks, stream: str, compute: Callable[[Bat
 
 
 class BaseLogProbs:
-    """Micro-batch of the proxy -> the base's log-probabilities at its scored tokens, [scored, vocab]; detached.
+    """Maps a micro-batch of the proxy to the start model's log-probabilities at its scored tokens; detached.
 
-    Shares the last hidden states (hidden size numbers a token, not vocabulary size) and applies the head to them: in
-    every step, or once where the log-probabilities of the whole proxy take little memory. Exact: top-k
+    Caches the last hidden states (hidden size numbers a token instead of vocabulary size), and applies the head to
+    them: in every step, or once if the log-probabilities of the whole proxy take at most 512 MiB. Exact: top-k
     log-probabilities would bias the KL.
 
     Raises:
@@ -102,7 +102,7 @@ class BaseLogProbs:
         return torch.log_softmax(upcast(self.head(hidden)), dim=-1)
 
     def __call__(self, batch: Batch) -> Tensor:
-        """Log-probabilities of a batch's scored positions, [scored tokens, vocabulary]."""
+        """Return the log-probabilities at the scored tokens of a batch, [scored, vocab]."""
         if self.rows:
             return torch.cat([self.rows[row] for row in batch.rows])
         return self._log_probs(self.hidden(batch))

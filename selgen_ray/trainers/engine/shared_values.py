@@ -1,4 +1,4 @@
-"""What the trials of a sweep compute once and share: values that depend on the start model."""
+"""Values that depend on the start model: the trials of a sweep compute them once and share them."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from selgen_ray.trainers.engine.loop import GradMap
 
 
 class SharedValues:
-    """Looks values up in the sweep's cache, by a key that covers start model, versions and code besides what is asked.
+    """Looks values up in the sweep's cache; its keys cover start model, library versions and plugin code too.
 
-    Rank 0 looks; what is not there yet all ranks compute together.
+    Rank 0 looks; after a cache miss all ranks compute the value together.
 
     Args:
-        cache: None: nothing is shared, everything is computed.
-        cfg: names the start model and how it is loaded.
-        model: loaded from there; a hub's repository tells it which commit a branch stood for.
-        strategy_code: versions of the strategy's code where it is not shipped: it decides the values too.
-        model_hash: the start model's fingerprint, where it is known already: reading a large model takes minutes.
+        cache: the sweep's cache; None: nothing is shared, every value is computed.
+        cfg: names the start model and says how it is loaded.
+        model: the model loaded from there; its config knows the commit that a hub's branch stood for.
+        strategy_code: versions of the strategy's code from outside this package, which decides the values too.
+        model_hash: the start model's fingerprint, if it is known already: reading a large model takes minutes.
     """
 
     def __init__(
@@ -59,21 +59,21 @@ class SharedValues:
         }
 
     def tensors(self, kind: str, key: dict[str, Any], compute: Callable[[Folder | None], GradMap]) -> GradMap:
-        """Tensors by name, on the device.
+        """Return tensors by name, on the model's device; compute them on a cache miss.
 
         Args:
-            kind: names what it is.
-            key: plain JSON, all that the tensors depend on besides the start model.
-            compute: gets a folder that outlives a crash, or None where nothing is shared.
+            kind: name of this kind of value, such as 'base_log_probs'.
+            key: plain JSON with everything that the tensors depend on besides the start model.
+            compute: computes them; its argument is a folder that outlives a crash, or None if nothing is shared.
         """
         cache = self._cache
         if cache is None:
             return compute(None)
-        found = ranks.with_help(lambda together: cache.tensors(kind, self._common | key, together), compute)
-        return {name: tensor.to(self._model.device) for name, tensor in found.items()}
+        tensors = ranks.with_help(lambda together: cache.tensors(kind, self._common | key, together), compute)
+        return {name: tensor.to(self._model.device) for name, tensor in tensors.items()}
 
     def json(self, kind: str, key: dict[str, Any], compute: Callable[[], Any]) -> Any:
-        """A value of plain JSON."""
+        """Return a value of plain JSON; compute it on a cache miss."""
         cache = self._cache
         if cache is None:
             return compute()
@@ -81,14 +81,16 @@ class SharedValues:
         return ranks.with_help(ask, compute)
 
     def file(self, kind: str, key: dict[str, Any], compute: Callable[[], bytes]) -> Path | bytes:
-        """A file of this machine, or its content where nothing is shared; `key` is all that it depends on.
+        """Return a file of this machine, or its content if nothing is shared; compute it on a cache miss.
 
         Args:
-            compute: gives the content; needs none of the other ranks.
+            kind: name of this kind of file.
+            key: plain JSON with everything that the file depends on.
+            compute: returns the content; must not need the other ranks.
         """
         cache = self._cache
         if cache is None:
             return compute()
-        found = ranks.from_main(lambda: cache.file(kind, key, lambda _: compute()))
-        # another rank may be on another node, and finds there what rank 0 found
-        return found if ranks.is_main() else cache.file(kind, key, lambda _: compute())
+        file_or_content = ranks.from_main(lambda: cache.file(kind, key, lambda _: compute()))
+        # another rank may be on another node, and copies the file that rank 0 put into the cache
+        return file_or_content if ranks.is_main() else cache.file(kind, key, lambda _: compute())

@@ -1,4 +1,4 @@
-"""A request that a running trial stops after its step; set by a thread or a signal handler, looked at by the loop."""
+"""A request that a running trial stops after its step; a thread or a signal handler sets it, the loop checks it."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ Reason = Literal["preempted", "stopped"]
 
 
 class StopSignal:
-    """Set once; later requests change nothing."""
+    """A request to stop: the first one counts, later ones change nothing."""
 
     def __init__(self) -> None:
         self._requested: tuple[Reason, str] | None = None
 
     def request(self, reason: Reason, why: str) -> None:
-        """Ask for a stop. No lock, since a signal handler may call it in the middle of anything."""
+        """Ask for a stop; takes no lock, since a signal handler may call it in the middle of anything."""
         if self._requested is None:
             self._requested = (reason, why)
 
     @property
     def requested(self) -> tuple[Reason, str] | None:
-        """The reason and what to tell people, or None."""
+        """(reason, explanation for people) of the first request, or None."""
         return self._requested
 
     def check(self, step: int) -> None:
-        """Raises TrialStopped: a stop was asked for; `step` optimizer steps are finished."""
+        """Raise TrialStopped if a stop was requested; `step` is the number of finished optimizer steps."""
         if self._requested is not None:
             raise TrialStopped(*self._requested, step)
 
     @contextlib.contextmanager
     def ends_passes(self, model: Model, step: int) -> Iterator[None]:
-        """Raises TrialStopped before the next forward pass of `model`, for as long as the context lasts.
+        """Within this context, raise TrialStopped before the next forward pass of `model` once a stop is requested.
 
-        Whatever computes with the model needs no code for it, generation included.
+        Code that runs the model, generation included, need not check for itself.
         """
         embeddings: Any = model.get_input_embeddings()  # every pass begins there
         hook = embeddings.register_forward_pre_hook(lambda *_: self.check(step))
