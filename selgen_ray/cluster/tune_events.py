@@ -1,4 +1,4 @@
-"""What Ray Tune tells of a sweep's trials: to the terminal, the feed, the event log and what guides the sweep."""
+"""What Ray Tune tells of a sweep's trials: to the terminal, the queue, the event log and what guides the sweep."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ def cause_of(error: BaseException) -> Cause:
 
 
 class TuneEvents(tune.Callback):
-    """Tune's events to board, feed and event log; marks what died without a word."""
+    """Tune's events to board, queue and event log; marks what died without a word."""
 
     def __init__(self, driver: Driver, display: Display, max_failures: int):
-        self._driver, self._feed, self._board = driver, driver.feed, driver.board
+        self._driver, self._queue, self._board = driver, driver.queue, driver.board
         self._display, self._max_failures = display, max_failures
 
     def __getstate__(self) -> dict[str, Any]:
@@ -68,7 +68,7 @@ class TuneEvents(tune.Callback):
         for event in result.get("events", ()):
             self._driver.events.add(trial=str(trial), **event)
         if "evaluated" in result:
-            self._driver.guidance.evaluated(trial.config["trial_id"], result["evaluated"])
+            self._driver.feedback.evaluated(trial.config["trial_id"], result["evaluated"])
         self._board.running.setdefault(str(trial), {}).update(result)  # an evaluation's report has no step
         self._display.update(self._board)
 
@@ -88,17 +88,17 @@ class TuneEvents(tune.Callback):
 
     def _finish(self, trial: TuneTrial, outcome: TrialStatus, metrics: dict[str, Any], cause: Cause | None) -> None:
         trial_id, name, driver = trial.config["trial_id"], str(trial), self._driver
-        task = self._feed.known[trial_id]
-        again = self._feed.ended(trial_id, outcome)
-        if again and self._feed.is_ending:
+        task = self._queue.known[trial_id]
+        again = self._queue.ended(trial_id, outcome)
+        if again and self._queue.is_ending:
             outcome = TrialStatus.PREEMPTED
         status = TrialStatus.FAILED if outcome is TrialStatus.CRASHED else outcome
         told = {"why": cause.line} if cause else {}
         if cause and cause.detail:
             told["detail"] = cause.detail
         self._board.running.pop(name, None)
-        if again and not self._feed.is_ending:
-            failures = self._feed.failures[trial_id]
+        if again and not self._queue.is_ending:
+            failures = self._queue.failures[trial_id]
             driver.events.add("retry", name, failures=failures, max_failures=self._max_failures, **told)
             self._display.line(f"retrying   {name}  {cause.line if cause else outcome}", self._board)
             return
@@ -107,7 +107,7 @@ class TuneEvents(tune.Callback):
             # killed, out of memory, node lost: the worker could not say so itself
             driver.later(lambda: publish_failure(task, cause.text if cause else outcome))
         if outcome is not TrialStatus.PREEMPTED:
-            driver.guidance.ended(trial_id, status)
+            driver.feedback.ended(trial_id, status)
             self._board.end(name, status, cause)
         self._display.line(
             finished_line(name, "cut off" if outcome == TrialStatus.PREEMPTED else status, metrics), self._board
