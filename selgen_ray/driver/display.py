@@ -42,7 +42,7 @@ class Board:
         return sum(self.finished.values())
 
     def seconds_left(self) -> float | None:
-        """Estimate the seconds left from the work done so far, running trials by their steps; None before any is done."""
+        """Estimate the seconds left from the work done, running trials by their steps; None before any is done."""
         training = [m for m in self.running.values() if m.get("num_steps") and m.get("phase") in (None, "train")]
         parts = (m.get("step", 0) / m["num_steps"] for m in training)
         done = self.num_finished + sum(parts)
