@@ -14,7 +14,7 @@ from selgen_ray.sweep import commands
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
+    """Run the command; return its exit status."""
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] in commands.COMMANDS and not Path(argv[0]).exists():
         return commands.main(argv)
