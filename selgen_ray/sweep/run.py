@@ -115,7 +115,7 @@ def _run(spec: SweepSpec, plan: Plan, args: argparse.Namespace, tokens: PlannedT
 
 def resume_command(args: argparse.Namespace) -> str:
     """Return the command that continues the sweep, quoted for a shell."""
-    parts = ["python", "-m", "selgen_ray.sweep.__main__", args.space]
+    parts = ["python", "-m", "selgen_ray.sweep", args.space]
     parts += [part for only in args.only for part in ("--only", only)]
     parts += ["--max-concurrent", str(args.max_concurrent)] if args.max_concurrent else []
     parts += ["--progress", args.progress] if args.progress != "auto" else []
