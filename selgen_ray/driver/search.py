@@ -155,7 +155,7 @@ class Search:
 
 
 def num_random(num_settings: int) -> int:
-    """How many settings of a search are drawn at random before results guide it."""
+    """Return how many settings of a search are drawn at random before results guide it."""
     return max(3, min(10, num_settings // 4))
 
 

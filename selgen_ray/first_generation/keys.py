@@ -28,7 +28,7 @@ class SaysNothing(Exception):
 
 @dataclass(frozen=True)
 class Rule:
-    """What becomes of a key.
+    """The rule for one key: where it goes, and how its value changes.
 
     Attributes:
         to: dotted key of today; None: there is none.

@@ -124,7 +124,7 @@ class Checker:
             return []
 
     def _continued(self, candidate: Candidate, config: TrialConfig, problems: list[Problem]) -> TrialConfig | None:
-        """Return the config with the settings of the adapter it continues from; None, and a problem, if they are wrong."""
+        """Return the config with the settings of the adapter it continues from; None, and a problem: one is wrong."""
         cfg, flat = config.finetune_config, candidate.flat
         if cfg.adapter is None:
             return config

@@ -69,9 +69,9 @@ class Template:
 
 
 def _without(tree: dict[str, Any], path: list[str]) -> dict[str, Any]:
-    first, *rest = path
-    if rest:
-        return {**tree, first: _without(tree[first], rest)}
+    first, *inner = path
+    if inner:
+        return {**tree, first: _without(tree[first], inner)}
     return {key: value for key, value in tree.items() if key != first}
 
 
@@ -81,8 +81,8 @@ def find_searches(checker: Checker, problems: list[Problem]) -> list[tuple[Templ
     for variant in checker.document.variants:
         if section := variant.search:
             for choice in itertools.product(*variant.axes):
-                own = functools.reduce(operator.or_, choice, variant.fixed)
-                template = Template(checker, variant, section, own)
+                values = functools.reduce(operator.or_, choice, variant.fixed)
+                template = Template(checker, variant, section, values)
                 samples = [trial for point in template.points() for trial in template.trials(point, problems)]
                 searches.append((template, samples))
     return searches
