@@ -22,13 +22,13 @@ GROWING = "A cluster that adds nodes while trials wait needs resources.autoscali
 _NODES_EVERY_S = 5.0
 _WAITING = 64  # a cluster that grows by one node at a time would take hours
 _HEAD_TIMEOUT = "RAY_gcs_rpc_server_reconnect_timeout_s"
-# what workers must be told even when the cluster was started elsewhere; never a credential
+# variables that workers must get even when the cluster was started elsewhere; never a credential
 _FORWARDED = ("HF_HUB_OFFLINE", "HF_HOME")
 
 
 @dataclass(frozen=True)
 class TrialResources:
-    """What one trial gets, after asking the cluster."""
+    """The resources of a trial that runs in one process, once the cluster was asked."""
 
     cpus: float
     gpus: float
@@ -40,7 +40,7 @@ class TrialResources:
 
     @property
     def bundle(self) -> dict[str, float]:
-        """What its Tune trial asks Ray for."""
+        """The resources that its Tune trial requests from Ray."""
         return {"CPU": self.cpus, "GPU": self.gpus}
 
     def fit_on(self, nodes: Sequence[Mapping[str, float]]) -> int:
@@ -68,7 +68,7 @@ class InfeasibleError(RuntimeError):
 
 
 def connect(resources: Resources) -> str | None:
-    """Join the cluster at RAY_ADDRESS, or start a local one. Returns the dashboard's URL, or None.
+    """Join the cluster at RAY_ADDRESS, or start a local one; return the dashboard's URL, or None.
 
     Raises:
         ConnectionError: nothing answers at RAY_ADDRESS.
@@ -96,7 +96,7 @@ def disconnect() -> None:
 
 
 def nodes() -> list[dict[str, float]]:
-    """The resources of each node that is alive, as Ray names them."""
+    """Return the resources of each node that is alive, as Ray names them: {'CPU': 8.0, 'GPU': 1.0}."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
@@ -116,27 +116,28 @@ def resolve_resources(resources: Resources, nodes: Sequence[Mapping[str, float]]
 
 
 def offered(nodes: Sequence[Mapping[str, float]]) -> str:
-    """What nodes have, in words, alike ones once."""
+    """Describe in words what the nodes have, each kind of node once."""
     kinds = {f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes}
     return ", ".join(sorted(kinds)) or "nothing"
 
 
 def check_hardware(configs: Iterable[FinetuneConfig], gpus: float) -> None:
-    """Refuse settings that a process with so many GPUs cannot run.
+    """Refuse settings that a process with `gpus` GPUs cannot run.
+
+    One place of the cluster is looked at. Where nodes differ, or none has GPUs yet, the worker's own check finds the
+    other problems.
 
     Raises:
-        InfeasibleError: what, and what to use instead.
-
-    One place is looked at; where nodes differ, or none has GPUs yet, the worker's own check finds the rest.
+        InfeasibleError: the device cannot run a setting; says which, and what to use instead.
     """
     asking = [config for config in configs if hardware.asked(config)]
     if not asking or all(node.get("GPU", 0) < gpus for node in nodes()):
         return
     look = ray.remote(num_cpus=0, num_gpus=gpus)(hardware.this_device)
     device = ray.get(look.remote())
-    found = dict.fromkeys(text for config in asking for text in hardware.problems(config, device))
-    if found:
-        raise InfeasibleError("\n".join(found))
+    problems = dict.fromkeys(text for config in asking for text in hardware.problems(config, device))
+    if problems:
+        raise InfeasibleError("\n".join(problems))
 
 
 class Places:
@@ -153,7 +154,7 @@ class Places:
         self._places, self._looked = 0, -_NODES_EVERY_S
 
     def __call__(self) -> int:
-        """Trials that fit on the nodes, were they empty."""
+        """Return how many trials fit on the nodes, were they empty."""
         if time.monotonic() - self._looked >= _NODES_EVERY_S:
             self._looked = time.monotonic()
             alive = [node for node in ray.nodes() if node["Alive"]]
@@ -171,11 +172,11 @@ class Places:
 
 
 class HeadWatch:
-    """Tells, inside its `with`, when the cluster's head has not answered for too long.
+    """Reports, inside its `with`, that the cluster's head has not answered for too long.
 
-    Ray itself ends the process then, without a word that helps, a minute after it lost the head. This is faster by a
-    quarter, and waits as much longer as Ray is told to (`_HEAD_TIMEOUT`), for clusters whose
-    head comes back.
+    Ray itself ends the process a minute after it lost the head, without a message that helps. This watch waits three
+    quarters of that time. Where Ray is told to wait longer (`_HEAD_TIMEOUT`), for clusters whose head comes back, so
+    does the watch.
 
     Args:
         on_lost: called once, in the thread that watches.
@@ -190,7 +191,7 @@ class HeadWatch:
         self._thread = threading.Thread(target=self._watch, name="head of the cluster", daemon=True)
 
     def answers(self) -> bool:
-        """Whether somebody listens where the head is."""
+        """Return whether something listens at the address of the head."""
         try:
             with socket.create_connection(self._address, timeout=5):
                 return True
@@ -198,7 +199,7 @@ class HeadWatch:
             return False
 
     def is_dying(self) -> bool:
-        """Whether the head stops answering now: a cluster that is stopped loses its nodes first."""
+        """Return whether the head stops answering within 30 s: a cluster that is stopped loses its nodes first."""
         for _ in range(60):
             if not self.answers():
                 return True

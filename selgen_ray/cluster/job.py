@@ -1,4 +1,4 @@
-"""What is different inside a job of `ray job submit`."""
+"""Differences inside a job of `ray job submit`: its environment, and a working directory that is deleted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
 def runtime_env() -> dict[str, Any] | None:
-    """The runtime environment of the job that this process is the driver of; None outside of a job."""
+    """Return the runtime environment of the job whose driver this process is; None outside of a job."""
     try:
         return dict(json.loads(os.environ[_CONFIG]).get("runtime_env") or {})
     except (KeyError, ValueError, TypeError, AttributeError):
@@ -18,7 +18,7 @@ def runtime_env() -> dict[str, Any] | None:
 
 
 def lost_storage(storage_path: str) -> str | None:
-    """Why results would be lost in `storage_path` as the search space has it; None: they would not."""
+    """Return why results in `storage_path`, as the search space has it, would be lost; None if they would not."""
     job = runtime_env()
     if not job or not job.get("working_dir") or "://" in storage_path or storage_path.startswith(("/", "~")):
         return None
@@ -29,5 +29,5 @@ def lost_storage(storage_path: str) -> str | None:
 
 
 def set_by_the_job() -> frozenset[str]:
-    """The environment variables that workers get from the job: Ray refuses a second value, be it the same."""
+    """Return the environment variables that the job gives workers; Ray refuses a second value, even an equal one."""
     return frozenset((runtime_env() or {}).get("env_vars") or ())

@@ -1,8 +1,8 @@
 """Cluster metrics: what Ray's dashboard, its Grafana and any Prometheus show of a running sweep.
 
-Ray exports a value within ten seconds of its being set, and forgets it when it is not set again within twenty. So
-what goes on is set every few seconds, by a thread, and what has ended vanishes by itself: however many trials a
-worker runs, it shows the numbers of one, and for a moment the last ones of those before.
+Ray exports a value within ten seconds after it is set, and forgets it if it is not set again within twenty. So a thread
+sets the values of running trials every few seconds, and those of ended trials vanish by themselves: however many trials
+a worker runs, it shows the numbers of one, and for a moment the last numbers of earlier ones.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from selgen_ray.trial.task import TrialTask
 logger = logging.getLogger(__name__)
 _AGAIN_S = 5.0  # half of the interval at which Ray collects
 _TRIAL = ("sweep", "trial", "strategy", "seed")
-# what a progress line or an evaluation calls it -> the metric, and what it is
+# key of a progress line or an evaluation -> name and description of the metric
 _NUMBERS = {
     "loss": ("selgen_loss", "total loss of the running phase, mean since the line before"),
     "tokens_per_s": ("selgen_tokens_per_second", "tokens processed a second"),
@@ -49,7 +49,7 @@ class TrialMetrics:
     Args:
         sweep: its name.
         task: the trial.
-        again_s: how often what goes on is set again; half of the interval at which Ray collects, or less.
+        again_s: seconds after which values are set again; at most half of the interval at which Ray collects.
     """
 
     def __init__(self, sweep: str, task: TrialTask, again_s: float = _AGAIN_S):
@@ -60,14 +60,14 @@ class TrialMetrics:
         _reset_gpu_memory()
 
     def update(self, progress: Mapping[str, Any]) -> None:
-        """Show a progress line, or under 'evaluated' one of `TrialResult.readings`; what it lacks stays as it is."""
+        """Show a progress line, or under 'evaluated' one of `TrialResult.readings`; missing numbers stay unchanged."""
         numbers: dict[str, Any] = {**progress, **(progress.get("evaluated") or {}), "gpu_memory": _gpu_memory()}
         if progress.get("phase") == "train" and progress.get("num_steps"):
             numbers["progress"] = progress.get("step", 0) / progress["num_steps"]
         self._set(numbers)
 
     def finish(self, status: str, result: TrialResult | None = None) -> None:
-        """Show how the trial ended, once: it vanishes within half a minute, for the next one."""
+        """Show once how the trial ended; this vanishes within half a minute, for the next trial."""
         self._shown.clear()
         self._status(TrialStatus.RUNNING, 0.0)
         self._status(status)
@@ -94,7 +94,7 @@ class SweepMetrics:
         self._shown = _KeptVisible(again_s)
 
     def update(self, counts: Mapping[str, int], seconds_left: float | None) -> None:
-        """Show how many trials have each status (those that are left out: none), and the estimate of the time left."""
+        """Show how many trials have each status (0 if it is left out), and the estimate of the time left."""
         trials = _gauge("selgen_trials", "trials of the sweep by status", ("sweep", "status"))
         for status in dict.fromkeys([*SHOWN, *counts]):
             self._shown.set(trials, self._sweep | {"status": status}, float(counts.get(status, 0)))
@@ -103,17 +103,17 @@ class SweepMetrics:
             self._shown.set(left, self._sweep, seconds_left)
 
     def stop(self) -> None:
-        """The sweep has ended: its metrics vanish within half a minute."""
+        """Set the metrics no more: they vanish within half a minute."""
         self._shown.stop()
 
 
 class SweepMetricsCallback(tune.Callback):
-    """Keeps the metrics of a sweep like what its terminal shows.
+    """Keeps the metrics of a sweep in step with its terminal.
 
     Args:
         sweep: its name.
-        board: what is shown.
-        before: status -> trials of the sweep that had it before this run, and are not run again.
+        board: the state that the terminal shows.
+        before: status -> number of trials that had it before this run, and are not run again.
     """
 
     def __init__(self, sweep: str, board: Board, before: Mapping[TrialStatus, int]):
@@ -171,7 +171,7 @@ def _send(gauge: Gauge, tags: dict[str, str], value: float) -> None:
 
 @functools.cache
 def _gauge(name: str, description: str, tag_keys: tuple[str, ...]) -> Gauge:
-    """One object a process: Ray registers a name once."""
+    """Return one object per process and name: Ray registers a name once."""
     return Gauge(name, description, tag_keys=tag_keys)
 
 

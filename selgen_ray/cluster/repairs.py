@@ -1,4 +1,4 @@
-"""What Ray 2.60 gets wrong, put right in this process; each repair does nothing where Ray no longer needs it."""
+"""Repairs of Ray 2.60 in this process; each does nothing where Ray no longer needs it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 
 
 def survive_lost_workers() -> None:
-    """Let Tune take every error of Ray's for the death of one worker.
+    """Let Tune treat every error of Ray as the death of one worker.
 
-    Ray 2.60 knows a worker that died, but stops the whole run over one that was killed for want of memory.
+    Ray 2.60 survives a worker that died, but stops the whole run if one was killed for lack of memory.
     """
     known = RayActorManager._actor_task_failed  # pyright: ignore[reportPrivateUsage]
     if known.__module__ == __name__:

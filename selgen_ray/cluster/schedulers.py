@@ -16,7 +16,9 @@ class Asha:
     """AsyncHyperBandScheduler with one bracket: at the rungs grace * factor^k the best 1/factor go on."""
 
     def __init__(self, rule: StoppingRule, mode: str):
-        from ray.tune.schedulers import AsyncHyperBandScheduler  # late: it takes a second, and few sweeps want it
+        from ray.tune.schedulers import (
+            AsyncHyperBandScheduler,
+        )  # late: it takes a second to import, and few sweeps stop early
 
         self._scheduler = AsyncHyperBandScheduler(
             time_attr="epoch",
@@ -32,11 +34,11 @@ class Asha:
         self._scheduler.on_trial_add(_NO_TUNE, setting)
 
     def stops(self, setting: Any, epoch: float, value: float) -> bool:
-        """Whether the setting is to stop; its value counts for others in any case."""
+        """Return whether the setting is to stop; its value counts for others in any case."""
         return self._scheduler.on_trial_result(_NO_TUNE, setting, {"epoch": epoch, "value": value}) == "STOP"
 
     def watch(self, setting: Any, epoch: float, value: float) -> None:
-        """Let the value count for others."""
+        """Let the value count for others, without a verdict."""
         self.stops(setting, epoch, value)
 
 
@@ -52,18 +54,18 @@ class Median:
             mode=mode,
             grace_period=rule.grace_epochs,
             min_samples_required=3 if rule.min_settings is None else rule.min_settings,
-            min_time_slice=_NEVER,  # it is not to pause trials, for which it asks Tune
+            min_time_slice=_NEVER,  # never pause a trial, which would need Tune
         )
 
     def add(self, setting: Any) -> None:
         self._scheduler.on_trial_add(_NO_TUNE, setting)
 
     def stops(self, setting: Any, epoch: float, value: float) -> bool:
-        """Whether the setting is to stop; its value counts for others in any case."""
+        """Return whether the setting is to stop; its value counts for others in any case."""
         return self._scheduler.on_trial_result(_NO_TUNE, setting, {"epoch": epoch, "value": value}) == "STOP"
 
     def watch(self, setting: Any, epoch: float, value: float) -> None:
-        """Let the value count for others: the scheduler forbids a trial to go on that it has once told to stop."""
+        """Let the value count for others, without a verdict: after one to stop, the scheduler takes no more values."""
         self._scheduler.on_trial_complete(_NO_TUNE, setting, {"epoch": epoch, "value": value})
 
 

@@ -24,8 +24,8 @@ from selgen_ray.trial.task import TrialTask
 from selgen_ray.trial.worker import Report
 
 DRIVER: dict[str, float] = {"memory": 2**20}
-"""What a Tune trial whose workers are elsewhere asks for: no CPU, or it would take the place of a worker."""
-_COLLECTIVE_TIMEOUT_S = 24 * 3600  # rank 0 may wait that long for another trial's value; who dies is noticed by Ray
+"""The request of a Tune trial whose workers are elsewhere: no CPU, or it would take the place of a worker."""
+_COLLECTIVE_TIMEOUT_S = 24 * 3600  # rank 0 may wait that long for another trial's value; Ray notices a dead rank
 _START_ATTEMPTS = 240  # of a minute each, for places that others hold or an autoscaler has yet to make
 _FETCH_S = 1.0
 _WAITING = 8  # groups that wait for a place, each with a process, so that an autoscaler sees them
@@ -33,7 +33,7 @@ _WAITING = 8  # groups that wait for a place, each with a process, so that an au
 
 @dataclass(frozen=True)
 class GroupResources:
-    """What the group of one trial gets, after asking the cluster."""
+    """The resources of a trial that runs on a group of workers, once the cluster was asked."""
 
     workers: int
     cpus_per_worker: float
@@ -47,7 +47,7 @@ class GroupResources:
 
     @property
     def bundle(self) -> dict[str, float]:
-        """What its Tune trial asks Ray for."""
+        """The resources that its Tune trial requests from Ray."""
         return DRIVER
 
     def fit_on(self, nodes: Sequence[Mapping[str, float]]) -> int:
@@ -65,7 +65,7 @@ class GroupResources:
         return _WAITING if autoscaling else 0
 
     def __str__(self) -> str:
-        # its workers are waited for by Ray Train; this is the place of the process that leads them
+        # Ray Train waits for the workers; Tune waits for the process that leads them
         return "its leading process"
 
 
@@ -93,22 +93,22 @@ def resolve_group(resources: Resources, nodes: Sequence[Mapping[str, float]]) ->
 
 
 class _Trainer(TorchTrainer):
-    """With a watch of our own over the group's places.
+    """A TorchTrainer with a watch of our own over the group's places.
 
-    Ray's asks the machine's newest dashboard: it takes a running group's places away when another cluster starts on
-    the machine, and where there is no dashboard each trial waits 12 s for it.
+    Ray's own watch asks the newest dashboard of the machine. So it takes a running group's places away when another
+    cluster starts on the machine, and without a dashboard each trial waits 12 s for one.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
-        found = super()._create_default_callbacks()
-        others = [callback for callback in found if type(callback).__name__ != "PlacementGroupCleanerCallback"]
+        callbacks = super()._create_default_callbacks()
+        others = [callback for callback in callbacks if type(callback).__name__ != "PlacementGroupCleanerCallback"]
         return [*others, GivePlacesBack()]
 
 
 def run_group(task: TrialTask, sweep: Folder, granted: GroupResources, torch_threads: int, report: Report) -> None:
     """Run a trial on a group of workers, forwarding progress and events of rank 0; the last report holds its status.
 
-    Call it where nobody else waits: it returns when the group has ended.
+    It blocks until the group has ended.
 
     Raises:
         TrialError: a worker failed in a way that another try may mend; a wrong input is reported as 'failed'.
@@ -137,7 +137,7 @@ def run_group(task: TrialTask, sweep: Folder, granted: GroupResources, torch_thr
 
 
 def _in_thread(function: Callable[[], Any]) -> tuple[threading.Thread, list[Exception]]:
-    """A thread that runs the function, and what it raised."""
+    """Run the function in a thread; return the thread and a list that gets the error it raises."""
     errors: list[Exception] = []
 
     def run() -> None:
@@ -152,10 +152,10 @@ def _in_thread(function: Callable[[], Any]) -> tuple[threading.Thread, list[Exce
 
 
 def _forward(group: tuple[threading.Thread, list[Exception]], mailbox: Queue, report: Report) -> None:
-    """Report what arrives until the group has ended, in this thread: Tune expects it from no other."""
+    """Report what arrives until the group has ended; in this thread, since Tune accepts reports from no other."""
     thread, errors = group
     while True:
-        ended = not thread.is_alive()  # before the look: what was sent before the end has then arrived
+        ended = not thread.is_alive()  # asked first: everything that was sent before the end has then arrived
         try:
             report(mailbox.get(timeout=_FETCH_S) if not ended else mailbox.get_nowait())
         except Empty:
@@ -167,7 +167,7 @@ def _forward(group: tuple[threading.Thread, list[Exception]], mailbox: Queue, re
 
 
 def _explain(error: Exception, report: Report) -> None:
-    """Raise what a worker met. A wrong input is only reported: it would fail again."""
+    """Raise the error that a worker met. A wrong input is only reported, since it would fail again."""
     if isinstance(error, PreemptionError):
         report({"status": TrialStatus.PREEMPTED})
         raise TrialError(str(error)) from error
@@ -178,7 +178,7 @@ def _explain(error: Exception, report: Report) -> None:
             return
     if not failures:
         raise TrialError(f"{type(error).__name__}: {error}") from error
-    # where one rank dies, the others lose their connection to it: the one that died comes first
+    # when a rank dies, the others lose their connection to it: name the dead one first
     ranks = sorted(failures, key=lambda rank: (not _died(failures[rank]), rank))
     raise TrialError("\n".join(f"worker {rank}: {_text(failures[rank])}" for rank in ranks)) from error
 

@@ -1,4 +1,4 @@
-"""What runs in the workers of a group. Light to import: Ray's controller of the group needs the backend alone."""
+"""The workers of a group. Light to import: Ray's controller of the group needs the backend alone."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LOOK_EVERY_S = 1.0
 
 
 def train_in_group(task: TrialTask, sweep: Folder, torch_threads: int, mailbox: Queue, fsdp: bool) -> None:
-    """Run a trial together with the other workers; rank 0 puts its progress into the mailbox, and last its status.
+    """Run a trial together with the other workers; rank 0 puts progress into the mailbox, and at the end the status.
 
     Raises:
         TrialError: the trial failed in a way that another try may mend; its text is all that Ray brings home.
@@ -51,7 +51,7 @@ def train_in_group(task: TrialTask, sweep: Folder, torch_threads: int, mailbox: 
         raise TrialError(f"{type(error).__name__}: {error}\n{last_lines()}") from error
     status = result.status.after_run
     last = {"status": status, "capability": result.capability, "alignment": result.alignment}
-    reports.last(last | ({"error": result.error} if result.error else {}))  # of one that diverged or was stopped
+    reports.last(last | ({"error": result.error} if result.error else {}))  # if it diverged or was stopped
     if ranks.any_rank(sigterm_arrived()):
         raise TrialError("a worker got SIGTERM: its machine goes away")
 
@@ -63,7 +63,7 @@ def _heed_sigterm() -> None:
 
 
 class _Warden:
-    """Outlives the controller of a group, and gives its places back should it die; else they are lost to the sweep."""
+    """Outlives the controller of a group: if it dies, the warden gives the group's places back to the sweep."""
 
     def watch(self, controller: Any, places: PlacementGroup) -> None:
         try:
@@ -71,12 +71,12 @@ class _Warden:
                 ray.get(controller.__ray_ready__.remote())
                 time.sleep(_LOOK_EVERY_S)
         except RayActorError:
-            remove_placement_group(places)  # no error where it is gone already
+            remove_placement_group(places)  # no error if they are gone already
         exit_actor()
 
 
 class GivePlacesBack(WorkerGroupCallback):
-    """Runs in the controller of a group."""
+    """Starts the warden of a group; runs in the group's controller."""
 
     def after_worker_group_start(self, worker_group: Any) -> None:
         """Set a warden on the head node to watch this controller."""
@@ -93,9 +93,9 @@ class _Backend(TorchConfig().backend_cls):  # type: ignore[misc]  # Ray names it
 
 
 class GroupTorchConfig(TorchConfig):
-    """As Ray's, but the workers heed SIGTERM."""
+    """Ray's TorchConfig, with workers that heed SIGTERM."""
 
     @property
     def backend_cls(self) -> type:
-        """What sets the process group up."""
+        """The class that sets the process group up."""
         return _Backend

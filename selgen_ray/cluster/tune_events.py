@@ -1,4 +1,4 @@
-"""What Ray Tune tells of a sweep's trials: to the terminal, the feed, the event log and what guides the sweep."""
+"""Events of Ray Tune, passed on to the terminal, the queue, the event log, early stopping and searches."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from selgen_ray.errors import Cause, TrialError
 from selgen_ray.records.status import TrialStatus
 from selgen_ray.trial.run import publish_failure
 
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # in what Ray says of a task
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # in Ray's text of an error
 
 
 def _cause(trial: TuneTrial) -> Cause:
-    """Return what Ray knows of a failure: the message of what the worker raised, with Ray's traceback as the detail."""
+    """Return what Ray knows of a failure: the message of the worker's error, with Ray's traceback as the detail."""
     error = None
-    if trial.pickled_error_file:  # where Tune has just written it; its own reader looks where it is copied to later
+    if trial.pickled_error_file:  # Tune has just written it here; its own reader looks where it is copied to later
         with contextlib.suppress(OSError), Path(trial.pickled_error_file).open("rb") as source:
             error = cloudpickle.load(source)
     return (
@@ -48,14 +48,14 @@ def cause_of(error: BaseException) -> Cause:
 
 
 class TuneEvents(tune.Callback):
-    """Tune's events to board, feed and event log; marks what died without a word."""
+    """Passes Tune's events on to board, queue and event log; writes the result of a trial that died without one."""
 
     def __init__(self, driver: Driver, display: Display, max_failures: int):
-        self._driver, self._feed, self._board = driver, driver.feed, driver.board
+        self._driver, self._queue, self._board = driver, driver.queue, driver.board
         self._display, self._max_failures = display, max_failures
 
     def __getstate__(self) -> dict[str, Any]:
-        return {}  # as above; a terminal cannot be pickled
+        return {}  # Tune pickles its callbacks for a restore that is never made; a terminal cannot be pickled
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: TuneTrial, **info: Any) -> None:
         self._driver.events.add("started", str(trial))
@@ -68,7 +68,7 @@ class TuneEvents(tune.Callback):
         for event in result.get("events", ()):
             self._driver.events.add(trial=str(trial), **event)
         if "evaluated" in result:
-            self._driver.guidance.evaluated(trial.config["trial_id"], result["evaluated"])
+            self._driver.feedback.evaluated(trial.config["trial_id"], result["evaluated"])
         self._board.running.setdefault(str(trial), {}).update(result)  # an evaluation's report has no step
         self._display.update(self._board)
 
@@ -88,26 +88,26 @@ class TuneEvents(tune.Callback):
 
     def _finish(self, trial: TuneTrial, outcome: TrialStatus, metrics: dict[str, Any], cause: Cause | None) -> None:
         trial_id, name, driver = trial.config["trial_id"], str(trial), self._driver
-        task = self._feed.known[trial_id]
-        again = self._feed.ended(trial_id, outcome)
-        if again and self._feed.is_ending:
+        task = self._queue.known[trial_id]
+        again = self._queue.ended(trial_id, outcome)
+        if again and self._queue.is_ending:
             outcome = TrialStatus.PREEMPTED
         status = TrialStatus.FAILED if outcome is TrialStatus.CRASHED else outcome
-        told = {"why": cause.line} if cause else {}
+        details = {"why": cause.line} if cause else {}
         if cause and cause.detail:
-            told["detail"] = cause.detail
+            details["detail"] = cause.detail
         self._board.running.pop(name, None)
-        if again and not self._feed.is_ending:
-            failures = self._feed.failures[trial_id]
-            driver.events.add("retry", name, failures=failures, max_failures=self._max_failures, **told)
+        if again and not self._queue.is_ending:
+            failures = self._queue.failures[trial_id]
+            driver.events.add("retry", name, failures=failures, max_failures=self._max_failures, **details)
             self._display.line(f"retrying   {name}  {cause.line if cause else outcome}", self._board)
             return
-        driver.events.add(status, name, **told)
+        driver.events.add(status, name, **details)
         if outcome is TrialStatus.CRASHED:
             # killed, out of memory, node lost: the worker could not say so itself
             driver.later(lambda: publish_failure(task, cause.text if cause else outcome))
         if outcome is not TrialStatus.PREEMPTED:
-            driver.guidance.ended(trial_id, status)
+            driver.feedback.ended(trial_id, status)
             self._board.end(name, status, cause)
         self._display.line(
             finished_line(name, "cut off" if outcome == TrialStatus.PREEMPTED else status, metrics), self._board

@@ -44,7 +44,7 @@ Granted = TrialResources | GroupResources
 
 
 def resolve(resources: Resources) -> Granted:
-    """What a trial gets on this cluster, one process or a group. Raises InfeasibleError: nodes are too small."""
+    """Return what a trial gets on this cluster, one process or a group. Raises InfeasibleError: nodes are too small."""
     return (resolve_group if resources.workers else resolve_resources)(resources, nodes())
 
 
@@ -60,11 +60,11 @@ def _fits(granted: Granted, autoscaling: bool) -> Callable[[Sequence[Mapping[str
 
 @dataclass(frozen=True)
 class Launch:
-    """What is launched, and how.
+    """A sweep to launch, and how.
 
     Attributes:
         spec: the search space.
-        plan: which trials run.
+        plan: says which trials run.
         granted: what a trial gets on this cluster.
         display: shows the progress.
         abandon: tells the user why the sweep ended and how it goes on, and ends the process.
@@ -80,21 +80,21 @@ class Launch:
 
 
 def launch(run: Launch) -> str | None:
-    """Run what the plan leaves to run, as many trials at a time as fit; return when nothing runs any more.
+    """Run the trials that the plan leaves to run, as many at a time as fit; return when none runs any more.
 
-    What became of a trial stands in its results.json alone; what happened on the way in events.jsonl. Ctrl-C and
-    SIGTERM end the sweep after the running steps, with checkpoints; a second one at once.
+    The outcome of a trial stands in its results.json alone, the events on the way in events.jsonl. Ctrl-C and SIGTERM
+    end the sweep after the running steps, with checkpoints; a second one ends it at once.
 
     Returns:
-        Why it ended early, or None.
+        Why the sweep ended early, or None if it did not.
 
     Raises:
         KeyboardInterrupt: at a second Ctrl-C.
     """
     tasks = {p.task.trial_id: p.task for p in run.plan.planned}
     board = Board(total=len(run.plan.to_run))
-    max_failures, ask = run.spec.resources.max_failures, (lambda: driver.guidance.ask())
-    feed = TrialQueue(run.plan.to_run, max_failures, lambda: limit(), ask, lambda: driver.guidance.may_ask)
+    max_failures, ask = run.spec.resources.max_failures, (lambda: driver.feedback.ask())
+    queue = TrialQueue(run.plan.to_run, max_failures, lambda: limit(), ask, lambda: driver.feedback.may_ask)
 
     def make(trial: AddedTrial) -> TrialTask:
         return run.plan.make.task(trial, trial.config, trial.plugins)
@@ -102,8 +102,8 @@ def launch(run: Launch) -> str | None:
     def say(text: str) -> None:
         run.display.say(text, board)
 
-    driver = Driver(run.plan.folder, feed, board, tasks, make, run.time_budget_s, say)
-    driver.guidance = Feedback(run.spec, run.plan, driver.stop, driver.keep, schedulers.make_judge)
+    driver = Driver(run.plan.folder, queue, board, tasks, make, run.time_budget_s, say)
+    driver.feedback = Feedback(run.spec, run.plan, driver.stop, driver.keep, schedulers.make_judge)
     places = Places(
         _fits(run.granted, run.spec.resources.autoscaling), lambda event, node: driver.events.add(event, node=node)
     )
@@ -112,12 +112,12 @@ def launch(run: Launch) -> str | None:
         return min(places(), run.spec.resources.max_concurrent or places())
 
     runs_now = {task.trial_id for task in run.plan.to_run}
-    before = Counter(
+    before: Counter[str] = Counter(
         p.found for p in run.plan.planned if p.found is not TrialStatus.PENDING and p.task.trial_id not in runs_now
     )
     watching = [SweepMetricsCallback(run.spec.name, board, before)]
     watching += tracker_callbacks(
-        run.spec.trackers, run.spec.name, run.plan.folder, feed.known.__getitem__, driver.later
+        run.spec.trackers, run.spec.name, run.plan.folder, queue.known.__getitem__, driver.later
     )
 
     def give_up() -> None:  # Ray's calls may never come back without a head: end from here
@@ -129,7 +129,7 @@ def launch(run: Launch) -> str | None:
     with driver, _heeded_signals(driver, say), _shown(run.display), HeadWatch(give_up) as head:
         try:
             waiting = WaitNotice(run.granted, lambda text: driver.tell("waiting", text))
-            _run_tuner(run, feed, [TuneEvents(driver, run.display, max_failures), waiting, *watching])
+            _run_tuner(run, queue, [TuneEvents(driver, run.display, max_failures), waiting, *watching])
         except Exception:
             if not head.is_dying():
                 raise
@@ -137,14 +137,14 @@ def launch(run: Launch) -> str | None:
     return driver.why_ending
 
 
-def _run_tuner(run: Launch, feed: TrialQueue, callbacks: list[tune.Callback]) -> None:
+def _run_tuner(run: Launch, queue: TrialQueue, callbacks: list[tune.Callback]) -> None:
     survive_lost_workers()
-    known = dict(feed.known)
+    known = dict(queue.known)
     with tempfile.TemporaryDirectory(prefix="selgen_tune_") as scratch:  # Tune's own state is not the sweep's truth
         tune.Tuner(
             _trainable(run, ray.put(known)),
             tune_config=tune.TuneConfig(
-                search_alg=_Feeder(feed, frozenset(known)),
+                search_alg=_NextTrial(queue, frozenset(known)),
                 num_samples=-1,
                 reuse_actors=True,
                 trial_name_creator=lambda trial: trial.config["name"],
@@ -154,30 +154,30 @@ def _run_tuner(run: Launch, feed: TrialQueue, callbacks: list[tune.Callback]) ->
                 name=run.spec.name,
                 storage_path=scratch,
                 verbose=0,
-                failure_config=tune.FailureConfig(max_failures=0),  # the feed hands out again what is worth it
+                failure_config=tune.FailureConfig(max_failures=0),  # the queue decides which trials run again
                 callbacks=callbacks,
             ),
         ).fit()
 
 
-class _Feeder(Searcher):
-    """Gives Tune the next trial of the feed whenever it asks."""
+class _NextTrial(Searcher):
+    """Gives Tune the next trial of the queue whenever it asks."""
 
-    def __init__(self, feed: TrialQueue, known: frozenset[str]):
+    def __init__(self, queue: TrialQueue, known: frozenset[str]):
         super().__init__()
-        self._feed, self._known = feed, known
+        self._queue, self._known = queue, known
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles what it is given for a restore that is never made
 
     def suggest(self, trial_id: str) -> Any:  # Ray's annotation forgets FINISHED
-        task = self._feed.next()
+        task = self._queue.next()
         if task is not None:
             config = {"trial_id": task.trial_id, "name": task.name}
-            if task.trial_id not in self._known:  # to the workers, which know those that were there from the start
+            if task.trial_id not in self._known:  # workers know the tasks that were there from the start alone
                 config["late"] = base64.b64encode(pickle.dumps(task)).decode()
             return config
-        return Searcher.FINISHED if self._feed.is_over else None
+        return Searcher.FINISHED if self._queue.is_over else None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None: ...
 
@@ -187,7 +187,7 @@ class _Feeder(Searcher):
 
 
 def _trainable(run: Launch, first: ray.ObjectRef[Any]) -> type:
-    """The Tune trainable: a function in a reused worker, so that imports and base model are loaded once."""
+    """Return the Tune trainable: a function in a reused worker, so that imports and base model are loaded once."""
     name, granted, torch_threads, sweep = run.spec.name, run.granted, run.spec.resources.torch_threads, run.plan.folder
     group = granted if isinstance(granted, GroupResources) else None
 
@@ -227,7 +227,7 @@ def _trainable(run: Launch, first: ray.ObjectRef[Any]) -> type:
 
 
 def _run_group(task: TrialTask, sweep: Folder, group: GroupResources, threads: int, metrics: TrialMetrics) -> None:
-    """As `run_in_worker`, on several workers: what rank 0 says is shown by this process."""
+    """Run a trial on several workers, as `run_in_worker` does on one; this process shows what rank 0 reports."""
     status = TrialStatus.FAILED
 
     def report(line: dict[str, Any]) -> None:
@@ -253,7 +253,7 @@ def _shown(display: Display) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _heeded_signals(driver: Driver, say: Callable[[str], None]) -> Iterator[None]:
-    """The first SIGINT or SIGTERM ends the sweep in an orderly way, the second one at once."""
+    """End the sweep in an orderly way at the first SIGINT or SIGTERM, at once at the second."""
     if threading.current_thread() is not threading.main_thread():
         yield  # somebody else's process: its signals are not ours
         return

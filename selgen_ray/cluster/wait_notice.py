@@ -1,4 +1,4 @@
-"""Says so when trials wait for a place and none runs: on a full cluster, or while an autoscaler adds nodes."""
+"""Notice that trials wait for a place and none runs: on a full cluster, or while an autoscaler adds nodes."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from selgen_ray.cluster.train_group import GroupResources
 
 
 class WaitNotice(Callback):
-    """Tells the user what is waited for when no trial has run for a while, and again each ten times as long.
+    """Tells the user what trials wait for once none has run for a while, and again after each ten times as long.
 
     Args:
         granted: what a trial gets.
-        tell: shows and keeps a line.
-        after_s: how long is a while.
-        nodes: the resources of each node that is alive, as Ray names them.
+        tell: shows a line to the user, and keeps it.
+        after_s: seconds without a running trial before the first notice.
+        nodes: returns the resources of each node that is alive, as Ray names them.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class WaitNotice(Callback):
         return {}  # Tune pickles its callbacks for a restore that is never made
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        """Called by Tune after everything that happens, and each second."""
+        """Look for waiting trials; Tune calls this after every event, and each second."""
         at = time.monotonic()
         if all(trial.status != Trial.PENDING for trial in trials) or any(t.status == Trial.RUNNING for t in trials):
             self._since = self._told = at

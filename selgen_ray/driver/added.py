@@ -30,23 +30,23 @@ class AddedTrial:
 
     @classmethod
     def of(cls, trial: Trial, plugins: tuple[Plugin, ...], search: dict[str, Any] | None = None) -> AddedTrial:
-        """The trial of a search space."""
+        """Return a trial of a search space as plain data."""
         config = trial.config.model_dump(mode="json")
         return cls(trial.trial_id, trial.slug, config, trial.model_hash, plugins, search)
 
     @property
     def name(self) -> str:
-        """'<slug>/seed_<N>'."""
+        """The trial's name, '<slug>/seed_<N>'."""
         return trial_name(self.slug, self.config["seed"])
 
 
 def write_added(control: Control, trial: AddedTrial) -> None:
-    """Let the sweep have the trial, now or when it is run again. Raises StorageError."""
+    """Add the trial to the sweep, which runs it now or when it is run again. Raises StorageError."""
     control.added.set(trial.trial_id, **asdict(trial))
 
 
 def read_added(control: Control, trial_ids: Iterable[str]) -> list[AddedTrial]:
-    """The added trials of these ids, in the order in which they came. Raises StorageError."""
+    """Return the added trials with these ids, oldest first. Raises StorageError: one cannot be read or is damaged."""
     contents = control.added.read_many(trial_ids)
     return [_read(control, *item) for item in sorted(contents.items(), key=lambda item: str(item[1].get("at")))]
 

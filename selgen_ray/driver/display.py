@@ -1,4 +1,4 @@
-"""What the terminal shows of a running sweep: running trials with their steps, those that ended, the time left."""
+"""Display of a running sweep in the terminal: running trials with their steps, those that ended, the time left."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class Board:
 
     @property
     def num_finished(self) -> int:
-        """Trials that ended, however."""
+        """Trials that ended, whatever their status."""
         return sum(self.finished.values())
 
     def seconds_left(self) -> float | None:
-        """Estimate from the work done so far, running trials counted by their steps; None before there is any."""
+        """Estimate the seconds left from the work done, running trials by their steps; None before any is done."""
         training = [m for m in self.running.values() if m.get("num_steps") and m.get("phase") in (None, "train")]
         parts = (m.get("step", 0) / m["num_steps"] for m in training)
         done = self.num_finished + sum(parts)
@@ -57,7 +57,7 @@ class Board:
             self.failures.append(f"{name}: {cause.line if cause else status}")
 
     def summary(self) -> str:
-        """'5/18 finished (1 diverged), 2 running, 1:20 left'."""
+        """Return the state in one line: '5/18 finished (1 diverged), 2 running, 1:20 left'."""
         odd = ", ".join(f"{n} {status}" for status, n in self.finished.items() if status != "completed")
         left = self.seconds_left()
         return (
@@ -67,14 +67,14 @@ class Board:
 
 
 def clock(seconds: float) -> str:
-    """Seconds as m:ss or h:mm:ss."""
-    minutes, rest = divmod(round(seconds), 60)
+    """Format seconds as m:ss or h:mm:ss."""
+    minutes, remaining = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+    return f"{hours}:{minutes:02d}:{remaining:02d}" if hours else f"{minutes}:{remaining:02d}"
 
 
 def running_line(name: str, metrics: dict[str, Any]) -> str:
-    """One running trial: its phase unless it trains, step, loss, tokens a second."""
+    """Describe a running trial in one line: its phase unless it trains, step, loss, tokens per second."""
     phase = "" if metrics.get("phase") == "train" else metrics.get("phase", "")
     if "step" not in metrics:
         return f"{name}  {phase or 'starting'}"
@@ -85,37 +85,37 @@ def running_line(name: str, metrics: dict[str, Any]) -> str:
 
 
 def finished_line(name: str, status: str, metrics: dict[str, Any]) -> str:
-    """One finished trial: its status, capability and alignment."""
+    """Describe a finished trial in one line: its status, capability and alignment."""
     scores = (f"{key} {metrics[key]:.3f}" for key in ("capability", "alignment") if metrics.get(key) is not None)
     return "  ".join([f"{status:9s}", name, *scores])
 
 
 class Display(Protocol):
-    """Somewhere to show a board."""
+    """Shows a board to the user."""
 
     def start(self) -> None:
-        """Before the first trial."""
+        """Open the display; called before the first trial."""
         ...
 
     def update(self, board: Board) -> None:
-        """The board has changed."""
+        """Show the board, which has changed."""
         ...
 
     def line(self, text: str, board: Board) -> None:
-        """A trial has ended; `text` tells how."""
+        """Show that a trial has ended; `text` says how."""
         ...
 
     def say(self, text: str, board: Board) -> None:
-        """Something that the user must not miss."""
+        """Show something that the user must not miss."""
         ...
 
     def stop(self) -> None:
-        """After the last trial, or before the process ends."""
+        """Close the display; called after the last trial, or before the process ends."""
         ...
 
 
 class NoDisplay:
-    """For those who look elsewhere: no trials, only what concerns the whole sweep, such as that it ends early."""
+    """Prints nothing about trials, only what concerns the whole sweep, such as that it ends early."""
 
     def start(self) -> None: ...
     def update(self, board: Board) -> None: ...
@@ -128,7 +128,7 @@ class NoDisplay:
 
 
 class PlainDisplay:
-    """For logs: a line for each finished trial, and the summary now and then."""
+    """Prints lines for a log: one for each finished trial, and the running trials with the summary every 30 s."""
 
     def __init__(self) -> None:
         self._last = time.monotonic()
@@ -155,7 +155,7 @@ class PlainDisplay:
 
 
 class LiveDisplay:
-    """For a terminal: finished trials scroll by above the running ones with their bars, the failures, and the whole."""
+    """Redraws a terminal: finished trials scroll by above the running ones, the last failures and the whole sweep."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._live = Live(console=console or Console(), refresh_per_second=4, transient=True)
@@ -177,7 +177,7 @@ class LiveDisplay:
 
 
 def _view(board: Board, console: Console) -> RenderableType:
-    """The part that is drawn anew: it never is higher than the terminal, which would scroll it."""
+    """Draw the part that is refreshed; it is never higher than the terminal, which would scroll it."""
     room = max(console.height - _FAILURES_SHOWN - 4, 1)
     running = list(board.running.items())
     names = {name: _shortened(name, console.width // 3) for name, _ in running[:room]}
@@ -185,8 +185,8 @@ def _view(board: Board, console: Console) -> RenderableType:
     lines = []
     for name, metrics in running[:room]:
         done = metrics["step"] / metrics["num_steps"] if metrics.get("num_steps") else None
-        told = running_line(name, metrics).removeprefix(name).strip()
-        lines.append(Text.assemble(f"{names[name]:{width}s} ", *_bar(done), f" {told}"))
+        description = running_line(name, metrics).removeprefix(name).strip()
+        lines.append(Text.assemble(f"{names[name]:{width}s} ", *_bar(done), f" {description}"))
     if len(running) > room:
         lines.append(Text(f"and {len(running) - room} more", style="dim"))
     lines += [Text(failure, style="red") for failure in board.failures[-_FAILURES_SHOWN:]]
@@ -197,20 +197,20 @@ def _view(board: Board, console: Console) -> RenderableType:
 
 
 def _bar(done: float | None) -> tuple[tuple[str, str], tuple[str, str]]:
-    """What is done and what is not, of 16 columns; nothing where it is not known."""
+    """Return the filled and the open part of a bar, each with its style; all blank if `done` is None."""
     full = round((done or 0) * _BAR_WIDTH)
     return ("━" * full, "green"), ((" " if done is None else "╌") * (_BAR_WIDTH - full), "dim")
 
 
 def _shortened(name: str, width: int) -> str:
-    """The setting's end gives way, never the seed."""
+    """Shorten a trial's name to `width` characters: the end of the setting is cut, never the seed."""
     setting, slash, seed = name.rpartition("/")
     room = max(width - len(slash + seed) - 1, 8)
     return name if len(setting) <= room else f"{setting[:room]}…{slash}{seed}"
 
 
 def make_display(kind: str = "auto") -> Display:
-    """A display of one of the `KINDS`; 'auto': a live one in a terminal, plain lines elsewhere."""
+    """Return a display of one of the `KINDS`; 'auto': a live one in a terminal, plain lines elsewhere."""
     console = Console(force_terminal=True if kind == "rich" else None)
     if kind == "none":
         return NoDisplay()

@@ -34,12 +34,13 @@ class SweepBusyError(RuntimeError):
 
 
 def claim(control: Control, lease_s: float = LEASE_S) -> Lease:
-    """The right to run a sweep, held inside its `with`.
+    """Acquire the lease on a sweep: only its holder runs the sweep. It is released at the end of its `with`.
 
-    One who was killed on this machine is known to be dead at once, one on another after `lease_s` of silence.
+    A holder that died on this machine is recognised at once, one on another machine after `lease_s` seconds of silence.
 
     Raises:
-        SweepBusyError: another process runs it. StorageError: the folder cannot be read or written.
+        SweepBusyError: another process runs the sweep.
+        StorageError: the folder cannot be read or written.
     """
     watch, first = Watch(control.folder / "driver", lease_s, 0.5), None
     while (lease := watch.acquire()) is None:
@@ -47,7 +48,10 @@ def claim(control: Control, lease_s: float = LEASE_S) -> Lease:
         if holder is None:
             continue
         where = str(holder.get("host", "")).split(" ")[0]
-        if holder.get("host") == this_host() or first not in (None, holder):  # it lives, or has just given a sign
+        if holder.get("host") == this_host() or first not in (
+            None,
+            holder,
+        ):  # it is alive, or has just renewed its lease
             raise SweepBusyError(
                 f"{control.folder}: process {holder.get('pid')} on {where} is running this sweep. 'python -m "
                 "selgen_ray.sweep status' shows how far it is, 'add' gives it more trials, 'stop --all' ends it"
@@ -60,30 +64,30 @@ def claim(control: Control, lease_s: float = LEASE_S) -> Lease:
 
 
 class Driver:
-    """What the driver of a sweep does besides running trials, in a thread of its own.
+    """Does the driver's work besides running trials, in a thread of its own: event log, live state, requests.
 
-    Storage that is away holds nobody up: what could not be written waits for the next round.
+    A storage that does not answer blocks nobody: what could not be written is tried again in the next round.
 
     Args:
-        sweep: its folder.
-        feed: of the trials.
-        board: of what the terminal shows.
+        sweep: the sweep's folder.
+        queue: the trials to run.
+        board: the state that the terminal shows.
         tasks: trial id -> task, of every trial of the sweep, finished ones included.
-        make: the task of a trial that is added.
+        make: makes the task of a trial that is added.
         time_budget_s: after so long the sweep ends as after Ctrl-C; None: no limit.
         say: shows a line to the user.
 
     Attributes:
         why_ending: why the sweep is to end early, once it is.
-        guidance: what results decide; set before the `with`.
+        feedback: early stopping and searches; set before the `with`.
     """
 
-    guidance: Feedback
+    feedback: Feedback
 
     def __init__(
         self,
         sweep: Folder,
-        feed: TrialQueue,
+        queue: TrialQueue,
         board: Board,
         tasks: Mapping[str, TrialTask],
         make: Callable[[AddedTrial], TrialTask],
@@ -91,7 +95,7 @@ class Driver:
         say: Callable[[str], None] = lambda _: None,
     ):
         self.control, self.events = Control(sweep), EventLog(sweep)
-        self.feed, self.board, self._tasks, self._make, self._say = feed, board, dict(tasks), make, say
+        self.queue, self.board, self._tasks, self._make, self._say = queue, board, dict(tasks), make, say
         self.why_ending: str | None = None
         self._every_s = self.control.look_every_s
         self._deadline = time.monotonic() + time_budget_s if time_budget_s is not None else None
@@ -103,7 +107,7 @@ class Driver:
         self.control.stop.clear(ALL)
         plan = {trial_id: task.name for trial_id, task in self._tasks.items()}
         self.control.folder.write_json(PLAN, {"updated_at": now(), "trials": plan})
-        self.events.add("sweep_started", trials=self.feed.total)
+        self.events.add("sweep_started", trials=self.queue.total)
         self._thread.start()
         return self
 
@@ -111,7 +115,7 @@ class Driver:
         self.close()
 
     def close(self) -> None:
-        """Write what is left to write; once."""
+        """End the thread and write what is left to write; a second call does nothing."""
         with self._closing:
             if not self._over.is_set():
                 self._close()
@@ -128,19 +132,19 @@ class Driver:
         """Let running trials finish their step and save a checkpoint; start no others. Safe in a signal handler."""
         if self.why_ending is None:
             self.why_ending = why
-            self.feed.is_ending = True
+            self.queue.is_ending = True
             self.later(lambda: self.control.stop.set(ALL, why=why))
             self.later(lambda: self.events.add("sweep_ending", why=why))
             self._wake.set()
 
     def stop(self, tasks: Iterable[TrialTask], why: str) -> None:
-        """End trials for good, those that run after their step; a retry lets them go on."""
+        """End trials for good, running ones after their current step; a retry lets them go on."""
         for task in tasks:
             self.later(functools.partial(self.control.stop.set, task.trial_id, why=why))
         self._wake.set()
 
     def keep(self, trial: AddedTrial, task: TrialTask) -> None:
-        """A search asks for a trial: keep it in the sweep's folder, so that the search finds it again."""
+        """Keep a trial that a search asks for in the sweep's folder, so that the search finds it again."""
         if trial.trial_id not in self._tasks:
             self._tasks[trial.trial_id] = task
             self.board.total += 1
@@ -153,7 +157,7 @@ class Driver:
         self.events.add(event, why=text)
 
     def later(self, write: Callable[[], None]) -> None:
-        """Do something with the storage soon, again and again until it succeeds."""
+        """Run a write to the storage soon, and repeat it until it succeeds."""
         self._later.append(write)
 
     # -- the thread ------------------------------------------------------------------------------------------------
@@ -193,7 +197,7 @@ class Driver:
         self.control.folder.write_json(LIVE, live | {"ending": self.why_ending, "over": self._over.is_set()})
 
     def _obey(self) -> None:
-        """One listing shows everything that was asked for."""
+        """Carry out the requests in the control folder; one listing shows all of them."""
         asked: dict[str, set[str]] = {"stop": set(), "removed": set(), "retry": set(), "added": set()}
         for path in self.control.folder.files(recursive=True):
             kind, _, name = path.partition("/")
@@ -203,11 +207,11 @@ class Driver:
             why = self.control.why_stopped(ALL)
             self._say(f"{why}: finishing steps and saving checkpoints")
             self.end(why)
-        for task in self.feed.drop(asked["stop"] | asked["removed"]):
+        for task in self.queue.drop(asked["stop"] | asked["removed"]):
             status = TrialStatus.REMOVED if task.trial_id in asked[TrialStatus.REMOVED] else TrialStatus.STOPPED
             self.board.finished[status] = self.board.finished.get(status, 0) + 1
             self.events.add(status, task.name, why=self.control.why_stopped(task.trial_id))
-            self.guidance.ended(task.trial_id, TrialStatus.STOPPED)
+            self.feedback.ended(task.trial_id, TrialStatus.STOPPED)
         for trial in read_added(self.control, asked["added"] - self._tasks.keys()):
             self._tasks[trial.trial_id] = self._make(trial)
             self._hand_out("added", trial.trial_id)
@@ -217,7 +221,7 @@ class Driver:
             self.control.retry.clear(trial_id)
 
     def _hand_out(self, event: str, trial_id: str) -> None:
-        for task in self.feed.add([self._tasks[trial_id]]):
+        for task in self.queue.add([self._tasks[trial_id]]):
             self.board.total += 1
             self.events.add(event, task.name)
-            self.guidance.add([task])
+            self.feedback.add([task])

@@ -1,11 +1,12 @@
-"""Early stopping: schedulers of Ray Tune, handed in, judge settings, each the mean over its seeds.
+"""Early stopping of settings: a scheduler judges the mean over the seeds of each setting.
 
-A scheduler of Ray Tune judges trials. Here it is given one stand-in for each setting: the value of a setting at an
-epoch is the mean over its seeds, known as soon as every seed that is still to come that far has. So a lucky seed saves
-no setting and an unlucky one costs none, and a setting is stopped with all its seeds or not at all.
+A scheduler of Ray Tune judges single trials. Here it is given one stand-in for each setting. The value of a setting at
+an epoch is the mean over its seeds; it is known once every seed that will reach this epoch has reached it. So one lucky
+seed does not save a setting, and one unlucky seed does not end it. A setting is stopped with all its seeds or not at
+all.
 
-A seed that diverged, failed or was stopped by hand is waited for no more, and leaves the mean from there on: stopping
-the rest of its setting would hide how often the setting diverges.
+A seed that diverged, failed or was stopped by hand is no longer waited for, and leaves the mean from then on. Its
+setting goes on: stopping the other seeds would hide how often the setting diverges.
 """
 
 from __future__ import annotations
@@ -26,33 +27,34 @@ _PREFIX = "early stopping"
 
 
 class Task(Protocol):
-    """What early stopping has to know of a trial."""
+    """The part of a trial that early stopping reads."""
 
     @property
     def trial_id(self) -> str:
-        """Its hash."""
+        """The trial's hash."""
         ...
 
     @property
     def slug(self) -> str:
-        """Its setting."""
+        """The name of the trial's setting."""
         ...
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """As in config.json."""
+        """The trial's config, as in config.json."""
         ...
 
 
 @dataclass(eq=False)
 class _Setting:
-    """A setting, and what a scheduler of Ray Tune looks at in a trial: `trial_id`.
+    """A setting, in place of a trial: a scheduler of Ray Tune looks at its `trial_id` alone.
 
     Attributes:
+        trial_id: the slug of the setting.
         is_kept: it is never to be stopped.
         is_stopped: it was told to stop.
         alive: ids of the trials that may still report.
-        seeds: those whose value an epoch must have, to be judged.
+        seeds: ids of the trials whose value an epoch must have before it is judged.
         values: epoch -> trial id -> value; None: the evaluation has no such metric.
         judged: the last epoch that was judged.
         end: its last epoch, once it is known.
@@ -72,15 +74,15 @@ class Judge(Protocol):
     """Compares settings at an epoch; `cluster.schedulers` has those of Ray Tune."""
 
     def add(self, setting: Any) -> None:
-        """Note a setting; the judge looks at its `trial_id` only."""
+        """Register a setting; the judge looks at its `trial_id` alone."""
         ...
 
     def stops(self, setting: Any, epoch: float, value: float) -> bool:
-        """Whether the setting is to stop; its value counts for others in any case."""
+        """Return whether the setting is to stop; its value counts for others in any case."""
         ...
 
     def watch(self, setting: Any, epoch: float, value: float) -> None:
-        """Let the value count for others."""
+        """Let the value count for others, without a verdict."""
         ...
 
 
@@ -108,7 +110,7 @@ class EarlyStopping:
         self.add(tasks)
 
     def add(self, tasks: Iterable[Task]) -> None:
-        """Trials that join the sweep, or run again after a retry; all seeds of a setting together."""
+        """Add trials that join the sweep, or run again after a retry; all seeds of a setting together."""
         for task in tasks:
             setting = self._settings.get(task.slug)
             if setting is None:
@@ -120,22 +122,22 @@ class EarlyStopping:
             self._of_trial[task.trial_id] = (setting, task.config["finetune_config"])
 
     def report(self, trial_id: str, reading: Mapping[str, Any]) -> str | None:
-        """An evaluation of a trial.
+        """Take in an evaluation of a trial, and decide whether its setting is stopped.
 
         Args:
-            reading: as `TrialResult.readings` has it: 'epoch', 'step' and the metrics. One that came before is
-                passed over, as are epoch 0 and trials that are not known.
+            reading: as `TrialResult.readings` gives it: 'epoch', 'step' and the metrics. Repeated readings, epoch 0
+                and unknown trials are ignored.
 
         Returns:
-            None: go on; else why all seeds of the trial's setting are to be stopped. It is told once: the caller
-            marks all of them first, so that a sweep that dies meanwhile remembers.
+            None to go on, else the reason why all seeds of the trial's setting are to be stopped. It is returned only
+            once: the caller first marks all of them as stopped, so that a sweep that dies meanwhile still knows.
         """
         if trial_id not in self._of_trial:
             return None
         return self._next(self._note(trial_id, reading))
 
     def ended(self, trial_id: str, status: str) -> str | None:
-        """A trial has ended and is not run again: its setting waits for it no more. Returns what `report` does."""
+        """Note that a trial ended and will not run again: its setting no longer waits for it. Returns as `report`."""
         if trial_id not in self._of_trial or status in (TrialStatus.RUNNING, TrialStatus.PREEMPTED):
             return None
         setting = self._of_trial[trial_id][0]
@@ -143,10 +145,10 @@ class EarlyStopping:
         return self._next(setting)
 
     def restore(self, results: Iterable[TrialResult]) -> None:
-        """Take in what the folder holds when a sweep goes on; nothing is stopped for it.
+        """Take in the results that the folder holds when a sweep goes on; stop nothing because of them.
 
-        What was decided before stands in the folder as marks; what is decided from here on is the same as if the
-        sweep had not been cut off, since neither scheduler minds in which order it hears of an epoch.
+        Earlier decisions stand in the folder as marks. Later ones are the same as if the sweep had not been cut off,
+        since the verdict of neither scheduler depends on the order in which settings reach an epoch.
         """
         known = [result for result in results if result.trial_id in self._of_trial]
         for result in sorted(known, key=lambda r: (r.slug, r.seed, r.trial_id)):
@@ -154,7 +156,7 @@ class EarlyStopping:
                 self._note(result.trial_id, reading)
             setting = self._of_trial[result.trial_id][0]
             if result.status == TrialStatus.STOPPED and (result.error or "").startswith(_PREFIX):
-                setting.is_stopped = True  # a seed that still runs was taken back by a retry
+                setting.is_stopped = True  # a seed that still runs was brought back by a retry
                 setting.alive.discard(result.trial_id)
             elif result.status.is_final:
                 self._end(setting, result.trial_id, result.status, by_hand=True)
@@ -165,9 +167,8 @@ class EarlyStopping:
     def _end(setting: _Setting, trial_id: str, status: str, by_hand: bool = False) -> None:
         setting.alive.discard(trial_id)
         is_ours = status == TrialStatus.STOPPED and setting.is_stopped and not by_hand
-        if (
-            status != TrialStatus.COMPLETED and not is_ours
-        ):  # else its epochs after the others' would count for the setting
+        # otherwise the epochs that it has beyond the others' would count for the setting
+        if status != TrialStatus.COMPLETED and not is_ours:
             setting.seeds.discard(trial_id)
 
     def _note(self, trial_id: str, reading: Mapping[str, Any]) -> _Setting:
@@ -181,7 +182,7 @@ class EarlyStopping:
         return setting
 
     def _next(self, setting: _Setting, may_stop: bool = True) -> str | None:
-        """Judge the epochs that are complete and were not judged; why the setting is to stop, if it is."""
+        """Judge the complete epochs that were not judged yet; return why the setting is to stop, if it is."""
         for epoch in sorted(epoch for epoch in setting.values if epoch > setting.judged):
             by_trial = setting.values[epoch]
             if not setting.seeds or setting.seeds - by_trial.keys():
@@ -193,7 +194,7 @@ class EarlyStopping:
                 continue
             mean = fmean(values)
             others = self._means.setdefault(epoch, {})
-            told = self._why(mean, epoch, len(values), [v for slug, v in others.items() if slug != setting.trial_id])
+            reason = self._why(mean, epoch, len(values), [v for slug, v in others.items() if slug != setting.trial_id])
             others[setting.trial_id] = mean
             is_over = not setting.alive or epoch >= setting.end
             can_stop = may_stop and not (is_over or setting.is_kept or setting.is_stopped)
@@ -201,18 +202,18 @@ class EarlyStopping:
                 self._judge.watch(setting, epoch, mean)
             elif self._judge.stops(setting, epoch, mean):
                 setting.is_stopped = True
-                return told
+                return reason
         return None
 
     def _why(self, mean: float, epoch: float, num_seeds: int, others: list[float]) -> str:
         seeds = f"the mean over {num_seeds} seeds" if num_seeds > 1 else "its one seed"
-        told = (
+        text = (
             f"early stopping ({self._rule.scheduler}): {self._rule.metric} is {mean:.4g} after epoch {epoch:g}, {seeds}"
         )
         if others:
             best = max(others) if self._mode == "max" else min(others)
-            told += f"; of {len(others)} other settings there the best has {best:.4g}, the median {median(others):.4g}"
-        return told
+            text += f"; of {len(others)} other settings there the best has {best:.4g}, the median {median(others):.4g}"
+        return text
 
     def _warn(self, epoch: float) -> None:
         if not self._is_warned:

@@ -1,4 +1,4 @@
-"""What results decide while a sweep runs: which settings are stopped early, which ones a search asks for next."""
+"""Decisions from results while a sweep runs: which settings stop early, and which ones a search asks for next."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Feedback:
 
     Args:
         stop: stops trials for good, and says why.
-        keep: keeps a trial that a search asked for in the sweep's folder; told before it is handed out.
+        keep: keeps a trial that a search asked for in the sweep's folder; called before the trial is handed out.
         make_judge: makes the scheduler of early stopping.
 
     Raises:
@@ -63,7 +63,7 @@ class Feedback:
         return not all(search.is_done for search in self._searches)
 
     def ask(self) -> list[TrialTask]:
-        """The trials of the next setting of a search, those it has already left out; [] if there is none."""
+        """Return the new trials of the next setting of a search, [] if there is none; known trials are left out."""
         with self._lock:
             for search in self._searches:
                 while (asked := search.ask(self._results)) is not None:
@@ -75,14 +75,14 @@ class Feedback:
         new: list[TrialTask] = []
         for trial in (AddedTrial.of(one, self._plugins, search=asked.entry) for one in asked.trials):
             task = self._make.task(trial, trial.config, trial.plugins)
-            self._keep(trial, task)  # also of a trial that the sweep has already: the search must find it again
+            self._keep(trial, task)  # also a trial that the sweep has already: the search must find it again
             if trial.trial_id not in self._tasks:
                 new.append(task)
         self.add(new)
         return new
 
     def add(self, tasks: Iterable[TrialTask]) -> None:
-        """Trials that join the sweep, or run again."""
+        """Add trials that join the sweep, or run again."""
         tasks = list(tasks)
         with self._lock:
             self._tasks |= {task.trial_id: task for task in tasks}
@@ -90,13 +90,13 @@ class Feedback:
                 self._early.add(tasks)
 
     def evaluated(self, trial_id: str, reading: Mapping[str, Any]) -> None:
-        """A running trial was evaluated; its setting may be stopped for it."""
+        """Take in an evaluation of a running trial, which may stop its setting."""
         with self._lock:
             if self._early and (why := self._early.report(trial_id, reading)):
                 self._stop_setting(trial_id, why)
 
     def ended(self, trial_id: str, status: str) -> None:
-        """A trial ended and is not run again."""
+        """Note that a trial ended and will not run again, which may stop its setting."""
         with self._lock:
             if self._searches:
                 self._note(trial_id, status)
@@ -106,10 +106,10 @@ class Feedback:
     def _note(self, trial_id: str, status: str) -> None:
         task = self._tasks[trial_id]
         try:
-            found = TrialResult.model_validate_json(task.folder.read(FILE_NAME))
+            result = TrialResult.model_validate_json(task.folder.read(FILE_NAME))
         except (OSError, ValueError) as error:  # a worker that died early left none
             logger.warning("%s: no result to guide the search: %s", task.name, error)
-            found = TrialResult(
+            result = TrialResult(
                 trial_id=trial_id,
                 slug=task.slug,
                 seed=task.config["seed"],
@@ -117,7 +117,7 @@ class Feedback:
                 config=task.config,
             )
         self._results[trial_id] = (
-            found if status != TrialStatus.FAILED else found.model_copy(update={"status": TrialStatus.FAILED})
+            result if status != TrialStatus.FAILED else result.model_copy(update={"status": TrialStatus.FAILED})
         )
 
     def _stop_setting(self, trial_id: str, why: str) -> None:

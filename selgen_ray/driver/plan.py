@@ -26,7 +26,7 @@ class Planned:
     """One trial of the sweep.
 
     Attributes:
-        task: what a worker gets.
+        task: what a worker gets for it.
         found: the status of the result that is already there; `STOPPED` or `REMOVED` where somebody asked for it,
             `PENDING` where there is nothing.
         error: the cause that result gives.
@@ -44,7 +44,7 @@ class TaskMaker:
     Attributes:
         found: trial id -> folder of the result that is there already, and the result.
         stamp: names the folder of new results.
-        commit: of the directory the sweep was started in.
+        commit: the git commit of the directory the sweep was started in; None outside of a repository.
     """
 
     folder: Folder
@@ -53,7 +53,7 @@ class TaskMaker:
     commit: str | None = field(default_factory=git_commit)
 
     def task(self, trial: Trial | AddedTrial, config: dict[str, Any], sources: tuple[Plugin, ...]) -> TrialTask:
-        """What a worker gets of a trial."""
+        """Make the task that a worker gets for a trial."""
         place, _ = self.found.get(trial.trial_id, (None, None))
         return TrialTask(
             config=config,
@@ -74,8 +74,9 @@ class Plan:
     Attributes:
         planned: the trials that were selected.
         make: the maker of its tasks.
-        searches: whose trials are not all known yet.
-        num_left_out: of the sweep, not selected.
+        num_foreign: results in the folder whose trials the search space does not name.
+        searches: those whose trials are not all known yet.
+        num_left_out: trials of the sweep that were not selected.
     """
 
     folder: Folder
@@ -86,7 +87,7 @@ class Plan:
     num_left_out: int = 0
 
     def with_status(self, *statuses: TrialStatus) -> list[Planned]:
-        """The trials whose result on storage has one of these statuses."""
+        """Return the trials whose result on storage has one of these statuses."""
         return [p for p in self.planned if p.found in statuses]
 
     def remove_leftovers(self) -> None:
@@ -99,19 +100,19 @@ class Plan:
         tasks = [p.task for p in self.planned if p.found.is_finished]
         done = {task.folder.inside.removeprefix(sweep).strip("/"): task for task in tasks}
         names = self.folder.files(recursive=True)
-        held = {trial for trial, found, _ in (name.partition(f"/{CHECKPOINTS}/") for name in names) if found}
+        held = {trial for trial, separator, _ in (name.partition(f"/{CHECKPOINTS}/") for name in names) if separator}
         for trial in done.keys() & held:
             (done[trial].folder / CHECKPOINTS).delete()
 
     def selected(self, select: Callable[[TrialTask], bool]) -> Plan:
-        """The plan of some of the trials."""
+        """Return the plan of those trials alone that `select` accepts."""
         kept = tuple(p for p in self.planned if select(p.task))
         searches = tuple(one for one in self.searches if any(map(select, self.samples(one))))
         left_out = self.num_left_out + len(self.planned) - len(kept)
         return replace(self, planned=kept, searches=searches, num_left_out=left_out)
 
     def samples(self, search: Search) -> list[TrialTask]:
-        """Some of the trials that a search could ask for."""
+        """Return some of the trials that a search could ask for."""
         return [self.make.task(trial, trial.config.model_dump(mode="json"), ()) for trial in search.spec.samples]
 
     @property
@@ -121,12 +122,12 @@ class Plan:
 
     @property
     def to_run(self) -> list[TrialTask]:
-        """What is left: cut off first, so that a sweep finishes what it began."""
+        """The trials left to run, those that were cut off first, so that a sweep finishes what it began."""
         order = [TrialStatus.RUNNING, TrialStatus.FAILED, TrialStatus.PENDING]
         return [p.task for status in order for p in self.with_status(status)]
 
     def lines(self) -> list[str]:
-        """The plan in words: counts of each kind, then trials per strategy."""
+        """Describe the plan in lines: the count of each kind, then trials per strategy."""
         kinds = (
             ("completed, skipped", TrialStatus.COMPLETED),
             ("diverged, skipped", TrialStatus.DIVERGED),
@@ -159,7 +160,7 @@ def _count(number: int, thing: str) -> str:
 
 
 def sweep_folder(spec: SweepSpec) -> Folder:
-    """Where the sweep keeps everything: <storage_path>/<name>."""
+    """Return the folder that holds everything of a sweep: <storage_path>/<name>."""
     return Folder(spec.storage_path) / spec.name
 
 
@@ -169,24 +170,24 @@ def make_plan(spec: SweepSpec) -> Plan:
     Trials are found by id, not by path: a folder keeps its name when the YAML grows another axis.
 
     Raises:
-        StorageError: the folder cannot be read, or holds a results.json that is none.
+        StorageError: the folder cannot be read, or holds a results.json that is not one.
     """
     folder = sweep_folder(spec)
     control = Control(folder)
-    found = {result.trial_id: (place, result) for place, result in read_heads(folder)}
-    make = TaskMaker(folder, found)
+    results = {result.trial_id: (place, result) for place, result in read_heads(folder)}
+    make = TaskMaker(folder, results)
     tasks = {t.trial_id: make.task(t, t.config.model_dump(mode="json"), spec.plugin_sources) for t in spec.trials}
     added = read_added(control, control.added.names())
     tasks = {trial.trial_id: make.task(trial, trial.config, trial.plugins) for trial in added} | tasks
     entries = [trial.search for trial in added if trial.search]
     searches = tuple(Search(one, entries) for one in spec.searches)
     for trial in (t for search in searches for asked in search.asked for t in asked.trials):
-        if trial.trial_id not in tasks:  # of a seed that the file did not name then
+        if trial.trial_id not in tasks:  # of a seed that the file did not name when it was asked for
             tasks[trial.trial_id] = make.task(trial, trial.config.model_dump(mode="json"), spec.plugin_sources)
     stopped, removed = control.stop.names(), control.removed.names()
     planned: list[Planned] = []
     for task in tasks.values():
-        _, result = found.get(task.trial_id, (None, None))
+        _, result = results.get(task.trial_id, (None, None))
         status = result.status if result else TrialStatus.PENDING
         if not status.is_finished:
             marked = (
@@ -198,4 +199,4 @@ def make_plan(spec: SweepSpec) -> Plan:
             )
             status = marked or status
         planned.append(Planned(task, status, result.error if result else None))
-    return Plan(folder, tuple(planned), len(found.keys() - tasks.keys()), make, searches)
+    return Plan(folder, tuple(planned), len(results.keys() - tasks.keys()), make, searches)

@@ -1,4 +1,4 @@
-"""Look at models and rows of a plan before anything starts."""
+"""Checks of a plan's models and rows before anything starts."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from selgen_ray.trainers.catalogue import get_trainer
 
 
 def check_data(spec: SweepSpec, tokens: PlannedTokens | None = None, foresight: Foresight | None = None) -> list[str]:
-    """Everything wrong with the data and the models of the sweep's trials, in words, before any GPU is touched.
+    """Return everything that is wrong with the data and the models of the sweep's trials, before any GPU is touched.
 
-    Each begins with the search space's file, and where it is about one of its keys, with line and key.
+    Each message begins with the search space's file; line and key follow where it is about one of the file's keys.
 
     Args:
         tokens: gets the rows, to make them into tokens.
-        foresight: gets them, to tell what will be measured.
+        foresight: gets the rows, to predict what will be measured.
     """
     plugins.register_exactly(spec.plugin_sources)  # another search space may have been read since
     tokens, foresight = tokens or PlannedTokens(), foresight or Foresight()
@@ -84,7 +84,7 @@ def check_data(spec: SweepSpec, tokens: PlannedTokens | None = None, foresight: 
 
 
 def _impossible_axes(spec: SweepSpec, foresight: Foresight) -> Iterator[Problem]:
-    """Axes of the report that no trial can have a value of; those of lm-eval are not known here."""
+    """Yield a problem for each axis of the report that no trial can have; lm-eval's metrics are not known here."""
     for key, name in (("pareto.x", spec.pareto.x), ("pareto.y", spec.pareto.y)):
         place = spec.places.keys.get(key)
         if place and "/" in name and not name.startswith(f"{LM_EVAL}/") and name not in foresight.possible:

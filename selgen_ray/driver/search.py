@@ -1,7 +1,7 @@
-"""A search whose settings depend on results: what it asks for next is a function of what the sweep's folder holds.
+"""A search whose settings depend on results: its next setting is a pure function of what the sweep's folder holds.
 
-Optuna's study is rebuilt each time from the settings asked for before and their results, so there is no state of its
-own that a resumed sweep could lose, and no database beside the folder.
+Optuna's study is rebuilt each time from the settings asked for before and their results. So the search has no state
+that a resumed sweep could lose, and needs no database beside the folder.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from selgen_ray.space.ranges import Range, draw, everything
 from selgen_ray.space.spec import Objective, SearchSpec
 
 logger = logging.getLogger(__name__)
-_TRIES = 20  # for a setting that is not there yet, before all that there are are looked through
+_TRIES = 20  # draws of a setting that was not asked for yet, before all possible ones are listed
 _CONSTRAINTS = "constraints"  # where Optuna's samplers look for them
-_FEW = 10_000  # values that can all be looked through
+_FEW = 10_000  # settings that can all be listed
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Asked:
 
     @property
     def entry(self) -> dict[str, Any]:
-        """What the sweep's folder must keep beside each of the trials for the search to go on: plain data."""
+        """Plain data that the sweep's folder must keep beside each of the trials, so that the search can go on."""
         return {"key": self.key, "number": self.number, "values": dict(self.values)}
 
 
@@ -59,7 +59,7 @@ class Search:
     Args:
         spec: as the search space has it.
         entries: the `Asked.entry` of trials that searches of this sweep asked for before, in any order; those of
-            other searches are passed over.
+            other searches are ignored.
 
     Attributes:
         asked: every setting so far, with a trial for each seed that the search space names now.
@@ -67,8 +67,8 @@ class Search:
 
     def __init__(self, spec: SearchSpec, entries: Iterable[Mapping[str, Any]] = ()):
         self.spec = spec
-        own = {entry["number"]: entry["values"] for entry in entries if entry.get("key") == spec.key}
-        self.asked = [self._asked(number, own[number]) for number in sorted(own)]
+        settings = {entry["number"]: entry["values"] for entry in entries if entry.get("key") == spec.key}
+        self.asked = [self._asked(number, settings[number]) for number in sorted(settings)]
         self._is_exhausted = False
 
     @property
@@ -77,10 +77,10 @@ class Search:
         return self._is_exhausted or len(self.asked) >= self.spec.num_settings
 
     def ask(self, results: Mapping[str, TrialResult]) -> Asked | None:
-        """The next setting, or None: there is none. It joins `asked`; to keep it is the caller's part.
+        """Return the next setting, or None if there is none. It joins `asked`; the caller must keep its `entry`.
 
         Args:
-            results: trial id -> its result, of all that have one.
+            results: trial id -> result, of all trials that have one.
         """
         if self.is_done:
             return None
@@ -101,7 +101,7 @@ class Search:
             return Asked(self.spec.key, number, values, ())
 
     def _suggestions(self, number: int, results: Mapping[str, TrialResult]) -> Iterable[dict[str, Any]]:
-        """Settings that were not asked for yet, the wanted one first."""
+        """Yield settings that were not asked for yet, the preferred one first."""
         known = {_text(asked.values) for asked in self.asked}
         ranges, seed = self.spec.ranges, self.spec.seed
         for attempt in range(_TRIES):
@@ -123,55 +123,57 @@ class Search:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         ranges = self.spec.ranges
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of the two options below
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of the options below
             sampler = optuna.samplers.TPESampler(
                 seed=seed % 2**32,
                 n_startup_trials=num_random(self.spec.num_settings),
-                multivariate=True,  # of two keys that matter together
-                constant_liar=True,  # what runs is no place to look again
-                constraints_func=_excesses if self.spec.require else None,
+                multivariate=True,  # two keys may matter together
+                constant_liar=True,  # a running setting is not worth asking for again
+                constraints_func=_violations if self.spec.require else None,
             )
         directions = ["maximize" if one.mode == "max" else "minimize" for one in self.spec.objectives]
         study = optuna.create_study(directions=directions, sampler=sampler)
         distributions = {key: _distribution(one) for key, one in ranges.items()}
         for asked in self.asked:
-            if all(one.holds(asked.values.get(key)) for key, one in ranges.items()):  # or the file had others then
+            if all(
+                one.holds(asked.values.get(key)) for key, one in ranges.items()
+            ):  # the file may have had other ranges then
                 state, values = outcome(asked, results, self.spec.objectives)
-                excess = misses(asked, results, self.spec.require) if state == "COMPLETE" else []
-                if excess is None:
+                violations = misses(asked, results, self.spec.require) if state == "COMPLETE" else []
+                if violations is None:
                     state, values = "FAIL", None
                 trial = optuna.trial.create_trial(
                     state=optuna.trial.TrialState[state],
                     params={key: _to_optuna(one, asked.values[key]) for key, one in ranges.items()},
                     distributions=distributions,
                     values=values,
-                    system_attrs={_CONSTRAINTS: excess} if excess else {},
+                    system_attrs={_CONSTRAINTS: violations} if violations else {},
                 )
                 study.add_trial(trial)
-        found = study.ask(distributions).params
-        return {key: _from_optuna(one, found[key]) for key, one in ranges.items()}
+        suggested = study.ask(distributions).params
+        return {key: _from_optuna(one, suggested[key]) for key, one in ranges.items()}
 
 
 def num_random(num_settings: int) -> int:
-    """How many settings of a search are drawn at random before results guide it."""
+    """Return how many settings of a search are drawn at random before results guide it."""
     return max(3, min(10, num_settings // 4))
 
 
 def outcome(
     asked: Asked, results: Mapping[str, TrialResult], objectives: Iterable[Objective]
 ) -> tuple[str, list[float] | None]:
-    """What Optuna is told of a setting: the name of a TrialState, and the objectives where it is 'COMPLETE'.
+    """Return what Optuna is told of a setting: the name of a TrialState, and the objectives if it is 'COMPLETE'.
 
-    A setting fails when one of its seeds diverged, is pruned when its seeds were stopped, and else counts as soon as
-    all have ended, by the mean over those that are completed.
+    A setting fails when one of its seeds diverged, and is pruned when its seeds were stopped. Otherwise it is complete
+    once all seeds have ended, with the mean over the completed ones.
     """
-    found = [results[trial.trial_id] for trial in asked.trials if trial.trial_id in results]
-    statuses = {result.status for result in found}
+    present = [results[trial.trial_id] for trial in asked.trials if trial.trial_id in results]
+    statuses = {result.status for result in present}
     if TrialStatus.DIVERGED in statuses:
         return "FAIL", None
-    if len(found) < len(asked.trials) or TrialStatus.RUNNING in statuses:
+    if len(present) < len(asked.trials) or TrialStatus.RUNNING in statuses:
         return "RUNNING", None
-    done = [result for result in found if result.status == TrialStatus.COMPLETED]
+    done = [result for result in present if result.status == TrialStatus.COMPLETED]
     if not done:
         return ("PRUNED" if TrialStatus.STOPPED in statuses else "FAIL"), None
     values = [[v for result in done if (v := result.value(one.metric)) is not None] for one in objectives]
@@ -181,18 +183,18 @@ def outcome(
 
 
 def misses(asked: Asked, results: Mapping[str, TrialResult], require: Iterable[Condition]) -> list[float] | None:
-    """By how much the means of a complete setting miss each condition, at most 0 where they do not; None: no value."""
+    """Return how far a complete setting's means violate each condition (<= 0: it is met); None: a value is missing."""
     done = [r for trial in asked.trials if (r := results.get(trial.trial_id)) and r.status == TrialStatus.COMPLETED]
-    found: list[float] = []
+    violations: list[float] = []
     for condition in require:
         values = [value for result in done if (value := result.value(condition.metric)) is not None]
         if len(values) < len(done):
             return None
-        found.append(condition.excess(fmean(values)))
-    return found
+        violations.append(condition.excess(fmean(values)))
+    return violations
 
 
-def _excesses(trial: Any) -> list[float]:
+def _violations(trial: Any) -> list[float]:
     return trial.system_attrs[_CONSTRAINTS]
 
 

@@ -1,4 +1,4 @@
-"""Which trials of a sweep are meant: `--only strategy=kl_divergence`, a trial's name, a pattern."""
+"""Selection of a sweep's trials: by `--only strategy=kl_divergence`, a trial's name, or a pattern."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class SelectionError(ValueError):
 
 
 def parse_only(only: Iterable[str], tasks: Iterable[TrialTask]) -> Callable[[TrialTask], bool]:
-    """The trials for which every 'key=value' holds; several values are separated by commas.
+    """Return a predicate that accepts the trials for which every 'key=value' holds; commas separate several values.
 
     A key is 'strategy', 'seed', 'trial' (a pattern of '<setting>/seed_<N>'), or a key of the config, of which the last
-    part is enough.
+    part is enough: 'beta_kl=1,10' for 'finetune_config.beta_kl'.
 
     Raises:
-        SelectionError: a key that no trial has, or a value that none has.
+        SelectionError: no trial has the key, or one of the values.
     """
     configs = {task.trial_id: _flat(task) for task in tasks}
     conditions = [_condition(text, configs) for text in only]
@@ -54,9 +54,9 @@ def _condition(text: str, configs: Mapping[str, dict[str, Any]]) -> Callable[[di
         return any(_is(config[full], one, full) for full in keys if full in config for one in texts)
 
     if not any(holds(config) for config in configs.values()):
-        found = sorted({str(config[full]) for config in configs.values() for full in keys if full in config})
-        listed = ", ".join(found[:12]) + (", ..." if len(found) > 12 else "")
-        raise SelectionError(f"--only {text}: no trial has it. Found: {listed}.{nearest(wanted, found)}")
+        values = sorted({str(config[full]) for config in configs.values() for full in keys if full in config})
+        listed = ", ".join(values[:12]) + (", ..." if len(values) > 12 else "")
+        raise SelectionError(f"--only {text}: no trial has it. Found: {listed}.{nearest(wanted, values)}")
     return holds
 
 
@@ -70,11 +70,12 @@ def _is(value: Any, text: str, key: str) -> bool:
 
 
 def find_trials(wanted: Iterable[str], names: Mapping[str, str]) -> dict[str, str]:
-    """The trials that people mean.
+    """Find the trials that a person means.
 
     Args:
-        wanted: names '<setting>/seed_<N>', settings, ids or the beginnings of ids, or patterns with * and ?.
-        names: trial id -> name, of all there are.
+        wanted: names '<setting>/seed_<N>', settings, ids, beginnings of ids (4 characters at least), or patterns with
+            * and ?.
+        names: trial id -> name, of all trials of the sweep.
 
     Returns:
         Trial id -> name.
@@ -82,12 +83,12 @@ def find_trials(wanted: Iterable[str], names: Mapping[str, str]) -> dict[str, st
     Raises:
         SelectionError: one of `wanted` fits none; the message names the nearest.
     """
-    found: dict[str, str] = {}
+    trials: dict[str, str] = {}
     for text in wanted:
         fits = {i: n for i, n in names.items() if n == text or n.rpartition("/")[0] == text}
         fits = fits or {i: n for i, n in names.items() if len(text) >= 4 and i.startswith(text)}
         fits = fits or {i: n for i, n in names.items() if fnmatch.fnmatchcase(n, text)}
         if not fits:
             raise SelectionError(f"no trial {text!r} in this sweep.{nearest(text, names.values())}")
-        found |= fits
-    return found
+        trials |= fits
+    return trials

@@ -1,6 +1,7 @@
 """The rows of a sweep made into tokens while it is planned.
 
-What cannot be tokenised is found before any trial starts, and the lengths are told; the trials find the tokens made.
+So rows that cannot be tokenised are found before any trial starts, the plan shows the lengths of the rows, and the
+trials find their tokens in the cache.
 """
 
 from __future__ import annotations
@@ -32,8 +33,11 @@ from selgen_ray.parallel import in_parallel
 from selgen_ray.storage import Folder
 from selgen_ray.storage.cache import Cache
 
-_LARGEST, _LARGEST_LOOKED_AT = 200_000, 10_000  # rows of a set that is made into tokens here, kept or not
-_SAMPLE = 2_000  # rows of a larger one
+_LARGEST, _LARGEST_LOOKED_AT = (
+    200_000,
+    10_000,
+)  # most rows of a set that is made into tokens here: if they are kept, if not
+_SAMPLE = 2_000  # rows that are looked at of a larger set
 _MOST_TABLES = 4
 _LENGTHS = "token_lengths"
 DECIDE_TOKENS = {*("model", "model_revision", "chat_template", "chat_template_kwargs", "max_seq_length", "loss_on")}
@@ -47,13 +51,16 @@ _NO_END = (
 
 
 class PlannedTokens:
-    """The tokens of a sweep's rows, and what is to be told of them.
+    """The tokens of a sweep's rows, and notes on them for the user.
 
-    Rows that depend on the seed are looked at for the first of the seeds alone.
+    Rows that depend on the seed are looked at for the first seed alone.
 
     Args:
-        folder: the sweep's cache; None: nothing is known of earlier plans.
-        keep: make what `publish` puts there.
+        folder: the sweep's cache; None: lengths found by earlier plans are not used.
+        keep: keep the tokens until `publish` puts them into the cache.
+
+    Attributes:
+        notes: what the user should know, each once, in the order in which it was found.
     """
 
     def __init__(self, folder: Folder | None = None, *, keep: bool = False):
@@ -69,10 +76,11 @@ class PlannedTokens:
         """Look at a trial's rows.
 
         Args:
-            source: the same for trials with the same rows, seeds aside.
+            source: identifies the rows; equal for trials with the same rows, seeds aside.
 
         Raises:
-            DataError: of each role whose rows cannot be tokenised, why.
+            DataError: the rows of a role cannot be tokenised (each such role is named, with the reason), or need more
+                positions than the model has.
         """
         finetune = config.finetune_config
         key = (source, finetune.model_dump_json(include=DECIDE_TOKENS))
@@ -100,11 +108,11 @@ class PlannedTokens:
             try:
                 reports[role] = self._report(encoder, role, rows, roles)
                 self._longest[key, role] = reports[role]["tokens_max"]
-            except DataError as error:  # what is wrong with the template alone would be said of every role
+            except DataError as error:  # otherwise a fault of the template would be reported for every role
                 problems.setdefault(str(error).partition(": ")[2], str(error))
         if problems:
-            own = "finetune_config.chat_template: " if finetune.chat_template else ""
-            raise DataError("\n".join(f"{own if 'chat template' in t else ''}{t}" for t in problems.values()))
+            prefix = "finetune_config.chat_template: " if finetune.chat_template else ""
+            raise DataError("\n".join(f"{prefix if 'chat template' in t else ''}{t}" for t in problems.values()))
         self._tell(finetune, reports)
         self.notes |= dict.fromkeys(format_notes(roles, encoder.tokenizer))
         few = Roles({role: rows[:_SAMPLE] for role, rows in roles.items()}, places=roles.places)
@@ -127,19 +135,19 @@ class PlannedTokens:
             self.notes[f"{chat_format.KEY} {unread}: no row is a chat, so that nothing reads it"] = None
         if messages is not None and tokenizer.chat_template:
             self.notes |= dict.fromkeys(named + note for note in chats.format_of(tokenizer).notes)
-            with contextlib.suppress(DataError):  # said of the row
+            with contextlib.suppress(DataError):  # reported for the row
                 if encoder.loss_on == "completion" and not chats.ends_replies(messages, tokenizer):
                     self.notes[named + _NO_END.format("the chat template writes nothing after a reply")] = None
         if tokenizer.eos_token_id is None and any(row.get("messages") is None for row in rows):
             self.notes[named + _NO_END.format("the tokenizer has no end token (eos_token)")] = None
 
     def _check_positions(self, config: TrialConfig, roles: Roles, key: tuple[Any, ...]) -> None:
-        """Raises DataError: rows need positions that the model has not."""
+        """Raise DataError if rows need more positions than the model has, or note it if it can compute further ones."""
         cfg, judged = config.finetune_config, config.evals.judge.model is not None
         try:
             tokenizer, positions = load_tokenizer(cfg), positions_of(cfg)
         except ModelError:
-            return  # `model_problems` tells it
+            return  # `model_problems` reports it
         if positions is None:
             return
 
@@ -147,29 +155,29 @@ class PlannedTokens:
             return is_asked(row) or (not row.get("choices") and bool(row.get("claim") or (judged and is_question(row))))
 
         uses = Uses(cfg.max_seq_length, cfg.loss_on, cfg.max_new_tokens, is_generated)
-        told: list[str] = []
+        messages: list[str] = []
         for role, rows in roles.items():
             offered = max((len(json.dumps([row.get("choices"), row.get("rejected")])) for row in rows), default=0)
-            # a token stands for a byte at least
+            # a token stands for at least one byte, so that bytes are an upper bound
             if self._longest.get((key, role), 0) + offered + cfg.max_new_tokens > positions.count:
                 looked_at = rows[:_LARGEST_LOOKED_AT]
-                told += longer_rows(looked_at, tokenizer, positions, uses, f"data.{role}", roles.place(role))
-        if positions.is_table and told:
-            raise DataError("\n".join(told))
-        self.notes |= dict.fromkeys(told)
+                messages += longer_rows(looked_at, tokenizer, positions, uses, f"data.{role}", roles.place(role))
+        if positions.is_table and messages:
+            raise DataError("\n".join(messages))
+        self.notes |= dict.fromkeys(messages)
 
     def _encoder(self, config: FinetuneConfig) -> RowEncoder | None:
         try:
             return RowEncoder(load_tokenizer(config), config.max_seq_length, config.loss_on)
         except ModelError:
-            return None  # `model_problems` tells it
+            return None  # `model_problems` reports it
 
     def _report(self, encoder: RowEncoder, role: str, rows: Sequence[Row], roles: Roles) -> Report:
         name, place = f"data.{role}", roles.place(role)
         if len(rows) > (_LARGEST if self._keep else _LARGEST_LOOKED_AT):
             sample = encoder.encode(rows[:_SAMPLE], f"{name} (its first {_SAMPLE:,} rows)", place, _made_now)
-            told = f"has {len(rows):,} rows: its first {_SAMPLE:,} were looked at, and are what the table counts"
-            self.notes[f"{name} {told}"] = None
+            message = f"has {len(rows):,} rows: its first {_SAMPLE:,} were looked at, and are what the table counts"
+            self.notes[f"{name} {message}"] = None
             return length_report(sample, encoder.max_seq_length)
         key = encoder.key(rows)
         number = digest(key)
@@ -188,11 +196,11 @@ class PlannedTokens:
         title = f"rows in tokens of {Path(config.model).name}, max_seq_length {config.max_seq_length}:"
         self._tables.setdefault("\n".join([title, *lines]), [title, *(f"  {line}" for line in lines)])
         for role, report in reports.items():
-            if told := warning(role, report, config.max_seq_length):
-                self.notes[told] = None
+            if message := warning(role, report, config.max_seq_length):
+                self.notes[message] = None
 
     def lines(self) -> list[str]:
-        """How long the rows are, for people who look at the plan."""
+        """Return the lengths of the rows and the notes, as lines of the plan."""
         shown = list(self._tables.values())
         lines = [f"  {line}" for one in shown[:_MOST_TABLES] for line in one]
         if len(shown) > _MOST_TABLES:
@@ -202,7 +210,7 @@ class PlannedTokens:
         return lines + [f"  note: {note}" for note in self.notes]
 
     def publish(self) -> None:
-        """Put what was made here into the sweep's cache, where the trials look for it. Raises StorageError."""
+        """Put the tokens and lengths into the sweep's cache, where the trials look for them. Raises StorageError."""
         if self._cache is None or not self._keep:
             return
         cache = self._cache
@@ -212,7 +220,7 @@ class PlannedTokens:
             cache.file(TOKENS, key, lambda _: content)
             cache.json(_LENGTHS, key, lambda _: report)
 
-        in_parallel(put, list(self._made.values()))  # on an object store each lease waits for its claim
+        in_parallel(put, list(self._made.values()))  # on an object store each lease waits before it is sure
         self._made.clear()
 
 

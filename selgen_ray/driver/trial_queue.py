@@ -1,4 +1,4 @@
-"""Which trial runs next: what waits, what runs, what failed how often. No Ray here."""
+"""The queue of a running sweep: which trials wait, which run, how often each failed. No Ray here."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def _none() -> list[TrialTask]:
 class TrialQueue:
     """The trials of a running sweep, handed out one by one; safe to use from several threads.
 
-    The policy: a trial that crashed is handed out again, before all others, up to `max_failures` times; one that was
-    preempted always, since its machine went away through no fault of its own; the others never.
+    A trial that crashed is handed out again, before all others, up to `max_failures` times. One that was preempted is
+    always handed out again, since it lost its machine through no fault of its own. Others never are.
 
     Args:
         tasks: in the order in which they are to run.
@@ -46,11 +46,11 @@ class TrialQueue:
 
     @property
     def total(self) -> int:
-        """Trials that were given to this feed, however they ended."""
+        """Trials that were given to this queue, however they ended."""
         return len(self.known)
 
     def next(self) -> TrialTask | None:
-        """The next trial to run, or None: not now."""
+        """Return the next trial to run, or None if none may start now."""
         with self._lock:
             if self.is_ending or len(self.running) >= self._limit():
                 return None
@@ -63,7 +63,7 @@ class TrialQueue:
             return task
 
     def ended(self, trial_id: str, outcome: TrialStatus) -> bool:
-        """Note how a run ended; returns whether the trial will be handed out again."""
+        """Note how a run ended; return whether the trial will be handed out again."""
         with self._lock:
             task = self.running.pop(trial_id)
             self.failures[trial_id] += outcome == TrialStatus.CRASHED
@@ -75,7 +75,7 @@ class TrialQueue:
             return again
 
     def add(self, tasks: Iterable[TrialTask]) -> list[TrialTask]:
-        """Trials to run at the end; those that wait or run already are left out. Returns what was added."""
+        """Append trials; those that wait or run already are left out. Returns the trials that were added."""
         with self._lock:
             busy = self.running.keys() | {task.trial_id for task in self._waiting}
             new = [task for task in tasks if task.trial_id not in busy]
@@ -86,7 +86,7 @@ class TrialQueue:
             return new
 
     def drop(self, trial_ids: Iterable[str]) -> list[TrialTask]:
-        """Take trials out that wait; returns them. Running ones are not touched."""
+        """Remove waiting trials and return them. Running ones are not touched."""
         with self._lock:
             ids = set(trial_ids)
             dropped = [task for task in self._waiting if task.trial_id in ids]
@@ -94,12 +94,12 @@ class TrialQueue:
             return dropped
 
     def end(self) -> None:
-        """Hand out nothing any more."""
+        """Hand out no further trials."""
         with self._lock:
             self.is_ending = True
 
     @property
     def is_over(self) -> bool:
-        """Nothing runs, and nothing will be handed out."""
+        """Whether nothing runs, and nothing will be handed out."""
         with self._lock:
             return not self.running and (self.is_ending or not (self._waiting or self._may_ask()))

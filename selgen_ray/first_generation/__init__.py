@@ -1,1 +1,1 @@
-"""Files of the first generation of this work: its configs and results, read into today's."""
+"""Files of the first generation of this project: its configs and results in today's keys."""

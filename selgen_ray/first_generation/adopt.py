@@ -1,4 +1,4 @@
-"""First-generation files that a search space names as its `base` and `overrides`, read as if they were of today."""
+"""First-generation files that a search space names as its `base` and `overrides`, put into today's keys."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def adopt(sections: dict[str, Node], notes: list[str]) -> None:
     """Put the sections `base` and `overrides`, where they are files of the first generation, into today's keys.
 
     Args:
-        sections: of one search space; changed in place.
-        notes: what was done is added here.
+        sections: the sections of one search space; changed in place.
+        notes: lines on what was changed are added here.
     """
     keys = registered_keys()
     base, overrides = sections.get("base"), sections.get("overrides")
@@ -45,13 +45,13 @@ def _is_config(node: Node) -> bool:
 
 
 def _strategy_alone(base: Node | None, overrides: Node) -> Node:
-    """What of a base of today decides which knobs an override has."""
+    """Return the part of a base in today's keys that decides which knobs an override has: its strategy."""
     known = base.value if base and isinstance(base.value, dict) else {}
     return Node({key: known[key] for key in ("proxy_strategy",) if key in known}, overrides.origin)
 
 
 def _told(parts: list[Converted], file: str) -> list[str]:
-    """What was done to a file, in a line for each kind."""
+    """Describe what was changed in a file, in one line for each kind of change."""
     became, left_out, added = {}, {}, {}
     for part in parts:
         for record in part.records:
@@ -66,4 +66,4 @@ def _told(parts: list[Converted], file: str) -> list[str]:
         "left out, `python -m selgen_ray.import_config` says why": left_out,
         "not said, so as the first generation's defaults": added,
     }
-    return [f"{file}: {text}: {', '.join(found)}" for text, found in lines.items() if found]
+    return [f"{file}: {text}: {', '.join(items)}" for text, items in lines.items() if items]

@@ -14,14 +14,14 @@ from selgen_ray.syntax.paths import near_name
 
 _NOT_IN = ("cache", "checkpoints")
 Found = list[tuple[str, TrialResult]]
-"""(path of the old file, what it says)"""
+"""(path of the old file, its result)"""
 
 
 def import_results(old: Path, sweep: str, force: bool = False) -> list[str]:
     """Write every result of a first-generation folder as an ordinary results.json of a sweep.
 
-    Of several results of one setting and seed the newest counts. One whose losses are, to the last digit, those of
-    another seed is the same training under another name, and is left out: as a further seed it would shrink the spread.
+    Of several results of one setting and seed the newest counts. A result whose losses equal those of another seed to
+    the last digit is the same training under another name. It is left out: as one more seed it would shrink the spread.
 
     Args:
         old: a folder, or one results.json.
@@ -29,24 +29,24 @@ def import_results(old: Path, sweep: str, force: bool = False) -> list[str]:
         force: replace what was imported before.
 
     Returns:
-        What was done, in lines.
+        Lines for the user on what was imported and what was left out.
 
     Raises:
         StorageError: nothing is there, a file is broken (all of them are named), or the sweep cannot be written.
     """
-    found, left_out = _without_repetitions(_read(old))
+    kept, left_out = _without_repetitions(_read(old))
     folder = Folder(sweep)
-    written, there = [], []
-    for path, result in found:
+    written, already_imported = [], []
+    for path, result in kept:
         stamp = result.started_at[:19].replace("-", "").replace(":", "").replace("T", "_")
         place = folder / trial_name(result.slug, result.seed) / "results" / stamp
         if place.exists(FILE_NAME) and not force:
-            there.append(path)
+            already_imported.append(path)
             continue
         result.publish(place)
         written.append(f"  {path} -> {trial_name(result.slug, result.seed)}: {_ended(result)}")
-    lines = [f"{folder}: {len(written)} of {len(found) + len(left_out)} results imported", *written]
-    lines += [f"  {path}: was imported before; --force replaces it" for path in there]
+    lines = [f"{folder}: {len(written)} of {len(kept) + len(left_out)} results imported", *written]
+    lines += [f"  {path}: was imported before; --force replaces it" for path in already_imported]
     lines += [f"  {path}: left out, {why}" for path, why in left_out]
     return [*lines, "", f"next: python -m selgen_ray.report {folder}"]
 
@@ -62,31 +62,31 @@ def _read(old: Path) -> Found:
     paths = [old / name for name in names if not of_preparation(name)]
     if not paths:
         raise StorageError(f"{old}: there is no {FILE_NAME} in it or below")
-    found, broken = [], []
+    results, broken = [], []
     for path in paths:
         try:
-            found.append((str(path), read_old_results(path)))
+            results.append((str(path), read_old_results(path)))
         except StorageError as error:
             broken.append(str(error))
     if broken:
         raise StorageError("\n".join(broken))
-    return found
+    return results
 
 
-def _without_repetitions(found: Found) -> tuple[Found, list[tuple[str, str]]]:
-    """The newest result of each setting and seed, of each training once; and the others, with why."""
+def _without_repetitions(results: Found) -> tuple[Found, list[tuple[str, str]]]:
+    """Return the newest result of each setting and seed, each training once; and the path and reason of the others."""
     kept: dict[str, tuple[str, TrialResult]] = {}
     left_out: list[tuple[str, str]] = []
-    for path, result in sorted(found, key=lambda item: item[1].started_at, reverse=True):
+    for path, result in sorted(results, key=lambda item: item[1].started_at, reverse=True):
         first = kept.get(result.trial_id)
         if first is None and (twin := _twin(result, kept.values())):
-            told = f"its losses are those of {twin[0]} to the last digit, though its seed is {result.seed} and not"
-            left_out.append((path, f"{told} {twin[1].seed}: nothing read that seed"))
+            reason = f"its losses are those of {twin[0]} to the last digit, though its seed is {result.seed} and not"
+            left_out.append((path, f"{reason} {twin[1].seed}: nothing read that seed"))
         elif first is None:
             kept[result.trial_id] = path, result
         else:
             left_out.append((path, _repeats(path, result, *first)))
-    order = {path: i for i, (path, _) in enumerate(found)}
+    order = {path: i for i, (path, _) in enumerate(results)}
     return sorted(kept.values(), key=lambda item: order[item[0]]), sorted(left_out, key=lambda item: order[item[0]])
 
 
@@ -96,7 +96,7 @@ def _twin(result: TrialResult, others: Iterable[tuple[str, TrialResult]]) -> tup
 
 
 def _repeats(path: str, result: TrialResult, newest_path: str, newest: TrialResult) -> str:
-    """Why a second result of one setting and seed does not count."""
+    """Return why a second result of one setting and seed does not count."""
     named = folder_seed(path)
     why = "" if named in (None, result.seed) else f": nothing read the seed {named} of its folder"
     same = " and its losses are the same to the last digit" if same_training(result, newest) else ""

@@ -1,4 +1,4 @@
-"""From a config of the first generation to the keys of today, with a record of what became of every key."""
+"""Conversion of a first-generation config to today's keys, with a record of what became of every key."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _ANCESTORS = 3  # of a config's folder, in which its data files are looked for: 
 
 
 def is_first_generation(tree: Node, keys: Keys) -> bool:
-    """Whether a config, or a list of them, has keys that only the first generation had."""
+    """Return whether a config, or a list of them, has keys that only the first generation had."""
     if isinstance(tree.value, list):
         return any(is_first_generation(item, keys) for item in tree.value)
-    found = {key.rpartition(".")[2] for key, _ in leaves(tree, keys) if key not in keys.known}
-    return bool(found & DATA_FILES) or len(found & TELLTALES) >= 2
+    foreign = {key.rpartition(".")[2] for key, _ in leaves(tree, keys) if key not in keys.known}
+    return bool(foreign & DATA_FILES) or len(foreign & TELLTALES) >= 2
 
 
 def leaves(tree: Node, keys: Keys, prefix: str = "") -> Iterator[tuple[str, Node]]:
-    """(dotted key, value) of a config; a mapping that is no section is a value."""
+    """Yield the (dotted key, value) pairs of a config; a mapping that is no section is a value."""
     if not isinstance(tree.value, dict):
         return
     for name, node in tree.value.items():
@@ -39,60 +39,65 @@ def leaves(tree: Node, keys: Keys, prefix: str = "") -> Iterator[tuple[str, Node
 
 
 def convert(tree: Node, keys: Keys, own: frozenset[str] | None = None, defaults: bool = True) -> Converted:
-    """A whole config in today's keys; the paths of data files that are there are absolute.
+    """Convert a whole config to today's keys; paths of data files that exist become absolute.
+
+    For example {'dataset_path': 'rows.jsonl', 'load_in_16bit': true} gives data.outcome and finetune_config.dtype.
 
     Args:
-        tree: the config, as `read_tree` gives it; of no file, its paths stay as they are.
+        tree: the config, as `read_tree` gives it; without a file, its paths stay as they are.
         keys: the config keys of today.
-        own: what an override wrote itself, of a config that it was laid over; None: it is no override.
-        defaults: add the first generation's defaults of what the file does not say.
+        own: the keys that an override wrote itself, if `tree` is that override over its base; None: no override.
+        defaults: add the first generation's defaults of the keys that the file does not have.
     """
-    found = Converted()
+    converted = Converted()
     written = dict(leaves(tree, keys))
     for to, claims in _claims(written, keys).items():
-        _settle(to, claims, found, keys)
-    for key in written.keys() - {record.key for record in found.records}:
-        _unknown(key, written[key], found, keys)
-    _strategy(found)
-    combined.combine(found, keys, own)
+        _settle(to, claims, converted, keys)
+    for key in written.keys() - {record.key for record in converted.records}:
+        _unknown(key, written[key], converted, keys)
+    _strategy(converted)
+    combined.combine(converted, keys, own)
     if defaults:
-        combined.add_defaults(found, keys, tree.origin)
+        combined.add_defaults(converted, keys, tree.origin)
     if tree.origin.file:
-        _locate(found, Path(tree.origin.file).parent)
-    for to in [to for to in found.values if to not in keys.known and to not in keys.sections]:
-        found.take_back(to, f"this version has no {to}")
-    found.records.sort(key=lambda record: (record.origin.line or 0, record.key))
-    return found
+        _locate(converted, Path(tree.origin.file).parent)
+    for to in [to for to in converted.values if to not in keys.known and to not in keys.sections]:
+        converted.take_back(to, f"this version has no {to}")
+    converted.records.sort(key=lambda record: (record.origin.line or 0, record.key))
+    return converted
 
 
 def convert_override(base: Converted, below: Node, override: Node, keys: Keys, defaults: bool = True) -> Converted:
-    """An override of a first-generation config in today's keys: what it wrote, and what follows from it.
+    """Convert an override of a first-generation config to today's keys: what it wrote, and what follows from it.
 
     Args:
-        base: of `below`, the base config.
+        base: `below`, converted.
+        below: the base config.
         override: one mapping of attributes_to_vary.json.
-        keys, defaults: as for the base.
+        keys, defaults: as in `convert`.
     """
-    if not isinstance(override.value, dict):  # whoever reads it says so
+    if not isinstance(override.value, dict):  # the reader of the search space reports it
         return Converted()
-    own = frozenset(key for key, _ in leaves(override, keys))
-    whole = convert(merge(below, override), keys, own, defaults)
+    own_keys = frozenset(key for key, _ in leaves(override, keys))
+    whole = convert(merge(below, override), keys, own_keys, defaults)
     result = Converted()
     for to, node in whole.values.items():
         known = base.values.get(to)
-        if whole.sources[to] & own or known is None or known.plain() != node.plain():
+        if whole.sources[to] & own_keys or known is None or known.plain() != node.plain():
             result.values[to], result.sources[to] = node, whole.sources[to]
-    result.records = [r for r in whole.records if r.key in own or (r.to in result.values and r.kind == "converted")]
+    result.records = [
+        r for r in whole.records if r.key in own_keys or (r.to in result.values and r.kind == "converted")
+    ]
     for to in [to for to in base.values if to not in whole.values]:  # null over a value takes it back
         result.values[to], result.sources[to] = Node(None, override.origin), set()
-    result.missing = {role: told for role, told in whole.missing.items() if f"data.{role}" in result.values}
-    result.unknown = {key: node for key, node in whole.unknown.items() if key in own}
-    _owned(result, whole.strategy, own, keys)
+    result.missing = {role: reason for role, reason in whole.missing.items() if f"data.{role}" in result.values}
+    result.unknown = {key: node for key, node in whole.unknown.items() if key in own_keys}
+    _owned(result, whole.strategy, own_keys, keys)
     return result
 
 
 def nested_node(flat: Flat, origin: Origin) -> Node:
-    """Dotted keys as a tree of nodes."""
+    """Return dotted keys as a tree of nodes: {'a.b': 1} becomes {a: {b: 1}}."""
     root: dict[str, Any] = {}
     for key, node in flat.items():
         *sections, leaf = key.split(".")
@@ -109,7 +114,7 @@ Claim = tuple[int, str, Node, Rule | None]
 
 
 def _claims(written: Flat, keys: Keys) -> dict[str | None, list[Claim]]:
-    """Destination -> the keys that go there, by rank; None: those that go nowhere."""
+    """Return destination -> the keys that go there, by rank; None stands for keys that go nowhere."""
     claims: dict[str | None, list[Claim]] = {}
     for key, node in written.items():
         rule = RULES.get(key.rpartition(".")[2])
@@ -124,84 +129,84 @@ def _claims(written: Flat, keys: Keys) -> dict[str | None, list[Claim]]:
 
 
 def _elsewhere(key: str, keys: Keys) -> str | None:
-    """A key of today of the same name in another section."""
+    """Return today's key with the same name in another section, if there is exactly one."""
     leaf = key.rpartition(".")[2]
     named = [known for known in keys.known.keys() - keys.parts if known.rpartition(".")[2] == leaf]
     return keys.aliases.get(key, named[0] if len(named) == 1 else None)
 
 
-def _settle(to: str | None, claims: list[Claim], found: Converted, keys: Keys) -> None:
+def _settle(to: str | None, claims: list[Claim], converted: Converted, keys: Keys) -> None:
     """Put the first claim that says something, and record what became of the others."""
     settled = ""
     for _, key, node, rule in claims:
-        told = rule.why if rule else ""
+        reason = rule.why if rule else ""
         if node.value is None and (to not in keys.known or says_nothing(keys.known[to], node)):
-            found.drop(key, node, "null, which says nothing", lost=False)
+            converted.drop(key, node, "null, which says nothing", lost=False)
             continue
         try:
             value = rule.value(node.plain()) if rule else node.plain()
         except SaysNothing as nothing:
-            found.drop(key, node, str(nothing), nothing.lost)
+            converted.drop(key, node, str(nothing), nothing.lost)
             continue
         if to is None or settled:
-            found.drop(key, node, told if to is None else f"{settled} decides")
+            converted.drop(key, node, reason if to is None else f"{settled} decides")
             continue
         value = _true_or_false(to, value, keys)
         changed = value != node.plain()
         kind: Kind = "converted" if changed else "same" if key == to else "renamed"
         if changed:
-            told = f"{show(node.plain())} became {show(value)}" + (f"; {told}" if told else "")
-        found.put(to, Node(value, node.origin) if changed else node, key, kind, told)
+            reason = f"{show(node.plain())} became {show(value)}" + (f"; {reason}" if reason else "")
+        converted.put(to, Node(value, node.origin) if changed else node, key, kind, reason)
         settled = key
 
 
 def _true_or_false(to: str, value: Any, keys: Keys) -> Any:
-    """A text such as 'true' where a yes/no value belongs."""
+    """Turn a text such as 'true' into a yes/no value if the key takes one."""
     if to in keys.known and bool in kinds(keys.known[to].annotation) and isinstance(value, str):
         return {"true": True, "false": False}.get(value.strip().lower(), value)
     return value
 
 
-def _unknown(key: str, node: Node, found: Converted, keys: Keys) -> None:
+def _unknown(key: str, node: Node, converted: Converted, keys: Keys) -> None:
     near = keys.nearest(key)
     hint = f" Did you mean {near!r}?" if near else nearest(key.rpartition(".")[2], RULES)
     why = f"no key of either generation; the first one passed over such a key.{hint}"
-    found.unknown[key] = node
-    found.records.append(Record(key, "unknown", None, why, node.origin))
+    converted.unknown[key] = node
+    converted.records.append(Record(key, "unknown", None, why, node.origin))
 
 
-def _strategy(found: Converted) -> None:
-    """Another name of a strategy: the strategy, and what the name says of its keys."""
-    node = found.values.get("proxy_strategy")
+def _strategy(converted: Converted) -> None:
+    """Replace another name of a strategy by the strategy and the values of keys that the name implies."""
+    node = converted.values.get("proxy_strategy")
     if node is None or node.value not in STRATEGIES:
         return
     name, says = STRATEGIES[node.value]
-    found.remove("proxy_strategy")
-    found.put("proxy_strategy", Node(name, node.origin), "proxy_strategy", "converted", f"{node.value} is {name}")
+    converted.remove("proxy_strategy")
+    converted.put("proxy_strategy", Node(name, node.origin), "proxy_strategy", "converted", f"{node.value} is {name}")
     for to, value in says.items():
-        if to in found.values:
-            found.take_back(to, f"{node.value} says {show(value)}")
-        found.put(to, Node(value, node.origin), "proxy_strategy", "converted", f"as {node.value} says")
+        if to in converted.values:
+            converted.take_back(to, f"{node.value} says {show(value)}")
+        converted.put(to, Node(value, node.origin), "proxy_strategy", "converted", f"as {node.value} says")
 
 
 # the whole ----------------------------------------------------------------------------------------------------
 
 
-def _owned(result: Converted, strategy: str, own: frozenset[str], keys: Keys) -> None:
+def _owned(result: Converted, strategy: str, own_keys: frozenset[str], keys: Keys) -> None:
     """Leave out the knobs that the override's strategy does not have."""
     if strategy not in keys.by_strategy:
         return
     for to in [to for to in result.values if to in keys.known and to not in keys.by_strategy[strategy]]:
-        if result.sources[to] & own:
+        if result.sources[to] & own_keys:
             result.take_back(to, f"a knob of {', '.join(keys.owners[to])}, not of {strategy}")
         else:
             result.remove(to)
 
 
-def _locate(found: Converted, folder: Path) -> None:
+def _locate(converted: Converted, folder: Path) -> None:
     """Make the paths of data files absolute where a file is there, and note where none is."""
     for role in ROLES:
-        node = found.values.get(f"data.{role}")
+        node = converted.values.get(f"data.{role}")
         typed = node.plain() if node else None
         typed = typed.get("path") if isinstance(typed, dict) else typed
         if node is None or not isinstance(typed, str):
@@ -210,8 +215,8 @@ def _locate(found: Converted, folder: Path) -> None:
         places = [start / Path(typed).expanduser() for start in starts]
         here = next((place for place in places if is_there(place)), None)
         if here is None:
-            found.missing[role] = f"{typed} is not there.{next(filter(None, map(near_name, places)), '')}"
+            converted.missing[role] = f"{typed} is not there.{next(filter(None, map(near_name, places)), '')}"
             continue
         located = Node(str(here.resolve()), node.origin)
         mapping = isinstance(node.value, dict)
-        found.values[f"data.{role}"] = Node({**node.value, "path": located}, node.origin) if mapping else located
+        converted.values[f"data.{role}"] = Node({**node.value, "path": located}, node.origin) if mapping else located

@@ -1,4 +1,4 @@
-"""A folder of the first generation, config.json and attributes_to_vary.json, as a search space of today."""
+"""A first-generation folder (config.json and attributes_to_vary.json) as a search space in today's keys."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Imported:
     """A sweep of the first generation in today's keys.
 
     Attributes:
-        name: for the sweep.
-        files: what was read.
-        base, overrides: as `base` and `overrides` of a search space.
-        seeds: for `seeds`; [] where the configs carry theirs.
-        to_add: what a person has to supply before it can run, in words.
+        name: the name of the sweep.
+        files: the files that were read.
+        base, overrides: `base` and `overrides` of the search space.
+        seeds: `seeds` of the search space; [] if the configs have their own.
+        to_add: lines on what a person has to supply before it can run.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Imported:
 
     @property
     def records(self) -> list[Record]:
-        """What became of each key, each once."""
+        """The records of all keys, each once."""
         return list(dict.fromkeys(record for part in (self.base, *self.overrides) for record in part.records))
 
 
@@ -81,7 +81,7 @@ def read_folder(path: Path, seeds: Sequence[int] = ()) -> Imported:
 
 
 def strategies_of(made: Imported) -> list[str]:
-    """The strategies that its trials have."""
+    """Return the strategies of its trials, each once."""
     if not made.overrides:
         return [made.base.strategy]
     named = [one.strategy if "proxy_strategy" in one.values else made.base.strategy for one in made.overrides]
@@ -89,7 +89,7 @@ def strategies_of(made: Imported) -> list[str]:
 
 
 def _files(path: Path) -> tuple[Path, Path | None]:
-    """The config, and the list of overrides where there is one."""
+    """Return the paths of the config, and of the list of overrides if there is one."""
     if path.is_file():
         beside = path.with_name(OVERRIDES)
         return path, beside if path.name == CONFIG and beside.is_file() else None
@@ -102,7 +102,7 @@ def _files(path: Path) -> tuple[Path, Path | None]:
 
 
 def _name(config: Path) -> str:
-    """What a sweep was called: its folder."""
+    """Return the name of a sweep: that of its folder, or of its file if it is not called config.json."""
     return config.resolve().parent.name if config.name == CONFIG else config.stem
 
 
@@ -126,7 +126,7 @@ def _check_strategies(made: Imported, keys: Keys, problems: list[Problem]) -> No
 
 
 def _leave_out_unused(made: Imported, keys: Keys) -> None:
-    """The first generation listed the knobs of all strategies; those that no trial here has are left out."""
+    """Leave out the knobs that no trial has: the first generation listed those of all strategies."""
     used = {key for name in strategies_of(made) for key in keys.by_strategy[name]}
     for to in [to for to in made.base.values if to in keys.known and to not in used]:
         if made.base.sources[to]:
@@ -136,15 +136,15 @@ def _leave_out_unused(made: Imported, keys: Keys) -> None:
 
 
 def _to_add(made: Imported, keys: Keys) -> list[str]:
-    """What has to be supplied: files that are not there, roles that a strategy needs."""
+    """Return lines on what is missing: files that do not exist, roles that a strategy needs."""
     parts = (made.base, *made.overrides)
-    told = [f"data.{role}: {why}" for part in parts for role, why in part.missing.items()]
+    lines = [f"data.{role}: {why}" for part in parts for role, why in part.missing.items()]
     given = {
         role for part in parts for role in ("outcome", "proxy", "proxy_neg", "truth") if f"data.{role}" in part.values
     }
     if "align_train_coverage" in keys.known and any("align_train_coverage" in part.values for part in parts):
         if not given & {"proxy", "truth"}:
-            told.append("data.truth: the alignment data, which the first generation loaded itself, as JSON lines")
+            lines.append("data.truth: the alignment data, which the first generation loaded itself, as JSON lines")
             given.add("proxy")
         if "truth" in given:
             given.add("proxy")
@@ -156,5 +156,5 @@ def _to_add(made: Imported, keys: Keys) -> list[str]:
         for role in dict.fromkeys(roles):
             if role not in given:
                 needs.setdefault(role, []).append(name)
-    told += [f"data.{role}: needed by {', '.join(names)}" for role, names in needs.items()]
-    return list(dict.fromkeys(told))
+    lines += [f"data.{role}: needed by {', '.join(names)}" for role, names in needs.items()]
+    return list(dict.fromkeys(lines))

@@ -1,7 +1,7 @@
-"""Where each key of the first generation's config.json goes.
+"""The table of the first generation's keys: where each key of its config.json goes.
 
-A key that is not listed here and has the same name and place today is kept as it is. Names are without their section:
-no name meant two things, and the first generation itself was not sure in which section some of them belong.
+A key that is not listed here and has the same name and place today is kept unchanged. Names stand here without their
+section: no name had two meanings, and the first generation itself put some of them into different sections.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 APART = "(apart)."
-"""Prefix of what is not a key of today by itself, and is put together with others afterwards."""
+"""Prefix of a key that has no counterpart alone, and is combined with others afterwards (see `combined`)."""
 
 
 class SaysNothing(Exception):
-    """A value has no counterpart, because of what it is; the text says why.
+    """A value of a key has no counterpart today; the text says why.
 
     Attributes:
-        lost: something was asked for that is not done today.
+        lost: whether the value asked for something that is not done today.
     """
 
     def __init__(self, why: str, lost: bool = False):
@@ -28,13 +28,13 @@ class SaysNothing(Exception):
 
 @dataclass(frozen=True)
 class Rule:
-    """What becomes of a key.
+    """The rule for one key: where it goes, and how its value changes.
 
     Attributes:
         to: dotted key of today; None: there is none.
-        why: for people; of a dropped key always.
-        value: what was written -> what is written now. Raises SaysNothing.
-        rank: of several keys with one destination the lowest that is not null counts.
+        why: the reason, for people; a dropped key always has one.
+        value: maps the old value to today's. Raises SaysNothing.
+        rank: among several keys with one destination, the one of lowest rank that is not null counts.
     """
 
     to: str | None
@@ -202,7 +202,7 @@ TELLTALES = frozenset(
         *("max_dataset_size", "load_from_finetuned", "resume_from_epoch", "proxy_neg_content", "nice_responses"),
     }
 )
-"""Keys that only the first generation had; two of them, or one of a data file, tell its files."""
+"""Keys that only the first generation had; two of them, or one of `DATA_FILES`, identify its files."""
 DATA_FILES = frozenset({"task_dataset_path", "dataset_path"})
 
 STRATEGIES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -210,7 +210,7 @@ STRATEGIES: dict[str, tuple[str, dict[str, Any]]] = {
     "mixed": ("naive", {"train_on_proxy": True}),
     "upweighted_standard": ("positive_negative_proxy", {}),
 }
-"""Another name of a strategy -> the strategy, and what that name says of its keys."""
+"""Another name of a strategy -> the strategy, and the values of keys that this name implies."""
 
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 DEFAULTS: dict[str, Any] = {
@@ -234,4 +234,4 @@ DEFAULTS: dict[str, Any] = {
     "finetune_config.steering_alpha": 0.5,
     "finetune_config.alpha_warmup_steps": 5,
 }
-"""What the first generation took where a config.json was silent, and today's default is another."""
+"""The first generation's defaults that differ from today's, for keys that a config.json does not have."""

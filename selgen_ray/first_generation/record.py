@@ -1,4 +1,4 @@
-"""What became of the keys of a first-generation config."""
+"""Records of what became of the keys of a first-generation config."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ Kind = Literal["same", "renamed", "converted", "void", "dropped", "unknown", "de
 
 @dataclass(frozen=True)
 class Record:
-    """What became of a key.
+    """The fate of a key.
 
     Attributes:
-        key: dotted, as the file has it; of a default, the key of today.
-        kind: 'same': key and value are kept. 'renamed': the key is another. 'converted': the value too. 'unknown':
-            neither generation has it. 'void': what it says needs no saying today. 'dropped': it has no counterpart.
-            'default': the file was silent, and today's default is not that of then.
-        to: dotted key of today.
-        why: for people; of a dropped key always.
+        key: dotted, as the file has it; for a default, today's key.
+        kind: 'same': key and value are kept. 'renamed': the key has another name. 'converted': its value changes too.
+            'unknown': neither generation has it. 'void': today it need not be said. 'dropped': it has no counterpart.
+            'default': the file does not have the key, and the first generation's default differs from today's.
+        to: today's dotted key.
+        why: the reason, for people; a dropped key always has one.
+        origin: where the key was written.
     """
 
     key: str
@@ -38,10 +39,10 @@ class Converted:
     """A config in today's keys.
 
     Attributes:
-        values: dotted key of today -> value.
-        sources: dotted key of today -> the keys of the file that it comes from.
+        values: today's dotted key -> value.
+        sources: today's dotted key -> the keys of the file that it comes from.
         records: one for each key of the file, and for each default that was added.
-        missing: role -> what is wrong with its path, where no file is there.
+        missing: role -> message, for roles whose path leads to no file.
         unknown: dotted key of the file that neither generation has -> value.
     """
 
@@ -52,7 +53,7 @@ class Converted:
     unknown: Flat = field(default_factory=dict)
 
     def put(self, to: str, node: Node, source: str, kind: Kind, why: str = "") -> None:
-        """Set a key of today, and record where from."""
+        """Set one of today's keys, and record where it comes from."""
         self.values[to] = node
         self.sources[to] = {source}
         self.records.append(Record(source, kind, to, why, node.origin))
@@ -62,25 +63,25 @@ class Converted:
         self.records.append(Record(source, "dropped" if lost else "void", None, why, node.origin))
 
     def remove(self, to: str) -> tuple[Node, str]:
-        """Take out what was put, with its records; returns the value and a key that it came from, or ''."""
+        """Remove a key with its records; return its value and a key of the file that it came from, or ''."""
         self.records = [record for record in self.records if record.to != to]
         return self.values.pop(to), min(self.sources.pop(to), default="")
 
     def take_back(self, to: str, why: str) -> None:
-        """Leave out what was put, and record why."""
+        """Remove a key, and record its sources as dropped, with the reason."""
         sources = sorted(self.sources[to])
         node, _ = self.remove(to)
         self.records += [Record(source, "dropped", None, why, node.origin) for source in sources]
 
     @property
     def strategy(self) -> str:
-        """Its proxy_strategy."""
+        """The value of proxy_strategy, or its default 'naive'."""
         node = self.values.get("proxy_strategy")
         return str(node.value) if node and node.value is not None else "naive"
 
 
 def takes(keys: Keys, key: str, value: Any) -> bool:
-    """Whether a key of today takes a value."""
+    """Return whether today's key takes a value."""
     if key in keys.sections:
         return isinstance(value, dict) and all(f"{key}.{part}" in keys.known for part in value)
     try:

@@ -27,7 +27,7 @@ _SETS = {"align_test_minus": "align_test_minus_align_train"}
 _METRICS = {"mcq_accuracy": "mcq_probability"}  # it was the mean probability of the right letter
 _TERMS = {"proxy_train_losses": "proxy", "outcome_train_losses": "outcome", "proxy_neg_train_losses": "proxy_neg"}
 _STRENGTHS = ("beta_kl", "lambda_dpo", "lambda_proxy", "steering_alpha", "lambda_1", "safe_lora_threshold")
-# of one run: they say nothing about its setting
+# keys of a single run, which say nothing about its setting
 _OF_THE_RUN = {
     *("seed", "data_seed", "model_seed", "timestamp", "experiment_name", "finetuned_model_id", "output_dir"),
     *("steering_vector_path", "proxy_plane_checkpoint_path", "loaded_results", "loaded_train_losses"),
@@ -35,18 +35,18 @@ _OF_THE_RUN = {
 
 
 def is_old_result(content: Any) -> bool:
-    """Whether a results.json has the first generation's form."""
+    """Return whether the content of a results.json has the first generation's form."""
     return isinstance(content, dict) and "experiment_config" in content and not {"trial_id", "slug"} & content.keys()
 
 
 def read_old_results(path: str | Path) -> TrialResult:
-    """A results.json of the first generation.
+    """Read a results.json of the first generation.
 
     Args:
-        path: the file, or a folder with it.
+        path: the file, or the folder that holds it.
 
     Raises:
-        StorageError: it cannot be read, or is none; the message has line and column of what is broken.
+        StorageError: it cannot be read, or is not such a file; the message has line and column of broken JSON.
     """
     path = Path(path)
     path = path / "results.json" if path.is_dir() else path
@@ -58,18 +58,19 @@ def read_old_results(path: str | Path) -> TrialResult:
 
 
 def old_result(text: str, source: str) -> TrialResult:
-    """The text of a results.json of the first generation as a result of today.
+    """Convert the text of a first-generation results.json to a result of today.
 
-    Its evaluations are of the epochs 0 (before training), 1, 2, ...; at which optimizer steps is not known, and said
-    as -1. `mcq_accuracy`, a mean probability, is `mcq_probability`. Where there is a loss, `token_probability` is
-    exp(-loss); the loss was a mean over batches, and of prompts as well as replies. `trial_id` is made of the config
-    without what names a run, so that a run and its repetition are one trial.
+    Its evaluations belong to the epochs 0 (before training), 1, 2, ...; their optimizer steps are unknown, written as
+    -1. `mcq_accuracy`, which was a mean probability, becomes `mcq_probability`. Where there is a loss,
+    `token_probability` is exp(-loss); the loss was a mean over batches, of prompts as well as replies. `trial_id` is a
+    hash of the config without the keys that name a run, so that a run and its repetition are one trial.
 
     Args:
+        text: the content of the file.
         source: where it was read, for messages and `imported_from`.
 
     Raises:
-        StorageError: it is no such result.
+        StorageError: it is not such a result.
     """
     try:
         content = json.loads(text)
@@ -86,7 +87,7 @@ def old_result(text: str, source: str) -> TrialResult:
 
 
 def _result(content: Mapping[str, Any], source: str) -> TrialResult:
-    """The result without its headlines."""
+    """Return the result without its headlines."""
     config, identity = _config(content["experiment_config"]), _identity(content["experiment_config"])
     series = dict(_series(content.get("eval_results") or content.get("outcome_results") or {}))
     count = max((len(values) for by_metric in series.values() for values in by_metric.values()), default=0)
@@ -111,7 +112,7 @@ def _result(content: Mapping[str, Any], source: str) -> TrialResult:
 
 
 def of_preparation(path: str) -> bool:
-    """Whether a results.json is of a throw-away training: it lay in a folder named by its side of the plane."""
+    """Return whether a results.json is of a throw-away training: its folder is named after a side of the plane."""
     return PurePosixPath(path).parent.parent.name in (
         "positive_proxy",
         "negative_proxy",
@@ -122,28 +123,32 @@ def of_preparation(path: str) -> bool:
 
 
 def folder_seed(path: str) -> int | None:
-    """The N of a folder seed_<N> in a path."""
-    found = re.findall(r"(?:^|[/\\])seed_(\d+)(?=[/\\])", path)
-    return int(found[-1]) if found else None
+    """Return the N of the last folder seed_<N> in a path, or None."""
+    numbers = re.findall(r"(?:^|[/\\])seed_(\d+)(?=[/\\])", path)
+    return int(numbers[-1]) if numbers else None
 
 
 # config -------------------------------------------------------------------------------------------------------
 
 
 def _config(written_then: dict[str, Any]) -> dict[str, Any]:
-    """Its config in today's keys, full where it is valid, with the seeds that were read."""
+    """Return the config in today's keys with the seeds that were read, complete with defaults if it is valid today."""
     keys = registered_keys()
     nowhere = Origin("")
-    found = convert(written(written_then, nowhere), keys)
-    plain = nested_node(found.values, nowhere).plain()
+    converted = convert(written(written_then, nowhere), keys)
+    plain = nested_node(converted.values, nowhere).plain()
     seed = plain.get("data_seed", plain.get("seed", 0))
     seeds = {"seed": seed, "data_seed": seed, "model_seed": plain.get("model_seed", seed)}
     plain |= seeds
-    strategy = found.strategy
-    if {"finetune_config.load_in_16bit"} & found.sources.get("finetune_config.dtype", set()):
-        found.values["finetune_config.dtype"] = Node("float16", nowhere)  # what ran; bfloat16 is what should have
+    strategy = converted.strategy
+    if {"finetune_config.load_in_16bit"} & converted.sources.get("finetune_config.dtype", set()):
+        converted.values["finetune_config.dtype"] = Node(
+            "float16", nowhere
+        )  # float16 ran, though bfloat16 is what it should have been
     if strategy in keys.by_strategy:  # the files listed the knobs of all strategies
-        here = nested_node({k: v for k, v in found.values.items() if k in keys.by_strategy[strategy]}, nowhere).plain()
+        here = nested_node(
+            {k: v for k, v in converted.values.items() if k in keys.by_strategy[strategy]}, nowhere
+        ).plain()
         plain = here | seeds
     try:
         return catalogue.build_config(plain).model_dump(mode="json")
@@ -152,13 +157,13 @@ def _config(written_then: dict[str, Any]) -> dict[str, Any]:
 
 
 def _identity(written_then: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes it another setting: the config as it was, so that no later version of this module changes an id."""
+    """Return the keys that make a setting; as they were written, so that later versions of this module keep the ids."""
     flat = flatten(dict(written_then))
     return {key: v for key, v in flat.items() if v is not None and key.rpartition(".")[2] not in _OF_THE_RUN}
 
 
 def _slug(config: Mapping[str, Any], setting: str) -> str:
-    """'old_<strategy>_<its strength>_<hash>'."""
+    """Return 'old_<strategy>_<its strength>_<hash>'."""
     strategy = str(config["proxy_strategy"])
     knobs = config.get("finetune_config", {})
     names = [name for name in _STRENGTHS if name in knobs and knobs[name] is not None]
@@ -167,9 +172,9 @@ def _slug(config: Mapping[str, Any], setting: str) -> str:
 
 
 def _time(content: Mapping[str, Any]) -> str:
-    """When it was, by the clock of the machine that it ran on, taken for UTC."""
-    found = re.fullmatch(r"(\d{4})(\d\d)(\d\d)_(\d\d)(\d\d)(\d\d)", str(content.get("timestamp")))
-    return "{}-{}-{}T{}:{}:{}+00:00".format(*found.groups()) if found else "1970-01-01T00:00:00+00:00"
+    """Return the time of a run in ISO form; the clock of its machine is taken for UTC."""
+    parts = re.fullmatch(r"(\d{4})(\d\d)(\d\d)_(\d\d)(\d\d)(\d\d)", str(content.get("timestamp")))
+    return "{}-{}-{}T{}:{}:{}+00:00".format(*parts.groups()) if parts else "1970-01-01T00:00:00+00:00"
 
 
 # numbers ------------------------------------------------------------------------------------------------------
@@ -178,37 +183,37 @@ Series = dict[str, list[float | None]]
 
 
 def _series(sets: Any) -> Iterator[tuple[str, Series]]:
-    """Set -> metric -> values by epoch, NaN where they were."""
+    """Yield set and metric -> values by epoch, NaN included."""
     for name, by_metric in _items(sets):
-        found: Series = {}
+        series_of: Series = {}
         for metric, values in _items(by_metric):
             if isinstance(values, list) and all(is_number(value) or value is None for value in values):
-                found[_METRICS.get(metric, metric)] = list(values)
+                series_of[_METRICS.get(metric, metric)] = list(values)
             elif isinstance(values, dict):
-                _by_epoch(metric, values, found)
-        if "loss" in found:
-            found["token_probability"] = [None if v is None else math.exp(-v) for v in found["loss"]]
-        yield _SETS.get(name, name), {metric: values for metric, values in found.items() if values}
+                _by_epoch(metric, values, series_of)
+        if "loss" in series_of:
+            series_of["token_probability"] = [None if v is None else math.exp(-v) for v in series_of["loss"]]
+        yield _SETS.get(name, name), {metric: values for metric, values in series_of.items() if values}
 
 
 def _items(content: Any) -> list[tuple[str, Any]]:
     return [(str(key), value) for key, value in content.items()] if isinstance(content, dict) else []
 
 
-def _by_epoch(metric: str, values: Mapping[str, Any], found: Series) -> None:
-    """{epoch: value} of a metric, or {metric: value} of an epoch."""
+def _by_epoch(metric: str, values: Mapping[str, Any], series_of: Series) -> None:
+    """Add {epoch: value} of a metric, or {metric: value} of an epoch, to `series_of`."""
     pairs = [(metric, epoch, value) for epoch, value in values.items() if str(epoch).isdigit()]
     if metric.isdigit():
         pairs = [(name, metric, value) for name, value in values.items()]
     for name, epoch, value in pairs:
         if is_number(value) and re.fullmatch(r"[^/\s]+", name):
-            series = found.setdefault(_METRICS.get(name, name), [])
+            series = series_of.setdefault(_METRICS.get(name, name), [])
             series += [None] * (int(epoch) + 1 - len(series))
             series[int(epoch)] = value
 
 
 def _train_losses(content: Mapping[str, Any]) -> Series:
-    """Term -> its losses by epoch; 'total' is what was minimised."""
+    """Return term -> its losses by epoch; 'total' is the loss that was minimised."""
     listed = content.get("train_losses") or []
     by_term: dict[str, Any] = listed if isinstance(listed, dict) else {"total": listed}
     by_term = {"total" if name == "train" else name: values for name, values in by_term.items()}
@@ -217,13 +222,13 @@ def _train_losses(content: Mapping[str, Any]) -> Series:
 
 
 def _even(series: Series, count: int = 0) -> Series:
-    """The series of one length, None where there is no value or none that is finite."""
+    """Pad the series to one length, with None where there is no finite value."""
     count = max([count, *map(len, series.values())])
     return {name: [finite(v) for v in values] + [None] * (count - len(values)) for name, values in series.items()}
 
 
 def _status(series: Mapping[str, Series], losses: Series, count: int) -> tuple[TrialStatus, str | None]:
-    """A loss that is not finite is a run that diverged, whatever was drawn of it."""
+    """Return the status and its reason: a loss that is not finite means that the run diverged."""
     if count < 2:
         return TrialStatus.FAILED, "it has no evaluation after training"
     named = {f"train/{name}": values for name, values in losses.items()}

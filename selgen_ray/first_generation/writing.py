@@ -20,10 +20,10 @@ _FOLDERS_UP = 2  # a path from further up is written in full
 
 
 def to_yaml(made: Imported, target: Path) -> str:
-    """The search space as text, each renamed key with its old name, what was left out and why above it.
+    """Return the search space as YAML: renamed keys with their old names, the left-out keys and why at the top.
 
     Args:
-        target: where it will be written: paths of data files are relative to its folder where that is short.
+        target: where it will be written; nearby data files get paths relative to its folder.
     """
     lines = [f"# Imported from {' and '.join(map(str, made.files))}, files of the first generation."]
     lines += [f"# See what it would run: python -m selgen_ray.sweep {target} --dry-run", "#"]
@@ -43,19 +43,19 @@ def to_yaml(made: Imported, target: Path) -> str:
     if made.overrides:
         lines.append("overrides:")
         for one in made.overrides:
-            first, *rest = _config(one, target, 2) or ["    {}"]
-            lines += [f"  - {first.lstrip()}", *rest]
+            first, *others = _config(one, target, 2) or ["    {}"]
+            lines += [f"  - {first.lstrip()}", *others]
     return "\n".join(lines) + "\n"
 
 
 def by_reason(records: list[Record]) -> dict[str, list[str]]:
-    """Reason -> the keys it is given for."""
-    found: dict[str, list[str]] = {}
+    """Return reason -> the keys that have it."""
+    keys_by_reason: dict[str, list[str]] = {}
     for record in records:
-        names = found.setdefault(record.why, [])
+        names = keys_by_reason.setdefault(record.why, [])
         if record.key not in names:
             names.append(record.key)
-    return found
+    return keys_by_reason
 
 
 def _items(texts: list[str]) -> list[str]:
@@ -64,7 +64,7 @@ def _items(texts: list[str]) -> list[str]:
 
 
 def _config(part: Converted, target: Path, depth: int) -> list[str]:
-    """The lines of one config."""
+    """Return the lines of one config."""
     comments = {record.to: _comment(record) for record in part.records if record.to}
     plain = nested_node(part.values, Origin("")).plain()
     if "data" in plain:
@@ -86,22 +86,22 @@ def _lines(values: dict[str, Any], prefix: str, comments: Mapping[str, str], dep
     indent = "  " * depth
     for name, value in values.items():
         key = f"{prefix}{name}"
-        told = f"  # {comments[key]}" if comments.get(key) else ""
+        comment = f"  # {comments[key]}" if comments.get(key) else ""
         if isinstance(value, dict):
-            yield f"{indent}{name}:{told}"
+            yield f"{indent}{name}:{comment}"
             yield from _lines(value, f"{key}.", comments, depth + 1)
         else:
-            yield f"{indent}{_scalar(name)}: {_scalar(value)}{told}"
+            yield f"{indent}{_scalar(name)}: {_scalar(value)}{comment}"
 
 
 def _scalar(value: Any) -> str:
-    """A value on one line."""
+    """Return a value as YAML on one line."""
     text = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), allow_unicode=True)
     return text.removesuffix("\n").removesuffix("\n...")
 
 
 def _relative(value: Any, target: Path) -> Any:
-    """A data file's path, relative to the YAML's folder where it is not far from there."""
+    """Make a data file's path relative to the YAML's folder if it is not far from there."""
     if isinstance(value, dict):
         return {key: _relative(item, target) if key == "path" else item for key, item in value.items()}
     if not isinstance(value, str) or not Path(value).is_absolute():

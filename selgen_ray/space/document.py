@@ -1,4 +1,4 @@
-"""A search space as sections: includes resolved, every key known and in its place, nothing multiplied yet."""
+"""The sections of a search space: includes resolved, every key known and in its place, nothing multiplied yet."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from selgen_ray.errors import Problem, nearest
+from selgen_ray.first_generation.adopt import adopt
 from selgen_ray.space.mappings import is_a
 from selgen_ray.space.search_section import Searches, Section
 from selgen_ray.space.spec import SweepSettings
@@ -18,7 +19,7 @@ from selgen_ray.syntax.paths import expanded, find
 from selgen_ray.syntax.tree import Node, Origin, merge, read_tree, show
 
 Axis = list[Flat]
-"""Alternatives, of which a trial takes one."""
+"""Alternatives, of which each trial takes one: [{'finetune_config.r': 8}, {'finetune_config.r': 16}]."""
 
 STREAMS = ("data_seed", "model_seed")
 _SECTIONS = ("extends", "base", "grid", "zip", "strategies", "overrides", "seeds", "exclude")
@@ -33,9 +34,10 @@ _ELSEWHERE = {
 
 @dataclass(frozen=True)
 class Variant:
-    """A strategy, what it fixes over the base and the axes that multiply it; an override has no axes.
+    """A strategy, the values it fixes over the base and the axes that multiply it; an override has no axes.
 
-    `search` is one that depends on results; the settings of a random one are an axis.
+    Attributes:
+        search: the strategy's search, if it has one. `drawn` turns a random search into an axis.
     """
 
     strategy: str
@@ -45,7 +47,7 @@ class Variant:
     search: Section | None = None
 
     def drawn(self) -> Variant:
-        """The same with a random search written out."""
+        """Return the variant with a random search written out as an axis."""
         if not self.search or self.search.settings.algorithm != "random":
             return self
         return replace(self, axes=[*self.axes, self.search.axis(self.strategy)], search=None)
@@ -53,7 +55,17 @@ class Variant:
 
 @dataclass(frozen=True)
 class Document:
-    """The sections of a search space; `seeds` may be empty, `settings` are those of SweepSettings, `workers` one."""
+    """The sections of a search space.
+
+    Attributes:
+        settings: the values of SweepSettings, by dotted key.
+        workers: the valid value of resources.workers among them, if it is given.
+        variants: the strategies with their axes.
+        overrides: the settings that `overrides` lists.
+        seeds: [] if none are given.
+        exclude: place and values of each exclusion.
+        notes: lines on what is no error.
+    """
 
     origin: Origin
     settings: Flat
@@ -67,12 +79,12 @@ class Document:
 
 
 def read_document(tree: Node, keys: Keys, problems: list[Problem]) -> Document:
-    """The sections of a search space; what is wrong is added to `problems` and left out."""
+    """Read the sections of a search space; add what is wrong to `problems`, and leave it out."""
     return _Sections(keys, problems).document(tree)
 
 
 def read_space(path: Path, problems: list[Problem], notes: list[str], chain: tuple[Path, ...] = ()) -> Node | None:
-    """A search space laid over those that it extends, or None if it is none; adds to `problems` and `notes`."""
+    """Read a search space and lay it over those that it extends; None if it is not one. Adds to both lists."""
     tree = read_tree(path, problems)
     if tree is None or not is_a(dict, tree, problems):
         return None
@@ -84,8 +96,6 @@ def read_space(path: Path, problems: list[Problem], notes: list[str], chain: tup
             if included and is_a(kind, included, problems):
                 sections[key] = included
     if any(key in sections and sections[key].origin.included for key in ("base", "overrides")):
-        from selgen_ray.first_generation.adopt import adopt  # late: start-up, few search spaces have old parts
-
         adopt(sections, notes)
     tree = Node(sections, tree.origin)
     if "extends" not in sections:
@@ -105,8 +115,8 @@ def read_space(path: Path, problems: list[Problem], notes: list[str], chain: tup
 class _Sections(Searches):
     def document(self, tree: Node) -> Document:
         if "search" in tree.value:
-            told = "belongs into the section of a strategy: strategies.kl_divergence.search, for example."
-            self.problems.append(tree.value["search"].problem(told))
+            message = "belongs into the section of a strategy: strategies.kl_divergence.search, for example."
+            self.problems.append(tree.value["search"].problem(message))
             tree = Node({key: node for key, node in tree.value.items() if key != "search"}, tree.origin)
         settings = self.settings(tree)
         workers = settings.get("resources.workers")
@@ -125,7 +135,7 @@ class _Sections(Searches):
         base = self.config(sections["base"]) if "base" in sections else {}
         variants = self.variants(sections, base, tree.origin.file)
         overrides = [self.override(node, base) for node in self.items(sections.get("overrides"))]
-        found = [v for v in [*variants, *overrides] if v]
+        present = [v for v in [*variants, *overrides] if v]
         return Document(
             origin=tree.origin,
             settings=settings,
@@ -135,26 +145,26 @@ class _Sections(Searches):
             overrides=[v for v in overrides if v],
             seeds=self.seeds(sections.get("seeds")),
             exclude=list(self.exclude(sections.get("exclude"))),
-            notes=self.unused(base, found) if found and not self.incomplete else [],
+            notes=self.unused(base, present) if present and not self.incomplete else [],
         )
 
     # sections ---------------------------------------------------------------------------------------------
 
     def settings(self, tree: Node) -> Flat:
-        """The values of SweepSettings; the keys of the whole file are checked on the way."""
-        found = {key: node for key, node in self.entries(tree, _TOP).items() if key in _SETTINGS}
-        if "name" in found and found["name"].value is None:
-            del found["name"]  # its default, that of the file, is not in the model
-        if "storage_path" in found:
-            known = expanded(found.pop("storage_path"), self.problems)
-            found |= {"storage_path": known} if known else {}
-        if "early_stopping.keep" in found and isinstance((kept := found["early_stopping.keep"]).value, list):
+        """Return the values of SweepSettings; check the keys of the whole file on the way."""
+        values = {key: node for key, node in self.entries(tree, _TOP).items() if key in _SETTINGS}
+        if "name" in values and values["name"].value is None:
+            del values["name"]  # null: the default is the name of the file, which the model does not know
+        if "storage_path" in values:
+            known = expanded(values.pop("storage_path"), self.problems)
+            values |= {"storage_path": known} if known else {}
+        if "early_stopping.keep" in values and isinstance((kept := values["early_stopping.keep"]).value, list):
             names = [Node(name, item.origin) for item in kept.value if (name := self.strategy(item.value, item))]
-            found["early_stopping.keep"] = Node(names, kept.origin)
-        return {key: node for key, node in found.items() if self.fits(_SETTINGS[key], node)}
+            values["early_stopping.keep"] = Node(names, kept.origin)
+        return {key: node for key, node in values.items() if self.fits(_SETTINGS[key], node)}
 
     def axes(self, sections: dict[str, Node]) -> list[Axis]:
-        """One axis per key of `grid`, and one for `zip`."""
+        """Return one axis per key of `grid`, and one for `zip`."""
         axes: list[Axis] = []
         if (grid := sections.get("grid")) and not grid.value:
             self.problems.append(grid.problem("found an empty grid; give at least one key, or leave it out."))
@@ -170,22 +180,22 @@ class _Sections(Searches):
         return [axis for axis in axes if axis]
 
     def variants(self, sections: dict[str, Node], base: Flat, file: str) -> list[Variant]:
-        """The strategies with the top-level axes and their own; that of the base where nothing is given."""
+        """Return the strategies with the top-level axes and their own; the base's strategy if the file names none."""
         axes = self.axes(sections)
         if "strategies" in sections:
-            own = list(self.strategies(sections["strategies"]))
+            listed = list(self.strategies(sections["strategies"]))
         elif "overrides" in sections:
             for key in sections.keys() & {"grid", "zip"}:
-                told = "multiplies strategies, not overrides, and there are none: add `strategies`."
-                self.problems.append(sections[key].problem(told))
+                message = "multiplies strategies, not overrides, and there are none: add `strategies`."
+                self.problems.append(sections[key].problem(message))
             return []
         elif self.incomplete:
             return []
         else:
             name = base["proxy_strategy"].value if "proxy_strategy" in base else "naive"
-            own = [Variant(str(name), Origin(file, key="base"), {})]
-        axes = [self.shared(axis, [v.strategy for v in own]) for axis in axes]
-        joined = [replace(v, axes=[*axes, *v.axes]) for v in own]
+            listed = [Variant(str(name), Origin(file, key="base"), {})]
+        axes = [self.shared(axis, [v.strategy for v in listed]) for axis in axes]
+        joined = [replace(v, axes=[*axes, *v.axes]) for v in listed]
         for variant in joined:
             self.once(variant)
         return [v.drawn() for v in joined]
@@ -204,8 +214,8 @@ class _Sections(Searches):
                 near = self.keys.nearest(key)
                 hint = f" Did you mean '{child.origin.key}.fixed.{near}'?" if near else ""
                 hint = nearest(key, _PARTS) or hint
-                told = f"unknown key {key!r}. Allowed: {', '.join(_PARTS)}.{hint}"
-                self.problems.append(parts[key].problem(told))
+                message = f"unknown key {key!r}. Allowed: {', '.join(_PARTS)}.{hint}"
+                self.problems.append(parts[key].problem(message))
             fixed = self.flat(parts["fixed"]) if "fixed" in parts else {}
             axes = self.axes({key: parts[key] for key in ("grid", "zip") if key in parts})
             if strategy:
@@ -229,14 +239,14 @@ class _Sections(Searches):
         return Variant(strategy, node.origin, self.owned(flat, strategy))
 
     def seeds(self, node: Node | None) -> list[Node]:
-        found: dict[Any, Node] = {}
+        by_text: dict[Any, Node] = {}
         for item in self.items(node):
             seed = self.value("seed", item)
-            if seed and (first := found.setdefault(str(seed.plain()), seed)) is not seed:
+            if seed and (first := by_text.setdefault(str(seed.plain()), seed)) is not seed:
                 lines = first.origin.line, seed.origin.line
                 where = f", first in line {lines[0]}" if lines[0] != lines[1] else ""
                 self.problems.append(seed.problem(f"the seed {show(seed.plain())} is given twice{where}."))
-        return list(found.values())
+        return list(by_text.values())
 
     def exclude(self, node: Node | None) -> Iterable[tuple[Origin, Flat]]:
         for item in self.items(node, empty=True):
@@ -248,25 +258,25 @@ class _Sections(Searches):
     # keys in their place ----------------------------------------------------------------------------------
 
     def owned(self, flat: Flat, strategy: str) -> Flat:
-        """`flat` without the knobs that the strategy does not have, which are reported unless they are null."""
+        """Return `flat` without the knobs that the strategy lacks; report those that are not null."""
         lacking = {key for key in flat if key not in self.keys.by_strategy[strategy]}
         for key in {key for key in lacking if not says_nothing(self.keys.known[key], flat[key])}:
             owners = ", ".join(self.keys.owners[key])
-            told = f"is no knob of strategy {strategy!r}; the strategies that have it: {owners}."
-            self.problems.append(flat[key].problem(told))
+            message = f"is no knob of strategy {strategy!r}; the strategies that have it: {owners}."
+            self.problems.append(flat[key].problem(message))
         return {key: node for key, node in flat.items() if key in self.keys.by_strategy[strategy]}
 
     def shared(self, axis: Axis, strategies: list[str]) -> Axis:
-        """A top-level axis without the knobs that some strategy of the sweep lacks, which are reported."""
+        """Return a top-level axis without the knobs that some strategy of the sweep lacks; report those."""
         keys = {key for flat in axis for key in flat}
         lacking = {key: [s for s in strategies if key not in self.keys.by_strategy[s]] for key in keys}
         for flat in axis:
             for key in flat:
                 if lacking[key]:
                     owners = self.keys.owners[key]
-                    told = f"is no knob of {', '.join(lacking[key])}: move it to strategies.{owners[0]}.grid"
+                    message = f"is no knob of {', '.join(lacking[key])}: move it to strategies.{owners[0]}.grid"
                     others = f" (also a knob of {', '.join(owners[1:])})" if owners[1:] else ""
-                    self.problems.append(flat[key].problem(f"{told}{others}."))
+                    self.problems.append(flat[key].problem(f"{message}{others}."))
         return [{key: node for key, node in flat.items() if not lacking[key]} for flat in axis]
 
     def once(self, variant: Variant) -> None:
@@ -283,9 +293,9 @@ class _Sections(Searches):
                     self.problems.append(node.problem(f"is also set by {other}: keep one of the two."))
 
     def unused(self, base: Flat, variants: list[Variant]) -> list[str]:
-        """Base knobs that no strategy of the sweep has: an error, but a note where a config.json has them.
+        """Report base knobs that no strategy of the sweep has; for an included config.json return notes instead.
 
-        One that is null is neither: the first generation listed the knobs of all strategies.
+        A knob that is null is neither: the first generation listed the knobs of all strategies.
         """
         strategies = list(dict.fromkeys(v.strategy for v in variants))
         used = {key for name in strategies for key in self.keys.by_strategy[name]}
@@ -294,9 +304,9 @@ class _Sections(Searches):
             owners, here = ", ".join(self.keys.owners[key]), ", ".join(strategies)
             if base[key].origin.line is None and base[key].origin.included:  # a default that nobody wrote
                 continue
-            told = f"no trial uses it: it is a knob of {owners}, and the sweep's strategies are {here}."
+            message = f"no trial uses it: it is a knob of {owners}, and the sweep's strategies are {here}."
             if base[key].origin.included:
-                notes.append(str(base[key].problem(told)))
+                notes.append(str(base[key].problem(message)))
             else:
-                self.problems.append(base[key].problem(told))
+                self.problems.append(base[key].problem(message))
         return notes

@@ -1,4 +1,4 @@
-"""From the sections of a search space to its unique, validated, named trials."""
+"""Expansion of the sections of a search space to its validated trials."""
 
 from __future__ import annotations
 
@@ -51,7 +51,13 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Checked:
-    """A validated trial before it is named; `settings` is its identity, `setting` what its seeds share."""
+    """A validated trial before it is named.
+
+    Attributes:
+        data_hashes: role -> hash of its rows.
+        model_hash: hash of the weights that training starts from.
+        settings: everything that can change the result; the identity of the trial.
+    """
 
     candidate: Candidate
     config: TrialConfig
@@ -61,7 +67,7 @@ class Checked:
 
     @functools.cached_property
     def trial_id(self) -> str:
-        """Hash of everything that can change its result."""
+        """Hash of everything that can change the trial's result."""
         return hashing.digest(self.settings)[: identity.ID_LENGTH]
 
     @functools.cached_property
@@ -73,7 +79,7 @@ class Checked:
         return hashing.digest({k: v for k, v in self.settings.items() if k not in STREAMS or k in fixed})
 
     def named(self, slug: str) -> Trial:
-        """The trial, in the folder of its setting."""
+        """Return the trial, with `slug` as the folder of its setting."""
         return Trial(
             config=self.config,
             trial_id=self.trial_id,
@@ -85,10 +91,10 @@ class Checked:
 
 
 class Checker:
-    """What makes trials of candidates; a file is hashed once.
+    """Validates candidates and makes trials of them; a file is hashed once.
 
     Args:
-        name: the sweep's, for trials without an experiment_name.
+        name: the sweep's name, for trials without an experiment_name.
     """
 
     def __init__(self, document: Document, keys: Keys, name: str):
@@ -98,7 +104,7 @@ class Checker:
         self._adapter = functools.cache(adapters.lora_settings_of)
 
     def check(self, candidates: Iterable[Candidate], problems: list[Problem]) -> list[Checked]:
-        """The validated trials, [] where there are problems; those found are added to `problems`."""
+        """Return the validated trials, [] if there are problems; the problems are added to `problems`."""
         valid: list[tuple[Candidate, TrialConfig]] = []
         for candidate in candidates:
             config = _validate(candidate, self.keys, self.name, problems)
@@ -106,7 +112,7 @@ class Checker:
             if config:
                 problems += _contradictions(candidate, config, self.document.settings)
                 valid.append((candidate, config))
-        if problems:  # hashing files would only repeat them
+        if problems:  # hashing files would only report them again
             return []
         problems += [problem for candidate, config in valid for problem in _missing_files(candidate, config)]
         if problems:
@@ -118,19 +124,19 @@ class Checker:
             return []
 
     def _continued(self, candidate: Candidate, config: TrialConfig, problems: list[Problem]) -> TrialConfig | None:
-        """The config with the settings of the adapter that training continues from."""
+        """Return the config with the settings of the adapter it continues from; None, and a problem: one is wrong."""
         cfg, flat = config.finetune_config, candidate.flat
         if cfg.adapter is None:
             return config
         place = flat["finetune_config.adapter"]
         if any((problem.line, problem.key) == (place.origin.line, place.origin.key) for problem in problems):
-            return None  # it is not there
+            return None  # its path is already reported
         try:
-            own = self._adapter(cfg.adapter, cfg.adapter_revision)
+            lora_settings = self._adapter(cfg.adapter, cfg.adapter_revision)
             written = {key.rpartition(".")[2] for key in flat if key.startswith("finetune_config.")}
-            wrong = adapters.contradictions(cfg, own, written)
+            wrong = adapters.contradictions(cfg, lora_settings, written)
             problems += [flat[f"finetune_config.{key}"].problem(why) for key, why in wrong.items()]
-            return None if wrong else catalogue.continued(config, own)
+            return None if wrong else catalogue.continued(config, lora_settings)
         except ValidationError as error:
             known = self.keys.by_strategy[candidate.strategy]
             problems += explain(error, flat, known, place.origin)
@@ -146,7 +152,7 @@ class Checker:
 
 
 def expand(checker: Checker, problems: list[Problem]) -> list[Checked]:
-    """The trials of a search space in order, duplicates included; what is wrong is added to `problems`."""
+    """Return the trials of a search space in order, duplicates included; what is wrong is added to `problems`."""
     document = checker.document
     num_settings = sum(
         math.prod(map(len, v.axes)) * (v.search.settings.num_settings if v.search else 1)
@@ -166,8 +172,8 @@ def _candidates(document: Document, keys: Keys, problems: list[Problem]) -> Iter
     seeds = seed_axis(document)
     for variant in (v for v in document.variants if not v.search):
         for choice in itertools.product(*variant.axes, seeds):
-            own = functools.reduce(operator.or_, choice, variant.fixed)
-            yield make_candidate(document, variant, own, keys, problems)
+            values = functools.reduce(operator.or_, choice, variant.fixed)
+            yield make_candidate(document, variant, values, keys, problems)
     for override in document.overrides:
         fixed = _without_nulls(override.fixed, keys.by_strategy[override.strategy])
         has_seed = fixed.keys() & {"seed", *STREAMS}
@@ -176,12 +182,12 @@ def _candidates(document: Document, keys: Keys, problems: list[Problem]) -> Iter
 
 
 def seed_axis(document: Document) -> list[Flat]:
-    """The seeds as the last axis; one without a value where none are given."""
+    """Return the seeds as the last axis: [{'seed': 1}, {'seed': 2}], or [{}] if none are given."""
     return [{"seed": node} for node in document.seeds] or [{}]
 
 
 def make_candidate(document: Document, variant: Variant, own: Flat, keys: Keys, problems: list[Problem]) -> Candidate:
-    """A trial of a strategy: what the base gives, and its own values above it."""
+    """Make a trial of a strategy: the values of the base, with its own above them."""
     known = keys.by_strategy[variant.strategy]
     base = {key: node for key, node in document.base.items() if key in known}
     flat = _without_nulls(with_whole_sources(base, own, problems), known)
@@ -199,7 +205,7 @@ def make_candidate(document: Document, variant: Variant, own: Flat, keys: Keys, 
 
 
 def _without_nulls(flat: Flat, known: dict[str, FieldInfo]) -> Flat:
-    """Without what is null for the default; only now, since a null over a value of the base takes it back."""
+    """Leave out nulls that mean the default; not earlier, since a null over a value of the base takes it back."""
     return {key: node for key, node in flat.items() if not says_nothing(known[key], node)}
 
 
@@ -211,27 +217,27 @@ def _is_fixed(flat: Flat, stream: str) -> bool:
 
 
 def _validate(candidate: Candidate, keys: Keys, name: str, problems: list[Problem]) -> TrialConfig | None:
-    """The config; where values are wrong, that of the others, to find what they contradict as well."""
+    """Return the config. If values are wrong, validate the others alone, to find what they contradict as well."""
     try:
         return catalogue.build_config({"experiment_name": name} | nested(candidate.flat))
     except ValidationError as error:
-        found = explain(error, candidate.flat, keys.by_strategy[candidate.strategy], candidate.origin)
-        problems += found
-        wrong = {(problem.line, problem.key) for problem in found}
+        new_problems = explain(error, candidate.flat, keys.by_strategy[candidate.strategy], candidate.origin)
+        problems += new_problems
+        wrong = {(problem.line, problem.key) for problem in new_problems}
         flat = candidate.flat
-        rest = {k: node for k, node in flat.items() if (node.origin.line, node.origin.key) not in wrong}
-        shorter = Candidate(candidate.strategy, candidate.origin, rest)
-        return _validate(shorter, keys, name, problems) if len(rest) < len(flat) else None
+        valid = {k: node for k, node in flat.items() if (node.origin.line, node.origin.key) not in wrong}
+        shorter = Candidate(candidate.strategy, candidate.origin, valid)
+        return _validate(shorter, keys, name, problems) if len(valid) < len(flat) else None
 
 
 def _contradictions(candidate: Candidate, config: TrialConfig, sweep: Flat) -> Iterable[Problem]:
-    """What is right by itself but cannot run."""
+    """Yield problems of values that are valid alone but cannot run together."""
     flat = candidate.flat
     asked = {key: sweep[f"resources.{key}"].plain() for key in _RESOURCES if f"resources.{key}" in sweep}
     for key in [key for key in ("gpus", "gpus_per_worker") if asked.get(key) == 0]:
-        told = _CUDA.format(key)
+        message = _CUDA.format(key)
         yield from (
-            flat[f"finetune_config.{name}"].problem(told) for name in hardware.cuda_only(config.finetune_config)
+            flat[f"finetune_config.{name}"].problem(message) for name in hardware.cuda_only(config.finetune_config)
         )
     for name, why in hardware.not_for_fsdp(config.finetune_config).items() if asked.get("strategy") == "fsdp" else ():
         node = flat[f"finetune_config.{name}"]
@@ -246,7 +252,7 @@ def _contradictions(candidate: Candidate, config: TrialConfig, sweep: Flat) -> I
 
 
 def _missing_files(candidate: Candidate, config: TrialConfig) -> Iterable[Problem]:
-    """The files besides the data that decide the result, and are not there."""
+    """Yield problems of missing files that decide the result, besides the data."""
     for key, path in catalogue.get_trainer(config.proxy_strategy).input_files(config).items():
         if not (is_there(Path(path)) or is_there(Path(path), True)):  # a file, or the folder of a model
             origin = candidate.flat[key].origin if key in candidate.flat else candidate.origin
@@ -256,30 +262,30 @@ def _missing_files(candidate: Candidate, config: TrialConfig) -> Iterable[Proble
 def without_excluded(
     trials: list[Checked], searched: list[Checked], checker: Checker, problems: list[Problem]
 ) -> tuple[list[Checked], list[str]]:
-    """The trials that no exclusion matches, and a note on every exclusion.
+    """Return the trials that no exclusion matches, and a note on every exclusion.
 
     Args:
-        searched: trials of searches, of which a note only says that some are matched.
+        searched: trials of searches; a note only says whether some of them are matched.
     """
     notes: list[str] = []
     for origin, wanted in exclusions(checker, problems):
         left = [t for t in trials if not _matches(t, wanted, checker.keys)]
         count = len(trials) - len(left)
-        told = f"excludes {count} of {len(trials)} trials." if count else "matches no trial."
+        message = f"excludes {count} of {len(trials)} trials." if count else "matches no trial."
         if any(_matches(t, wanted, checker.keys) for t in searched):
-            told = f"excludes {count} of {len(trials)} trials, and what a search would ask for."
-        notes.append(str(origin.problem(told)))
+            message = f"excludes {count} of {len(trials)} trials, and what a search would ask for."
+        notes.append(str(origin.problem(message)))
         trials = left
     return trials, notes
 
 
 def exclusions(checker: Checker, problems: list[Problem]) -> list[tuple[Origin, dict[str, Any]]]:
-    """What `exclude` lists, the values as a config holds them."""
+    """Return place and values of each entry of `exclude`, the values as a config holds them."""
     return [(origin, _wanted(flat, checker.keys, problems)) for origin, flat in checker.document.exclude]
 
 
 def is_excluded(trial: Checked, checker: Checker) -> bool:
-    """Whether an exclusion matches the trial."""
+    """Return whether an exclusion matches the trial."""
     return any(_matches(trial, wanted, checker.keys) for _, wanted in exclusions(checker, []))
 
 
@@ -305,5 +311,5 @@ def _matches(trial: Checked, wanted: dict[str, Any], keys: Keys) -> bool:
 
 
 def value_of(config: TrialConfig, key: str, default: Any = None) -> Any:
-    """The value of a dotted key."""
+    """Return the value of a dotted key of a config, `default` if it has no such key."""
     return functools.reduce(lambda inner, part: getattr(inner, part, default), key.split("."), config)

@@ -1,4 +1,4 @@
-"""The search space: a YAML file in, a checked `SweepSpec` with the list of its trials out."""
+"""Loading of a search space: a YAML file in, a checked `SweepSpec` with its trials out."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def load_space(path: str | Path) -> SweepSpec:
         path: a YAML file. Paths in it are looked up beside it, then in the current directory.
 
     Raises:
-        SpecError: with everything that is wrong, each with file, line and key. A plugin that cannot be used comes
-            first and alone: without it, keys are not known.
+        SpecError: holds everything that is wrong, each problem with file, line and key. A plugin that cannot be used
+            is reported first and alone: without it, keys are not known.
     """
     problems: list[Problem] = []
     imported: list[str] = []
@@ -46,12 +46,12 @@ def load_space(path: str | Path) -> SweepSpec:
     settings = _settings(document, Path(path), problems)
     checker = Checker(document, keys, settings.name if settings else "")
     trials = expand(checker, problems)
-    found = find_searches(checker, problems)
-    samples = [trial for _, some in found for trial in some]
+    templates = find_searches(checker, problems)
+    samples = [trial for _, some in templates for trial in some]
     trials, excluded = without_excluded(trials, samples, checker, problems)
     if problems or settings is None:
         raise SpecError(_in_order(problems, str(path)))
-    searches = as_searches(found, settings.pareto)
+    searches = as_searches(templates, settings.pareto)
     if not trials and not searches:
         raise SpecError([document.origin.problem("no trial is left: `exclude` matches all of them.")])
     if wrong := _early_stopping(settings, document, [*trials, *samples]):
@@ -80,7 +80,7 @@ def _settings(document: Document, path: Path, problems: list[Problem]) -> SweepS
     try:
         settings = SweepSettings.model_validate({"name": default} | nested(document.settings))
         wrong = misplaced(settings.trackers, settings.storage_path)
-        problems += [document.settings["trackers"].problem(told) for told in wrong]
+        problems += [document.settings["trackers"].problem(message) for message in wrong]
         locations.check(settings.storage_path)
         return settings
     except ValidationError as error:
@@ -91,27 +91,27 @@ def _settings(document: Document, path: Path, problems: list[Problem]) -> SweepS
 
 
 def _early_stopping(settings: SweepSettings, document: Document, trials: list[Checked]) -> list[Problem]:
-    """What the sweep's trials leave of early stopping must be more than nothing."""
+    """Return problems of early stopping: it keeps strategies that the sweep lacks, or could never stop a setting."""
     rule, problems = settings.early_stopping, []
     if rule.scheduler is None:
         return []
     strategies = {trial.config.proxy_strategy for trial in trials}
     for node in document.settings["early_stopping.keep"].value if rule.keep else ():
         if node.value not in strategies:
-            told = f"found {node.value!r}, but the sweep's strategies are {', '.join(sorted(strategies))}."
-            problems.append(node.problem(told))
+            message = f"found {node.value!r}, but the sweep's strategies are {', '.join(sorted(strategies))}."
+            problems.append(node.problem(message))
     configs = [trial.config.finetune_config for trial in trials]
     longest = max(config.epochs for config in configs)
     if rule.grace_epochs >= longest and all(config.max_steps is None for config in configs):
         key = "grace_epochs" if "early_stopping.grace_epochs" in document.settings else "scheduler"
-        told = f"no setting could ever be stopped: grace_epochs is {rule.grace_epochs}, the longest trial has"
+        message = f"no setting could ever be stopped: grace_epochs is {rule.grace_epochs}, the longest trial has"
         place = document.settings[f"early_stopping.{key}"]
-        problems.append(place.problem(f"{told} {longest} epoch{'s' if longest > 1 else ''}."))
+        problems.append(place.problem(f"{message} {longest} epoch{'s' if longest > 1 else ''}."))
     return problems
 
 
 def _coherence(settings: SweepSettings, document: Document, trials: list[Checked]) -> list[Problem]:
-    """Where coherence is asked for, the trials must have it: there is none by itself."""
+    """Return a problem for each key that asks for coherence if some trials measure none."""
     pareto, rule = settings.pareto, settings.early_stopping
     asked = {"pareto.x": [pareto.x], "pareto.y": [pareto.y], "pareto.require": [c.metric for c in pareto.conditions]}
     asked["early_stopping.metric"] = [rule.metric]
@@ -120,8 +120,10 @@ def _coherence(settings: SweepSettings, document: Document, trials: list[Checked
         return []
     if all(config.coherence or config.judge.model for config in configs):
         return []
-    told = "asks for coherence, but not every trial has it: give evals.judge.model, or evals.coherence: <set/metric>."
-    return [document.settings[key].problem(told) for key, names in asked.items() if "coherence" in names]
+    message = (
+        "asks for coherence, but not every trial has it: give evals.judge.model, or evals.coherence: <set/metric>."
+    )
+    return [document.settings[key].problem(message) for key, names in asked.items() if "coherence" in names]
 
 
 def _merged(pairs: list[tuple[Checked, Checked]], names: dict[str, str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The plugins of a search space: loaded before the rest is read, whose keys are the knobs they declare."""
+"""The plugins of a search space, loaded before the rest is read: they declare knobs, which are keys there."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from selgen_ray.trainers.plugins import Plugin
 
 
 def use_plugins(tree: Node, problems: list[Problem]) -> tuple[Node, tuple[Plugin, ...]] | None:
-    """Load the plugins that a search space names; those of one that was read before are forgotten.
+    """Load the plugins that a search space names, and forget those of a search space that was read before.
 
     Returns:
-        The search space with their paths made absolute, and them; None where one of them cannot be used, and
-        what is wrong is added to `problems`.
+        The search space with absolute paths of its plugins, and the plugins. None if one cannot be used; the reason
+        is added to `problems`.
     """
     plugins.register_exactly(())
     listed = tree.value.get("plugins")
@@ -27,8 +27,8 @@ def use_plugins(tree: Node, problems: list[Problem]) -> tuple[Node, tuple[Plugin
     paths = [Node(plugin.name, node.origin) for node, plugin in loaded if plugin]
     if len(paths) < len(loaded):
         return None
-    found = Node({**tree.value, "plugins": Node(paths, listed.origin)}, tree.origin)
-    return found, tuple(plugin for _, plugin in loaded if plugin)
+    resolved = Node({**tree.value, "plugins": Node(paths, listed.origin)}, tree.origin)
+    return resolved, tuple(plugin for _, plugin in loaded if plugin)
 
 
 def _load(node: Node, problems: list[Problem]) -> Plugin | None:

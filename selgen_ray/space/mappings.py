@@ -24,12 +24,12 @@ _OUTPUT = "finetune_config.output_dir"
 
 
 def is_a(kind: type, node: Node, problems: list[Problem]) -> bool:
-    """Whether a node is a dict or list, as `kind` says; if not, that is a problem."""
+    """Return whether a node is a dict or list, as `kind` says; add a problem if it is not."""
     if isinstance(node.value, kind):
         return True
     wanted = "a mapping of keys" if kind is dict else "a list"
-    found = "a list" if isinstance(node.value, list) else show(node.value)
-    problems.append(node.problem(f"found {found}; allowed: {wanted}."))
+    shown = "a list" if isinstance(node.value, list) else show(node.value)
+    problems.append(node.problem(f"found {shown}; allowed: {wanted}."))
     return False
 
 
@@ -40,8 +40,8 @@ class Mappings:
     Attributes:
         keys: the config keys there are.
         problems: what is wrong is added here, and left out of what the methods return.
-        incomplete: a strategy or the base is missing, so conclusions from what is there would mislead.
-        workers: what resources.workers says.
+        incomplete: a strategy or the base is missing, so that conclusions from the others would mislead.
+        workers: the value of resources.workers.
     """
 
     keys: Keys
@@ -50,65 +50,67 @@ class Mappings:
     workers: Any = 1
 
     def entries(self, node: Node, keys: Keys, prefix: str = "") -> Flat:
-        """Dotted key -> node, of the keys that `keys` knows; the others are reported, with the nearest."""
-        found: Flat = {}
+        """Return dotted key -> node, for the keys that `keys` knows; report the others, with the nearest key."""
+        flat: Flat = {}
         for part, child in node.value.items():
             key = f"{prefix}{part}"
             if key in keys.sections:
                 if child.value is not None and is_a(dict, child, self.problems):
-                    found |= self.entries(child, keys, f"{key}.")
+                    flat |= self.entries(child, keys, f"{key}.")
             elif key in SOURCES and key in keys.known and _is_part_of_a_source(child):
-                found |= self.parts(child, key)
+                flat |= self.parts(child, key)
             elif key in keys.known or key in keys.aliases:
-                found[key] = child
+                flat[key] = child
             else:
                 outside = keys is not self.keys and self.keys.nearest(key)  # a config key belongs in the base
-                told = keys.unknown(
+                message = keys.unknown(
                     key,
                     prefix=child.origin.key.removesuffix(key),
                     otherwise=f"base.{outside}" if outside else "",
                 )
-                self.problems.append(child.problem(told))
-        return found
+                self.problems.append(child.problem(message))
+        return flat
 
     def flat(self, node: Node) -> Flat:
-        """The config values in a mapping, checked one by one; null counts as an empty mapping."""
+        """Return the config values in a mapping, checked one by one; null counts as an empty mapping."""
         checked = {key: self.value(key, child) for key, child in self.config_entries(node).items()}
         return {key: child for key, child in checked.items() if child}
 
     def config(self, node: Node) -> Flat:
-        """The same of a mapping that may name a strategy, with what that name says of other keys."""
+        """Return the values of a mapping that may name a strategy, with the values that this name implies."""
         named = node.value.get("proxy_strategy") if isinstance(node.value, dict) else None
         return self.with_implied(named.value, self.flat(node), named) if named else self.flat(node)
 
     def with_implied(self, name: Any, flat: Flat, node: Node) -> Flat:
-        """`flat` with the keys that another name of a strategy says; another value of one of them is reported."""
+        """Add to `flat` the values that another name of a strategy implies; report a value that contradicts one."""
         for key, value in catalogue.implied(str(name)).items():
             given = flat.get(key)
             if given and given.value not in (None, value):
-                told = f"found {show(given.value)}, but the strategy {name} says {show(value)}: leave one of them out."
-                self.problems.append(given.problem(told))
+                message = (
+                    f"found {show(given.value)}, but the strategy {name} says {show(value)}: leave one of them out."
+                )
+                self.problems.append(given.problem(message))
             flat = flat | {key: Node(value, node.origin)}
         return flat
 
     def config_entries(self, node: Node) -> Flat:
-        """The same with the values as they are written."""
+        """Return the config values in a mapping as they are written, under today's keys."""
         if node.value is None or not is_a(dict, node, self.problems):
             return {}
-        found = self.entries(node, self.keys)
+        entries = self.entries(node, self.keys)
         for name, key in self.keys.aliases.items():
-            if name in found:
-                other = found.pop(name)
-                same = found.setdefault(key, other)
-                if same.value is None:  # the default, or what the other name says
-                    found[key] = other
+            if name in entries:
+                other = entries.pop(name)
+                same = entries.setdefault(key, other)
+                if same.value is None:  # null means the default, or the value of the other name
+                    entries[key] = other
                 elif other.value is not None and other.plain() != same.plain():
-                    told = f"found {show(other.plain())}, but `{key}` is {show(same.plain())}: they are the same."
-                    self.problems.append(other.problem(told))
-        return found
+                    message = f"found {show(other.plain())}, but `{key}` is {show(same.plain())}: they are the same."
+                    self.problems.append(other.problem(message))
+        return entries
 
     def value(self, key: str, node: Node) -> Node | None:
-        """A value, its path made absolute, its strategy name made canonical; None where it cannot be used."""
+        """Return a value with absolute path and canonical strategy name; None, and a problem, if it cannot be used."""
         value, info = node.plain(), self.keys.known[key]
         if not self.fits(info, node):
             return None
@@ -135,12 +137,12 @@ class Mappings:
         return Node(_absolute(node), node.origin) if is_path else node
 
     def source(self, node: Node) -> Node | None:
-        """Where rows come from: its path absolute, or None where it cannot be used."""
+        """Return a source of rows as a mapping with an absolute path; None, and a problem, if it cannot be used."""
         parts = {"path": node} if isinstance(node.value, str) else node.value
         fields = Source.model_fields
         if not isinstance(parts, dict):
-            told = f"found {show(node.plain())}; allowed: the path of a file or folder, a hub id, or a mapping of "
-            self.problems.append(node.problem(f"{told}{', '.join(fields)}."))
+            message = f"found {show(node.plain())}; allowed: the path of a file or folder, a hub id, or a mapping of "
+            self.problems.append(node.problem(f"{message}{', '.join(fields)}."))
             return None
         before = len(self.problems)
         for name, child in parts.items():
@@ -162,13 +164,13 @@ class Mappings:
         return Node(parts, node.origin)
 
     def parts(self, node: Node, key: str) -> Flat:
-        """Keys of a source whose path is given elsewhere."""
+        """Return the keys of a source whose path is given elsewhere: 'data.outcome.limit' -> node."""
         known = {name: child for name, child in node.value.items() if f"{key}.{name}" in self.keys.parts}
         self.problems += [_unknown_part(name, child) for name, child in node.value.items() if name not in known]
         return {f"{key}.{name}": child for name, child in known.items()}
 
     def part(self, key: str, node: Node) -> Node | None:
-        """The value of one of them, checked; a path is made absolute."""
+        """Return the checked value of one key of a source, a path as an absolute one."""
         info, value = self.keys.known[key], node.plain()
         try:
             coerce(info, value)
@@ -181,21 +183,21 @@ class Mappings:
         return node
 
     def num_workers(self, node: Node) -> None:
-        """No value: it follows the resources, and a config.json of an earlier run must have had the same."""
+        """Refuse num_workers, which follows the resources; a config.json of an earlier run may repeat their value."""
         value = node.plain()
         if not (node.origin.included and value in (None, self.workers)):
-            told = f"found {show(value)}, but it is no key of a search space: set resources.workers"
-            self.problems.append(node.problem(f"{told}: {value}." if isinstance(value, int) else f"{told}."))
+            message = f"found {show(value)}, but it is no key of a search space: set resources.workers"
+            self.problems.append(node.problem(f"{message}: {value}." if isinstance(value, int) else f"{message}."))
 
     def fits(self, info: FieldInfo, node: Node) -> bool:
-        """False, and a problem, for a yes/no value where a number belongs."""
+        """Return False, and add a problem, for a yes/no value where a number belongs."""
         stray = is_stray_bool(info, node.plain())
         if stray:
             self.problems.append(node.problem(refused(info, node.plain())))
         return not stray
 
     def strategy(self, name: Any, node: Node) -> str | None:
-        """The canonical name of a strategy; None when there is no such strategy."""
+        """Return the canonical name of a strategy; None, and a problem, if there is no such strategy."""
         try:
             catalogue.get_trainer(str(name))
         except ValueError as error:
@@ -205,7 +207,7 @@ class Mappings:
         return catalogue.canonical(str(name))
 
     def items(self, node: Node | None, empty: bool = False) -> list[Node]:
-        """The items of a list that must not be empty, unless `empty`; none when there is no list."""
+        """Return the items of a list, [] if there is none; an empty list is a problem unless `empty` allows it."""
         if node is None or (empty and node.value is None) or not is_a(list, node, self.problems):
             return []
         if not node.value and not empty:
@@ -214,7 +216,7 @@ class Mappings:
 
 
 def _is_part_of_a_source(node: Node) -> bool:
-    """Whether a mapping says only how a source is read, or gives several paths to choose from."""
+    """Return whether a mapping says only how a source is read, or gives several paths to choose from."""
     return isinstance(node.value, dict) and not (
         "path" in node.value and not isinstance(node.value["path"].value, dict | list)
     )
@@ -226,13 +228,13 @@ def _unknown_part(name: str, node: Node) -> Problem:
 
 
 def _absolute(node: Node) -> str:
-    """The path of a file that may not be there yet: beside the file that names it, or in the current directory."""
+    """Return the absolute path of a file that may not exist yet: beside the naming file if it is there, else here."""
     beside = Path(node.origin.file).parent / node.value
     return absolute(str(beside if is_there(beside) else node.value))
 
 
 def _is_path(node: Node) -> bool:
-    """Whether a model is a local directory rather than the shipped model or a hub id."""
+    """Return whether a model is a local directory rather than the shipped model or a hub id."""
     model = node.value
     if model == "toy":
         return False

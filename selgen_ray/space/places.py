@@ -1,4 +1,4 @@
-"""Where a search space says what a message of the data is about: its file, line and key."""
+"""Places in a search space (file, line and key) that messages about data and models refer to."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ class Places:
         return cls(file, sources, {key: origin for key, origin in keys.items() if key not in SOURCES})
 
     def problem(self, message: str) -> Problem:
-        """A problem at the key that a message is about: the source whose path it names, or the first key in it."""
+        """Return a problem at the key that a message is about: a source whose path it names, or the first key in it."""
         origin, key = self._origin(message)
-        for prefix in (f"{key}, ", f"{key}: "):  # the problem says it once more
+        for prefix in (f"{key}, ", f"{key}: "):  # the problem already names the key
             message = message.removeprefix(prefix)
         return origin.problem(message) if origin else Problem(self.file, None, "", message)
 
@@ -62,14 +62,16 @@ class Places:
                 paths = [path for key, path in self.sources if key == word]
                 if len(paths) == 1:
                     return self.sources[word, paths[0]], word
-            elif word in self.keys and ("." in word or "_" in word):  # a word such as 'seed' stands in any sentence
+            elif word in self.keys and (
+                "." in word or "_" in word
+            ):  # a plain word such as 'seed' may stand in any sentence
                 return self.keys[word], word
             elif (near := self._beside(word)) is not None:
                 return near, ""
         return None, ""
 
     def _beside(self, key: str) -> Origin | None:
-        """Of a key of the same section, for one that was left at its default: 'evals.judge.model' for '....sets'."""
+        """Return the place of another key in the section of a key that was left at its default, or None."""
         section = key.rpartition(".")[0]
         keys = (other for other in self.keys if "." in section and other.startswith(f"{section}."))
         return next((self.keys[other] for other in keys), None)
@@ -80,5 +82,5 @@ def _names(message: str, path: str) -> bool:
 
 
 def _of_path(source: Node) -> Origin:
-    """Of the path inside a mapping."""
+    """Return the place of a source's path, which may stand inside a mapping."""
     return source.value["path"].origin if isinstance(source.value, dict) and "path" in source.value else source.origin

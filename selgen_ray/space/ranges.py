@@ -37,7 +37,7 @@ class Range:
     choices: tuple[Any, ...] = ()
 
     def at(self, share: float) -> Any:
-        """The value at a share in [0, 1) of the way from the low end to the high one, or along the choices."""
+        """Return the value at a share in [0, 1) of the way from low to high, or along the choices."""
         if self.choices:
             return self.choices[int(share * len(self.choices))]
         margin = 0.5 if self.is_whole else 0.0  # so that the whole numbers at the ends are as likely as others
@@ -48,12 +48,12 @@ class Range:
         return self.rounded(ends[0] + share * (ends[1] - ends[0]))
 
     def rounded(self, number: float) -> float:
-        """The number as a person would write it, inside the interval."""
+        """Round a number as a person would write it (4 significant digits, or a whole number), inside the interval."""
         value = round(number) if self.is_whole else float(f"{number:.{_DIGITS}g}")
         return min(max(value, self.low), self.high)
 
     def holds(self, value: Any) -> bool:
-        """Whether the value, as results have it, can be one of this range."""
+        """Return whether a value, as results hold it, lies in this range."""
         if self.choices:
             return value in self.choices
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -68,21 +68,27 @@ class Range:
 
 
 def draw(ranges: Mapping[str, Range], number: int, *key: int | str) -> dict[str, Any]:
-    """Random values for each key, a pure function of `number` and `key`.
+    """Draw a random value for each range; a pure function of `number` and `key`.
 
-    A random start, and from there by steps that spread any count of settings evenly, since there are few: independent
-    draws leave gaps. (Roberts' sequence, a generalised golden ratio, with a random shift.)
+    Settings 0, 1, 2, ... take steps of a fixed size from a random start, which spreads any number of them evenly;
+    independent draws of a few settings would leave gaps. This is Roberts' R_d sequence (a generalised golden ratio, see
+    "The unreasonable effectiveness of quasirandom sequences", 2018), shifted at random.
+
+    Args:
+        ranges: key -> the values it may take.
+        number: of the setting, from 0.
+        key: the parts of the seed.
     """
-    found = {}
+    values = {}
     for i, (name, one) in enumerate(sorted(ranges.items()), 1):
         start = random.Random(derive_seed("search", *key, name)).random()
-        found[name] = one.at((start + number * _ratio(len(ranges)) ** -i) % 1)
-    return {name: found[name] for name in ranges}
+        values[name] = one.at((start + number * _ratio(len(ranges)) ** -i) % 1)
+    return {name: values[name] for name in ranges}
 
 
 @functools.cache
 def _ratio(dimensions: int) -> float:
-    """The root of x^(d + 1) = x + 1: the golden ratio in one dimension."""
+    """Return the positive root of x^(d + 1) = x + 1; the golden ratio for d = 1."""
     x = 1.5
     for _ in range(100):
         x = (1 + x) ** (1 / (dimensions + 1))
@@ -90,7 +96,7 @@ def _ratio(dimensions: int) -> float:
 
 
 def everything(ranges: Mapping[str, Range]) -> Iterator[dict[str, Any]]:
-    """Every combination of values, in order; only of ranges that have finitely many."""
+    """Yield every combination of values, in order; all ranges must have finitely many."""
     values = [one.choices or range(int(one.low), int(one.high) + 1) for one in ranges.values()]
     for combination in itertools.product(*values):
         yield dict(zip(ranges, combination, strict=True))

@@ -1,4 +1,4 @@
-"""The section `search` of a strategy: which keys are searched, over which values, and how."""
+"""The section `search` of a strategy: the searched keys, their values, and the way of searching."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NO_OPTUNA = "found 'optuna', which is not installed here: pip install \"selgen-
 
 
 class SearchSettings(Strict):
-    """How a strategy's settings are searched."""
+    """The way in which a strategy's settings are searched."""
 
     algorithm: Literal["random", "optuna"] = Field(description="optuna: its TPE sampler, from the results so far")
     num_settings: int = Field(description="how many are tried, each with all seeds", ge=1, le=10_000)
@@ -59,20 +59,20 @@ class Section:
 
     @property
     def keys(self) -> Flat:
-        """The searched keys, and where they are written."""
+        """The searched keys, each with the node of its range."""
         return {key: one.node for key, one in self.ranges.items()}
 
     def axis(self, strategy: str) -> list[Flat]:
-        """The settings of a random search; each a pure function of the seed, the strategy and its number."""
+        """Return the settings of a random search; each is a pure function of seed, strategy and its number."""
         draws = [draw(self.ranges, n, self.settings.seed, strategy) for n in range(self.settings.num_settings)]
         return [self.flat(values) for values in draws]
 
     def flat(self, values: dict[str, Any]) -> Flat:
-        """Values of the searched keys as if they had been written there."""
+        """Return values of the searched keys as nodes, as if they were written in the section."""
         return {key: written(value, self.ranges[key].node.origin) for key, value in values.items()}
 
     def objectives(self, x: str, y: str) -> tuple[Objective, ...]:
-        """What the search is after; `x` and `y` are those of the sweep's front."""
+        """Return the objectives: `metric`, or else `x` and `y`, the axes of the sweep's Pareto front."""
         if self.settings.metric:
             return (Objective.of(self.settings.metric, self.settings.mode),)
         return tuple(map(Objective.of, dict.fromkeys((x, y))))
@@ -82,7 +82,7 @@ class Searches(Mappings):
     """Reads the sections `search`."""
 
     def search(self, node: Node, strategy: str) -> Section | None:
-        """The section, or None where it cannot be used; what is wrong is added to `problems`."""
+        """Read the section; None if it cannot be used. What is wrong is added to `problems`."""
         before = len(self.problems)
         if not is_a(dict, node, self.problems):
             return None
@@ -90,32 +90,32 @@ class Searches(Mappings):
         for part in unknown:
             near = self.keys.nearest(part)
             hint = nearest(part, _SETTINGS) or (f" Did you mean '{node.origin.key}.{near}'?" if near else "")
-            told = f"unknown key {part!r}. Allowed: {', '.join(_SETTINGS)}, and keys of a trial.{hint}"
-            self.problems.append(node.value[part].problem(told))
+            message = f"unknown key {part!r}. Allowed: {', '.join(_SETTINGS)}, and keys of a trial.{hint}"
+            self.problems.append(node.value[part].problem(message))
         settings = self.search_settings(node)
         keys = {part: child for part, child in node.value.items() if self.is_key(part) and part not in _SETTINGS}
         entries = self.config_entries(Node(keys, node.origin))
         ranges = {key: one for key, child in entries.items() if (one := self.range(key, child, strategy))}
         if not entries and len(self.problems) == before:
-            told = (
+            message = (
                 "searches no key; give some, such as finetune_config.learning_rate: {min: 1e-5, max: 1e-3, log: true}."
             )
-            self.problems.append(node.problem(told))
+            self.problems.append(node.problem(message))
         if settings is None or len(self.problems) > before:
             return None
         return Section(node.origin, settings, ranges)
 
     def is_key(self, part: str) -> bool:
-        """Whether a key of a section is one of a trial, or a section of it."""
+        """Return whether a key is one of a trial's config, or names a section of it."""
         return part in self.keys.known or part in self.keys.sections or part in self.keys.aliases
 
     def search_settings(self, node: Node) -> SearchSettings | None:
-        """How to search, without what is searched."""
+        """Read how to search (algorithm, num_settings, ...); None, and a problem, if something is wrong."""
         flat = {key: child for key, child in node.value.items() if key in _SETTINGS}
         wrong = [key for key in list(flat) if not self.fits(_SETTINGS[key], flat[key])]
         missing = [key for key in ("algorithm", "num_settings") if key not in flat]
         typed = "".join(nearest(part, missing) for part in node.value if not (part in flat or self.is_key(part)))
-        for key in (key for key in missing if key not in typed):  # a typo is told elsewhere
+        for key in (key for key in missing if key not in typed):  # a typo of it is already reported
             self.problems.append(node.problem(f"lacks {key!r}: {allowed(_SETTINGS[key])}."))
         if wrong or missing:
             return None
@@ -129,18 +129,18 @@ class Searches(Mappings):
         return settings
 
     def range(self, key: str, node: Node, strategy: str) -> Range | None:
-        """The values of one key, each of them one that the key may have."""
+        """Read the range of one key, whose values the key must accept; None, and a problem, if one is wrong."""
         if not isinstance(node.value, dict):
             value = show(node.plain())
             listed = node.plain() if isinstance(node.value, list) else [node.plain()]
-            told = f"found {value}; allowed: {{min: ..., max: ...}}, with log: true to search by factors, or "
-            self.problems.append(node.problem(f"{told}{{choices: {show(listed)}}}."))
+            message = f"found {value}; allowed: {{min: ..., max: ...}}, with log: true to search by factors, or "
+            self.problems.append(node.problem(f"{message}{{choices: {show(listed)}}}."))
             return None
         parts = node.value
         unknown = [part for part in parts if part not in _PARTS]
         for part in unknown:
-            told = f"unknown key {part!r}. Allowed: {', '.join(_PARTS)}.{nearest(part, _PARTS)}"
-            self.problems.append(parts[part].problem(told))
+            message = f"unknown key {part!r}. Allowed: {', '.join(_PARTS)}.{nearest(part, _PARTS)}"
+            self.problems.append(parts[part].problem(message))
         if unknown:
             return None
         if "choices" not in parts:
@@ -148,17 +148,17 @@ class Searches(Mappings):
         for part in [part for part in _INTERVAL if part in parts]:
             self.problems.append(parts[part].problem("stands beside choices: keep one of the two."))
             return None
-        found = [(item, self.end(key, item, strategy)) for item in self.items(parts["choices"])]
-        values = [value for _, value in found if value]
+        choices = [(item, self.end(key, item, strategy)) for item in self.items(parts["choices"])]
+        values = [value for _, value in choices if value]
         plain = [value[0] for value in values]
         for i, value in enumerate(plain):
             if value in plain[:i]:
-                self.problems.append(found[i][0].problem(f"the choice {show(value)} is given twice."))
+                self.problems.append(choices[i][0].problem(f"the choice {show(value)} is given twice."))
                 return None
-        return Range(node, choices=tuple(plain)) if plain and len(values) == len(found) else None
+        return Range(node, choices=tuple(plain)) if plain and len(values) == len(choices) else None
 
     def interval(self, key: str, node: Node, strategy: str) -> Range | None:
-        """An interval of numbers."""
+        """Read an interval of numbers, {min, max, log}; None, and a problem, if it is wrong."""
         parts, types_ = node.value, kinds(self.keys.known[key].annotation)
         if int not in types_ and float not in types_:
             self.problems.append(node.problem(f"takes no number, but {allowed(self.keys.known[key])}: give choices."))
@@ -183,7 +183,7 @@ class Searches(Mappings):
         return None
 
     def end(self, key: str, node: Node, strategy: str, number: bool = False) -> tuple[Any] | None:
-        """A value as the key holds it, in a tuple since it may be null; None where it is no value of the key."""
+        """Return a value as the key holds it, in a tuple since it may be null; None, and a problem, if it is wrong."""
         info = self.keys.by_strategy[strategy].get(key, self.keys.known[key])
         checked = self.value(key, node)
         if checked is None:

@@ -1,4 +1,4 @@
-"""From a section `search` to what makes the trials of the settings it will ask for."""
+"""Searches of a sweep: a section `search` becomes the object that makes trials of the settings it asks for."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _DIGITS = 8  # of the hash in a search's key
 
 @dataclass(frozen=True)
 class Template:
-    """The settings of a strategy that differ in the searched keys alone, before a search gives these values.
+    """A strategy's settings with the searched keys left open, until the search gives values for them.
 
     Attributes:
         own: the strategy's values of the other keys.
@@ -38,16 +38,16 @@ class Template:
     own: Flat
 
     def trials(self, values: Mapping[str, Any], problems: list[Problem]) -> list[Checked]:
-        """One trial a seed, duplicates left out; what is wrong is added to `problems`."""
-        document, own = self.checker.document, self.own | self.section.flat(dict(values))
+        """Make one trial per seed, without duplicates; what is wrong is added to `problems`."""
+        document, values_of_strategy = self.checker.document, self.own | self.section.flat(dict(values))
         candidates = [
-            make_candidate(document, self.variant, own | seed, self.checker.keys, problems)
+            make_candidate(document, self.variant, values_of_strategy | seed, self.checker.keys, problems)
             for seed in seed_axis(document)
         ]
         return unique(self.checker.check(candidates, problems))[0]
 
     def points(self) -> Iterable[dict[str, Any]]:
-        """Some settings, in which each end of a range and each choice is met."""
+        """Yield some settings that together hold each end of a range and each choice."""
         ranges, settings = self.section.ranges, self.section.settings
         first = draw(ranges, 0, settings.seed, self.variant.strategy)
         yield first
@@ -57,7 +57,7 @@ class Template:
             yield from (first | {key: choice} for choice in one.choices)
 
     def key(self, sample: Checked) -> str:
-        """The same for a search as long as nothing changes but what it may vary: ranges, seeds, its own settings."""
+        """Return the search's name: it stays the same while only ranges, seeds and the search's own settings change."""
         settings: dict[str, Any] = {k: v for k, v in sample.settings.items() if k not in STREAMS}
         for key in self.section.ranges:
             *path, leaf = key.split(".")
@@ -69,27 +69,27 @@ class Template:
 
 
 def _without(tree: dict[str, Any], path: list[str]) -> dict[str, Any]:
-    first, *rest = path
-    if rest:
-        return {**tree, first: _without(tree[first], rest)}
+    first, *inner = path
+    if inner:
+        return {**tree, first: _without(tree[first], inner)}
     return {key: value for key, value in tree.items() if key != first}
 
 
 def find_searches(checker: Checker, problems: list[Problem]) -> list[tuple[Template, list[Checked]]]:
-    """Every search of the sweep with trials of some of its settings; one for each combination of the other axes."""
-    found: list[tuple[Template, list[Checked]]] = []
+    """Return every search of the sweep, one per combination of the other axes, with trials of some of its settings."""
+    searches: list[tuple[Template, list[Checked]]] = []
     for variant in checker.document.variants:
         if section := variant.search:
             for choice in itertools.product(*variant.axes):
-                own = functools.reduce(operator.or_, choice, variant.fixed)
-                template = Template(checker, variant, section, own)
+                values = functools.reduce(operator.or_, choice, variant.fixed)
+                template = Template(checker, variant, section, values)
                 samples = [trial for point in template.points() for trial in template.trials(point, problems)]
-                found.append((template, samples))
-    return found
+                searches.append((template, samples))
+    return searches
 
 
 def as_searches(found: list[tuple[Template, list[Checked]]], pareto: Pareto) -> list[SearchSpec]:
-    """What the sweep is to search: without what is excluded, and each search once."""
+    """Return the searches of the sweep, each once, without those whose trials are all excluded."""
     left = [(template, [t for t in samples if not is_excluded(t, template.checker)]) for template, samples in found]
     by_strategy: dict[str, list[tuple[Template, list[Checked]]]] = defaultdict(list)
     for template, samples in left:
@@ -123,7 +123,7 @@ def _search(template: Template, samples: list[Checked], fixed: list[str], pareto
 
 
 def _build(template: Template, named: list[str], values: Mapping[str, Any]) -> list[Trial]:
-    """The trials of a setting that a search asks for, named so whatever else it asks for."""
+    """Make the trials of a setting that a search asks for; their names do not depend on its other settings."""
     problems: list[Problem] = []
     trials = template.trials(values, problems)
     if problems:

@@ -20,14 +20,14 @@ _DIGITS = 6  # of the setting's hash in a slug; more where two slugs would be eq
 
 
 def unique(trials: list[Checked]) -> tuple[list[Checked], list[tuple[Checked, Checked]]]:
-    """The first trial of every id, and the pairs (kept, merged into it)."""
+    """Return the first trial of every id, and the pairs (kept trial, duplicate)."""
     first: dict[str, Checked] = {}
     pairs = [(first.setdefault(trial.trial_id, trial), trial) for trial in trials]
     return list(first.values()), [(kept, trial) for kept, trial in pairs if kept is not trial]
 
 
 def named(trials: list[Checked]) -> list[Trial]:
-    """The trials with readable slugs: the strategy, what varies within it, a hash of the whole setting."""
+    """Name the trials with readable slugs: the strategy, what varies within it, a hash of the whole setting."""
     by_strategy: dict[str, list[Checked]] = defaultdict(list)
     for trial in trials:
         by_strategy[trial.config.proxy_strategy].append(trial)
@@ -39,23 +39,25 @@ def named(trials: list[Checked]) -> list[Trial]:
 
 
 def varying(trials: list[Checked]) -> list[str]:
-    """The dotted keys whose values differ between trials of one strategy, seeds aside; of a file, its content."""
+    """Return the dotted keys whose values differ between trials of one strategy, seeds aside; files by content."""
     flats = [flatten(trial.settings) for trial in trials]
     keys = dict.fromkeys(key for flat in flats for key in flat if key not in STREAMS)
-    found = [key for key in keys if len({repr(flat.get(key)) for flat in flats}) > 1]
-    whole = [key.removesuffix(".rows") if key.startswith("data.") else key for key in found]  # of a source with options
+    differing = [key for key in keys if len({repr(flat.get(key)) for flat in flats}) > 1]
+    whole = [
+        key.removesuffix(".rows") if key.startswith("data.") else key for key in differing
+    ]  # a source with options
     return list(dict.fromkeys(key.removeprefix(f"{identity.FILES}.") for key in whole))
 
 
 def slug(trial: Checked, keys: list[str]) -> str:
-    """The name of a setting: the strategy, its values of the keys, a hash of all of it."""
+    """Return the name of a setting: strategy, values of `keys`, hash ('kl_divergence_beta_kl-10_1a2b3c')."""
     parts = [f"{key.rpartition('.')[2]}-{_short(value_of(trial.config, key))}" for key in keys]
     readable = "_".join([trial.config.proxy_strategy, *parts])
     return f"{readable[: _SLUG_LENGTH - _DIGITS - 1].rstrip('._-')}_{trial.setting[:_DIGITS]}"
 
 
 def _short(value: Any) -> str:
-    """A value as a part of a folder name."""
+    """Format a value as a part of a folder name."""
     if isinstance(value, list | tuple):
         return "-".join(map(_short, value))
     if isinstance(value, Source):

@@ -1,4 +1,4 @@
-"""Where rows come from, said as a whole or key by key: a sweep can vary how much of a file is read, and how."""
+"""Sources of rows, given as a whole or key by key: a sweep can vary how much of a file is read, and how."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ NO_PATH = "has no path: name a file, a folder or a hub id."
 
 
 def with_whole_sources(base: Flat, own: Flat, problems: list[Problem]) -> Flat:
-    """`own` over `base`, with what is said of a source key by key, 'data.outcome.limit', put into the source."""
+    """Lay `own` over `base`, and put keys of a source into it.
+
+    For example 'data.outcome' (a path) and 'data.outcome.limit' become 'data.outcome': {path, limit}. A source without
+    a path is added to `problems`.
+    """
     flat = base | own
     for source in SOURCES:
         parts = {key: node for key, node in flat.items() if key.startswith(f"{source}.")}
@@ -21,7 +25,7 @@ def with_whole_sources(base: Flat, own: Flat, problems: list[Problem]) -> Flat:
         flat = {key: node for key, node in flat.items() if key not in parts}
         given = _said(base, source)
         if (whole := own.get(source)) is not None:
-            # another source, unless the base only says how one is read
+            # it replaces the source of the base, unless the base only says how one is read
             given = (given if "path" not in given else {}) | _said({source: whole}, source)
         given |= _said({key: node for key, node in own.items() if key in parts}, source)
         origin = _above(next(iter(parts.values())).origin) if source not in flat else flat[source].origin
@@ -33,14 +37,14 @@ def with_whole_sources(base: Flat, own: Flat, problems: list[Problem]) -> Flat:
 
 
 def _said(flat: Flat, source: str) -> dict[str, Node]:
-    """Name -> value of what is said of a source, as a whole and key by key."""
+    """Return name -> value, of everything given for a source as a whole and key by key."""
     whole = flat.get(source)
-    found = {} if whole is None or whole.value is None else whole.value if isinstance(whole.value, dict) else None
-    found = {"path": whole} if found is None and whole else dict(found or {})
+    named = {} if whole is None or whole.value is None else whole.value if isinstance(whole.value, dict) else None
+    named = {"path": whole} if named is None and whole else dict(named or {})
     prefix = f"{source}."
-    return found | {key.removeprefix(prefix): node for key, node in flat.items() if key.startswith(prefix)}
+    return named | {key.removeprefix(prefix): node for key, node in flat.items() if key.startswith(prefix)}
 
 
 def _above(origin: Origin) -> Origin:
-    """The mapping that a key is written in."""
+    """Return the place of the mapping that a key is written in."""
     return replace(origin, key=origin.key.rpartition(".")[0])

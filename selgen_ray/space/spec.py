@@ -1,4 +1,4 @@
-"""What a search space becomes: the trials, and what the sweep as a whole asks for."""
+"""The classes of a checked search space: its trials, its searches, and the settings of the whole sweep."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from selgen_ray.syntax.tree import Origin
 from selgen_ray.trainers.plugins import Plugin
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-"""What a file name may be on every file system and object store."""
+"""A file name that every file system and object store allows."""
 Mode = Literal["max", "min"]
 
 
 class Resources(Strict):
-    """What one trial gets, and how many run and retry.
+    """The resources of a trial, and how many trials run at a time and run again.
 
     A trial runs in one process, with `gpus` and `cpus`; with `workers` it runs in that many, and the keys of one
     worker take their place.
@@ -88,13 +88,13 @@ class Resources(Strict):
 
 
 def metric_name(value: str) -> str:
-    """The name of a metric of evaluations. Raises ValueError: it cannot be one."""
+    """Return `value` if it is the name of a metric of evaluations. Raises ValueError: it cannot be one."""
     if value in HEADLINES:
         return value
     if not re.fullmatch(r"[^/\s]+/[^/\s]+", value):
         near = nearest(value, HEADLINES)
-        told = f"allowed: {', '.join(HEADLINES)}, or the 'set/metric' of an evaluation.{near}"
-        raise ValueError(told.removesuffix("."))
+        message = f"allowed: {', '.join(HEADLINES)}, or the 'set/metric' of an evaluation.{near}"
+        raise ValueError(message.removesuffix("."))
     name, metric = value.split("/")
     if name not in SET_NAMES:
         near = nearest(f"{name}/{metric}", [f"{one}/{metric}" for one in SET_NAMES])
@@ -123,14 +123,14 @@ class Pareto(Strict):
 
     @property
     def conditions(self) -> tuple[Condition, ...]:
-        """`require`, read."""
+        """The conditions of `require`, parsed."""
         return () if self.require is None else parse_requirement(self.require)
 
 
 class StoppingRule(Strict):
-    """When a setting is stopped that does worse than others; off unless a scheduler is given.
+    """The rule by which a setting that does worse than others is stopped; off unless a scheduler is given.
 
-    The time is counted in epochs of training, the value of a setting is the mean over its seeds.
+    Time is counted in epochs of training; the value of a setting is the mean over its seeds.
     """
 
     scheduler: Literal["asha", "median"] | None = Field(
@@ -164,7 +164,7 @@ class StoppingRule(Strict):
 
 
 class SweepSettings(Strict):
-    """Everything about a sweep but its trials."""
+    """Everything about a sweep except its trials."""
 
     name: str = Field(description="the sweep's folder in storage_path; default: the name of the YAML file")
     storage_path: str = Field("./sweeps", description="folder or URI, relative to the current directory")
@@ -222,7 +222,7 @@ class Objective:
 
     @classmethod
     def of(cls, metric: str, mode: Mode | None = None) -> Objective:
-        """Where no mode is given, small for a loss and its like, else large."""
+        """Make an objective; the default mode is 'min' for a loss and its like, else 'max'."""
         return cls(metric, mode or ("min" if less_is_better(metric) else "max"))
 
 
@@ -238,7 +238,7 @@ class SearchSpec:
         require: what `pareto` requires, where its two are the objectives.
         ranges: dotted config key -> the values it may take.
         num_seeds: trials of a setting.
-        build: values -> one trial a seed, without those that `exclude` matches. Raises SpecError.
+        build: values -> one trial per seed, without those that `exclude` matches. Raises SpecError.
         samples: the trials of some settings, to check data and resources before the sweep starts.
     """
 
@@ -256,7 +256,7 @@ class SearchSpec:
 
     @property
     def line(self) -> str:
-        """What it is, for people who look at the plan."""
+        """A line that describes the search in the plan."""
         goal = " and ".join(f"{one.mode} {one.metric}" for one in self.objectives)
         size = f"{self.num_settings} settings x {self.num_seeds} seeds"
         return f"{self.key}: up to {size} by optuna ({goal}), of {', '.join(self.ranges)}"

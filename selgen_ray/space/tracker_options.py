@@ -74,14 +74,14 @@ class Tracker(Strict):
 
     @property
     def settings(self) -> Any:
-        """The options with their defaults."""
+        """The tracker's options, defaults included."""
         return OPTIONS[self.name](**self.options)
 
 
 def use_trackers(tree: Node, problems: list[Problem]) -> Node:
-    """The search space with its trackers as plain `Tracker` fields; what is wrong is left out and told.
+    """Return the search space with its trackers as plain `Tracker` fields; report and leave out what is wrong.
 
-    A message never shows what an option holds that may be a secret.
+    No message shows the value of an option that may be a secret.
     """
     listed = tree.value.get("trackers")
     if listed is None or listed.value is None:
@@ -89,26 +89,26 @@ def use_trackers(tree: Node, problems: list[Problem]) -> Node:
     if not isinstance(listed.value, list):
         problems.append(listed.problem(f"allowed: a list of {', '.join(OPTIONS)}, such as [tensorboard]."))
         return Node({key: node for key, node in tree.value.items() if key != "trackers"}, tree.origin)
-    found: dict[str, Node] = {}
+    by_name: dict[str, Node] = {}
     for node in listed.value:
         name, tracker = _read(node, problems)
-        if name in found:
+        if name in by_name:
             problems.append(node.problem(f"{name!r} is given twice."))
         elif tracker:
-            found[name] = tracker
-    return Node({**tree.value, "trackers": Node(list(found.values()), listed.origin)}, tree.origin)
+            by_name[name] = tracker
+    return Node({**tree.value, "trackers": Node(list(by_name.values()), listed.origin)}, tree.origin)
 
 
 def _read(node: Node, problems: list[Problem]) -> tuple[str, Node | None]:
-    """The name of a tracker, and a node with the fields of `Tracker`; None where it is wrong."""
+    """Return the name of a tracker, and a node with the fields of `Tracker`; None, and a problem, if it is wrong."""
     entries: dict[str, Node] = node.value if isinstance(node.value, dict) else {"name": node}
     name = entries["name"].value if "name" in entries else None
     if not isinstance(name, str):
         problems.append(node.problem("allowed: the name of a tracker, or a mapping {name: ..., option: ...}."))
         return "", None
     if name not in OPTIONS:
-        told = f"unknown tracker {show(name)}. Allowed: {', '.join(OPTIONS)}.{nearest(name, OPTIONS)}"
-        problems.append(entries["name"].problem(told))
+        message = f"unknown tracker {show(name)}. Allowed: {', '.join(OPTIONS)}.{nearest(name, OPTIONS)}"
+        problems.append(entries["name"].problem(message))
         return name, None
     package = _PACKAGES.get(name, name)
     if importlib.util.find_spec(package) is None:
@@ -118,7 +118,9 @@ def _read(node: Node, problems: list[Problem]) -> tuple[str, Node | None]:
         if (known := expanded(options[key], problems)) is None:
             return name, None
         options[key] = known
-    fit = [_option_fits(name, key, child, problems) for key, child in options.items()]  # all are told
+    fit = [
+        _option_fits(name, key, child, problems) for key, child in options.items()
+    ]  # a list, so that all are reported
     if not all(fit):
         return name, None
     return name, Node({"name": entries["name"], "options": Node(options, node.origin)}, node.origin)
@@ -127,13 +129,15 @@ def _read(node: Node, problems: list[Problem]) -> tuple[str, Node | None]:
 def _option_fits(name: str, key: str, node: Node, problems: list[Problem]) -> bool:
     fields, value = OPTIONS[name].model_fields, node.plain()
     if key not in fields and looks_secret(str(key)):
-        told = f"{key!r} may be a secret, which does not belong in a file: set {_CREDENTIALS.get(name, 'it')} in the "
-        problems.append(node.problem(f"{told}environment, and leave it out."))
+        message = (
+            f"{key!r} may be a secret, which does not belong in a file: set {_CREDENTIALS.get(name, 'it')} in the "
+        )
+        problems.append(node.problem(f"{message}environment, and leave it out."))
     elif key not in fields:
         problems.append(node.problem(Keys({"": dict(fields)}, {}, frozenset()).unknown(str(key))))
     elif isinstance(value, str) and holds_secret(value):
-        told = f"holds a password or token, which does not belong in a file: set {_CREDENTIALS[name]} in the "
-        problems.append(node.problem(f"{told}environment."))
+        message = f"holds a password or token, which does not belong in a file: set {_CREDENTIALS[name]} in the "
+        problems.append(node.problem(f"{message}environment."))
     else:
         try:
             coerce(fields[key], value)
@@ -144,8 +148,8 @@ def _option_fits(name: str, key: str, node: Node, problems: list[Problem]) -> bo
 
 
 def misplaced(trackers: list[Tracker], storage_path: str) -> list[str]:
-    """What keeps the trackers from working here: no credentials, or nowhere to keep their files."""
-    env, told = os.environ, []
+    """Return why trackers cannot work here: no credentials, or nowhere to keep their files."""
+    env, messages = os.environ, []
     remote = "://" in storage_path and not storage_path.startswith("file://")
     for tracker in trackers:
         options, why = tracker.settings, ""
@@ -162,8 +166,8 @@ def misplaced(trackers: list[Tracker], storage_path: str) -> list[str]:
             given += [env.get(name) for name in ("TRACKIO_DIR", "TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL")]
             why = "" if any(given) else "its database cannot lie in storage_path: set dir, space_id or server_url"
         if why:
-            told.append(f"{tracker.name}: {why}.")
-    return told
+            messages.append(f"{tracker.name}: {why}.")
+    return messages
 
 
 def _is_logged_in() -> bool:

@@ -14,7 +14,7 @@ INTERRUPTED = 130  # as a shell has it of a process that SIGINT ended
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
+    """Run the command; return its exit status."""
     argv = sys.argv[1:] if argv is None else argv
     try:
         return _main(argv)

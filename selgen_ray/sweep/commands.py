@@ -1,5 +1,7 @@
-"""`python -m selgen_ray.sweep status|stop|retry|rm|add`: look at a sweep and steer it, from any machine that sees its
-folder. Exit status: 0 done, 2 the request is wrong."""
+"""`python -m selgen_ray.sweep status|stop|retry|rm|add`: look at a sweep and steer it.
+
+They work on any machine that sees the sweep's folder. Exit status: 0 done, 2 the request is wrong.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ from selgen_ray.storage import Folder
 
 COMMANDS = ("status", "stop", "retry", "rm", "add")
 DONE, WRONG = 0, 2
-_SILENT_S = 60.0  # a driver that has not written for so long is taken for dead
+_SILENT_S = 60.0  # a driver that has written nothing for so long counts as dead
 
 
 @dataclass
@@ -33,11 +35,11 @@ class Sweep:
     """A sweep as its folder shows it.
 
     Attributes:
-        names: trial id -> '<setting>/seed_<N>', of every trial that is known.
+        names: trial id -> '<setting>/seed_<N>', of every known trial.
         status: trial id -> 'completed', 'running', 'waiting' and so on.
-        errors: trial id -> its cause.
+        errors: trial id -> cause in one line, of trials whose result has an error.
         places: trial id -> folder of its result.
-        live: what the driver wrote last, {} where none ever did.
+        live: the state that the driver wrote last, {} if none ever did.
     """
 
     folder: Folder
@@ -50,7 +52,7 @@ class Sweep:
 
     @property
     def silent_s(self) -> float | None:
-        """Seconds since the driver's last sign of life, by the clocks of both machines; None: none is running."""
+        """Seconds since the driver's last sign of life, by the clocks of both machines; None: no driver is running."""
         if not self.live or self.live.get("over"):
             return None
         return (datetime.now(UTC) - datetime.fromisoformat(self.live["updated_at"])).total_seconds()
@@ -62,7 +64,7 @@ class Sweep:
 
 
 def read_state(folder: Folder) -> Sweep:
-    """What a sweep's folder says. Raises StorageError: there is no sweep, or it cannot be read."""
+    """Read the state of a sweep from its folder. Raises StorageError: there is no sweep, or it cannot be read."""
     control = Control(folder)
     sweep = Sweep(folder, control, live=control.read(LIVE))
     sweep.names |= control.read(PLAN).get("trials", {})
@@ -94,7 +96,7 @@ def read_state(folder: Folder) -> Sweep:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run one of the commands; returns its exit status."""
+    """Run one of the commands; return its exit status."""
     args = _parser().parse_args(argv)
     try:
         folder = _folder(args.sweep)
@@ -123,8 +125,8 @@ def _parser() -> argparse.ArgumentParser:
         return made
 
     def trials(made: argparse.ArgumentParser) -> None:
-        told = "'<setting>/seed_<N>', a setting, an id, or a pattern with *"
-        made.add_argument("trials", metavar="TRIAL", nargs="*", help=told)
+        help_text = "'<setting>/seed_<N>', a setting, an id, or a pattern with *"
+        made.add_argument("trials", metavar="TRIAL", nargs="*", help=help_text)
 
     status = command("status", "what is done, what runs, what failed and why, and the time left")
     status.add_argument("--json", action="store_true", help="for programs")
@@ -247,7 +249,7 @@ def _retry(args: argparse.Namespace, folder: Folder) -> list[str]:
 
 
 def _reopen(place: Folder) -> None:
-    """A trial that ended for good counts as cut off; what checkpoints it has are gone on from."""
+    """Mark a trial that ended for good as cut off: it continues from its last checkpoint, if it has one."""
     result = TrialResult.model_validate_json(place.read(FILE_NAME))
     if result.status in _ILL:
         result.status, result.error = TrialStatus.RUNNING, None
@@ -267,7 +269,7 @@ def _rm(args: argparse.Namespace, folder: Folder) -> list[str]:
         if input(f"delete these {len(wanted)} trials and their results? [y/N] ").strip().lower() not in ("y", "yes"):
             return ["nothing was deleted"]
     for trial_id in wanted:
-        sweep.control.removed.set(trial_id)  # first: a sweep that runs must not start it in between
+        sweep.control.removed.set(trial_id)  # first: a running sweep must not start it in between
         if trial_id in sweep.places:
             sweep.places[trial_id].delete()
     return [f"{name} is removed" for name in wanted.values()]
@@ -286,6 +288,6 @@ def _add(args: argparse.Namespace, folder: Folder) -> list[str]:
     new = [trial for trial in spec.trials if trial.trial_id not in sweep.names]
     for trial in new:
         write_added(sweep.control, AddedTrial.of(trial, spec.plugin_sources))
-    there = len(spec.trials) - len(new)
+    num_known = len(spec.trials) - len(new)
     lines = [f"added {len(new)} trials: {_hint(sweep)}"] if new else ["nothing to add"]
-    return lines + ([f"{there} are in the sweep already"] if there else [])
+    return lines + ([f"{num_known} are in the sweep already"] if num_known else [])

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the command; returns its exit status."""
+    """Run the command; return its exit status."""
     args = _parser().parse_args(argv)
     try:
         spec = load_space(args.space)
@@ -104,7 +104,7 @@ def _run(spec: SweepSpec, plan: Plan, args: argparse.Namespace, tokens: PlannedT
     why = None
     if plan.is_open:
         with claim(Control(plan.folder)):
-            plan.folder.write("space.yaml", Path(args.space).read_bytes())  # the very file, beside its results
+            plan.folder.write("space.yaml", Path(args.space).read_bytes())  # the exact file, beside its results
             tokens.publish()
             problem, why = _launch(spec, _plan(spec, args.only), args)
         if problem:
@@ -114,7 +114,7 @@ def _run(spec: SweepSpec, plan: Plan, args: argparse.Namespace, tokens: PlannedT
 
 
 def resume_command(args: argparse.Namespace) -> str:
-    """What continues the sweep, to be pasted into a shell."""
+    """Return the command that continues the sweep, quoted for a shell."""
     parts = ["python", "-m", "selgen_ray.sweep", args.space]
     parts += [part for only in args.only for part in ("--only", only)]
     parts += ["--max-concurrent", str(args.max_concurrent)] if args.max_concurrent else []
@@ -123,7 +123,7 @@ def resume_command(args: argparse.Namespace) -> str:
 
 
 def _launch(spec: SweepSpec, plan: Plan, args: argparse.Namespace) -> tuple[str | None, str | None]:
-    """Run what is left; returns what is wrong with the request, if anything, and why the sweep ended early."""
+    """Run what is left; return what is wrong with the request, if anything, and why the sweep ended early."""
     from selgen_ray.cluster import cluster  # late: a dry run, or a finished sweep, needs no Ray
     from selgen_ray.cluster.trackers import TrackerError
     from selgen_ray.cluster.tune_sweep import Launch, launch, resolve
@@ -156,37 +156,37 @@ def _launch(spec: SweepSpec, plan: Plan, args: argparse.Namespace) -> tuple[str 
 
 
 def _finish(spec: SweepSpec, plan: Plan, resume: str, why: str | None, *, hurried: bool = False) -> int:
-    """Report what the results on storage say, and what is left.
+    """Print which trials failed and which are left, write the report, and return the exit status.
 
     Args:
-        hurried: say first what is left: Ray ends the process of a lost cluster soon, be the report written or not.
+        hurried: print the lines before the report is written, since Ray soon ends the process of a lost cluster.
     """
     failed, left = plan.with_status(TrialStatus.FAILED), plan.with_status(TrialStatus.RUNNING, TrialStatus.PENDING)
-    told: list[str] = []
+    lines: list[str] = []
     for p in failed:
         cause = last_line(p.error, "no cause is known")
-        told += [f"failed: {p.task.name}: {cause}", f"  see {p.task.folder}/{FILE_NAME}"]
+        lines += [f"failed: {p.task.name}: {cause}", f"  see {p.task.folder}/{FILE_NAME}"]
     if failed or left:
         early = f"ended early ({why}): " if why else ""
-        told.append(f"{early}{len(failed)} failed, {len(left)} left to run; to go on: {resume}")
+        lines.append(f"{early}{len(failed)} failed, {len(left)} left to run; to go on: {resume}")
     if hurried:
-        _say(*told)
+        _say(*lines)
     page = _report(spec, plan) if plan.with_status(TrialStatus.COMPLETED) else None
     if not hurried:
-        _say(*told)
+        _say(*lines)
     if page:
         _say(page)
     try:
         plan.remove_leftovers()
-    except StorageError as error:  # they do no harm but take room
+    except StorageError as error:  # they only take room
         logger.warning("%s", error)
     return UNFINISHED if failed or left else DONE
 
 
 def _report(spec: SweepSpec, plan: Plan) -> str:
-    """Write the report and show its table; returns the line that says where it is, or why it is not.
+    """Write the report and show its table; return the line that says where it is, or why there is none.
 
-    The trials are done, whatever becomes of a picture of them: nothing that goes wrong here may be raised.
+    Nothing that goes wrong here is raised: the trials are done, with or without a picture of them.
     """
     pareto = spec.pareto
     try:
@@ -199,21 +199,25 @@ def _report(spec: SweepSpec, plan: Plan) -> str:
     except Exception as error:
         again = ["python", "-m", "selgen_ray.report", str(plan.folder), "--x", pareto.x, "--y", pareto.y]
         again += ["--require", pareto.require] if pareto.require else []
-        told = f"{type(error).__name__}: {first_line(error) if str(error).strip() else 'no cause is known'}"
-        return f"the report could not be written ({told}); the results are safe. To try again: {shlex.join(again)}"
+        cause = f"{type(error).__name__}: {first_line(error) if str(error).strip() else 'no cause is known'}"
+        return f"the report could not be written ({cause}); the results are safe. To try again: {shlex.join(again)}"
 
 
 def _resource_lines(spec: SweepSpec) -> list[str]:
-    asked = spec.resources
-    limit = f", at most {asked.max_concurrent} at a time" if asked.max_concurrent else ""
-    limit += ", on nodes that come when they are needed" if asked.autoscaling else ""
-    rest = f"{limit}; retries: up to {asked.max_failures}"
-    if asked.workers:
-        gpus = "1 where the cluster has any, else 0" if asked.gpus_per_worker is None else f"{asked.gpus_per_worker:g}"
-        each = f"CPUs: {asked.cpus_per_worker or 1:g}, GPUs: {gpus}"
-        return [f"  each trial: {asked.workers} workers ({asked.strategy or 'ddp'}), each {each}{rest}"]
-    gpus = "1 where the cluster has any, else 0" if asked.gpus is None else f"{asked.gpus:g}"
-    return [f"  each trial: CPUs: {asked.cpus:g}, GPUs: {gpus}{rest}"]
+    resources = spec.resources
+    limit = f", at most {resources.max_concurrent} at a time" if resources.max_concurrent else ""
+    limit += ", on nodes that come when they are needed" if resources.autoscaling else ""
+    limits = f"{limit}; retries: up to {resources.max_failures}"
+    if resources.workers:
+        gpus = (
+            "1 where the cluster has any, else 0"
+            if resources.gpus_per_worker is None
+            else f"{resources.gpus_per_worker:g}"
+        )
+        each = f"CPUs: {resources.cpus_per_worker or 1:g}, GPUs: {gpus}"
+        return [f"  each trial: {resources.workers} workers ({resources.strategy or 'ddp'}), each {each}{limits}"]
+    gpus = "1 where the cluster has any, else 0" if resources.gpus is None else f"{resources.gpus:g}"
+    return [f"  each trial: CPUs: {resources.cpus:g}, GPUs: {gpus}{limits}"]
 
 
 def _count(text: str) -> int:

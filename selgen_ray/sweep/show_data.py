@@ -22,11 +22,11 @@ from selgen_ray.trainers import plugins
 from selgen_ray.trainers.catalogue import get_trainer
 
 DONE, BAD_INPUT = 0, 2
-_MOST = 4  # different sets of a sweep that are shown
+_MOST = 4  # different sets of rows that are shown of a sweep
 
 
 def main(argv: Sequence[str], console: Console | None = None) -> int:
-    """Run the command; returns its exit status.
+    """Run the command; return its exit status.
 
     Args:
         console: where the rows are written; default: stdout, in colour where it is a terminal.
@@ -79,7 +79,7 @@ def _lines(spec: SweepSpec, role: str | None, num_rows: int, colour: bool) -> It
 
 
 def _different(spec: SweepSpec) -> Iterator[TrialConfig]:
-    """One config of the trials for each kind of rows and tokens, seeds aside."""
+    """Yield one config of the trials for each kind of rows and tokens, seeds aside."""
     seen: set[tuple[str, ...]] = set()
     for trial in [*spec.trials, *(sample for search in spec.searches for sample in search.samples)]:
         config = trial.config

@@ -1,4 +1,4 @@
-"""Which config keys there are, and what to tell a person whose key or value is none of them."""
+"""The config keys there are, and the messages for a key or a value that is not one of them."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ Flat = dict[str, Node]
 
 SOURCES = tuple(f"data.{role}" for role in ROLES)
 """The keys that say where rows come from: a path, or a mapping whose keys can be varied one by one."""
-_SHORT = 20  # that many keys are still listed in a message
-_ELSEWHERE = {  # what other tools call it
+_SHORT = 20  # a message lists so many keys at most
+_ELSEWHERE = {  # names in other tools
     "lr": "learning_rate",
     "batch_size": "per_device_train_batch_size",
     "micro_batch_size": "per_device_train_batch_size",
@@ -68,11 +68,11 @@ class Keys:
 
     @functools.cached_property
     def known(self) -> dict[str, FieldInfo]:
-        """The keys of all strategies together."""
+        """The keys of all strategies together, with their fields."""
         return {key: info for fields in self.by_strategy.values() for key, info in fields.items()}
 
     def nearest(self, key: str) -> str | None:
-        """The known key whose last part is closest: in the same section, or anywhere if it is very close."""
+        """Return the known key whose last part is closest: in the same section, or anywhere if it is very close."""
         section, _, leaf = key.rpartition(".")
         words = {word: word.rpartition(".") for word in {*self.known, *self.sections} - self.parts}
         here = {last: word for word, (place, _, last) in words.items() if place == section}
@@ -83,12 +83,12 @@ class Keys:
         return None
 
     def unknown(self, key: str, prefix: str = "", otherwise: str = "") -> str:
-        """The message for a key that is not there.
+        """Return the message for a key that does not exist.
 
         Args:
             key: dotted, from the root of the config.
-            prefix: what stands before it in the file.
-            otherwise: what to suggest when no key is near.
+            prefix: the path of the config inside the file, such as 'base.', which a suggestion begins with.
+            otherwise: the suggestion if no key is near.
         """
         section, _, leaf = key.rpartition(".")
         if looks_secret(leaf):
@@ -104,20 +104,20 @@ class Keys:
 
 
 def registered_keys() -> Keys:
-    """The keys of the strategies that are registered now."""
+    """Return the keys of the strategies that are registered now."""
     models = {name: strategy_config.config_model(trainer) for name, trainer in catalogue.strategies().items()}
     parts = {f"{role}.{name}": info for role in SOURCES for name, info in Source.model_fields.items()}
     by_strategy = {name: fields(model) | parts for name, model in models.items()}
-    found = frozenset(section for model in models.values() for section in sections(model))
-    aliases = {"finetune_config.seed": "seed"}  # where the first generation looked for it
+    section_keys = frozenset(section for model in models.values() for section in sections(model))
+    aliases = {"finetune_config.seed": "seed"}  # its place in the first generation
     for key, info in ((key, info) for known in by_strategy.values() for key, info in known.items()):
         if isinstance(info.validation_alias, str):
             aliases[f"{key.rpartition('.')[0]}.{info.validation_alias}".lstrip(".")] = key
-    return Keys(by_strategy, catalogue.knob_owners(), found, aliases, frozenset(parts))
+    return Keys(by_strategy, catalogue.knob_owners(), section_keys, aliases, frozenset(parts))
 
 
 def nested(flat: Flat) -> dict[str, Any]:
-    """The plain values as a nested dict."""
+    """Return the plain values as a nested dict: {'a.b': 1} becomes {'a': {'b': 1}}."""
     root: dict[str, Any] = {}
     for key, node in flat.items():
         *sections, leaf = key.split(".")
@@ -129,16 +129,16 @@ def nested(flat: Flat) -> dict[str, Any]:
 
 
 def fields(model: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo]:
-    """Dotted key -> field of everything in a model that is not a section."""
-    found: dict[str, FieldInfo] = {}
+    """Return dotted key -> field, for everything in a model that is not a section."""
+    flat: dict[str, FieldInfo] = {}
     for name, info in model.model_fields.items():
         inner = _section_model(info)
-        found |= fields(inner, f"{prefix}{name}.") if inner else {f"{prefix}{name}": info}
-    return found
+        flat |= fields(inner, f"{prefix}{name}.") if inner else {f"{prefix}{name}": info}
+    return flat
 
 
 def sections(model: type[BaseModel], prefix: str = "") -> list[str]:
-    """The dotted keys of a model that hold other keys."""
+    """Return the dotted keys of a model that hold other keys."""
     inner = {f"{prefix}{name}": _section_model(info) for name, info in model.model_fields.items()}
     return [key for name, section in inner.items() if section for key in [name, *sections(section, f"{name}.")]]
 
@@ -149,13 +149,13 @@ def _section_model(info: FieldInfo) -> type[BaseModel] | None:
 
 
 def kinds(annotation: Any) -> list[Any]:
-    """The alternatives of a union, or the one type."""
+    """Return the alternatives of a union, or the one type."""
     union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
     return [kind for arg in typing.get_args(annotation) for kind in kinds(arg)] if union else [annotation]
 
 
 def allowed(info: FieldInfo) -> str:
-    """What a field takes, in plain words: 'a whole number >= 1 or null'."""
+    """Describe the values that a field takes: 'a whole number >= 1 or null'."""
     signs = [(name.lower(), m) for m in info.metadata if (name := type(m).__name__) in _BOUNDS]
     bounds = " and ".join(f"{_BOUNDS[name.title()]} {getattr(m, name)}" for name, m in signs)
     return " or ".join(_word(kind, bounds) for kind in kinds(info.annotation))
@@ -174,38 +174,38 @@ def _word(kind: Any, bounds: str) -> str:
 
 
 def refused(info: FieldInfo, value: Any) -> str:
-    """The message for a value of the wrong type or out of bounds."""
+    """Return the message for a value of the wrong type or out of bounds."""
     options = [str(o) for k in kinds(info.annotation) if typing.get_origin(k) is Literal for o in typing.get_args(k)]
     hint = nearest(value, options) if isinstance(value, str) else ""
     return f"found {show(value)}; allowed: {allowed(info)}.{hint}"
 
 
 def is_stray_bool(info: FieldInfo, value: Any) -> bool:
-    """Whether a yes/no value stands where a number belongs; pydantic would read it as 1 or 0."""
+    """Return whether a yes/no value stands where a number belongs; pydantic would read it as 1 or 0."""
     if isinstance(value, list):
         return any(is_stray_bool(info, item) for item in value)
     return isinstance(value, bool) and "bool" not in re.findall(r"\w+", str(info.annotation))
 
 
 def says_nothing(info: FieldInfo, node: Node) -> bool:
-    """Whether a value is null and null is the default, so that the key might as well be left out."""
+    """Return whether a value is null and null is the default, so that the key could be left out."""
     return node.value is None and (null_is_default(info) or info.default is None)
 
 
 def names_a_file(info: FieldInfo) -> bool:
-    """Whether the value of a knob is the path of a file."""
+    """Return whether the value of a knob is the path of a file."""
     extra = info.json_schema_extra
     return isinstance(extra, dict) and bool(extra.get("file"))
 
 
 def is_secret(info: FieldInfo) -> bool:
-    """Whether a wrong value of the field may hold a key, which no message must repeat."""
+    """Return whether a wrong value of the field may be a secret, which no message must repeat."""
     extra = info.json_schema_extra
     return isinstance(extra, dict) and bool(extra.get("secret"))
 
 
 def coerce(info: FieldInfo, value: Any) -> Any:
-    """`value` as the field holds it, such as 1e-5 for '1e-5', or null. Raises pydantic.ValidationError."""
+    """Return `value` as the field holds it, such as 1e-5 for '1e-5', or null. Raises pydantic.ValidationError."""
     if value is None and null_is_default(info):
         return None
     kind: Any = typing.Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation
@@ -213,7 +213,7 @@ def coerce(info: FieldInfo, value: Any) -> Any:
 
 
 def is_valid(info: FieldInfo, value: Any) -> bool:
-    """Whether the field takes the value, and it is not null."""
+    """Return whether the field takes the value, and it is not null."""
     try:
         return coerce(info, value) is not None
     except ValidationError:
@@ -221,7 +221,13 @@ def is_valid(info: FieldInfo, value: Any) -> bool:
 
 
 def explain(error: ValidationError, flat: Flat, known: dict[str, FieldInfo], fallback: Origin) -> list[Problem]:
-    """A validation error as problems at the places where the values came from."""
+    """Turn a validation error into problems at the places where the values were written.
+
+    Args:
+        flat: the values that were validated.
+        known: the fields of the model, by dotted key.
+        fallback: the place of a problem that no value of `flat` can be blamed for.
+    """
     by_key: dict[str, Problem] = {}
     pairs: list[Problem] = []
     derived: list[Problem] = []
@@ -233,8 +239,8 @@ def explain(error: ValidationError, flat: Flat, known: dict[str, FieldInfo], fal
         key = next((path for path in paths if path in known), "")
         if key in flat:
             value = flat[key].plain()
-            found = "a value that is not shown" if is_secret(known[key]) else show(value)
-            custom = f"found {found}; {text}" if item["type"] == "value_error" or is_secret(known[key]) else None
+            shown = "a value that is not shown" if is_secret(known[key]) else show(value)
+            custom = f"found {shown}; {text}" if item["type"] == "value_error" or is_secret(known[key]) else None
             by_key[key] = flat[key].problem(custom or refused(known[key], value))
         elif not key:  # keys that do not go together: the message names them
             named = [k for k in flat if k.rpartition(".")[2] in re.findall(r"\w+", text)]

@@ -1,4 +1,4 @@
-"""Files and folders that a search space names: beside the file that names them, or in the current directory."""
+"""Lookup of files and folders that a search space names: beside the naming file, or in the current directory."""
 
 from __future__ import annotations
 
@@ -35,7 +35,12 @@ def expanded(node: Node, problems: list[Problem]) -> Node | None:
 
 
 def find(node: Node, problems: list[Problem], folder: bool = False) -> Path | None:
-    """The file or folder that a node names: beside the file it is written in, or in the current directory."""
+    """Find the file or folder that a node names: beside the file it is written in, or in the current directory.
+
+    Args:
+        problems: gets a message if there is none; the result then is None.
+        folder: look for a folder, not for a file.
+    """
     if not isinstance(node.value, str) or not node.value:
         problems.append(node.problem(f"found {show(node.value)}; allowed: the path of a {_kind(folder)}."))
         return None
@@ -48,13 +53,16 @@ def find(node: Node, problems: list[Problem], folder: bool = False) -> Path | No
             return places[place]
     near = {name for place in places for name in names_in(place.parent)}
     tried = " and ".join(map(str, reversed(places)))
-    found = f"found {node.value!r}, but there is no such {_kind(folder)}; tried {tried}."
-    problems.append(node.problem(found + nearest(typed.name, near - {typed.name})))
+    message = f"found {node.value!r}, but there is no such {_kind(folder)}; tried {tried}."
+    problems.append(node.problem(message + nearest(typed.name, near - {typed.name})))
     return None
 
 
 def find_data(node: Node, problems: list[Problem]) -> str | None:
-    """The absolute path of the file or folder that a node names, or the id of a data set on the hub as it is."""
+    """Return the absolute path of the file or folder that a node names, or an unchanged data set id of the hub.
+
+    None, and a message in `problems`, if it is none of these.
+    """
     if (known := expanded(node, problems)) is None:
         return None
     node = known
@@ -69,20 +77,20 @@ def find_data(node: Node, problems: list[Problem]) -> str | None:
 
 
 def _places(node: Node) -> tuple[Path, dict[Path, Path]]:
-    """What was typed, and absolute -> relative path of where it may be, the first choice last."""
+    """Return the typed path, and absolute -> relative path of each place it may mean, the first choice last."""
     typed = Path(node.value)
-    with contextlib.suppress(RuntimeError):  # the home of a user who is not there
+    with contextlib.suppress(RuntimeError):  # ~name of a user that does not exist
         typed = typed.expanduser()
     return typed, {Path.cwd() / start / typed: start / typed for start in (Path(), Path(node.origin.file).parent)}
 
 
 def near_name(path: Path) -> str:
-    """' Did you mean 'x'?' for the nearest name in the folder of a path that is not there, or ''."""
+    """Return " Did you mean 'x'?" with the nearest name in the folder of a missing path, or ''."""
     return nearest(path.name, names_in(path.parent))
 
 
 def is_there(path: Path, folder: bool = False) -> bool:
-    """Whether there is a file (or folder) that can be reached."""
+    """Return whether a path is a file (or folder) that can be reached."""
     with contextlib.suppress(OSError):  # no permission, a name that is too long
         return path.is_dir() if folder else path.is_file()
     return False

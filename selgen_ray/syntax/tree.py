@@ -38,7 +38,7 @@ class Origin:
     included: bool = False
 
     def problem(self, message: str) -> Problem:
-        """A problem at this place."""
+        """Return a problem at this place."""
         return Problem(self.file, self.line, self.key, message)
 
 
@@ -50,25 +50,25 @@ class Node:
     origin: Origin
 
     def problem(self, message: str) -> Problem:
-        """A problem with this value."""
+        """Return a problem with this value."""
         return self.origin.problem(message)
 
     def plain(self) -> Any:
-        """The value without origins."""
+        """Return the value without origins."""
         if isinstance(self.value, dict):
             return {key: node.plain() for key, node in self.value.items()}
         return [node.plain() for node in self.value] if isinstance(self.value, list) else self.value
 
 
 def written(value: Any, origin: Origin) -> Node:
-    """A plain value as if it had been written there."""
+    """Return a plain value as a node, as if it had been written at `origin`."""
     if isinstance(value, dict):
         return Node({key: written(item, origin) for key, item in value.items()}, origin)
     return Node([written(item, origin) for item in value] if isinstance(value, list) else value, origin)
 
 
 def show(value: Any) -> str:
-    """A found value as the message shows it: short, in YAML's words."""
+    """Format a value for a message: at most 80 characters, in YAML's words (null, true, false)."""
     if isinstance(value, dict):
         return "a mapping (" + ", ".join(list(map(str, value))[:3]) + ("..." if len(value) > 3 else "") + ")"
     if value is None or isinstance(value, bool):
@@ -78,7 +78,7 @@ def show(value: Any) -> str:
 
 
 def merge(below: Node, above: Node) -> Node:
-    """`above` laid over `below`: dicts merge deeply, everything else replaces."""
+    """Lay `above` over `below`: dicts merge deeply, everything else replaces."""
     if not (isinstance(below.value, dict) and isinstance(above.value, dict)):
         return above
     merged = dict(below.value)
@@ -88,14 +88,18 @@ def merge(below: Node, above: Node) -> Node:
 
 
 def names_in(folder: Path) -> list[str]:
-    """The names of the files and folders of a folder, [] where it cannot be read."""
+    """Return the names of the files and folders in a folder, [] if it cannot be read."""
     with contextlib.suppress(OSError):
         return [path.name for path in folder.iterdir()]
     return []
 
 
 def read_tree(path: Path, problems: list[Problem], included: bool = False) -> Node | None:
-    """The content of a YAML or (by suffix) JSON file, dotted keys unfolded; None when it cannot be read."""
+    """Read a YAML or (by suffix) JSON file, with dotted keys unfolded: `a.b: 1` becomes `a: {b: 1}`.
+
+    Returns:
+        None, and a message in `problems`, if the file cannot be read or parsed.
+    """
     root = Origin(str(path), included=included)
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -138,17 +142,17 @@ def _compose(text: str, root: Origin, is_json: bool, problems: list[Problem]) ->
 
 
 def json_problem(root: Origin, text: str, error: json.JSONDecodeError) -> Problem:
-    """Where a text stops being JSON, what was found there, and what often is the cause."""
+    """Return the problem of a text that is not JSON: where it breaks, what stands there, and a likely cause."""
     return _broken(root, text, error.lineno, error.colno, error.msg)
 
 
 def _broken(root: Origin, text: str, line: int, column: int, what: str) -> Problem:
     lines = text.splitlines() or [""]
-    line = min(line, len(lines))  # a bracket that is never closed is missed after the last line
+    line = min(line, len(lines))  # a bracket that is never closed is reported after the last line
     here = lines[line - 1]
     before = "\n".join([*lines[: line - 1], here[: column - 1]]).rstrip()
     after = here[column - 1 :].strip()
-    found = f", found {show(after[:_SHOWN])}" if after and root.file.endswith(".json") else ""
+    excerpt = f", found {show(after[:_SHOWN])}" if after and root.file.endswith(".json") else ""
     hint = ""
     if markers := [number for number, one in enumerate(lines, 1) if _MARKER.match(one)]:
         listed = ", ".join(f"{lines[number - 1].split()[0]} in line {number}" for number in markers[:3])
@@ -158,11 +162,11 @@ def _broken(root: Origin, text: str, line: int, column: int, what: str) -> Probl
     elif root.file.endswith(".json") and (before.endswith(",") or "trailing comma" in what):
         number, end = (line, column) if "trailing comma" in what else _end(before)
         hint = f" A comma must not come before a closing bracket: it is in line {number}, column {end}."
-    return Problem(root.file, line, "", f"cannot be parsed, column {column}: {what}{found}.{hint}")
+    return Problem(root.file, line, "", f"cannot be parsed, column {column}: {what}{excerpt}.{hint}")
 
 
 def _end(text: str) -> tuple[int, int]:
-    """Line and column of the last character."""
+    """Return line and column of the last character."""
     lines = text.splitlines()
     return len(lines), len(lines[-1])
 
@@ -173,7 +177,7 @@ class _Builder:
     problems: list[Problem]
 
     def node(self, source: yaml.Node, origin: Origin) -> Node | None:
-        """The node with everything in it; None, and a problem, where it cannot be read."""
+        """Return the node with everything in it; None, and a problem, if it cannot be read."""
         if isinstance(source, yaml.MappingNode) and source.tag == f"{_TAG}map":
             return Node(self.mapping(source, origin), origin)
         if isinstance(source, yaml.SequenceNode) and source.tag == f"{_TAG}seq":
@@ -190,21 +194,21 @@ class _Builder:
             return None
 
     def mapping(self, source: yaml.MappingNode, origin: Origin) -> dict[str, Node]:
-        """The mapping with `a.b: 1` unfolded to `a: {b: 1}`; what `<<` brings in lies below its own keys."""
-        inherited, own = self.pairs(source, origin)
-        inherited = {key: pair for key, pair in inherited.items() if key not in own}
-        below, above = (self.unfold(pairs, origin) for pairs in (inherited, own))
+        """Return the mapping with `a.b: 1` unfolded to `a: {b: 1}`; keys of its own override those that `<<` brings."""
+        inherited, direct = self.pairs(source, origin)
+        inherited = {key: pair for key, pair in inherited.items() if key not in direct}
+        below, above = (self.unfold(pairs, origin) for pairs in (inherited, direct))
         return merge(Node(below, origin), Node(above, origin)).value
 
     def pairs(self, source: yaml.MappingNode, origin: Origin) -> tuple[_Pairs, _Pairs]:
         inherited: _Pairs = {}
-        own: _Pairs = {}
+        direct: _Pairs = {}
         for key_node, value in source.value:
             if key_node.tag == f"{_TAG}merge":
                 for other in reversed(value.value if isinstance(value, yaml.SequenceNode) else [value]):
                     if isinstance(other, yaml.MappingNode):
-                        theirs, its_own = self.pairs(other, origin)
-                        inherited |= theirs | its_own
+                        theirs, its_direct = self.pairs(other, origin)
+                        inherited |= theirs | its_direct
                     else:
                         self.problems.append(_at(origin, other, origin.key).problem("<< takes a mapping."))
                 continue
@@ -214,12 +218,12 @@ class _Builder:
                 self.problems.append(place.problem(f"found the key {key}; keys are text: quote it."))
             elif not all(key.split(".")):
                 self.problems.append(place.problem(f"found the key {key!r}; a dot stands between two names."))
-            elif key in own:
-                first = own[key][0].start_mark.line + 1
+            elif key in direct:
+                first = direct[key][0].start_mark.line + 1
                 self.problems.append(place.problem(f"the key {key!r} is given twice, first in line {first}."))
             else:
-                own[key] = key_node, value
-        return inherited, own
+                direct[key] = key_node, value
+        return inherited, direct
 
     def unfold(self, pairs: dict[str, tuple[yaml.Node, yaml.Node]], origin: Origin) -> dict[str, Node]:
         root: dict[str, Node] = {}
@@ -228,15 +232,15 @@ class _Builder:
             node = self.node(value, place)
             if node is None:
                 continue
-            first, *rest = key.split(".")
-            for part in reversed(rest):
+            first, *inner_keys = key.split(".")
+            for part in reversed(inner_keys):
                 place = Origin(place.file, place.line, place.key.removesuffix(f".{part}"), place.included)
                 node = Node({part: node}, place)
             self.join(root, first, node)
         return root
 
     def join(self, into: dict[str, Node], key: str, node: Node) -> None:
-        """Add `key`, which may be there already: nested in one place and dotted in another."""
+        """Add `key`, which may be present already: nested in one place and dotted in another."""
         old = into.setdefault(key, node)
         if old is node:
             return
@@ -245,8 +249,8 @@ class _Builder:
             for part, inner in node.value.items():
                 self.join(old.value, part, inner)
         else:
-            told = f"is given twice, first in line {old.origin.line}"
-            self.problems.append(node.problem(f"{told}: {show(old.plain())} and {show(node.plain())}."))
+            message = f"is given twice, first in line {old.origin.line}"
+            self.problems.append(node.problem(f"{message}: {show(old.plain())} and {show(node.plain())}."))
 
 
 def _at(origin: Origin, source: yaml.Node, key: str) -> Origin:

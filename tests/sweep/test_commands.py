@@ -109,31 +109,31 @@ def task(trial_id: str) -> TrialTask:
     return TrialTask({"seed": 1}, trial_id, "slug", Folder("/nowhere"), git_commit=None)
 
 
-def test_the_feed_tries_again_what_crashed_or_was_preempted_and_nothing_else():
-    feed = TrialQueue([task(i) for i in "abcdef"], max_failures=1, limit=lambda: 6)
-    given = [feed.next() for _ in range(6)]
-    assert [t.trial_id for t in given if t] == list("abcdef") and feed.next() is None
+def test_the_queue_tries_again_what_crashed_or_was_preempted_and_nothing_else():
+    queue = TrialQueue([task(i) for i in "abcdef"], max_failures=1, limit=lambda: 6)
+    given = [queue.next() for _ in range(6)]
+    assert [t.trial_id for t in given if t] == list("abcdef") and queue.next() is None
     outcomes = {"a": "completed", "b": "diverged", "c": "stopped", "d": "failed", "e": "preempted", "f": "crashed"}
-    assert [i for i, outcome in outcomes.items() if feed.ended(i, outcome)] == ["e", "f"]
-    assert {feed.next().trial_id, feed.next().trial_id} == {"e", "f"}
-    assert feed.ended("e", "preempted") and not feed.ended("f", "crashed")  # one retry was allowed
-    assert feed.next().trial_id == "e" and not feed.is_over
-    assert not feed.ended("e", "completed") and feed.is_over
+    assert [i for i, outcome in outcomes.items() if queue.ended(i, outcome)] == ["e", "f"]
+    assert {queue.next().trial_id, queue.next().trial_id} == {"e", "f"}
+    assert queue.ended("e", "preempted") and not queue.ended("f", "crashed")  # one retry was allowed
+    assert queue.next().trial_id == "e" and not queue.is_over
+    assert not queue.ended("e", "completed") and queue.is_over
 
 
-def test_the_feed_keeps_the_limit_which_may_change():
+def test_the_queue_keeps_the_limit_which_may_change():
     allowed = [1]
-    feed = TrialQueue([task(i) for i in "abc"], 0, lambda: allowed[0])
-    assert feed.next().trial_id == "a" and feed.next() is None
+    queue = TrialQueue([task(i) for i in "abc"], 0, lambda: allowed[0])
+    assert queue.next().trial_id == "a" and queue.next() is None
     allowed[0] = 2
-    assert feed.next().trial_id == "b" and feed.next() is None
-    feed.ended("a", "completed")
-    assert [t.trial_id for t in feed.drop(["b", "c"])] == ["c"]  # b runs
-    assert [t.trial_id for t in feed.add([task("b"), task("d")])] == ["d"]
-    feed.end()
-    assert feed.next() is None and not feed.is_over
-    feed.ended("b", "completed")
-    assert feed.is_over
+    assert queue.next().trial_id == "b" and queue.next() is None
+    queue.ended("a", "completed")
+    assert [t.trial_id for t in queue.drop(["b", "c"])] == ["c"]  # b runs
+    assert [t.trial_id for t in queue.add([task("b"), task("d")])] == ["d"]
+    queue.end()
+    assert queue.next() is None and not queue.is_over
+    queue.ended("b", "completed")
+    assert queue.is_over
 
 
 def test_the_event_log_survives_a_torn_line(tmp_path, s3_uri):

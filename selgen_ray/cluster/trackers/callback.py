@@ -1,4 +1,4 @@
-"""From Tune's events to the trackers."""
+"""Tune's events, passed on to the trackers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def tracker_callbacks(
     task_of: Callable[[str], TrialTask],
     later: Later = lambda write: write(),
 ) -> list[tune.Callback]:
-    """The Tune callbacks that keep a sweep's trackers up to date. Call it after `ray.init`, before the trials.
+    """Return the Tune callbacks that keep a sweep's trackers up to date. Call it after `ray.init`, before the trials.
 
     Args:
         trackers: of the search space.
@@ -52,18 +52,19 @@ def tracker_callbacks(
 
 
 def readings(result: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a report: losses and metrics, those of a preparation as '<phase>/<name>', of an evaluation as
-    'eval/<set>/<metric>'. What Tune adds, text and lists are left out.
+    """Return the numbers of a report: losses and metrics, without Tune's own keys, text and lists.
+
+    Those of a preparation are named '<phase>/<name>', those of an evaluation 'eval/<set>/<metric>'.
 
     Args:
         result: a progress line or, under 'evaluated', one of `TrialResult.readings`; with Tune's own keys.
     """
     phase = result.get("phase") or "train"
     prefix = "" if phase == "train" else f"{phase}/"
-    found = {f"{prefix}{key}": value for key, value in result.items() if key not in _NOT_OURS}
+    entries = {f"{prefix}{key}": value for key, value in result.items() if key not in _NOT_OURS}
     for key, value in (result.get("evaluated") or {}).items():
-        found[f"eval/{key}" if "/" in key else key] = value
-    return {key: value for key, value in found.items() if is_finite_number(value)}
+        entries[f"eval/{key}" if "/" in key else key] = value
+    return {key: value for key, value in entries.items() if is_finite_number(value)}
 
 
 class Trackers(tune.Callback):
@@ -116,7 +117,7 @@ class Trackers(tune.Callback):
     def _run(self) -> None:
         while (item := self._waiting.get()) is not None:
             for sink in self._sinks:
-                if item[0] == "start" or item[1] in sink.runs:  # or it could not be started, which was told
+                if item[0] == "start" or item[1] in sink.runs:  # otherwise its start failed, which was reported
                     self._try(sink, *item)
         for sink in self._sinks:
             self._try(sink, "close")
@@ -127,5 +128,5 @@ class Trackers(tune.Callback):
         except Exception as error:
             sink.failures += 1
             if sink.failures in (1, 10, 100) or sink.failures % 1000 == 0:
-                told = "tracker %s: %s (failure %d); the sweep goes on"
-                logger.warning(told, sink.name, without_login(str(error)), sink.failures)
+                message = "tracker %s: %s (failure %d); the sweep goes on"
+                logger.warning(message, sink.name, without_login(str(error)), sink.failures)

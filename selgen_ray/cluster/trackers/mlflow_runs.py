@@ -14,11 +14,11 @@ from ray.tune.logger import LoggerCallback
 from selgen_ray.space.tracker_options import MLflow
 
 _TAG = "selgen_trial"
-_MOST = 100  # parameters a request
+_MOST = 100  # parameters per request
 
 
 class MLflowRuns(LoggerCallback):
-    """The runs of a sweep: a trial that goes on goes on in its run, and a report is one request.
+    """The runs of a sweep: a resumed trial continues its run, and each report is one request.
 
     Args:
         options: of the search space.
@@ -32,11 +32,11 @@ class MLflowRuns(LoggerCallback):
         self._runs: dict[str, str] = {}
 
     def setup(self, *args: Any, **info: Any) -> None:
-        """Find the experiment, or make it. Raises what MLflow does where it cannot."""
+        """Find the experiment, or make it. Raises MLflow's own errors."""
         from mlflow import MlflowClient  # pyright: ignore[reportMissingImports]
 
         for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.ERROR)  # they tell of each table they make
+            logging.getLogger(name).setLevel(logging.ERROR)  # they log each table that they make
         self._client: Any = MlflowClient(self._uri)
         experiment = self._client.get_experiment_by_name(self._name)
         self._experiment = experiment.experiment_id if experiment else self._client.create_experiment(self._name)
@@ -69,5 +69,5 @@ class MLflowRuns(LoggerCallback):
 
 
 def _name(key: str) -> str:
-    """A name without the characters that MLflow refuses."""
+    """Replace the characters that MLflow refuses in a name."""
     return re.sub(r"[^\w\-. /]", "_", key)

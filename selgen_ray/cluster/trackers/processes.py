@@ -16,10 +16,10 @@ class RunsBeside(LoggerCallback):
     """The runs of a sweep in one process on the driver's node, where its files are; it takes no CPU from trials.
 
     Args:
-        kind: class of what lives in the process: ready(), start(trial id, name, group, config, folder),
-            log(trial id, numbers, step), finish(trial id, failed).
-        args: for it. They go from process to process in memory: no log shows them.
-        group: of every run; None: the seeds of a setting share one.
+        kind: class of the object in the process, with the methods ready(), start(trial id, name, group, config,
+            folder), log(trial id, numbers, step) and finish(trial id, failed).
+        args: its arguments. They go from process to process in memory: no log shows them.
+        group: the group of every run; None: the seeds of a setting share one.
     """
 
     def __init__(self, kind: type, *args: Any, group: str | None):
@@ -28,7 +28,7 @@ class RunsBeside(LoggerCallback):
         self._process, self._group = actor.remote(*args), group
 
     def setup(self, *args: Any, **info: Any) -> None:
-        """Wait for the process. Raises what it met."""
+        """Wait until the process is ready. Raises the error that it met."""
         self._ask("ready")
 
     def log_trial_start(self, trial: Any) -> None:

@@ -30,15 +30,15 @@ class TrackerError(RuntimeError):
 
 @dataclass(eq=False)
 class Run:
-    """A trial as Ray's logger callbacks see one: what they read of a Tune trial, with values that last.
+    """A trial as Ray's logger callbacks see one: the attributes of a Tune trial that they read, with lasting values.
 
     Attributes:
-        trial_id: names the trial's run in a tracker, the same whenever the trial goes on.
+        trial_id: names the trial's run in a tracker; it stays the same when the trial is resumed.
         name: '<slug>/seed_<N>'.
         config: dotted key -> value of the trial's config.
         local_path: folder of its files.
         experiment_dir_name: the group of the run; the seeds of a setting share it.
-        step: the newest of its training.
+        step: the newest training step.
     """
 
     trial_id: str
@@ -86,7 +86,7 @@ class Sink:
     failures: int = 0
 
     def start(self, key: str, task: TrialTask) -> None:
-        """A trial starts, or goes on."""
+        """Start the run of a trial, or continue it."""
         path = self.place / task.name if self.per_trial else self.place
         run = Run(f"{task.trial_id}-{self.scope}", task.name, flatten(task.config), str(path), task.slug)
         run.init_local_path()
@@ -94,14 +94,14 @@ class Sink:
         self.runs[key] = run
 
     def log(self, key: str, numbers: dict[str, float]) -> None:
-        """Numbers at a step: their own, that of their phase, or the newest."""
+        """Log numbers at the first of these steps: their own, that of their phase, the newest of the training."""
         run = self.runs[key]
-        own = [int(value) for name, value in numbers.items() if name.rpartition("/")[2] == "step"]
+        steps = [int(value) for name, value in numbers.items() if name.rpartition("/")[2] == "step"]
         run.step = int(numbers.get("step", run.step))
-        self.callback.log_trial_result(0, run, {**numbers, TRAINING_ITERATION: [*own, run.step][0]})  # type: ignore[arg-type]
+        self.callback.log_trial_result(0, run, {**numbers, TRAINING_ITERATION: [*steps, run.step][0]})  # type: ignore[arg-type]
 
     def end(self, key: str, failed: bool) -> None:
-        """A trial ended, for now or for good."""
+        """End the run of a trial that ended, for now or for good."""
         run = self.runs.pop(key)
         self.callback.log_trial_end(run, failed)  # type: ignore[arg-type]
         if self.upload_to is not None:
@@ -110,7 +110,7 @@ class Sink:
                 self.later(functools.partial(target.write, path.name, path.read_bytes()))
 
     def close(self) -> None:
-        """No trial runs any more."""
+        """Close the tracker when no trial runs any more."""
         self.callback.on_experiment_end([])
         if self.upload_to is not None:
             shutil.rmtree(self.place, ignore_errors=True)
@@ -129,14 +129,14 @@ def open_sink(tracker: Tracker, sweep: str, folder: Folder, later: Later) -> Sin
 
 
 def without_login(text: str) -> str:
-    """`text` without the user names and passwords of URLs."""
+    """Return `text` without the user names and passwords of URLs."""
     return re.sub(r"://[^/@\s]+@", "://***@", text)
 
 
 def _tensorboard(options: Any, sweep: str, folder: Folder, scope: str) -> Sink:
     target = folder / "tensorboard"
     place, upload = target.local_path, None
-    if place is None:  # TensorBoard's writer knows local files alone
+    if place is None:  # TensorBoard's writer writes local files alone
         place, upload = Path(tempfile.mkdtemp(prefix="selgen_tensorboard_")), target
     return Sink("tensorboard", TBXLoggerCallback(), place, scope, per_trial=True, upload_to=upload)
 
@@ -162,7 +162,7 @@ def _trackio(options: Any, sweep: str, folder: Folder, scope: str) -> Sink:
 
 
 def _place(given: str | None, folder: Folder) -> Path:
-    """The local folder of a tracker's files; a temporary one where they are but a buffer."""
+    """Return the local folder of a tracker's files; a temporary one where they are only a buffer."""
     if given:
         return Path(given).expanduser().absolute()
     return folder.local_path or Path(tempfile.mkdtemp(prefix="selgen_tracker_"))
