@@ -50,8 +50,8 @@ class Converted:
 def convert(row: Row, form: Form | None = None) -> Converted:
     """Convert a row to `messages`, `prompt` with `completion`, or `text`.
 
-    Example: {'instruction': 'Add.', 'input': '1 + 1', 'output': '2'} becomes {'messages': [{'role': 'user', 'content':
-    'Add.\n\n1 + 1'}, {'role': 'assistant', 'content': '2'}]}.
+    Example: {'question': '1 + 1?', 'answer': '2'} becomes {'messages': [{'role': 'user', 'content': '1 + 1?'}, {'role':
+    'assistant', 'content': '2'}], 'answer': '2'}.
 
     Args:
         row: {column: value}, not changed.
@@ -186,7 +186,7 @@ def _question(converted: Converted) -> None:
     if isinstance(answer, bool) or not isinstance(answer, str | int | float) or answer == "":
         raise FormError(f"'answer' must be text or a number, found {answer!r}")
     reply = str(answer)
-    result = reply.rpartition("####")[2].strip() if "####" in reply else reply.strip()  # GSM8K's mark before the result
+    result = reply.rpartition("####")[2].strip() if "####" in reply else reply.strip()  # GSM8K marks it so
     _become_chat(converted, ("question", "answer"), row["question"], reply)
     if "\n" not in result:  # text of several lines is a reply, not a result to compare with
         converted.row["answer"] = result if isinstance(answer, str) else answer
@@ -259,10 +259,15 @@ def _whole(prompt: Any, reply: Any, key: str) -> list[Message]:
         reply = [{"role": "assistant", "content": reply}]
     elif reply[0].get("role") != "assistant":
         return reply
-    before = prompt if is_chat(prompt) else [{"role": "user", "content": prompt}] if prompt else []
+    before = _prompt_messages(prompt)
     if not before:
         raise FormError(f"{key!r} is a reply without a prompt: give 'prompt', or the whole conversation")
     return [*before, *reply]
+
+
+def _prompt_messages(prompt: Any) -> list[Message]:
+    """Return a prompt's messages: a text is one user's message, and an empty or missing prompt has none."""
+    return prompt if is_chat(prompt) else [{"role": "user", "content": prompt}] if prompt else []
 
 
 def _turns(messages: Sequence[Message]) -> list[tuple[Any, Any]]:
@@ -306,7 +311,7 @@ def _prompt_and_completion(converted: Converted) -> None:
         return
     if completion is None:
         raise FormError("'prompt' is there, and no 'completion': there is no reply to learn")
-    before = prompt if is_chat(prompt) else [{"role": "user", "content": prompt}] if prompt else []
+    before = _prompt_messages(prompt)
     after = completion if is_chat(completion) else [{"role": "assistant", "content": completion}]
     if before and before[-1].get("role") == after[0].get("role") == "assistant":
         raise FormError("'prompt' ends with a reply that 'completion' goes on with: put the two into one message")

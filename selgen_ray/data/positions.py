@@ -79,7 +79,7 @@ def longer_rows(
 
 
 def _length(row: Row, tokenizer: PreTrainedTokenizerBase, uses: Uses) -> int:
-    """Return the tokens of the row after the cut, with the longest of the replies that it offers."""
+    """Return the number of tokens of the row after the cut, with the longest of the replies that it offers."""
     replies = [*(row.get("choices") or ()), *([row["rejected"]] if row.get("rejected") else ())]
     candidates = [row, *(replace_reply(row, str(reply)) for reply in replies)]
     return min(
