@@ -22,7 +22,12 @@ EVAL_NAMES = {
     "align_train_minus": "proxy_neg",
     "align_test": "truth",
 }
-_HELD_OUT = ("outcome", "proxy", "proxy_neg")
+UNSEEN = "align_test_minus_align_train"
+"""The evaluation set of the truth's rows whose prompts the proxy does not have."""
+ROLE_OF_SET = {**EVAL_NAMES, UNSEEN: "truth"}
+"""Evaluation set -> the role whose rows it shows."""
+TRAINED_ROLES = ("outcome", "proxy", "proxy_neg")
+"""Roles that are trained on, of whose rows a part is held out."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,7 @@ class Sets:
         self.evals: dict[str, RowSet] = {}
         whole = {role: RowSet(rows, encode(role, rows)) for role, rows in roles.items()}
         self.lengths = {role: length_report(rows.encoded, config.max_seq_length) for role, rows in whole.items()}
-        for role in (r for r in _HELD_OUT if r in whole):
+        for role in (r for r in TRAINED_ROLES if r in whole):
             train, _ = split_role(role, len(roles[role]), config.train_split, data_seed)
             if role != "outcome":
                 train = [train[i] for i in share.rows(len(self.train["outcome"].rows), len(train), data_seed)]
@@ -142,13 +147,13 @@ def eval_rows(
     for name, role in EVAL_NAMES.items():
         if role in roles:
             size = len(roles[role])
-            held_out = role in _HELD_OUT
+            held_out = role in TRAINED_ROLES
             sets[name] = role, split_role(role, size, config.train_split, data_seed)[1] if held_out else range(size)
     if "truth" in roles:
         seen = {prompt_of(row) for row in roles.get("proxy", [])}
         unseen = [i for i, row in enumerate(roles["truth"]) if prompt_of(row) not in seen]
         if unseen:
-            sets["align_test_minus_align_train"] = "truth", unseen
+            sets[UNSEEN] = "truth", unseen
     return {name: (role, numbers[: config.max_to_eval]) for name, (role, numbers) in sets.items()}
 
 
