@@ -1,8 +1,8 @@
-"""How a tokenizer's chats are rendered: by which template, with which variables of it, and on which date.
+"""Rendering of a tokenizer's chats: by which template, with which variables of it, and on which date.
 
 A chat template may rewrite the turns before the last one, so that no reply in them can be located; then the training
-template that TRL ships for it is taken. A template may write the date of today; here it writes a fixed one, so that a
-trial has the same tokens on every day.
+template that TRL ships for it is used. A template may write today's date; here it writes a fixed one, so that a trial
+has the same tokens on every day.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ from selgen_ray.errors import DataError, nearest
 
 KEY = "finetune_config.chat_template_kwargs"
 DATE = "2024-07-26"
-"""The day that `strftime_now` of a template gives, unless `chat_template_kwargs: {date: ...}` gives another: the one
-that Llama 3.1's template falls back to."""
+"""Day that a template's `strftime_now` returns, unless `chat_template_kwargs: {date: ...}` gives another.
+
+It is the day that Llama 3.1's template falls back to.
+"""
 _MARK = re.compile(r"{%-?\s*(end)?generation\s*-?%}")
 _DIRECTIVES = "aAbBdmyYjHIMSpUwWGVuxXcfzZ"  # of strftime
 _ATTRIBUTE = "chat_template_kwargs"
@@ -32,13 +34,13 @@ _ATTRIBUTE = "chat_template_kwargs"
 
 @dataclass(frozen=True)
 class ChatFormat:
-    """What `render` needs of a tokenizer.
+    """Template and settings by which `render` renders a tokenizer's chats.
 
     Attributes:
         template: Jinja text.
         options: variables of the template.
-        stop_texts: the tokenizer's added tokens, longest first: what the end of a turn can be.
-        notes: in words, what a person should know of it.
+        stop_texts: the tokenizer's special and added tokens, longest first: each of them may end a turn.
+        notes: sentences for people about how chats are rendered.
     """
 
     template: str
@@ -53,25 +55,25 @@ class ChatFormat:
 
 
 def set_chat_template_kwargs(tokenizer: PreTrainedTokenizerBase, options: Mapping[str, Any]) -> None:
-    """Let every chat of the tokenizer be rendered with these variables of its template; they are not saved with it."""
+    """Render every chat of the tokenizer with these variables of its template; they are not saved with it."""
     setattr(tokenizer, _ATTRIBUTE, dict(options))
 
 
 def chat_format(tokenizer: PreTrainedTokenizerBase, locates: Callable[[ChatFormat], bool]) -> ChatFormat:
-    """How the tokenizer's chats are rendered; worked out once.
+    """Return how the tokenizer's chats are rendered; worked out once for a template and its variables.
 
     Args:
-        locates: whether replies can be located in what a format renders.
+        locates: format -> whether replies can be located in the chats that it renders.
 
     Raises:
         DataError: there is no chat template, or `chat_template_kwargs` has a key that the template does not read.
     """
     template, options = _own_template(tokenizer), dict(getattr(tokenizer, _ATTRIBUTE, {}))
     key = json.dumps([template, options], sort_keys=True)
-    known = _FORMATS.setdefault(tokenizer, {})
-    if key not in known:
-        known[key] = _made(tokenizer, template, options, locates)
-    return known[key]
+    formats = _FORMATS.setdefault(tokenizer, {})
+    if key not in formats:
+        formats[key] = _make_format(tokenizer, template, options, locates)
+    return formats[key]
 
 
 _FORMATS: weakref.WeakKeyDictionary[PreTrainedTokenizerBase, dict[str, ChatFormat]] = weakref.WeakKeyDictionary()
@@ -89,17 +91,22 @@ def _own_template(tokenizer: PreTrainedTokenizerBase) -> str:
     return str(template)
 
 
-def _made(
-    tokenizer: PreTrainedTokenizerBase, own: str, options: dict[str, Any], locates: Callable[[ChatFormat], bool]
+def _make_format(
+    tokenizer: PreTrainedTokenizerBase,
+    own_template: str,
+    options: dict[str, Any],
+    locates: Callable[[ChatFormat], bool],
 ) -> ChatFormat:
-    _check_options(own, options)
+    _check_options(own_template, options)
     untyped: Any = tokenizer
-    stop_texts: set[str] = {*untyped.all_special_tokens, *untyped.get_added_vocab()}
-    ends = tuple(sorted((text for text in stop_texts if text.strip()), key=len, reverse=True))
+    tokens: set[str] = {*untyped.all_special_tokens, *untyped.get_added_vocab()}
+    stop_texts = tuple(sorted((text for text in tokens if text.strip()), key=len, reverse=True))
     notes: list[str] = []
-    template = own
-    if not locates(ChatFormat(_with_date(own, options), options, ends)) and (other := _training_template(tokenizer)):
-        template = other
+    template = own_template
+    if not locates(ChatFormat(_with_date(own_template, options), options, stop_texts)) and (
+        training_template := _training_template(tokenizer)
+    ):
+        template = training_template
         notes.append(
             "the chat template renders an earlier reply otherwise than the last one, so that it cannot be located: "
             "TRL's training template for it is used instead, in training and in evaluations"
@@ -113,7 +120,7 @@ def _made(
             "the chat template knows enable_thinking: a model that thinks before it answers may not come to an answer "
             f"within max_new_tokens; {KEY}: {{enable_thinking: false}} asks for the answer at once"
         )
-    return ChatFormat(_with_date(template, options), options, ends, tuple(notes))
+    return ChatFormat(_with_date(template, options), options, stop_texts, tuple(notes))
 
 
 def _reads(template: str, name: str) -> bool:
@@ -125,20 +132,20 @@ def _check_options(template: str, options: Mapping[str, Any]) -> None:
         if _reads(template, name) or (name == "date" and _reads(template, "strftime_now")):
             continue
         variables = _variables(template)
-        near = nearest(name, variables)
-        listed = f"; it reads {', '.join(variables)}" if variables else ""
-        raise DataError(f"{KEY}: the chat template does not read {name!r}{listed}.{near}")
+        hint = nearest(name, variables)
+        readable = f"; it reads {', '.join(variables)}" if variables else ""
+        raise DataError(f"{KEY}: the chat template does not read {name!r}{readable}.{hint}")
     if "date" in options and _reads(template, "strftime_now"):
         _day(options)
 
 
 def _variables(template: str) -> list[str]:
-    given = {"messages", "add_generation_prompt", "strftime_now", "raise_exception", "namespace", "bos_token"}
+    built_in = {"messages", "add_generation_prompt", "strftime_now", "raise_exception", "namespace", "bos_token"}
     try:
         parsed = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(_MARK.sub("", template))
     except TemplateError:
         return []
-    names = meta.find_undeclared_variables(parsed) - given
+    names = meta.find_undeclared_variables(parsed) - built_in
     return sorted(names | ({"date"} if _reads(template, "strftime_now") else set()))
 
 
@@ -153,7 +160,7 @@ def _day(options: Mapping[str, Any]) -> datetime.date:
 
 
 def _with_date(template: str, options: Mapping[str, Any]) -> str:
-    """The template with a `strftime_now` of one day, at midnight, in place of the clock's."""
+    """Return the template with a `strftime_now` that gives midnight of one day instead of the time of the clock."""
     if not _reads(template, "strftime_now"):
         return template
     day = datetime.datetime.combine(_day(options), datetime.time())
@@ -178,10 +185,14 @@ def _training_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
 def render(
     messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase, how: ChatFormat, *, prompt: bool = False
 ) -> tuple[str, list[tuple[int, int]]]:
-    """The chat as text, and where it marks what the assistant generates, in characters; in transformers' sandbox.
+    """Render a chat in transformers' sandbox.
 
     Args:
-        prompt: a generation prompt follows the last message.
+        messages: {role, content} of each turn.
+        prompt: add a generation prompt after the last message.
+
+    Returns:
+        The text, and the spans that the template marks as generated by the assistant, [start, end) in characters.
 
     Raises:
         DataError: the template refuses the messages.
@@ -197,13 +208,13 @@ def render(
         )
     except TemplateError as error:
         raise DataError(f"the chat template cannot be used, {explain_template_error(error)}") from error
-    except (TypeError, LookupError, ValueError) as error:  # what a template that expects something else does
+    except (TypeError, LookupError, ValueError) as error:  # a template that expects other messages
         raise DataError(f"the chat template cannot be used on the row: {error}") from error
     return texts[0], [(int(start), int(end)) for start, end in spans[0] if end > start] if spans else []
 
 
 def explain_template_error(error: TemplateError) -> str:
-    """What a template raised, with the line in it."""
+    """Return the message of a template's error, with its line in the template where that is known."""
     line: Any = getattr(error, "lineno", None)
     trace = error.__traceback__
     while trace and line is None:

@@ -1,4 +1,4 @@
-"""Chats to tokens: the replies are located by characters in the rendered chat, each with the token that ends it."""
+"""Tokens of chats: replies are located by characters in the rendered chat, each with the token that ends it."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _PROBE = [{"role": role, "content": text} for role, text in zip(("user", "assist
 
 
 class NotLocatedError(DataError):
-    """A reply cannot be found in the rendered chat."""
+    """Raised where a reply cannot be found in the rendered chat."""
 
 
 def format_of(tokenizer: PreTrainedTokenizerBase) -> ChatFormat:
-    """How the tokenizer's chats are rendered. Raises DataError: see `chat_format`."""
+    """Return how the tokenizer's chats are rendered. Raises DataError: see `chat_format`."""
 
     def locates(how: ChatFormat) -> bool:
         if how.is_marked:
@@ -31,7 +31,7 @@ def format_of(tokenizer: PreTrainedTokenizerBase) -> ChatFormat:
             _located(_PROBE, render(_PROBE, tokenizer, how)[0], tokenizer, how)
         except NotLocatedError:
             return False
-        except DataError:  # it refuses the probe; what it does with the rows is told of them
+        except DataError:  # the template refuses the probe; whether it takes the rows is checked with each row
             return True
         return True
 
@@ -39,7 +39,7 @@ def format_of(tokenizer: PreTrainedTokenizerBase) -> ChatFormat:
 
 
 def identity_of_format(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any] | None:
-    """All that decides how the tokenizer's chats are rendered, as plain JSON; None: none can be."""
+    """Return all that decides how the tokenizer's chats are rendered, as plain JSON; None if none can be rendered."""
     if not tokenizer.chat_template:
         return None
     try:
@@ -50,10 +50,13 @@ def identity_of_format(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any] | N
 
 
 def encode_chat(messages: Messages, tokenizer: PreTrainedTokenizerBase, loss_on: str) -> tuple[list[int], list[bool]]:
-    """Token ids of a chat, and which of them are scored: with 'completion' each reply and the token that ends it.
+    """Return the token ids of a chat and, for each, whether it is scored.
 
-    A token begins where a reply begins, as after a generation prompt, also where the tokenizer would join line breaks
-    of both.
+    At the beginning of a reply a new token begins, as it does after a generation prompt, even where the tokenizer would
+    join the line breaks before and after that place into one token.
+
+    Args:
+        loss_on: 'completion' scores each reply and the token that ends it; 'all' scores every token.
 
     Raises:
         DataError: the template refuses the chat, or a reply cannot be located in it.
@@ -67,7 +70,11 @@ def encode_chat(messages: Messages, tokenizer: PreTrainedTokenizerBase, loss_on:
 
 
 def check_chat(messages: Messages, tokenizer: PreTrainedTokenizerBase, loss_on: str) -> None:
-    """Raises DataError where `encode_chat` does, without making tokens."""
+    """Check that `encode_chat` can encode the chat, without making tokens.
+
+    Raises:
+        DataError: as `encode_chat`.
+    """
     how = format_of(tokenizer)
     text, marked = render(messages, tokenizer, how)
     if loss_on != "all":
@@ -75,7 +82,7 @@ def check_chat(messages: Messages, tokenizer: PreTrainedTokenizerBase, loss_on: 
 
 
 def encode_generation_prompt(messages: Messages, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Token ids of a chat with the beginning of the reply that is to be generated."""
+    """Return the token ids of a chat, followed by the beginning of the reply that is to be generated."""
     how = format_of(tokenizer)
     text, marked = render(messages, tokenizer, how, prompt=True)
     if not any(message["role"] == "assistant" for message in messages):
@@ -87,7 +94,7 @@ def encode_generation_prompt(messages: Messages, tokenizer: PreTrainedTokenizerB
 
 
 def ends_replies(messages: Messages, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the template writes anything but white space after the last reply, so that its end can be learnt."""
+    """Return whether the template writes more than white space after the last reply, so that its end can be learnt."""
     how = format_of(tokenizer)
     text, marked = render(messages, tokenizer, how)
     start, end = _replies(messages, text, marked, tokenizer, how)[-1]
@@ -106,82 +113,92 @@ def _replies(
 
 
 def _with_ends(text: str, spans: Spans, how: ChatFormat) -> Spans:
-    """The spans, each with the end of a turn after it, where the marks leave that out.
+    """Return the spans, each extended by the end of its turn where the template's marks leave that out.
 
-    What follows the last reply can only be its end, for no turn begins there: up to its first added token, or all.
+    No turn begins after the last reply, so what follows it is the end of a turn: all of it, or up to the first added
+    token in it.
     """
-    tail = text[spans[-1][1] :].rstrip()
-    if not tail or text[: spans[-1][1]].rstrip().endswith(how.stop_texts):
+    text_after = text[spans[-1][1] :].rstrip()
+    if not text_after or text[: spans[-1][1]].rstrip().endswith(how.stop_texts):
         return spans
-    end = _first_stop(tail, how) or tail
-    return [(start, stop + len(end) if text.startswith(end, stop) else stop) for start, stop in spans]
+    end_text = _first_stop(text_after, how) or text_after
+    return [(start, stop + len(end_text) if text.startswith(end_text, stop) else stop) for start, stop in spans]
 
 
 def _first_stop(text: str, how: ChatFormat) -> str:
-    """The text up to the end of the first added token in it, or nothing."""
+    """Return the text up to the end of the first added token in it; '' if it has none."""
     places = [(text.find(token), -len(token)) for token in how.stop_texts if token in text]
     return text[: min(places)[0] - min(places)[1]] if places else ""
 
 
 def _trimmed(text: str, span: tuple[int, int], how: ChatFormat) -> tuple[int, int]:
-    """Without the white space after an end token: nobody has to generate it."""
+    """Return the span without white space after its end token: a model stops at that token."""
     reply = text[span[0] : span[1]].rstrip()
     return (span[0], span[0] + len(reply)) if reply.endswith(how.stop_texts) else span
 
 
 def _located(messages: Messages, text: str, tokenizer: PreTrainedTokenizerBase, how: ChatFormat) -> Spans:
-    """Where the replies are: what each turn adds after the generation prompt, without white space after its end.
+    """Return where the replies are: each is what its turn adds to the generation prompt before it.
+
+    White space after the end of a turn is left out.
 
     Raises:
-        NotLocatedError: the template renders what stands before a reply, or the reply, otherwise in the whole chat.
+        NotLocatedError: in the whole chat the template renders a reply, or the turns before it, in another way than at
+            the end of a chat.
     """
     spans: Spans = []
     for i, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        before, _ = render(messages[:i], tokenizer, how, prompt=True)
+        prompt, _ = render(messages[:i], tokenizer, how, prompt=True)
         turn = text if i == len(messages) - 1 else render(messages[: i + 1], tokenizer, how)[0]
-        end = _end(message["content"], text, turn, len(before), how) if text.startswith(before) else None
+        end = _end(message["content"], text, turn, len(prompt), how) if text.startswith(prompt) else None
         if end is None:
             raise NotLocatedError(
                 f"the chat template rewrites earlier turns, so reply {len(spans) + 1} cannot be located"
-                f"{_difference(before, text)}: use a template with {{% generation %}} marks, or loss_on: all"
+                f"{_difference(prompt, text)}: use a template with {{% generation %}} marks, or loss_on: all"
             )
-        spans.append((len(before), end))
+        spans.append((len(prompt), end))
     return spans
 
 
 def _end(content: str, text: str, turn: str, start: int, how: ChatFormat) -> int | None:
-    """Where a reply that begins at `start` ends in the chat `text`, which goes on after `turn`; None: not found."""
+    """Return where the reply that begins at `start` ends in the chat `text`; None if it is not found.
+
+    Args:
+        content: the reply as it stands in the row.
+        text: the whole chat as it was rendered.
+        turn: the chat up to this reply, rendered on its own.
+    """
     is_kept = text.startswith(turn)
     shared = turn if is_kept else text[: _shared_length(text, turn)]
     for reply in (content, content.strip()):  # many templates strip it
-        # the content may be part of a header too: what ends the turn leads to the right place
+        # the content may stand in a header too, so first look just before the tokens that end the turn
         places = (_before_stops(shared, how) - len(reply), shared.rfind(reply, start))
         place = next((p for p in places if p >= start and reply and shared.startswith(reply, p)), None)
         if place is not None:
             tail = shared[place + len(reply) :]
-            # one that ends the whole chat, or begins the next turn, may follow the end of the reply
+            # only up to the first added token: one that ends the whole chat, or begins the next turn, may follow
             return place + len(reply) + len(_first_stop(tail, how) or (tail.rstrip() if is_kept else ""))
     return max(start, len(shared.rstrip())) if is_kept else None
 
 
 def _before_stops(text: str, how: ChatFormat) -> int:
-    """Where the added tokens and the white space begin that a text ends with."""
+    """Return where the run of added tokens and white space begins that ends a text."""
     while stop := next((token for token in how.stop_texts if text.rstrip().endswith(token)), ""):
         text = text.rstrip().removesuffix(stop)
     return len(text)
 
 
-def _difference(before: str, text: str) -> str:
-    same = _shared_length(before, text)
-    if same == len(before):
+def _difference(prompt: str, text: str) -> str:
+    shared = _shared_length(prompt, text)
+    if shared == len(prompt):
         return ""
-    return f" (the prompt of it goes on with {before[same:][:30]!r}, the whole chat with {text[same:][:30]!r})"
+    return f" (the prompt of it goes on with {prompt[shared:][:30]!r}, the whole chat with {text[shared:][:30]!r})"
 
 
 def _shared_length(a: str, b: str) -> int:
-    """How many characters two texts have in common from their beginning on."""
+    """Return the length of the longest common beginning of two texts, in characters."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
@@ -194,15 +211,15 @@ def _tokens(text: str, spans: Spans, tokenizer: PreTrainedTokenizerBase) -> tupl
         return _tokens_of_parts(text, spans, tokenizer)
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     ids, is_reply, joined = list(encoded["input_ids"]), list[bool](), list[int]()
-    previous, number = 0, 0
+    previous, span_number = 0, 0
     for start, end in list(encoded["offset_mapping"]):
         # some tokenizers leave white space out of a token's offsets: a token begins where the one before it ended
         begin = min(start, previous)
-        while number < len(spans) and spans[number][1] <= begin:
-            number += 1
-        is_reply.append(number < len(spans) and begin < spans[number][1] and end > spans[number][0])
-        if is_reply[-1] and begin < spans[number][0]:
-            joined.append(spans[number][0])
+        while span_number < len(spans) and spans[span_number][1] <= begin:
+            span_number += 1
+        is_reply.append(span_number < len(spans) and begin < spans[span_number][1] and end > spans[span_number][0])
+        if is_reply[-1] and begin < spans[span_number][0]:
+            joined.append(spans[span_number][0])
         previous = max(previous, end)
     if not joined:
         return ids, is_reply
@@ -222,7 +239,7 @@ def _piece(
 def _tokens_of_parts(
     text: str, spans: Sequence[tuple[int, int]], tokenizer: PreTrainedTokenizerBase
 ) -> tuple[list[int], list[bool]]:
-    """The tokens of each part of the text by itself: tokenizers written in Python know no offsets."""
+    """Encode each part of the text by itself: tokenizers written in Python give no offsets."""
     places = sorted({0, *(place for span in spans for place in span), len(text)})
     pieces = [(_ids(text[a:b], tokenizer), any(start <= a < end for start, end in spans)) for a, b in pairwise(places)]
     return [i for ids, _ in pieces for i in ids], [scored for ids, scored in pieces for _ in ids]

@@ -1,4 +1,4 @@
-"""Rows in the forms of other tools, made into one of ours; the table is in selgen_ray/data/README.md."""
+"""Conversion of rows in the forms of other tools to one of ours; the table is in selgen_ray/data/README.md."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ IN_PROMPT = "the prompt holds earlier replies, which are scored too (TRL scores 
 
 
 class FormError(ValueError):
-    """A row has a form that is known, and cannot be used; the message says why."""
+    """Raised where a row has a known form but cannot be used; the message says why."""
 
 
 @dataclass
 class Converted:
-    """A row in one of our forms, or as it was where no form of another tool fits it.
+    """A row in one of our forms, or unchanged where it fits no form of another tool.
 
     Attributes:
-        dropped: columns that were left out because the row's form needs them not.
-        remarks: in words, where the row is not treated as the tool treats it that its form comes from.
+        dropped: columns that were left out because the row's form does not need them.
+        remarks: sentences on where the row is treated otherwise than by the tool that its form comes from.
     """
 
     row: Row
@@ -50,9 +50,12 @@ class Converted:
 def convert(row: Row, form: Form | None = None) -> Converted:
     """Convert a row to `messages`, `prompt` with `completion`, or `text`.
 
+    Example: {'question': '1 + 1?', 'answer': '2'} becomes {'messages': [{'role': 'user', 'content': '1 + 1?'}, {'role':
+    'assistant', 'content': '2'}], 'answer': '2'}.
+
     Args:
         row: {column: value}, not changed.
-        form: 'chat' makes a user's message and a reply of `prompt` and `completion`.
+        form: 'chat' turns the texts `prompt` and `completion` into a user's message and a reply.
 
     Raises:
         FormError: the row holds something that cannot be trained on as it is meant, such as a tool call.
@@ -66,12 +69,15 @@ def convert(row: Row, form: Form | None = None) -> Converted:
 
 
 def check_label(row: Row, column: str, filtered: Mapping[str, Any]) -> None:
-    """Raise FormError where KTO's `label` says that the reply is a bad one, unless the source filters by it.
+    """Check that KTO's `label` does not mark the reply as a bad one, unless the source filters by that label.
 
     Args:
         row: in one of our forms.
         column: the column of the file that `label` is read from.
         filtered: the source's filter.
+
+    Raises:
+        FormError: the label is false, and the source does not filter by it.
     """
     is_false = row.get("label") is False or str(row.get("label")).lower() == "false"
     is_category = row.get("choices") or row.get("options") or row.get("claim")  # a label to balance accuracy by
@@ -80,32 +86,34 @@ def check_label(row: Row, column: str, filtered: Mapping[str, Any]) -> None:
 
 
 def is_chat(value: Any) -> TypeGuard[list[Message]]:
-    """Whether a value is a non-empty list of messages."""
+    """Return whether a value is a non-empty list of messages."""
     return isinstance(value, list) and bool(value) and all(isinstance(m, dict) and "content" in m for m in value)
 
 
 # the forms -------------------------------------------------------------------------------------------------------
 
 
-def _share_gpt(to: Converted) -> None:
-    """`conversations`, and from/value in the place of role/content."""
-    row = to.row
+def _share_gpt(converted: Converted) -> None:
+    """Convert ShareGPT's `conversations`, and messages with from/value instead of role/content."""
+    row = converted.row
     lists = {key: row[key] for key in (*LISTS_OF_MESSAGES, "conversations") if isinstance(row.get(key), list)}
     if row.get("messages") is not None and lists.pop("conversations", None):
-        to.dropped.append("conversations")
+        converted.dropped.append("conversations")
         del row["conversations"]
-    named = {key: value for key, value in lists.items() if any(isinstance(m, dict) and "from" in m for m in value)}
+    conversations = {
+        key: value for key, value in lists.items() if any(isinstance(m, dict) and "from" in m for m in value)
+    }
     if "conversations" in lists:
-        named["conversations"] = lists["conversations"]
-    if not any(named.values()):
+        conversations["conversations"] = lists["conversations"]
+    if not any(conversations.values()):
         return
     from trl.data_utils import maybe_convert_to_chatml  # late: importing TRL takes more than a second
 
-    for key, value in named.items():
-        copies = [dict(m) if isinstance(m, dict) else m for m in value]
-        named[key] = [_with_known_speaker(m) if isinstance(m, dict) and "from" in m else m for m in copies]
+    for key, value in conversations.items():
+        messages = [dict(m) if isinstance(m, dict) else m for m in value]
+        conversations[key] = [_with_known_speaker(m) if isinstance(m, dict) and "from" in m else m for m in messages]
         del row[key]
-    row |= maybe_convert_to_chatml(named)
+    row |= maybe_convert_to_chatml(conversations)
 
 
 def _with_known_speaker(message: Message) -> Message:
@@ -113,9 +121,9 @@ def _with_known_speaker(message: Message) -> Message:
     return message | {"from": _FROM.get(speaker, speaker) if isinstance(speaker, str) else speaker}
 
 
-def _check_messages(to: Converted) -> None:
-    """OpenAI's messages: parts of type text are joined; what cannot be trained on is refused."""
-    row = to.row
+def _check_messages(converted: Converted) -> None:
+    """Join the text parts of OpenAI's messages, and refuse what cannot be trained on, such as a tool call."""
+    row = converted.row
     if row.get("tools") or row.get("functions"):
         raise FormError(f"'{'tools' if row.get('tools') else 'functions'}' is given: {_NO_TOOLS}")
     for key in LISTS_OF_MESSAGES:
@@ -123,7 +131,7 @@ def _check_messages(to: Converted) -> None:
         if isinstance(value, list):
             row[key] = [_plain(m, f"{key}[{i}]") if isinstance(m, dict) else m for i, m in enumerate(value)]
     if row.get("messages") is not None and row.get("prompt") is not None and row.get("completion") is None:
-        to.dropped.append("prompt")  # many data sets of the hub repeat the first question there
+        converted.dropped.append("prompt")  # many of the hub's data sets repeat the first question there
         del row["prompt"]
 
 
@@ -138,9 +146,11 @@ def _plain(message: Message, place: str) -> Message:
     if not isinstance(parts, list):
         return message
     for part in parts:
-        kind = part.get("type") if isinstance(part, dict) else type(part).__name__
-        if kind != "text" or not isinstance(part.get("text"), str):
-            raise FormError(f"{place}.content has a part of type {kind!r}; allowed: parts of type 'text' with a text")
+        part_type = part.get("type") if isinstance(part, dict) else type(part).__name__
+        if part_type != "text" or not isinstance(part.get("text"), str):
+            raise FormError(
+                f"{place}.content has a part of type {part_type!r}; allowed: parts of type 'text' with a text"
+            )
     return message | {"content": "".join(part["text"] for part in parts)}
 
 
@@ -148,21 +158,21 @@ def _has_a_form(row: Row) -> bool:
     return any(row.get(key) is not None for key in ("messages", "prompt", "completion", "text", "chosen"))
 
 
-def _alpaca(to: Converted) -> None:
-    row = to.row
+def _alpaca(converted: Converted) -> None:
+    row = converted.row
     if _has_a_form(row) or "instruction" not in row or "output" not in row:
         return
-    more = row.get("input")
+    input_text = row.get("input")
     _need_text(row, "instruction", "output")
-    if more is not None and not isinstance(more, str):
+    if input_text is not None and not isinstance(input_text, str):
         raise FormError("'input' must be text")
-    asked = f"{row['instruction']}\n\n{more}" if more and more.strip() else row["instruction"]
-    _become_chat(to, ("instruction", "input", "output"), asked, row["output"])
+    question = f"{row['instruction']}\n\n{input_text}" if input_text and input_text.strip() else row["instruction"]
+    _become_chat(converted, ("instruction", "input", "output"), question, row["output"])
 
 
-def _question(to: Converted) -> None:
-    """{question, answer}; with `choices` or `options` the answer may be the number of one, or its letter."""
-    row = to.row
+def _question(converted: Converted) -> None:
+    """Convert {question, answer}; with `choices` or `options` the answer may be the number of one, or its letter."""
+    row = converted.row
     if _has_a_form(row) or "question" not in row or row.get("answer") is None:
         return
     _need_text(row, "question")
@@ -171,20 +181,20 @@ def _question(to: Converted) -> None:
         row["answer"] = _option(options, answer)
         if row["answer"] not in options:
             raise FormError(f"'answer' {answer!r} is not one of '{'choices' if row.get('choices') else 'options'}'")
-        _become_chat(to, ("question",), row["question"], row["answer"])
+        _become_chat(converted, ("question",), row["question"], row["answer"])
         return
     if isinstance(answer, bool) or not isinstance(answer, str | int | float) or answer == "":
         raise FormError(f"'answer' must be text or a number, found {answer!r}")
     reply = str(answer)
-    short = reply.rpartition("####")[2].strip() if "####" in reply else reply.strip()  # GSM8K marks the result so
-    _become_chat(to, ("question", "answer"), row["question"], reply)
-    if "\n" not in short:  # a longer one is a reply, and no result to compare
-        to.row["answer"] = short if isinstance(answer, str) else answer
+    result = reply.rpartition("####")[2].strip() if "####" in reply else reply.strip()  # GSM8K marks it so
+    _become_chat(converted, ("question", "answer"), row["question"], reply)
+    if "\n" not in result:  # text of several lines is a reply, not a result to compare with
+        converted.row["answer"] = result if isinstance(answer, str) else answer
 
 
-def _answer(to: Converted) -> None:
-    """The number or letter of a choice, in the place of its text."""
-    row = to.row
+def _answer(converted: Converted) -> None:
+    """Replace an answer that is the number or letter of a choice by the choice's text."""
+    row = converted.row
     for key in ("choices", "options"):
         options, answer = row.get(key), row.get("answer")
         if isinstance(options, list) and answer is not None and str(answer) not in map(str, options):
@@ -192,7 +202,7 @@ def _answer(to: Converted) -> None:
 
 
 def _option(options: Sequence[Any], answer: Any) -> Any:
-    """The option that an answer names by its text, its number from 0 or its letter; else the answer itself."""
+    """Return the option that an answer names by its text, its number from 0 or its letter; else the answer itself."""
     if isinstance(answer, str) and answer in options:
         return answer
     number = answer if isinstance(answer, int) and not isinstance(answer, bool) else -1
@@ -203,20 +213,20 @@ def _option(options: Sequence[Any], answer: Any) -> Any:
     return options[number] if 0 <= number < len(options) else answer
 
 
-def _preference(to: Converted) -> None:
-    """{prompt, chosen, rejected}, the prompt in a column of its own or as what the two begin with.
+def _preference(converted: Converted) -> None:
+    """Convert {prompt, chosen, rejected}; the prompt has its own column, or is the common beginning of the other two.
 
-    `rejected` becomes the reply's text.
+    `rejected` becomes the text of the rejected reply.
     """
-    row = to.row
+    row = converted.row
     if row.get("messages") is not None and is_chat(row.get("chosen")) and is_chat(row.get("rejected")):
-        to.dropped.append("messages")  # UltraFeedback repeats the chosen conversation there
+        converted.dropped.append("messages")  # UltraFeedback repeats the chosen conversation there
         del row["messages"]
     if "chosen" not in row or row.keys() & {"completion", "messages", "text"}:
         return
     chosen, rejected, prompt = (row.pop(key, None) for key in ("chosen", "rejected", "prompt"))
     if prompt is None and isinstance(chosen, str) and isinstance(rejected, str | None):
-        if all(one is None or _is_transcript(one) for one in (chosen, rejected)):
+        if all(reply is None or _is_transcript(reply) for reply in (chosen, rejected)):
             chosen = _transcript(chosen, "chosen")
             rejected = None if rejected is None else _transcript(rejected, "rejected")
         elif rejected is not None:
@@ -225,26 +235,39 @@ def _preference(to: Converted) -> None:
         row |= {"prompt": prompt, "completion": chosen} | ({} if rejected is None else {"rejected": rejected})
         return
     row["messages"] = _whole(prompt, chosen, "chosen")
-    _remark_on_prompt(to, row["messages"][:-1])
+    _remark_on_prompt(converted, row["messages"][:-1])
     if not is_chat(rejected):
         row |= {} if rejected is None else {"rejected": rejected}
         return
-    other = _whole(prompt, rejected, "rejected")
-    if _turns(other[:-1]) != _turns(row["messages"][:-1]) or other[-1].get("role") != "assistant":
+    rejected_messages = _whole(prompt, rejected, "rejected")
+    if (
+        _turns(rejected_messages[:-1]) != _turns(row["messages"][:-1])
+        or rejected_messages[-1].get("role") != "assistant"
+    ):
         raise FormError("'chosen' and 'rejected' part before the last reply: a pair answers one prompt")
-    row["rejected"] = other[-1]["content"]
+    row["rejected"] = rejected_messages[-1]["content"]
 
 
 def _whole(prompt: Any, reply: Any, key: str) -> list[Message]:
-    """The conversation up to and with a reply, which may be a text, the messages after the prompt, or all of them."""
+    """Return the conversation up to a reply, with it.
+
+    Args:
+        reply: a text, the messages after the prompt, or the whole conversation.
+        key: the reply's column, for error messages.
+    """
     if not is_chat(reply):
         reply = [{"role": "assistant", "content": reply}]
     elif reply[0].get("role") != "assistant":
         return reply
-    before = prompt if is_chat(prompt) else [{"role": "user", "content": prompt}] if prompt else []
+    before = _prompt_messages(prompt)
     if not before:
         raise FormError(f"{key!r} is a reply without a prompt: give 'prompt', or the whole conversation")
     return [*before, *reply]
+
+
+def _prompt_messages(prompt: Any) -> list[Message]:
+    """Return a prompt's messages: a text is one user's message, and an empty or missing prompt has none."""
+    return prompt if is_chat(prompt) else [{"role": "user", "content": prompt}] if prompt else []
 
 
 def _turns(messages: Sequence[Message]) -> list[tuple[Any, Any]]:
@@ -256,11 +279,12 @@ def _is_transcript(text: str) -> bool:
 
 
 def _transcript(text: str, key: str) -> list[Message]:
-    """The turns of an hh-rlhf transcript: each begins with a blank line and 'Human:' or 'Assistant:'."""
+    """Return the turns of an hh-rlhf transcript: each begins with a blank line and 'Human:' or 'Assistant:'."""
     _, *parts = _TURN.split(text.strip())
     speakers = {"Human": "user", "Assistant": "assistant"}
     turns = [
-        {"role": speakers[who], "content": said.strip()} for who, said in zip(parts[::2], parts[1::2], strict=True)
+        {"role": speakers[speaker], "content": content.strip()}
+        for speaker, content in zip(parts[::2], parts[1::2], strict=True)
     ]
     if turns[-1]["role"] != "assistant" or not turns[-1]["content"]:
         raise FormError(f"{key!r} does not end with a reply of the assistant")
@@ -269,51 +293,51 @@ def _transcript(text: str, key: str) -> list[Message]:
 
 def _without_common_start(chosen: str, rejected: str) -> tuple[str, str, str]:
     if chosen[:1] != rejected[:1] or chosen == rejected:
-        what = "are alike" if chosen == rejected else "have no common beginning, which would be the prompt"
-        raise FormError(f"'chosen' and 'rejected' {what}: give 'prompt' in a column of its own")
+        problem = "are alike" if chosen == rejected else "have no common beginning, which would be the prompt"
+        raise FormError(f"'chosen' and 'rejected' {problem}: give 'prompt' in a column of its own")
     from trl.data_utils import extract_prompt  # late: importing TRL takes more than a second
 
-    # a mark at the end, so that they differ even where one is the beginning of the other
+    # a mark at the end, so that the two differ even where one is the beginning of the other
     parts: dict[str, Any] = extract_prompt({"chosen": chosen + "\0", "rejected": rejected + "\1"})
     prompt, chosen, rejected = (str(parts[key]) for key in ("prompt", "chosen", "rejected"))
     return prompt, chosen[:-1], rejected[:-1]
 
 
-def _prompt_and_completion(to: Converted) -> None:
-    """TRL's conversational prompt and completion; one of the two may be a text."""
-    row = to.row
+def _prompt_and_completion(converted: Converted) -> None:
+    """Convert TRL's conversational prompt and completion; one of the two may be a text."""
+    row = converted.row
     prompt, completion = row.get("prompt"), row.get("completion")
     if not is_chat(prompt) and not is_chat(completion):
         return
     if completion is None:
         raise FormError("'prompt' is there, and no 'completion': there is no reply to learn")
-    before = prompt if is_chat(prompt) else [{"role": "user", "content": prompt}] if prompt else []
+    before = _prompt_messages(prompt)
     after = completion if is_chat(completion) else [{"role": "assistant", "content": completion}]
     if before and before[-1].get("role") == after[0].get("role") == "assistant":
         raise FormError("'prompt' ends with a reply that 'completion' goes on with: put the two into one message")
-    _remark_on_prompt(to, before)
+    _remark_on_prompt(converted, before)
     for key in ("prompt", "completion"):
         row.pop(key, None)
     row["messages"] = [*before, *after]
 
 
-def _remark_on_prompt(to: Converted, before: Sequence[Message]) -> None:
+def _remark_on_prompt(converted: Converted, before: Sequence[Message]) -> None:
     if any(m.get("role") == "assistant" for m in before):
-        to.remarks.append(IN_PROMPT)
+        converted.remarks.append(IN_PROMPT)
 
 
-def _as_chat(to: Converted) -> None:
-    row = to.row
+def _as_chat(converted: Converted) -> None:
+    row = converted.row
     if row.get("text") is not None and row.get("messages") is None and row.get("prompt") is None:
         raise FormError("form: chat needs 'prompt' and 'completion': a 'text' row does not say where its reply begins")
     if row.get("messages") is None and isinstance(row.get("prompt"), str) and isinstance(row.get("completion"), str):
         _need_text(row, "prompt", "completion")
-        _become_chat(to, ("prompt", "completion"), row["prompt"], row["completion"])
+        _become_chat(converted, ("prompt", "completion"), row["prompt"], row["completion"])
 
 
-def _become_chat(to: Converted, columns: Sequence[str], asked: str, reply: Any) -> None:
-    turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": reply}]
-    to.row = {"messages": turns} | {key: value for key, value in to.row.items() if key not in columns}
+def _become_chat(converted: Converted, columns: Sequence[str], question: str, reply: Any) -> None:
+    turns = [{"role": "user", "content": question}, {"role": "assistant", "content": reply}]
+    converted.row = {"messages": turns} | {key: value for key, value in converted.row.items() if key not in columns}
 
 
 def _need_text(row: Row, *keys: str) -> None:

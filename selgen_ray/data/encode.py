@@ -1,4 +1,4 @@
-"""Rows to tokens: which tokens a row has, and which of them are scored."""
+"""Tokens of rows: which tokens a row has, and which of them are scored."""
 
 from __future__ import annotations
 
@@ -56,22 +56,29 @@ class Batch:
 
 
 def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The id that pads; masked everywhere, so its value never matters."""
-    found: Any = tokenizer.pad_token_id
-    return int(found)
+    """Return the id of the padding token; it is masked everywhere, so its value never matters."""
+    pad_token_id: Any = tokenizer.pad_token_id
+    return int(pad_token_id)
 
 
 def collate(encoded: Sequence[Encoded], rows: list[int], pad: int, device: torch.device | str) -> Batch:
-    """Pad the given rows to the longest of them, on the right."""
+    """Make a batch of some rows, padded on the right to the longest of them.
+
+    Args:
+        encoded: the rows of a stream.
+        rows: numbers of the rows to take.
+        pad: id of the padding token.
+        device: where the batch's tensors go.
+    """
     chosen = [encoded[i] for i in rows]
-    width = max(len(e) for e in chosen)
+    width = max(len(row) for row in chosen)
     ids = torch.full((len(chosen), width), pad, dtype=torch.long)
     attention = torch.zeros((len(chosen), width), dtype=torch.long)
     reply = torch.zeros((len(chosen), width), dtype=torch.bool)
-    for i, e in enumerate(chosen):
-        ids[i, : len(e)] = torch.tensor(e.ids)
-        attention[i, : len(e)] = 1
-        reply[i, : len(e)] = torch.tensor(e.is_reply)
+    for i, row in enumerate(chosen):
+        ids[i, : len(row)] = torch.tensor(row.ids)
+        attention[i, : len(row)] = 1
+        reply[i, : len(row)] = torch.tensor(row.is_reply)
     # the logits at position t predict token t + 1, so both are shifted left by one
     targets = ids.roll(-1, dims=1)
     scored = reply.roll(-1, dims=1)
@@ -109,10 +116,13 @@ def encode_each(
     name: str,
     place: Callable[[int], str] = _by_number,
 ) -> Iterator[tuple[Encoded, int]]:
-    """As `encode_rows`, one by one, each with the tokens that the row had before it was cut.
+    """Yield each row as tokens, with the number of tokens that it had before the cut; see `encode_rows`.
 
     Args:
-        place: number of a row, from 0 -> where it is, for error messages.
+        place: number of a row, from 0 -> where a person finds it, for error messages.
+
+    Raises:
+        DataError: as `encode_rows`; rows without a scored token are reported after the last row.
     """
     empty: list[tuple[int, int]] = []
     for number, row in enumerate(rows):
@@ -138,12 +148,12 @@ def encode_row(row: Row, tokenizer: PreTrainedTokenizerBase, loss_on: str) -> En
     if row.get("messages") is not None:
         ids, is_reply = encode_chat(row["messages"], tokenizer, loss_on)
     elif row.get("prompt") is not None:
-        prompt, _ = _begun(tokenizer, row["prompt"])
+        prompt, _ = _with_beginning(tokenizer, row["prompt"])
         reply = _with_eos(_ids(tokenizer, row["completion"], special=False), tokenizer)
         ids, is_reply = prompt + reply, [False] * len(prompt) + [True] * len(reply)
     else:
-        ids, after = _begun(tokenizer, row["text"])
-        ids = _with_eos(_ended(ids, after, tokenizer) if after else ids, tokenizer)
+        ids, after = _with_beginning(tokenizer, row["text"])
+        ids = _with_eos(_with_ending(ids, after, tokenizer) if after else ids, tokenizer)
         is_reply = [True] * len(ids)
     if loss_on == "all":
         is_reply = [True] * len(ids)
@@ -151,14 +161,14 @@ def encode_row(row: Row, tokenizer: PreTrainedTokenizerBase, loss_on: str) -> En
 
 
 def encode_prompt(row: Row, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Token ids of what comes before the reply, ready for the model to go on from."""
+    """Return the token ids of everything before the reply, for the model to go on from."""
     if row.get("messages") is not None:
         return encode_generation_prompt(row["messages"][:-1], tokenizer)
-    return _begun(tokenizer, row.get("prompt") or "")[0]
+    return _with_beginning(tokenizer, row.get("prompt") or "")[0]
 
 
 def replace_reply(row: Row, reply: str) -> Row:
-    """The same row with another final reply."""
+    """Return a copy of the row with another final reply."""
     if row.get("messages") is not None:
         return {**row, "messages": [*row["messages"][:-1], {"role": "assistant", "content": reply}]}
     return {**row, "completion": reply}
@@ -168,24 +178,27 @@ def _ids(tokenizer: PreTrainedTokenizerBase, text: str, special: bool) -> list[i
     return list(tokenizer(text, add_special_tokens=special)["input_ids"])
 
 
-def _begun(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[int]]:
-    """Token ids of a text with what the tokenizer puts before it, unless the text begins with it; what it puts after.
+def _with_beginning(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[int]]:
+    """Return the token ids of a text after the tokenizer's beginning, and the ids that the tokenizer puts at the end.
 
-    A text may have been rendered by a chat template, which writes the begin token itself. What a tokenizer puts after
-    a text, an end token mostly, must not stand between a prompt and what follows it.
+    The beginning, mostly one begin token, is not added twice: a text that a chat template has rendered begins with it
+    already. The end, mostly one end token, is returned apart, for it must not stand between a prompt and its reply.
     """
     ids = _ids(tokenizer, text, special=False)
     bare, full = _ids(tokenizer, "a", special=False), _ids(tokenizer, "a", special=True)
     places = range(len(full) - len(bare) + 1)
-    at = next((n for n in places if full[n : n + len(bare)] == bare), None)
-    if at is None:
+    start = next((n for n in places if full[n : n + len(bare)] == bare), None)
+    if start is None:
         return _ids(tokenizer, text, special=True), []
-    before, after = full[:at], full[at + len(bare) :]
+    before, after = full[:start], full[start + len(bare) :]
     return (ids if ids[: len(before)] == before else [*before, *ids]), after
 
 
-def _ended(ids: list[int], ending: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The ids with the ending, unless they have it; white space after it, as chat templates write it, is none of it."""
+def _with_ending(ids: list[int], ending: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the ids with the ending, which is not added twice.
+
+    White space after the ending is ignored: chat templates write a line break after an end token.
+    """
     length = len(ids)
     while length and ids[:length][-len(ending) :] != ending and not str(tokenizer.decode(ids[length - 1])).strip():
         length -= 1
@@ -194,4 +207,4 @@ def _ended(ids: list[int], ending: list[int], tokenizer: PreTrainedTokenizerBase
 
 def _with_eos(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
     eos: Any = tokenizer.eos_token_id
-    return ids if eos is None else _ended(ids, [eos], tokenizer)
+    return ids if eos is None else _with_ending(ids, [eos], tokenizer)

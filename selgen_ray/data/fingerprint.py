@@ -1,4 +1,4 @@
-"""The identity of the rows at a path."""
+"""Identity of the rows at a path."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from selgen_ray.hashing import content_sha256
 
 
 def data_fingerprint(path: str, revision: str | None = None) -> str:
-    """What identifies the rows at a path: their content where they are local, id and revision on the hub.
+    """Return what identifies the rows at a path: the content's sha256 if they are local, id and revision on the hub.
+
+    Example: 'hub:openai/gsm8k@main'.
 
     Raises:
         OSError: a file cannot be read.

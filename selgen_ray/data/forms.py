@@ -1,4 +1,4 @@
-"""The forms a row may have, and what is wrong with one that has none of them."""
+"""The forms that a row may have, and the check that it has one of them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _SPEAKERS = ("system", "user", "assistant")
 READ = frozenset(
     ("messages", "prompt", "completion", "text", "rejected", "answer", "choices", "options", "label", "claim", "item")
 )
-"""The fields of a row that something here reads: what is trained on, and what the metrics look at."""
+"""Fields of a row that are read: those that are trained on, and those that the metrics look at."""
 
 
 def row_problem(row: Any) -> str | None:
-    """What is wrong with a row, in words, or None."""
+    """Return what is wrong with a row, in words; None if nothing is."""
     if not isinstance(row, dict):
         return f"found {type(row).__name__}, expected an object with {_FORMS}"
     forms = [form for form in ("messages", "prompt", "text") if row.get(form) is not None]
@@ -74,13 +74,13 @@ def _rejected_problem(row: Row) -> str | None:
 
 
 def prompt_of(row: Row) -> str:
-    """The text that identifies what was asked, to find the same prompt in another set."""
+    """Return a text that identifies the prompt, to find the same prompt in another set."""
     if "messages" in row and row["messages"] is not None:
         return json.dumps([[m["role"], m["content"]] for m in row["messages"][:-1]])
     return str(row.get("prompt") or row.get("text"))
 
 
 def reply_of(row: Row) -> str:
-    """The text of a row's final reply."""
+    """Return the text of a row's final reply; of a `text` row, the whole text."""
     messages = row.get("messages")
     return str(messages[-1]["content"] if messages else row.get("completion") or row.get("text"))

@@ -1,4 +1,4 @@
-"""How long the rows of a role are in tokens, and what `max_seq_length` cuts off: told before the training."""
+"""Lengths of a role's rows in tokens, and how many of them `max_seq_length` cuts; reported before the training."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ from selgen_ray.data.tokens import TokenRows
 
 Report = Mapping[str, float]
 MANY_TRUNCATED = 0.05
-"""Share of a role's rows; where more are cut, a person should know."""
+"""Share of a role's rows; if more than this are cut, there is a warning."""
 _COLUMNS = ("rows", "tokens", "min", "median", "mean", "max", "scored", "truncated")
 
 
 def length_report(rows: TokenRows, max_seq_length: int) -> dict[str, float]:
-    """Number of rows, their lengths in tokens before the cut, what is scored, and what is cut.
+    """Return the number of rows, their lengths in tokens, how many tokens are scored, and how many rows are cut.
 
     Returns:
-        rows; tokens: of all rows, before the cut; tokens_min, tokens_median, tokens_mean, tokens_max: of a row, before
-        the cut; scored: tokens of all rows that count, after it; truncated: rows that are cut; truncated_share: of all
-        rows, in [0, 1].
+        rows: number of rows;
+        tokens: of all rows together, before the cut;
+        tokens_min, tokens_median, tokens_mean, tokens_max: of a row, before the cut;
+        scored: scored tokens of all rows together, after the cut;
+        truncated: number of rows that are cut;
+        truncated_share: their share of all rows, in [0, 1].
     """
     lengths = np.asarray(rows.uncut, dtype=np.int64)
     truncated = int((lengths > max_seq_length).sum())
@@ -38,19 +41,25 @@ def length_report(rows: TokenRows, max_seq_length: int) -> dict[str, float]:
 
 
 def table(reports: Mapping[str, Report]) -> list[str]:
-    """The reports of the roles as aligned lines, the first with the columns' names."""
+    """Return the reports of the roles as aligned lines, the first with the names of the columns."""
     cells: list[Sequence[str]] = [("", *_COLUMNS)]
-    for role, of in reports.items():
-        lengths = (of["tokens_min"], of["tokens_median"], of["tokens_mean"], of["tokens_max"])
-        cut = f"{of['truncated']:,} ({of['truncated_share']:.1%})" if of["truncated"] else "0"
-        counts = (f"{of['rows']:,}", f"{of['tokens']:,}", *(f"{n:,.0f}" for n in lengths), f"{of['scored']:,}", cut)
+    for role, report in reports.items():
+        row_lengths = (report["tokens_min"], report["tokens_median"], report["tokens_mean"], report["tokens_max"])
+        truncated = f"{report['truncated']:,} ({report['truncated_share']:.1%})" if report["truncated"] else "0"
+        counts = (
+            f"{report['rows']:,}",
+            f"{report['tokens']:,}",
+            *(f"{n:,.0f}" for n in row_lengths),
+            f"{report['scored']:,}",
+            truncated,
+        )
         cells.append((role, *counts))
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in cells]
 
 
 def warning(role: str, of: Report, max_seq_length: int) -> str | None:
-    """What a person should know of the cut, or None."""
+    """Return a warning if more than `MANY_TRUNCATED` of the role's rows are cut, else None."""
     if of["truncated_share"] <= MANY_TRUNCATED:
         return None
     return (

@@ -15,17 +15,19 @@ _KINDS = {"messages": "chats", "prompt": "strings", "text": "plain texts"}
 
 
 def format_notes(roles: Roles, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
-    """Say where strings pass the chat template by, and where the roles differ in format."""
+    """Yield a note where strings bypass the chat template, and one if the roles differ in format."""
     kinds = {role: _kinds(rows) for role, rows in roles.items()}
-    for role in (role for role, kind in kinds.items() if "prompt" in kind and role in roles.places):
+    for role in (role for role, role_kinds in kinds.items() if "prompt" in role_kinds and role in roles.places):
         if tokenizer.chat_template:
             yield (
                 f"data.{role}: 'prompt' and 'completion' are strings: they are joined as they are, without the model's "
                 "chat template, and nothing stands between them; "
                 f"data.{role}: {{path: ..., form: chat}} makes chats of them"
             )
-    if len({kind for of_role in kinds.values() for kind in of_role}) > 1:
-        listed = ", ".join(f"data.{role} {' and '.join(_KINDS[k] for k in kind)}" for role, kind in kinds.items())
+    if len({kind for role_kinds in kinds.values() for kind in role_kinds}) > 1:
+        listed = ", ".join(
+            f"data.{role} {' and '.join(_KINDS[kind] for kind in role_kinds)}" for role, role_kinds in kinds.items()
+        )
         yield f"the roles differ in format, so the model is trained and tested in several: {listed}"
 
 
@@ -36,25 +38,25 @@ def _kinds(rows: Sequence[Row]) -> list[str]:
 def pair_notes(
     roles: Roles, tokenizer: PreTrainedTokenizerBase, max_seq_length: int, loss_on: str, truncated: Sequence[str]
 ) -> Iterator[str]:
-    """Count the pairs of a good and a bad reply of which the cut leaves no difference.
+    """Yield a note on pairs of a good and a bad reply that are alike after the cut.
 
     Args:
-        truncated: the roles that have rows longer than `max_seq_length`; in the others, no pair can be alike.
+        truncated: roles with rows longer than `max_seq_length`; the cut makes no pair of the other roles alike.
     """
 
     def is_alike(good: Row, bad: Row) -> bool:
         try:
             a, b = (encode_row(row, tokenizer, loss_on).ids for row in (good, bad))
         except DataError:
-            return False  # told elsewhere
+            return False  # the encoding of all rows reports it
         return a[:max_seq_length] == b[:max_seq_length]
 
     pairs = {"data.proxy and data.proxy_neg": ("proxy", roles.get("proxy", []), roles.get("proxy_neg", []))}
     for role, rows in roles.items():
         rejecting = [row for row in rows if row.get("rejected") is not None]
         if len(rejecting) == len(rows) and not (role == "proxy" and roles.get("proxy_neg")):
-            others = [replace_reply(row, row["rejected"]) for row in rows]
-            pairs[f"data.{role}, its replies and 'rejected',"] = (role, rows, others)
+            rejected_rows = [replace_reply(row, row["rejected"]) for row in rows]
+            pairs[f"data.{role}, its replies and 'rejected',"] = (role, rows, rejected_rows)
     for name, (role, good, bad) in pairs.items():
         if len(good) != len(bad) or not good or not {role, "proxy_neg" if role == "proxy" else role} & {*truncated}:
             continue

@@ -1,4 +1,4 @@
-"""Rows against the positions that a model has: longer than a table of positions is an error, else a note."""
+"""Rows that need more positions than a model has: an error for a table of positions, else a note."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from selgen_ray.data.forms import Row
 
 @dataclass(frozen=True)
 class Positions:
-    """How many positions a model was made for.
+    """The positions that a model was made for.
 
     Attributes:
         count: tokens of the longest sequence.
-        is_table: each has an entry of its own, so that there is none for a later one; else, as with rotary positions,
-            later ones work, but were never trained.
+        is_table: positions are looked up in a table, which ends after `count` of them. Otherwise, as with rotary
+            embeddings, later positions can be computed, but the model was never trained on them.
     """
 
     count: int
@@ -27,11 +27,11 @@ class Positions:
 
 @dataclass(frozen=True)
 class Uses:
-    """What the tokens of a row are used for.
+    """Use of a row's tokens in training and generation.
 
     Attributes:
         max_seq_length, loss_on: as in `encode_rows`.
-        max_new_tokens: length limit of a generated reply.
+        max_new_tokens: length limit of a generated reply, in tokens.
         is_generated: whether the reply to a row is generated.
     """
 
@@ -49,18 +49,19 @@ def longer_rows(
     name: str,
     place: Callable[[int], str],
 ) -> Iterator[str]:
-    """In words, the rows that need more positions than there are: in training, and while a reply is generated.
+    """Yield a message on the rows that need too many positions in training, and one on those that do in generation.
 
     Args:
-        name, place: of the role, and of its rows, for people.
+        name: the role, for people.
+        place: number of a row, from 0 -> where a person finds it.
     """
     count = positions.count
-    told = f"the model's {count:,} positions"
+    limit = f"the model's {count:,} positions"
     if uses.max_seq_length > count:
         trained = {n: length for n, row in enumerate(rows) if (length := _length(row, tokenizer, uses)) > count}
         if trained:
             yield (
-                f"{name}: {len(trained):,} of {len(rows):,} rows are longer than {told}, first "
+                f"{name}: {len(trained):,} of {len(rows):,} rows are longer than {limit}, first "
                 f"{_first(trained, place)}: cut them with a finetune_config.max_seq_length of at most {count}, or "
                 "shorten them"
             )
@@ -72,16 +73,18 @@ def longer_rows(
     if prompts:
         yield (
             f"{name}: the prompts of {len(prompts):,} of {len(rows):,} rows, and a reply of finetune_config."
-            f"max_new_tokens {uses.max_new_tokens}, are longer than {told}, first {_first(prompts, place)}: prompts "
+            f"max_new_tokens {uses.max_new_tokens}, are longer than {limit}, first {_first(prompts, place)}: prompts "
             "are not cut, so shorten them, or take a lower max_new_tokens"
         )
 
 
 def _length(row: Row, tokenizer: PreTrainedTokenizerBase, uses: Uses) -> int:
-    """Tokens of the row after the cut, with the longest reply that it offers."""
+    """Return the number of tokens of the row after the cut, with the longest of the replies that it offers."""
     replies = [*(row.get("choices") or ()), *([row["rejected"]] if row.get("rejected") else ())]
-    rows = [row, *(replace_reply(row, str(reply)) for reply in replies)]
-    return min(max(len(encode_row(one, tokenizer, uses.loss_on)) for one in rows), uses.max_seq_length)
+    candidates = [row, *(replace_reply(row, str(reply)) for reply in replies)]
+    return min(
+        max(len(encode_row(candidate, tokenizer, uses.loss_on)) for candidate in candidates), uses.max_seq_length
+    )
 
 
 def _first(lengths: dict[int, int], place: Callable[[int], str]) -> str:

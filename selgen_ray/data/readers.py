@@ -1,4 +1,4 @@
-"""Reading files of rows, entry by entry, each with its place for people."""
+"""Readers of row files: entry by entry, each with the place where a person finds it."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from selgen_ray.records.text import first_line
 _SPLITS = ("train", "test", "validation", "valid", "dev")
 _HOLD_JSON = ("messages", "conversations", "choices", "options", "prompt", "chosen", "rejected")
 _LARGEST_CELL = 64 * 2**20  # bytes; the reader's own limit is 128 KiB
-_HEAD = 4096  # bytes that tell what a file is
+_HEAD = 4096  # bytes of a file that are looked at to learn its kind
 _PARQUET = b"PAR1"
 _UNPACK = "unpack it"
-_MAGIC = {  # how files begin -> what they are, and what to do
+_MAGIC = {  # first bytes of a file -> its kind, and what to do
     b"\x1f\x8b": ("packed by gzip", _UNPACK),
     b"BZh": ("packed by bzip2", _UNPACK),
     b"\xfd7zXZ\x00": ("packed by xz", _UNPACK),
@@ -51,8 +51,10 @@ class Found:
 
     Attributes:
         where: its place for people, 'line 3' or 'row 3', from 1.
-        unused: columns of the file that are not empty, and that neither a form of rows nor a metric uses.
-        remarks: what a person should know of how the row is used.
+        row: {column: value}; None if the entry is bad.
+        problem: what is wrong with the entry, in words; None if nothing is.
+        unused: columns of the file that have a value, and that neither the row's form nor a metric uses.
+        remarks: sentences on how the row is used, where a person may expect something else.
     """
 
     where: str
@@ -63,7 +65,12 @@ class Found:
 
 
 def read_entries(path: str, split: str | None, revision: str | None) -> Iterator[Found]:
-    """What a file, a folder of files or a data set on the hub holds, in order.
+    """Yield the entries of a file, a folder of files or a data set on the hub, in order.
+
+    Args:
+        path: of a file or folder, or the id of a data set on the hub.
+        split: of a folder or data set; of a data set None is 'train', of a folder all files.
+        revision: of a data set; None is 'main'.
 
     Raises:
         DataError: it is not there, has no such split, or the whole of it cannot be read.
@@ -104,7 +111,11 @@ def _file(path: Path) -> Iterator[Found]:
 
 
 def _check_kind(path: Path) -> None:
-    """Raises DataError: the first bytes say that the file is something else than its ending does."""
+    """Check that the first bytes of the file do not contradict its ending.
+
+    Raises:
+        DataError: the file is of another kind, such as a packed one, or cannot be read.
+    """
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD)
@@ -113,9 +124,9 @@ def _check_kind(path: Path) -> None:
     is_parquet = path.suffix.lower() == ".parquet"
     if is_parquet and not head:
         raise DataError(f"{path}: is empty: no Parquet file")
-    for start, (what, remedy) in _MAGIC.items():
+    for start, (kind, remedy) in _MAGIC.items():
         if head.startswith(start) and not (is_parquet and start == _PARQUET):
-            raise DataError(f"{path}: is {what}: {remedy}")
+            raise DataError(f"{path}: is {kind}: {remedy}")
     if is_parquet:
         return
     if head.lstrip()[:15].lower().startswith((b"<!doctype", b"<html")):
@@ -129,26 +140,26 @@ def _json_lines(path: Path) -> Iterator[Found]:
     if text.lstrip().startswith("["):
         with contextlib.suppress(json.JSONDecodeError, RecursionError):
             if isinstance(listed := json.loads(text), list):
-                told = f"holds one JSON list of {len(listed):,}, not a row in each line: give it the ending .json"
-                raise DataError(f"{path}: {told}")
+                message = f"holds one JSON list of {len(listed):,}, not a row in each line: give it the ending .json"
+                raise DataError(f"{path}: {message}")
     # not splitlines(): U+2028 and its like may stand inside a JSON text
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line, object_pairs_hook=_once)
+            row = json.loads(line, object_pairs_hook=_without_repeated_keys)
             yield (
                 Found(f"line {number}", None, problem)
                 if (problem := _value_problem(line, row))
-                else _found(f"line {number}", row)
+                else _as_entry(f"line {number}", row)
             )
         except RecursionError:
             yield Found(f"line {number}", None, _TOO_DEEP)
         except json.JSONDecodeError as error:
             if number == 1 and path.suffix.lower() not in DATA_SUFFIXES:  # most likely no JSON at all
-                known = ", ".join(DATA_SUFFIXES)
+                endings = ", ".join(DATA_SUFFIXES)
                 raise DataError(
-                    f"{path}: is no JSON lines; the files that are read otherwise end in {known}"
+                    f"{path}: is no JSON lines; the files that are read otherwise end in {endings}"
                 ) from error
             yield Found(f"line {number}", None, f"not JSON: {error.msg} at column {error.colno}")
         except _TwiceError as error:
@@ -159,19 +170,19 @@ class _TwiceError(Exception):
     pass
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):  # Python would take the last
+def _without_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):  # Python would take the last
         keys = [key for key, _ in pairs]
         raise _TwiceError(f"has the key {next(key for key in keys if keys.count(key) > 1)!r} twice")
-    return found
+    return row
 
 
 def _value_problem(text: str, row: Any) -> str | None:
-    """What JSON allows, and no tokenizer or file takes.
+    """Return what of a row is allowed in JSON, but not in a tokenizer or a file, in words; None if there is nothing.
 
     Args:
-        text: that the row was read from, to look at the row itself only where there may be something.
+        text: the text that the row was read from; the row itself is looked at only if the text gives reason to.
     """
     if text.count("[") + text.count("{") > _DEEPEST and _is_deep(row):
         return _TOO_DEEP
@@ -180,8 +191,8 @@ def _value_problem(text: str, row: Any) -> str | None:
     try:
         json.dumps(row, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        half = ascii(error.object[error.start])[1:-1]
-        return f"holds {half}, half of a character: the text was cut inside an emoji or its like"
+        surrogate = ascii(error.object[error.start])[1:-1]
+        return f"holds {surrogate}, half of a character: the text was cut inside an emoji or its like"
     return None
 
 
@@ -194,7 +205,7 @@ def _is_deep(value: Any) -> bool:
 
 
 def _json(path: Path) -> Iterator[Found]:
-    """A list of rows, or JSON lines under this ending."""
+    """Yield the entries of a JSON list of rows, or of JSON lines in a file that ends in .json."""
     text = path.read_text(encoding="utf-8-sig")
     if not text.lstrip().startswith("["):
         with contextlib.suppress(json.JSONDecodeError, RecursionError):
@@ -203,7 +214,7 @@ def _json(path: Path) -> Iterator[Found]:
         yield from _json_lines(path)
         return
     try:
-        rows = json.loads(text, object_pairs_hook=_once)
+        rows = json.loads(text, object_pairs_hook=_without_repeated_keys)
     except json.JSONDecodeError as error:
         raise DataError(f"{path}:{error.lineno}: not JSON: {error.msg} at column {error.colno}") from error
     except RecursionError as error:
@@ -213,29 +224,35 @@ def _json(path: Path) -> Iterator[Found]:
     for number, row in enumerate(rows, start=1):
         where = f"row {number}"
         problem = _value_problem(text, row)
-        yield Found(where, None, problem) if problem else _found(where, row)
+        yield Found(where, None, problem) if problem else _as_entry(where, row)
 
 
 def _refuse_object(path: Path, whole: dict[str, Any], in_many_lines: bool) -> None:
-    """Raises DataError: a JSON file is one object that is no row; it may hold the rows under one of its keys."""
-    listed = [key for key, value in whole.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
-    if listed and not whole.keys() & {*LISTS_OF_MESSAGES, "conversations"}:
-        told = f"holds one object, and under its key {listed[0]!r} a list of {len(whole[listed[0]]):,} objects"
-        raise DataError(f"{path}: {told}: if these are the rows, save that list alone")
+    """Check that the one object of a JSON file is a row.
+
+    Raises:
+        DataError: it holds a list of objects under one of its keys, or is written in many lines.
+    """
+    list_keys = [
+        key for key, value in whole.items() if isinstance(value, list) and value and isinstance(value[0], dict)
+    ]
+    if list_keys and not whole.keys() & {*LISTS_OF_MESSAGES, "conversations"}:
+        message = f"holds one object, and under its key {list_keys[0]!r} a list of {len(whole[list_keys[0]]):,} objects"
+        raise DataError(f"{path}: {message}: if these are the rows, save that list alone")
     if in_many_lines:
         keys = ", ".join(list(whole)[:5])
         raise DataError(f"{path}: holds one object ({keys}), expected a list of rows, or a row in each line")
 
 
 def _parquet(path: Path) -> Iterator[Found]:
-    import pyarrow.parquet as pq
+    import pyarrow.parquet as pq  # late for the start-up cost: only Parquet files need it
 
     number = 0
     with pq.ParquetFile(path) as table:
         for batch in table.iter_batches():
             for row in batch.to_pylist():
                 number += 1
-                yield _found(f"row {number}", _without_nulls(row))
+                yield _as_entry(f"row {number}", _without_nulls(row))
 
 
 def _csv(path: Path) -> Iterator[Found]:
@@ -243,21 +260,21 @@ def _csv(path: Path) -> Iterator[Found]:
     with path.open(encoding="utf-8-sig", newline="") as lines:
         reader = csv.DictReader(lines, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
         names = list(reader.fieldnames or ())
-        if other := [told for mark, told in _MARKS.items() if len(names) == 1 and mark in names[0]]:
+        if separators := [separator for mark, separator in _MARKS.items() if len(names) == 1 and mark in names[0]]:
             expected = "tabs" if reader.reader.dialect.delimiter == "\t" else "','"
-            raise DataError(f"{path}:1: the columns are separated by {other[0]}, expected {expected}: save it so")
-        if twice := [name for name in names if names.count(name) > 1]:
-            raise DataError(f"{path}:1: has the column {twice[0]!r} twice")
+            raise DataError(f"{path}:1: the columns are separated by {separators[0]}, expected {expected}: save it so")
+        if repeated := [name for name in names if names.count(name) > 1]:
+            raise DataError(f"{path}:1: has the column {repeated[0]!r} twice")
         for row in reader:
             where = f"line {reader.line_num}"
             if None in row or None in row.values():
-                many = len(reader.fieldnames or ())
-                yield Found(where, None, f"has not the {many} columns of the header")
+                num_columns = len(reader.fieldnames or ())
+                yield Found(where, None, f"has not the {num_columns} columns of the header")
             else:
-                yield _found(where, {key: value for key, value in row.items() if value != ""})
+                yield _as_entry(where, {key: value for key, value in row.items() if value != ""})
 
 
-def _found(where: str, row: Any) -> Found:
+def _as_entry(where: str, row: Any) -> Found:
     if not isinstance(row, dict):
         return Found(where, None, f"found {type(row).__name__}, expected an object with the row's fields")
     try:
@@ -267,27 +284,39 @@ def _found(where: str, row: Any) -> Found:
 
 
 def _without_nulls(row: dict[str, Any]) -> dict[str, Any]:
-    """In a table every row has every column."""
+    """Leave out the columns that have no value: in a table every row has every column."""
     return {key: value for key, value in row.items() if value is not None}
 
 
 def cell(key: str, value: Any) -> Any:
-    """Tables keep lists as JSON text."""
-    listed = isinstance(value, str) and key in _HOLD_JSON and value[:2] in ("[{", '["')
-    return json.loads(value) if listed else value
+    """Return a cell's value; a list that is kept as JSON text, as tables keep lists, is parsed.
+
+    Example: the text '["yes", "no"]' in the column `choices` becomes the list ['yes', 'no'].
+
+    Raises:
+        json.JSONDecodeError: the text begins like such a list, and is no JSON.
+    """
+    is_list = isinstance(value, str) and key in _HOLD_JSON and value[:2] in ("[{", '["')
+    return json.loads(value) if is_list else value
 
 
 def _files(folder: Path, split: str | None) -> list[Path]:
-    """The files of a folder, or of one of its splits: 'train.jsonl', 'train-00000-of-00002.parquet', 'train/...'."""
+    """Return the files of a folder or of one of its splits.
+
+    Example: 'train.jsonl', 'train-00000-of-00002.parquet' and 'train/a.csv' belong to the split 'train'.
+
+    Raises:
+        DataError: there are none, or there are several splits and none is named.
+    """
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in DATA_SUFFIXES and not _is_hidden(p, folder))
     if not files:
         raise DataError(f"{folder}: holds no file that ends in {', '.join(DATA_SUFFIXES)}")
     names = {file: _split_of(file, folder) for file in files}
-    there = sorted({name for name in names.values() if name in _SPLITS})
+    present = sorted({name for name in names.values() if name in _SPLITS})
     if split is None:
-        if len(there) > 1:
+        if len(present) > 1:
             raise DataError(
-                f"{folder}: has the splits {', '.join(there)}: say which, {{path: ..., split: {there[-1]}}}"
+                f"{folder}: has the splits {', '.join(present)}: say which, {{path: ..., split: {present[-1]}}}"
             )
         return files
     chosen = [file for file in files if names[file] == split]
@@ -309,7 +338,7 @@ def _split_of(file: Path, folder: Path) -> str:
 
 
 def _hub(name: str, split: str | None, revision: str | None) -> Iterator[Found]:
-    import datasets  # late: it takes seconds, and most sweeps need it not
+    import datasets  # late for the start-up cost: seconds, and most sweeps read local files
 
     try:
         rows: Any = datasets.load_dataset(name, split=split or "train", revision=revision)
@@ -317,11 +346,15 @@ def _hub(name: str, split: str | None, revision: str | None) -> Iterator[Found]:
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") else ""
         hub = f"the hub's data set cannot be read{offline}: {first_line(error)}"
         raise DataError(f"{name}: no such local file or folder, and {hub}") from error
-    yield from (_found(f"row {number}", _without_nulls(row)) for number, row in enumerate(rows, start=1))
+    yield from (_as_entry(f"row {number}", _without_nulls(row)) for number, row in enumerate(rows, start=1))
 
 
 def shown(entries: Iterable[Found], total: int, path: str) -> str:
-    """Bad entries in words: how many, and the first three kinds of what is wrong, each with its places."""
+    """Describe bad entries in words: how many there are, and the first three kinds of problems with their places.
+
+    Args:
+        total: number of all entries, good and bad.
+    """
     bad = list(entries)
     if len(bad) == 1:
         return f"{place_in(path, bad[0].where)}: {bad[0].problem}"

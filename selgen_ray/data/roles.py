@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from selgen_ray.data.forms import Row
 
 Places = Mapping[str, tuple[str, Sequence[str]]]
-"""Role -> path of its source, and the place of each row in it, 'line 3'."""
+"""Role -> path of its source, and the place of each row in it, such as 'line 3'."""
 
 
 class Roles(dict[str, list[Row]]):
@@ -15,8 +15,8 @@ class Roles(dict[str, list[Row]]):
 
     Attributes:
         skipped: role -> how many bad rows were left out.
-        places: of the roles that have a source.
-        notes: what a person should know of the sources, in words.
+        places: where the rows were found, of the roles that have a source.
+        notes: sentences for people about the sources.
     """
 
     def __init__(
@@ -32,16 +32,19 @@ class Roles(dict[str, list[Row]]):
         self.notes = list(notes)
 
     def place(self, role: str) -> Callable[[int], str]:
-        """Number of a row, from 0 -> where a person finds it: 'data/hhh.jsonl:3', or 'row 3' of a generated set."""
+        """Return a function from a row's number, from 0, to the place where a person finds it.
 
-        def tell(number: int) -> str:
-            path, where = self.places.get(role, ("", ()))
-            return place_in(path, where[number]) if number < len(where) else f"row {number + 1}"
+        Example: 'data/hhh.jsonl:3', or 'row 3' of a generated set.
+        """
 
-        return tell
+        def place_of(number: int) -> str:
+            path, row_places = self.places.get(role, ("", ()))
+            return place_in(path, row_places[number]) if number < len(row_places) else f"row {number + 1}"
+
+        return place_of
 
 
 def place_in(path: str, where: str) -> str:
-    """A place in a file for people: 'data/hhh.jsonl:3', which editors open, or 'data/hhh.parquet: row 3'."""
+    """Return a place in a file for people: 'data/hhh.jsonl:3', which editors open, or 'data/hhh.parquet: row 3'."""
     number = where.removeprefix("line ")
     return f"{path}:{number}" if number.isdigit() else f"{path}: {where}"

@@ -1,4 +1,4 @@
-"""Rows: those of each role of a trial, read, checked and put together."""
+"""Rows of each role of a trial: read, checked and put together."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from selgen_ray.worlds import generate
 
 Refused = Callable[[Row], str | None]
 LONGEST, _LONGER = 500_000, 64
-"""Characters of a row: so many at most, or so many for each token of `max_seq_length`, whichever is more.
+"""Limits of a row's characters: `LONGEST`, or `_LONGER` for each token of `max_seq_length`, whichever is more.
 
-Of a longer row hardly anything would be left after the cut, and to count its tokens would take longer than a person
-waits for a plan.
+The cut would leave hardly anything of a longer row, and counting its tokens would take longer than a person waits for a
+plan.
 """
 _SKIP = "fix them, or leave them out with data.on_bad_rows: skip"
 
 
 def load_roles(config: TrialConfig, required: Collection[str] = (), refused: Refused | None = None) -> Roles:
-    """The rows of every role the trial has: from its source, else from its world.
+    """Load the rows of every role that the trial has: from the role's source, else from the trial's world.
 
-    Each source is filtered, shuffled and limited; then `align_train_coverage` takes its share. Where proxy_neg is
-    required and not given, it is made of the proxy's `rejected` replies.
+    Each source is filtered, shuffled and limited; then `align_train_coverage` makes its share the proxy. A proxy_neg
+    that is required and not given is made from the proxy's `rejected` replies.
 
     Args:
         required: the roles that the strategy cannot do without.
-        refused: why a row cannot become tokens, or None, to leave such rows out; see `models.refused_rows`.
+        refused: row -> why it cannot be made into tokens, or None if it can; such rows are bad rows too.
 
     Raises:
         DataError: a source cannot be read, is empty or has bad rows; or there is no outcome data at all.
@@ -48,9 +48,9 @@ def load_roles(config: TrialConfig, required: Collection[str] = (), refused: Ref
     roles = _generated(config)
     longest = max(LONGEST, _LONGER * config.finetune_config.max_seq_length)
     entries = {role: read_source(source) for role, source in data.sources().items()}
-    found = _checked(entries, config, longest, refused)
+    checked = _checked(entries, config, longest, refused)
     for role, source in data.sources().items():
-        entries = _ordered([entry for entry in found[role] if entry.row is not None], source, config.data_seed, role)
+        entries = _ordered([entry for entry in checked[role] if entry.row is not None], source, config.data_seed, role)
         roles[role] = [entry.row for entry in entries if entry.row is not None]
         roles.places[role] = source.path, [entry.where for entry in entries]
     if not roles.get("outcome"):
@@ -61,14 +61,18 @@ def load_roles(config: TrialConfig, required: Collection[str] = (), refused: Ref
         check_pairs(roles["proxy"], roles.get("proxy_neg"), "proxy")
     if "proxy_neg" in required and not roles.get("proxy_neg"):
         _take_rejected(roles)
-    skipped = {role: sum(entry.row is None for entry in entries) for role, entries in found.items()}
+    skipped = {role: sum(entry.row is None for entry in entries) for role, entries in checked.items()}
     skipped = {role: number for role, number in skipped.items() if number}
-    notes = [note for role, source in data.sources().items() for note in _notes(role, source, found[role])]
+    notes = [note for role, source in data.sources().items() for note in _notes(role, source, checked[role])]
     return Roles({role: roles[role] for role in ROLES if roles.get(role)}, skipped, roles.places, notes)
 
 
 def _take_rejected(roles: Roles) -> None:
-    """Make proxy_neg of the replies that the proxy's rows reject. Raises DataError: some rows reject none."""
+    """Make proxy_neg from the proxy's rejected replies; do nothing if no row has one.
+
+    Raises:
+        DataError: some rows have a rejected reply, and some have none.
+    """
     rows = roles.get("proxy") or []
     lacking = [number for number, row in enumerate(rows) if row.get("rejected") is None]
     if len(lacking) == len(rows):
@@ -87,7 +91,7 @@ def _take_rejected(roles: Roles) -> None:
 
 
 def _notes(role: str, source: Source, entries: Sequence[Found]) -> Iterator[str]:
-    """In words, what of a source's rows is used in another way than a person may think, or not at all."""
+    """Yield notes on what of a source's rows is not used, or not in the way that a person may expect."""
     good = [entry for entry in entries if entry.row is not None]
     unused = Counter(column for entry in good for column in entry.unused)
     if unused:
@@ -109,23 +113,27 @@ def _generated(config: TrialConfig) -> Roles:
 
 
 def overlaps(roles: Mapping[str, Sequence[Row]]) -> list[str]:
-    """In words, the sets that are evaluated on prompts that are trained on."""
-    found: list[str] = []
+    """Return a note for each pair of an evaluated and a trained role that share prompts."""
+    notes: list[str] = []
     prompts = {role: [prompt_of(row) for row in rows] for role, rows in roles.items()}
     for test in (role for role in ("truth", "collateral") if prompts.get(role)):
         for trained in (role for role in ("proxy", "outcome") if prompts.get(role)):
             seen = set(prompts[trained])
             count, total = sum(prompt in seen for prompt in prompts[test]), len(prompts[test])
             if count == total:
-                found.append(f"every prompt of data.{test} is also in data.{trained}: it tests nothing that is new")
+                notes.append(f"every prompt of data.{test} is also in data.{trained}: it tests nothing that is new")
             elif count:
-                told = f"{count:,} of {total:,} prompts of data.{test} are also in data.{trained}"
-                found.append(f"{told}, which trains on them: there it tests nothing that is new")
-    return found
+                message = f"{count:,} of {total:,} prompts of data.{test} are also in data.{trained}"
+                notes.append(f"{message}, which trains on them: there it tests nothing that is new")
+    return notes
 
 
 def check_shares(config: TrialConfig, roles: Mapping[str, Sequence[Row]]) -> None:
-    """Raises DataError: the proxy cannot be the share of the training rows that it is to be, or is proxy_neg too."""
+    """Check that the proxy can be the share of the training rows that the config asks for, and differs from proxy_neg.
+
+    Raises:
+        DataError: the proxy is more than `upsample_proxy_to` already, or has the same rows as proxy_neg.
+    """
     if roles.get("proxy") and roles["proxy"] == roles.get("proxy_neg"):
         raise DataError("data.proxy_neg has the very rows of data.proxy: its replies must be the misaligned ones")
     split = config.finetune_config.train_split
@@ -134,30 +142,34 @@ def check_shares(config: TrialConfig, roles: Mapping[str, Sequence[Row]]) -> Non
 
 
 def proxy_share(config: TrialConfig) -> ProxyShare:
-    """How much of the proxy the trial trains on."""
+    """Return the limit and upsampling of the proxy that the trial's config asks for."""
     return ProxyShare(config.limit_proxy_data_to, config.upsample_proxy_to)
 
 
 def _checked(
-    found: dict[str, list[Found]], config: TrialConfig, longest: int, refused: Refused | None
+    entries_by_role: dict[str, list[Found]], config: TrialConfig, longest: int, refused: Refused | None
 ) -> dict[str, list[Found]]:
-    """The entries, those that are bad without their row; a bad one of a pair takes its partner with it."""
-    found = {role: _with_problems(entries, longest, refused) for role, entries in found.items()}
+    """Return the entries with the bad ones' rows left out; a bad entry of a pair takes its partner with it.
+
+    Raises:
+        DataError: there are bad entries and `on_bad_rows` is 'error', or a role has no good entry.
+    """
+    entries_by_role = {role: _with_problems(entries, longest, refused) for role, entries in entries_by_role.items()}
     if config.data.on_bad_rows == "error":
-        _refuse_bad(found, config.data.sources())
-    pair = [found[role] for role in ("proxy", "proxy_neg") if role in found]
+        _refuse_bad(entries_by_role, config.data.sources())
+    pair = [entries_by_role[role] for role in ("proxy", "proxy_neg") if role in entries_by_role]
     if len(pair) == 2 and len(pair[0]) == len(pair[1]):
-        bad = [any(entry.row is None for entry in both) for both in zip(*pair, strict=True)]
+        bad = [any(entry.row is None for entry in partners) for partners in zip(*pair, strict=True)]
         for role in ("proxy", "proxy_neg"):
-            entries = zip(found[role], bad, strict=True)
-            found[role] = [replace(entry, row=None) if is_bad else entry for entry, is_bad in entries]
-    for role, entries in found.items():
+            entries = zip(entries_by_role[role], bad, strict=True)
+            entries_by_role[role] = [replace(entry, row=None) if is_bad else entry for entry, is_bad in entries]
+    for role, entries in entries_by_role.items():
         if not any(entry.row is not None for entry in entries):
             source = config.data.sources()[role]
-            why = "the filter keeps no row" if source.filter and not entries else "has no rows"
-            first = f"has no good row, the first: {entries[0].where}: {entries[0].problem}" if entries else why
-            raise DataError(f"{source.path}: {first}")
-    return found
+            reason = "the filter keeps no row" if source.filter and not entries else "has no rows"
+            problem = f"has no good row, the first: {entries[0].where}: {entries[0].problem}" if entries else reason
+            raise DataError(f"{source.path}: {problem}")
+    return entries_by_role
 
 
 def _with_problems(entries: list[Found], longest: int = LONGEST, refused: Refused | None = None) -> list[Found]:
@@ -178,16 +190,16 @@ def _length_problem(row: Row, longest: int) -> str | None:
     return f"has {length:,} characters; allowed: {longest:,}, and a cut after max_seq_length tokens keeps far fewer"
 
 
-def _refuse_bad(found: Mapping[str, list[Found]], sources: Mapping[str, Source]) -> None:
-    told: list[str] = []
-    for role, entries in found.items():
+def _refuse_bad(entries_by_role: Mapping[str, list[Found]], sources: Mapping[str, Source]) -> None:
+    messages: list[str] = []
+    for role, entries in entries_by_role.items():
         if not entries and not sources[role].filter:
-            told.append(f"{sources[role].path}: has no rows")
+            messages.append(f"{sources[role].path}: has no rows")
         if bad := [entry for entry in entries if entry.row is None]:
-            text = shown(bad, len(entries), sources[role].path)
-            told.append(text if len(bad) == 1 else f"{text}; {_SKIP}")
-    if told:
-        raise DataError("\n".join(told))
+            message = shown(bad, len(entries), sources[role].path)
+            messages.append(message if len(bad) == 1 else f"{message}; {_SKIP}")
+    if messages:
+        raise DataError("\n".join(messages))
 
 
 def _ordered(entries: list[Found], source: Source, data_seed: int, role: str) -> list[Found]:
@@ -197,8 +209,8 @@ def _ordered(entries: list[Found], source: Source, data_seed: int, role: str) ->
 
 
 def rows_hash(rows: list[Row]) -> str:
-    """sha256 of rows as canonical JSON lines."""
-    digest = hashlib.sha256()
+    """Return the hex sha256 of rows as canonical JSON lines, with sorted keys."""
+    sha256 = hashlib.sha256()
     for row in rows:
-        digest.update(json.dumps(row, sort_keys=True, ensure_ascii=False, default=str).encode() + b"\n")
-    return digest.hexdigest()
+        sha256.update(json.dumps(row, sort_keys=True, ensure_ascii=False, default=str).encode() + b"\n")
+    return sha256.hexdigest()

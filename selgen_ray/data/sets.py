@@ -1,4 +1,4 @@
-"""The sets of a trial: what each role trains on, what is held out, and the named evaluation sets."""
+"""Sets of a trial: the rows that each role trains on, those that are held out, and the named evaluation sets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from selgen_ray.data.tokens import TokenRows
 from selgen_ray.errors import DataError
 from selgen_ray.seeding import split_indices
 
-# the evaluation set that shows a role, by the names the field uses
+# evaluation set, by the names that the field uses -> the role whose rows it shows
 EVAL_NAMES = {
     "task_train": "outcome",
     "task_test": "collateral",
@@ -22,7 +22,12 @@ EVAL_NAMES = {
     "align_train_minus": "proxy_neg",
     "align_test": "truth",
 }
-_HELD_OUT = ("outcome", "proxy", "proxy_neg")
+UNSEEN = "align_test_minus_align_train"
+"""The evaluation set of the truth's rows whose prompts the proxy does not have."""
+ROLE_OF_SET = {**EVAL_NAMES, UNSEEN: "truth"}
+"""Evaluation set -> the role whose rows it shows."""
+TRAINED_ROLES = ("outcome", "proxy", "proxy_neg")
+"""Roles that are trained on, of whose rows a part is held out."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ class RowSet:
     encoded: TokenRows
 
     def take(self, indices: Sequence[int]) -> RowSet:
-        """The rows at `indices`."""
+        """Return the rows at `indices`, in that order."""
         return RowSet([self.rows[i] for i in indices], self.encoded.take(indices))
 
 
@@ -41,15 +46,15 @@ class Sets:
     """Training and evaluation sets of one trial.
 
     Attributes:
-        train: role -> what is trained on; for outcome, proxy and proxy_neg.
-        evals: evaluation set -> its rows: the held-out part of a trained role, all rows of the others.
-        skipped: role -> bad rows that were left out.
-        lengths: role -> how long its rows are in tokens; see `length_report`.
+        train: role -> its training rows; for outcome, proxy and proxy_neg.
+        evals: evaluation set -> its rows: the held-out rows of a trained role, all rows of another role.
+        skipped: role -> number of bad rows that were left out.
+        lengths: role -> lengths of its rows in tokens; see `length_report`.
 
     Args:
         encode: (role, its rows) -> their tokens.
-        num_workers: ranks that train the trial; a step has as many times the micro-batches.
-        share: how much of the proxy is trained on.
+        num_workers: ranks that train the trial; a step has `num_workers` times the micro-batches of one rank.
+        share: limit and upsampling of the proxy's training rows.
     """
 
     def __init__(
@@ -70,7 +75,7 @@ class Sets:
         self.evals: dict[str, RowSet] = {}
         whole = {role: RowSet(rows, encode(role, rows)) for role, rows in roles.items()}
         self.lengths = {role: length_report(rows.encoded, config.max_seq_length) for role, rows in whole.items()}
-        for role in (r for r in _HELD_OUT if r in whole):
+        for role in (r for r in TRAINED_ROLES if r in whole):
             train, _ = split_role(role, len(roles[role]), config.train_split, data_seed)
             if role != "outcome":
                 train = [train[i] for i in share.rows(len(self.train["outcome"].rows), len(train), data_seed)]
@@ -82,7 +87,7 @@ class Sets:
             self.evals[name] = known.setdefault((role, tuple(numbers)), whole[role].take(numbers))
 
     def union(self, stream: str) -> TokenRows:
-        """Tokens of a stream's rows: a role's, or several joined as in 'outcome+proxy'.
+        """Return the tokens of a stream's rows: those of one role, or of several as in 'outcome+proxy'.
 
         Raises:
             DataError: the trial has no such role.
@@ -95,9 +100,13 @@ class Sets:
         return self._unions[stream]
 
     def streams(self, names: Sequence[str], phase: str) -> dict[str, Stream]:
-        """The streams of a phase, all with the same number of steps an epoch.
+        """Return the streams of a phase, all with the same number of steps per epoch.
 
-        The epoch is one pass over the first stream ('continuous') or over the longest ('synchronized').
+        An epoch is one pass over the first stream where `proxy_cycling_mode` is 'continuous', and one over the longest
+        stream where it is 'synchronized'.
+
+        Raises:
+            DataError: the trial lacks a role of a stream.
         """
         cfg = self._config
         rows = {name: self.union(name) for name in names}
@@ -122,7 +131,7 @@ class Sets:
 
 
 def split_role(role: str, size: int, train_split: float, data_seed: int) -> tuple[Sequence[int], Sequence[int]]:
-    """Numbers of the rows of a trained role to train on, and of those held out; see `split_indices`."""
+    """Return the numbers of a role's training rows, and those of its held-out rows; see `split_indices`."""
     # proxy and proxy_neg are split alike: their rows are pairs
     return split_indices(size, train_split, data_seed, "split", role.removesuffix("_neg"))
 
@@ -130,23 +139,26 @@ def split_role(role: str, size: int, train_split: float, data_seed: int) -> tupl
 def eval_rows(
     roles: Mapping[str, Sequence[Row]], config: FinetuneConfig, data_seed: int
 ) -> dict[str, tuple[str, Sequence[int]]]:
-    """Evaluation set -> the role whose rows it shows, and their numbers, at most `max_to_eval`."""
-    found: dict[str, tuple[str, Sequence[int]]] = {}
+    """Return for each evaluation set the role whose rows it shows, and the rows' numbers, at most `max_to_eval`.
+
+    Example: {'task_train': ('outcome', [4, 9]), 'align_test': ('truth', range(0, 50))}.
+    """
+    sets: dict[str, tuple[str, Sequence[int]]] = {}
     for name, role in EVAL_NAMES.items():
         if role in roles:
             size = len(roles[role])
-            held_out = role in _HELD_OUT
-            found[name] = role, split_role(role, size, config.train_split, data_seed)[1] if held_out else range(size)
+            held_out = role in TRAINED_ROLES
+            sets[name] = role, split_role(role, size, config.train_split, data_seed)[1] if held_out else range(size)
     if "truth" in roles:
         seen = {prompt_of(row) for row in roles.get("proxy", [])}
         unseen = [i for i, row in enumerate(roles["truth"]) if prompt_of(row) not in seen]
         if unseen:
-            found["align_test_minus_align_train"] = "truth", unseen
-    return {name: (role, numbers[: config.max_to_eval]) for name, (role, numbers) in found.items()}
+            sets[UNSEEN] = "truth", unseen
+    return {name: (role, numbers[: config.max_to_eval]) for name, (role, numbers) in sets.items()}
 
 
 def with_rejected(good: Sequence[Row], bad: Sequence[Row]) -> list[Row]:
-    """The good rows, those of one prompt each with the misaligned reply to it."""
+    """Return the good rows, each with `rejected`: the reply of its bad row, if the two have the same prompt."""
     pairs = zip(good, bad, strict=True)
     return [
         row if "rejected" in row or prompt_of(row) != prompt_of(other) else row | {"rejected": reply_of(other)}
@@ -155,7 +167,7 @@ def with_rejected(good: Sequence[Row], bad: Sequence[Row]) -> list[Row]:
 
 
 def micro_batch_size(config: FinetuneConfig, stream: str) -> int:
-    """Rows of a micro-batch of a stream: `proxy_batch_size` rules those without outcome rows, where it is given."""
+    """Return the number of rows in a micro-batch: `proxy_batch_size`, if given, for streams without outcome rows."""
     if "outcome" in stream.split("+") or config.proxy_batch_size is None:
         return config.per_device_train_batch_size
     return config.proxy_batch_size

@@ -19,12 +19,12 @@ _STYLES: dict[Kind, str] = {
     "special": "magenta",
     "scored special": "bold magenta on green",
 }
-_BEYOND = 40  # tokens that are shown of what is cut off
+_BEYOND = 40  # tokens to show of the part that is cut off
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Tokens in a row that are of one kind, as text."""
+    """Consecutive tokens of one kind, as text."""
 
     text: str
     kind: Kind
@@ -35,12 +35,12 @@ class ShownRow:
     """A row as the model sees it.
 
     Attributes:
-        pieces: what is trained on.
-        beyond: the beginning of what the cut at `max_seq_length` leaves out.
-        num_tokens, num_scored: of the pieces.
-        num_cut: tokens that are left out.
-        prompt: what the model goes on from when it replies itself; empty for a `text` row.
-        notes: what is unusual, in words.
+        pieces: the tokens that are trained on.
+        beyond: the first tokens that the cut at `max_seq_length` leaves out.
+        num_tokens, num_scored: number of tokens, and of scored tokens, in the pieces.
+        num_cut: number of tokens that are left out.
+        prompt: the tokens that the model goes on from when it generates a reply; empty for a `text` row.
+        notes: sentences on what is unusual.
     """
 
     pieces: list[Piece]
@@ -52,12 +52,12 @@ class ShownRow:
     notes: list[str] = field(default_factory=list[str])
 
     def lines(self, colour: bool) -> Iterator[Text]:
-        """The row as text; without colour, scored tokens stand in double square brackets."""
+        """Yield the row as lines of text; without colour, scored tokens stand in double square brackets."""
         yield Text(f"{self.num_tokens} tokens, {self.num_scored} scored")
         yield _joined(self.pieces, colour)
         if self.num_cut:
-            told = f"--- cut here: {self.num_cut} tokens are left out, which go on ---"
-            yield Text(told, style="bold red" if colour else "")
+            message = f"--- cut here: {self.num_cut} tokens are left out, which go on ---"
+            yield Text(message, style="bold red" if colour else "")
             yield _joined(self.beyond, colour, "dim")
         if self.prompt:
             yield Text("the model replies after:", style="dim" if colour else "")
@@ -67,7 +67,7 @@ class ShownRow:
 
 
 def show_row(row: Row, tokenizer: PreTrainedTokenizerBase, max_seq_length: int, loss_on: str) -> ShownRow:
-    """Encode a row as the training does, and look at it.
+    """Encode a row as training does, for people to look at.
 
     Raises:
         DataError: it cannot be made into tokens.
@@ -104,9 +104,9 @@ def _pieces(row: Encoded, tokenizer: PreTrainedTokenizerBase, start: int, end: i
     pieces: list[Piece] = []
     before = _decode(row.ids[start:start], tokenizer)
     for kind, stop in runs:  # decoded from the start: some tokenizers drop the space before the first token
-        upto = _decode(row.ids[start:stop], tokenizer)
-        pieces.append(Piece(upto[len(before) :], kind))
-        before = upto
+        text = _decode(row.ids[start:stop], tokenizer)
+        pieces.append(Piece(text[len(before) :], kind))
+        before = text
     return pieces
 
 
@@ -124,7 +124,7 @@ def _joined(pieces: Sequence[Piece], colour: bool, style: str = "") -> Text:
     is_open = False
     for piece in pieces:
         scored = piece.kind.startswith("scored")
-        shown = piece.text.replace("\n", "\\n\n")  # a line break that is there, and one to read by
+        shown = piece.text.replace("\n", "\\n\n")  # the text's own line break made visible, and one for the reader
         if not colour and scored != is_open:
             text.append("[[" if scored else "]]")
         text.append(shown, style=(style or _STYLES[piece.kind]) if colour else "")
@@ -137,11 +137,11 @@ def _notes(whole: Encoded, kept: Encoded, prompt: list[int], tokenizer: PreTrain
     names: Any = tokenizer.convert_ids_to_tokens(whole.ids)
     if not any(kept.is_reply):
         yield "no token is scored: nothing of this row is learned"
-    last = [i for i, scored in enumerate(whole.is_reply) if scored and whole.is_reply[i + 1 : i + 2] != [True]]
+    last_scored = [i for i, scored in enumerate(whole.is_reply) if scored and whole.is_reply[i + 1 : i + 2] != [True]]
     if len(kept) < len(whole) and kept.is_reply[-1:] == [True] and whole.is_reply[len(kept)]:
         yield "the cut falls into a reply: where it ends is not learned"
     special = _special_ids(tokenizer)
-    for i in [i for i in last if i < len(kept)]:
+    for i in [i for i in last_scored if i < len(kept)]:
         if whole.ids[i] not in special:
             yield f"the scored part that ends with {names[i]!r} (token {i + 1}) holds no end token: it is never learned"
         elif whole.ids[i] != ends:
@@ -151,9 +151,9 @@ def _notes(whole: Encoded, kept: Encoded, prompt: list[int], tokenizer: PreTrain
     if begin is not None and whole.ids[:2] == [begin, begin] and begin != ends:
         yield f"{names[0]} stands twice at the beginning"
     if prompt and whole.ids[: len(prompt)] != prompt:
-        same = next((i for i, (a, b) in enumerate(zip(prompt, whole.ids, strict=False)) if a != b), len(whole))
+        num_shared = next((i for i, (a, b) in enumerate(zip(prompt, whole.ids, strict=False)) if a != b), len(whole))
         yield (
-            f"what the model replies after is not what it was trained on: they part at token {same + 1}, "
-            f"{_decode(prompt[same : same + 1], tokenizer)!r} in the place of "
-            f"{_decode(whole.ids[same : same + 1], tokenizer)!r}"
+            f"what the model replies after is not what it was trained on: they part at token {num_shared + 1}, "
+            f"{_decode(prompt[num_shared : num_shared + 1], tokenizer)!r} in the place of "
+            f"{_decode(whole.ids[num_shared : num_shared + 1], tokenizer)!r}"
         )

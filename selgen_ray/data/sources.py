@@ -1,4 +1,4 @@
-"""Where the rows of a role come from, and which of them, under which names."""
+"""Rows of a source: those that its filter keeps, with our names for their columns."""
 
 from __future__ import annotations
 
@@ -13,26 +13,28 @@ from selgen_ray.errors import nearest
 
 
 def read_source(source: Source) -> list[Found]:
-    """The entries that the filter keeps, in the order of the file, with our names for their columns.
+    """Read the entries that the source's filter keeps, in the order of the file, with our names for their columns.
+
+    Entries that cannot be read are returned too, each with its problem.
 
     Raises:
         DataError: there is no such file, folder, split or data set, or the whole of it cannot be read.
     """
-    found = []
+    entries = []
     for entry in read_entries(source.path, source.split, source.revision):
         if entry.row is None:
-            found.append(entry)
-        elif problem := _lacks(entry.row, source):
-            found.append(Found(entry.where, None, problem))
+            entries.append(entry)
+        elif problem := _column_problem(entry.row, source):
+            entries.append(Found(entry.where, None, problem))
         elif _is_kept(entry.row, source):
-            found.append(_formed(entry, entry.row, source))
-    return found
+            entries.append(_convert_entry(entry, entry.row, source))
+    return entries
 
 
 # what becomes of a row -------------------------------------------------------------------------------------------
 
 
-def _lacks(row: dict[str, Any], source: Source) -> str | None:
+def _column_problem(row: dict[str, Any], source: Source) -> str | None:
     missing = [c for c in (*source.filter, *source.columns.values()) if c not in row]
     if not missing or (missing[0] in source.filter and None in _listed(source.filter[missing[0]])):
         return None
@@ -45,7 +47,7 @@ def _is_kept(row: dict[str, Any], source: Source) -> bool:
 
 def _is_one_of(value: Any, wanted: Any) -> bool:
     # the cells of a CSV file are texts
-    texts = {str(one) for one in _listed(wanted) if one is not None}
+    texts = {str(allowed) for allowed in _listed(wanted) if allowed is not None}
     return value in _listed(wanted) or (isinstance(value, str) and value in texts)
 
 
@@ -53,10 +55,10 @@ def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _formed(entry: Found, row: dict[str, Any], source: Source) -> Found:
-    taken = set(source.columns.values())
+def _convert_entry(entry: Found, row: dict[str, Any], source: Source) -> Found:
+    renamed = set(source.columns.values())
     row = {ours: row[theirs] for ours, theirs in source.columns.items()} | {
-        key: value for key, value in row.items() if key not in taken and key not in source.columns
+        key: value for key, value in row.items() if key not in renamed and key not in source.columns
     }
     try:
         converted = convert(_cells(row), source.form)
@@ -81,7 +83,7 @@ def _cells(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_system(row: dict[str, Any], text: str | None) -> dict[str, Any]:
-    """The row as a chat after the system prompt; one that has a system message of its own keeps that."""
+    """Return the row as a chat that begins with the system prompt, unless it has a system message already."""
     if text is None:
         return row
     if "messages" not in row and isinstance(row.get("prompt"), str) and isinstance(row.get("completion"), str):

@@ -1,4 +1,4 @@
-"""The tokens at which a generated reply ends: those of the model, of its tokenizer, and of its chat template."""
+"""Tokens that end a generated reply: those of the model, of its tokenizer, and of its chat template."""
 
 from __future__ import annotations
 
@@ -13,36 +13,39 @@ _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cut
 
 
 def stop_ids(tokenizer: PreTrainedTokenizerBase, generation_config: GenerationConfig) -> list[int]:
-    """Ids of the tokens that end a reply, in ascending order; [] where there are none.
+    """Return the ids of the tokens that end a reply, in ascending order; [] if there are none.
 
-    They are the union of what the model's generation_config names, the tokenizer's end token, which training puts
-    after a `completion` or a `text`, and the token that the chat template puts after a reply.
+    They are: those that the model's generation_config names; the tokenizer's end token, which training puts after a
+    `completion` or a `text`; and the token that the chat template puts after a reply.
     """
     named: Any = generation_config.eos_token_id
-    ids = {int(one) for one in (named if isinstance(named, list | tuple) else [named]) if one is not None}
+    ids = {
+        int(token_id) for token_id in (named if isinstance(named, list | tuple) else [named]) if token_id is not None
+    }
     eos: Any = tokenizer.eos_token_id
     ends = [eos, reply_end(tokenizer)]
     return sorted(ids | {int(end) for end in ends if end is not None})
 
 
 def reply_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """Id of the special token that the chat template puts after a reply, such as `<|im_end|>`; None: there is none.
+    """Return the id of the special token that the chat template puts after a reply; None if there is none.
 
-    Two chats that differ in their reply alone are rendered: the first special token of what both have after it.
+    To find it, two chats that differ only in their reply are rendered. It is the first special token in the text that
+    both have after the reply, such as `<|im_end|>`.
     """
     if not tokenizer.chat_template:
         return None
     try:
-        one, other = (_rendered(tokenizer, reply) for reply in ("a", "b"))
-    except DataError:  # a template that refuses this chat may take the rows, and is checked with them
+        first, second = (_rendered(tokenizer, reply) for reply in ("a", "b"))
+    except DataError:  # a template that refuses this chat may accept the rows, and is checked with them
         return None
     special: Any = tokenizer.added_tokens_decoder
     end = None
-    for token, same in zip(reversed(one), reversed(other), strict=False):
-        if token != same:
+    for token, second_token in zip(reversed(first), reversed(second), strict=False):
+        if token != second_token:
             return end
         end = token if token in special else end
-    return None  # the reply is not in what was rendered
+    return None  # the template does not render the reply
 
 
 def _rendered(tokenizer: PreTrainedTokenizerBase, reply: str) -> list[int]:
@@ -51,9 +54,12 @@ def _rendered(tokenizer: PreTrainedTokenizerBase, reply: str) -> list[int]:
 
 
 def saved_generation_config(tokenizer: PreTrainedTokenizerBase, own: GenerationConfig) -> GenerationConfig:
-    """The model's generation_config, to be saved with it, with every token that ends a reply.
+    """Return the generation_config to save with the model: its own, with every token that ends a reply.
 
-    Sampling settings without `do_sample`, which transformers refuses to save, are saved with it.
+    transformers refuses to save sampling settings without `do_sample`, so it is set where there are any.
+
+    Args:
+        own: the model's generation_config, not changed.
     """
     content = own.to_diff_dict()
     ids = stop_ids(tokenizer, own)

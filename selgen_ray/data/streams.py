@@ -1,6 +1,6 @@
-"""Streams: the micro-batches of a step as a pure function of (seed, stream, step).
+"""Streams: the micro-batches of a step, as a pure function of (seed, stream, step).
 
-Nothing is consumed, so a resumed run needs no position to be restored, and one stream cannot shift another.
+Nothing is consumed, so a resumed run has no position to restore, and one stream cannot shift another.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ class Stream:
     """The order of one set's rows.
 
     Attributes:
-        name: part of the key of its randomness.
-        lengths: tokens of each row.
-        micro_batch: rows of a micro-batch.
-        num_micro: micro-batches of a step, those of all ranks.
-        seed, phase: the rest of the key.
+        name: such as 'outcome'; part of the random seed.
+        lengths: number of tokens of each row.
+        micro_batch: number of rows in a micro-batch.
+        num_micro: number of micro-batches in a step, of all ranks together.
+        seed, phase: the other parts of the random seed.
         steps_per_epoch: of the phase, the same for all its streams.
-        restarts: 'epoch': every epoch is one pass, its last step may be smaller; 'never': passes follow each
-            other without regard to epochs; 'within_epoch': as 'never', anew in each epoch.
+        restarts: 'epoch': every epoch is one pass, whose last step may be smaller; 'never': passes follow each other
+            without regard to epochs; 'within_epoch': like 'never', but every epoch begins a new pass.
         group_by_length: batch rows of similar length.
     """
 
@@ -44,7 +44,7 @@ class Stream:
     group_by_length: bool = True
 
     def step(self, step: int) -> list[list[int]]:
-        """Row numbers of each micro-batch of optimizer step `step` (from 0)."""
+        """Return the row numbers of each micro-batch of optimizer step `step` (from 0)."""
         size, batch = len(self.lengths), self.micro_batch * self.num_micro
         epoch, within = divmod(step, self.steps_per_epoch)
         block, start = (0, step * batch) if self.restarts == "never" else (epoch, within * batch)
@@ -57,7 +57,7 @@ class Stream:
 
 @functools.lru_cache(maxsize=64)
 def _order(stream: Stream, block: int, number: int) -> list[int]:
-    """The row order of pass `number` of a block: shuffled, and grouped by length where asked."""
+    """Return the row order of pass `number` of a block: shuffled, and grouped by length if the stream says so."""
     key = (stream.seed, stream.phase, stream.name, block, number)
     rows = permutation(len(stream.lengths), *key)
     if not stream.group_by_length:
@@ -68,17 +68,26 @@ def _order(stream: Stream, block: int, number: int) -> list[int]:
         i for at in range(0, len(rows), span) for i in sorted(rows[at : at + span], key=stream.lengths.__getitem__)
     ]
     batches = [grouped[at : at + batch] for at in range(0, len(grouped), batch)]
-    whole = [b for b in batches if len(b) == batch]
-    rest = [b for b in batches if len(b) < batch]  # the short batch stays last, so that all others are whole
-    return [i for at in permutation(len(whole), *key, "batches") for i in whole[at]] + [i for b in rest for i in b]
+    whole = [rows for rows in batches if len(rows) == batch]
+    short = [rows for rows in batches if len(rows) < batch]  # at most one; it stays last, so that all others are whole
+    return [i for at in permutation(len(whole), *key, "batches") for i in whole[at]] + [
+        i for rows in short for i in rows
+    ]
 
 
 def steps_per_epoch(num_rows: int, micro_batch: int, num_micro: int) -> int:
-    """Optimizer steps of one pass; the last one may be smaller."""
+    """Return the number of optimizer steps in one pass; the last one may be smaller."""
     return math.ceil(num_rows / (micro_batch * num_micro))
 
 
 def by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Row numbers in batches of similar length, longest first: out-of-memory shows at once, padding stays small."""
+    """Group row numbers into batches of similar length, longest first.
+
+    Little is padded, and a batch that does not fit into memory fails at once.
+
+    Args:
+        lengths: number of tokens of each row.
+        batch_size: number of rows in a batch; the last one may be smaller.
+    """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]

@@ -1,7 +1,7 @@
 """Tokenised rows in an Arrow file: written once, then mapped into memory by every process of a node that reads them.
 
-One record batch: `ids` large_list<int32>, `is_reply` large_list<uint8>, and `uncut` int32, the tokens a row had before
-it was cut. Numbers of rows are kept beside it, so that a part of the rows, or several sets joined, copies no token.
+One record batch: `ids` large_list<int32>, `is_reply` large_list<uint8>, and `uncut` int32, the number of tokens that a
+row had before the cut. A part of the rows, or several sets joined, is kept as row numbers, so that no token is copied.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from selgen_ray.data.encode import Encoded, encode_each
 from selgen_ray.data.forms import Row
 from selgen_ray.data.rows import rows_hash
 
-_CHUNK = 1024  # rows that are kept as Python lists while they are written
+_CHUNK = 1024  # rows to keep as Python lists at a time while writing
 KIND = "tokens"
-"""Of the cache: where they lie."""
+"""Kind of the cache's entries that hold tokens."""
 RULES = 2
-"""Of how rows become tokens: raised when they change, so that nothing is read that was made of earlier tokens."""
-_FORMS = ("messages", "prompt", "completion", "text")  # what of a row becomes tokens
+"""Version of the rules that make tokens: raise it when they change, so that nothing made of older tokens is read."""
+_FORMS = ("messages", "prompt", "completion", "text")  # the fields of a row that are made into tokens
 File = Callable[[str, dict[str, Any], Callable[[], bytes]], Path | bytes]
-"""(kind, key, compute) -> the file of a value, or its content."""
+"""(kind, key, compute) -> the path of the file with the value, or the file's content; `compute` makes the content."""
 
 
 @dataclass(frozen=True)
 class RowEncoder:
-    """Makes the tokens of rows, each set once.
+    """Encoder of sets of rows; each set is encoded once and then read from the cache.
 
     Attributes:
         max_seq_length, loss_on: as in `encode_rows`.
@@ -51,7 +51,7 @@ class RowEncoder:
     loss_on: str
 
     def key(self, rows: Sequence[Row]) -> dict[str, Any]:
-        """All that the tokens depend on; the weights, their data type and the strategy are not part of it."""
+        """Return all that the tokens depend on; the weights, their data type and the strategy are not part of it."""
         return {
             "rows": rows_hash([{name: row[name] for name in _FORMS if name in row} for row in rows]),
             "tokenizer": tokenizer_hash(self.tokenizer),
@@ -64,31 +64,31 @@ class RowEncoder:
         }
 
     def encode(self, rows: Sequence[Row], name: str, place: Callable[[int], str], file: File) -> TokenRows:
-        """The tokens of rows.
+        """Return the rows as tokens, from the cache if they are there.
 
         Args:
-            name, place: of the role, and of its rows, for error messages; see `encode_each`.
-            file: finds the Arrow file of a key, or has it made.
+            name: the role, for error messages.
+            place: number of a row, from 0 -> where a person finds it, for error messages.
+            file: looks up the Arrow file of a key, or has it made.
 
         Raises:
             DataError: as `encode_rows`.
         """
-
-        found = TokenRows.read(file(KIND, self.key(rows), lambda: self.content(rows, name, place)))
-        return found if len(found) == len(rows) else TokenRows.read(self.content(rows, name, place))
+        tokens = TokenRows.read(file(KIND, self.key(rows), lambda: self.content(rows, name, place)))
+        return tokens if len(tokens) == len(rows) else TokenRows.read(self.content(rows, name, place))
 
     def content(self, rows: Sequence[Row], name: str, place: Callable[[int], str]) -> bytes:
-        """The Arrow file of the rows; else as `encode`."""
+        """Encode the rows, and return the content of their Arrow file; see `encode`."""
         return write(encode_each(rows, self.tokenizer, self.max_seq_length, self.loss_on, name, place))
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
-    """sha256 of what the tokenizer does to a text, whatever files or repository it was loaded from."""
+    """Return the hex sha256 of all that decides how a tokenizer encodes, wherever it was loaded from."""
     if tokenizer not in _HASHES:
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is not None:
             content = json.loads(backend.to_str())
-            content |= {"padding": None, "truncation": None}  # what an earlier call asked for; ours ask for neither
+            content |= {"padding": None, "truncation": None}  # left over from an earlier call; ours use neither
         else:
             content = {"vocabulary": tokenizer.get_vocab(), "made_with": repr(tokenizer.init_kwargs)}
         content |= {"class": type(tokenizer).__name__, "special": tokenizer.special_tokens_map}
@@ -101,11 +101,11 @@ _HASHES: weakref.WeakKeyDictionary[PreTrainedTokenizerBase, str] = weakref.WeakK
 
 
 class _Table:
-    """The columns of one file as arrays over its memory."""
+    """Columns of one file, as arrays over its memory."""
 
     def __init__(self, source: pa.NativeFile):
         batch = pa.ipc.open_file(source).get_batch(0)
-        self.source = source  # the arrays below lie in it
+        self.source = source  # keeps the memory of the arrays below alive
         ids, is_reply = batch.column("ids"), batch.column("is_reply")
         self.starts = np.asarray(ids.offsets)
         self.ids = np.asarray(ids.values)
@@ -115,7 +115,7 @@ class _Table:
 
     @functools.cached_property
     def num_scored(self) -> np.ndarray:
-        """Scored tokens of each row."""
+        """Number of scored tokens of each row."""
         before = np.concatenate([[0], np.cumsum(self.is_reply, dtype=np.int64)])
         return before[self.starts[1:]] - before[self.starts[:-1]]
 
@@ -125,10 +125,10 @@ class _Table:
 
 
 class TokenRows(Sequence[Encoded]):
-    """Rows as tokens; a row is made into lists when it is asked for.
+    """Rows as tokens; a row is made into lists only when it is asked for.
 
     Args:
-        parts: tables, and which of their rows, in order.
+        parts: tables, each with the numbers of the rows to take from it, in order.
     """
 
     def __init__(self, parts: Sequence[tuple[_Table, np.ndarray]]):
@@ -137,21 +137,25 @@ class TokenRows(Sequence[Encoded]):
 
     @staticmethod
     def read(source: Path | bytes) -> TokenRows:
-        """The rows of a file, mapped into memory, or of its content. Raises ValueError: it is no whole Arrow file."""
+        """Read the rows of a file, which is mapped into memory, or of its content.
+
+        Raises:
+            ValueError: it is not a whole Arrow file.
+        """
         table = _Table(pa.BufferReader(source) if isinstance(source, bytes) else pa.memory_map(str(source)))
         return TokenRows([(table, np.arange(len(table.lengths)))])
 
     @staticmethod
     def joined(several: Sequence[TokenRows]) -> TokenRows:
-        """The rows of several, one after the other."""
-        return TokenRows([part for one in several for part in one._parts])
+        """Join several sets of rows, one after the other, without copying tokens."""
+        return TokenRows([part for rows in several for part in rows._parts])
 
     def take(self, numbers: Sequence[int]) -> TokenRows:
-        """The rows at `numbers`, in that order."""
+        """Return the rows at `numbers`, in that order, without copying tokens."""
         wanted = np.asarray(numbers, dtype=np.int64)
         if len(self._parts) == 1:
-            table, own = self._parts[0]
-            return TokenRows([(table, own[wanted])])
+            table, row_numbers = self._parts[0]
+            return TokenRows([(table, row_numbers[wanted])])
         places = [self._place(int(number)) for number in wanted]
         return TokenRows([(table, np.asarray([number])) for table, number in places])
 
@@ -181,17 +185,17 @@ class TokenRows(Sequence[Encoded]):
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of each row."""
+        """Number of tokens of each row, after the cut."""
         return self._each("lengths")
 
     @property
     def uncut(self) -> list[int]:
-        """Tokens of each row before it was cut."""
+        """Number of tokens of each row before the cut."""
         return self._each("uncut")
 
     @property
     def num_scored(self) -> list[int]:
-        """Scored tokens of each row."""
+        """Number of scored tokens of each row."""
         return self._each("num_scored")
 
     def _each(self, column: str) -> list[int]:
@@ -199,25 +203,29 @@ class TokenRows(Sequence[Encoded]):
 
 
 def lengths_of(encoded: Sequence[Encoded]) -> list[int]:
-    """Tokens of each row."""
+    """Return the number of tokens of each row."""
     return encoded.lengths if isinstance(encoded, TokenRows) else [len(row) for row in encoded]
 
 
 def write(rows: Iterable[tuple[Encoded, int]]) -> bytes:
-    """The content of an Arrow file of rows, each with its tokens before the cut."""
+    """Return the content of an Arrow file of rows.
+
+    Args:
+        rows: each with the number of tokens that it had before the cut.
+    """
     chunks: dict[str, list[np.ndarray]] = {"ids": [], "is_reply": [], "lengths": [], "uncut": []}
-    left = iter(rows)
-    while chunk := list(itertools.islice(left, _CHUNK)):
-        chunks["ids"].append(np.fromiter((i for e, _ in chunk for i in e.ids), np.int32))
-        chunks["is_reply"].append(np.fromiter((r for e, _ in chunk for r in e.is_reply), np.uint8))
-        chunks["lengths"].append(np.fromiter((len(e) for e, _ in chunk), np.int64))
+    remaining = iter(rows)
+    while chunk := list(itertools.islice(remaining, _CHUNK)):
+        chunks["ids"].append(np.fromiter((token for row, _ in chunk for token in row.ids), np.int32))
+        chunks["is_reply"].append(np.fromiter((is_reply for row, _ in chunk for is_reply in row.is_reply), np.uint8))
+        chunks["lengths"].append(np.fromiter((len(row) for row, _ in chunk), np.int64))
         chunks["uncut"].append(np.fromiter((uncut for _, uncut in chunk), np.int32))
-    found = {name: np.concatenate(parts) if parts else np.zeros(0, np.int32) for name, parts in chunks.items()}
-    starts = pa.array(np.concatenate([[0], np.cumsum(found["lengths"])]).astype(np.int64))
+    arrays = {name: np.concatenate(parts) if parts else np.zeros(0, np.int32) for name, parts in chunks.items()}
+    starts = pa.array(np.concatenate([[0], np.cumsum(arrays["lengths"])]).astype(np.int64))
     columns: dict[str, Any] = {
-        "ids": pa.LargeListArray.from_arrays(starts, pa.array(found["ids"].astype(np.int32))),
-        "is_reply": pa.LargeListArray.from_arrays(starts, pa.array(found["is_reply"].astype(np.uint8))),
-        "uncut": pa.array(found["uncut"].astype(np.int32)),
+        "ids": pa.LargeListArray.from_arrays(starts, pa.array(arrays["ids"].astype(np.int32))),
+        "is_reply": pa.LargeListArray.from_arrays(starts, pa.array(arrays["is_reply"].astype(np.uint8))),
+        "uncut": pa.array(arrays["uncut"].astype(np.int32)),
     }
     batch = pa.RecordBatch.from_pydict(columns)
     sink = pa.BufferOutputStream()

@@ -1,4 +1,4 @@
-"""What of a section `evals` cannot work: found before any trial starts."""
+"""Checks of a section `evals`, before any trial starts."""
 
 from __future__ import annotations
 
@@ -6,17 +6,22 @@ import functools
 from collections.abc import Collection, Iterable
 
 from selgen_ray.config.evals import LM_EVAL, EvalConfig, LmEvalConfig
-from selgen_ray.data.sets import EVAL_NAMES
+from selgen_ray.data.sets import ROLE_OF_SET
 from selgen_ray.errors import ModelError, nearest
 from selgen_ray.evals import lm_eval_tasks
 from selgen_ray.evals.judge import metrics as judged
 from selgen_ray.evals.judge.client import api_key
-from selgen_ray.evals.registry import all_metrics
+from selgen_ray.evals.registry import all_metrics, selected
 from selgen_ray.records.results import HEADLINES, less_is_better
 
 
 def check(config: EvalConfig) -> None:
-    """Raises ValueError: a metric that is not there, or a headline that could never have a value; names the key."""
+    """Check that a trial could compute what a section `evals` names.
+
+    Raises:
+        ValueError: there is no such metric, a headline could never have a value, or lm-eval is not installed; the
+            message names the key.
+    """
     known = all_metrics()
     for name in config.metrics or ():
         if name not in known:
@@ -24,8 +29,8 @@ def check(config: EvalConfig) -> None:
                 f"metrics: there is no metric {name!r}; allowed: {', '.join(known)}.{nearest(name, known)}"
             )
     for key in HEADLINES:
-        if named := getattr(config, key):
-            _check_headline(config, key, *named.split("/"))
+        if headline := getattr(config, key):
+            _check_headline(config, key, *headline.split("/"))
     if config.lm_eval.tasks and not lm_eval_tasks.is_installed():
         raise ValueError('lm_eval.tasks needs the package lm-eval: pip install "selgen-ray[lm_eval]"')
 
@@ -39,31 +44,35 @@ def _check_headline(config: EvalConfig, key: str, name: str, metric: str) -> Non
         if config.judge.model is None or name not in config.judge.sets:
             raise ValueError(f"{key}: {metric} is a judge's score: give judge.model, and {name} in judge.sets")
         return
-    computed = {n: one for n, one in all_metrics().items() if config.metrics is None or n in config.metrics}
+    computed = selected(config)
     shares = [share for one in computed.values() for share in one.shares]
     if metric not in shares:
         allowed = f"allowed: {', '.join(shares)}, and of a judge {', '.join(judged.SHARES)}"
         others = {other for one in computed.values() for other in one.others} | {*judged.OTHERS}
-        told = f"{key}: {metric!r} is no metric here; {allowed}.{nearest(metric, [*shares, *judged.SHARES])}"
+        message = f"{key}: {metric!r} is no metric here; {allowed}.{nearest(metric, [*shares, *judged.SHARES])}"
         if metric in others:
-            why = "less of it is better" if less_is_better(metric) else "it is no share in [0, 1]"
-            told = f"{key}: {metric!r} cannot be it, {why}: weigh it by pareto instead; {allowed}"
-        raise ValueError(told)
+            reason = "less of it is better" if less_is_better(metric) else "it is no share in [0, 1]"
+            message = f"{key}: {metric!r} cannot be it, {reason}: weigh it by pareto instead; {allowed}"
+        raise ValueError(message)
 
 
 def missing_data(config: EvalConfig, roles: Collection[str]) -> Iterable[str]:
-    """A sentence for each set that the section names and the trial has no rows for."""
-    named = [(f"evals.{key}", value.split("/")[0]) for key in HEADLINES if (value := getattr(config, key))]
+    """Yield a sentence for each evaluation set that the section names and the trial has no rows for.
+
+    Args:
+        roles: the roles that the trial has rows of.
+    """
+    named = [(f"evals.{key}", headline.split("/")[0]) for key in HEADLINES if (headline := getattr(config, key))]
     if config.judge.model is not None:
         named += [("evals.judge.sets", name) for name in config.judge.sets]
     for key, name in named:
-        role = {**EVAL_NAMES, "align_test_minus_align_train": "truth"}.get(name)
+        role = ROLE_OF_SET.get(name)
         if role is not None and role not in roles:
             yield f"{key} names {name}, but the trial has no data.{role}"
 
 
 def missing_here(config: EvalConfig) -> Iterable[str]:
-    """A sentence for what this machine's environment lacks."""
+    """Yield a sentence for each thing that this machine lacks: the judge's key, or a task of lm-eval."""
     if config.judge.model is not None:
         try:
             api_key(config.judge)

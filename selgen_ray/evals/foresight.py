@@ -1,4 +1,4 @@
-"""The headlines of a sweep before it runs: of which metric, on which rows, and how far such a number can be trusted."""
+"""Headlines of a sweep before it runs: their metric, their rows, and how far such a number can be trusted."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import PurePath
 from selgen_ray.config.evals import LM_EVAL
 from selgen_ray.config.trial import TrialConfig
 from selgen_ray.data.forms import Row
-from selgen_ray.data.sets import EVAL_NAMES, eval_rows, with_rejected
+from selgen_ray.data.sets import ROLE_OF_SET, TRAINED_ROLES, eval_rows, with_rejected
 from selgen_ray.errors import nearest
 from selgen_ray.evals import registry as evals_registry
 from selgen_ray.evals.headlines import headlines
@@ -17,22 +17,23 @@ from selgen_ray.evals.questions import is_question
 from selgen_ray.records.results import HEADLINES
 
 FEW_ROWS = 50
-"""Rows; a share of fewer is known to ± 0.14 or worse."""
+"""Number of rows; a share of fewer rows is known to ± 0.14 or worse."""
 _MOST_LINES = 4  # of one headline, where trials differ
-_ROLES = {**EVAL_NAMES, "align_test_minus_align_train": "truth"}
-_TRAINED = ("outcome", "proxy", "proxy_neg")
 
 
 def half_width(num_rows: int) -> float:
-    """Half of the 95 % interval of a share measured on independent rows, at its widest: 1.96 sqrt(1/4 / n)."""
+    """Return half the width of the 95 % interval of a share measured on independent rows, at its widest.
+
+    It is 1.96 sqrt(p (1 - p) / n) for p = 1/2 (normal approximation).
+    """
     return 1.96 * (0.25 / num_rows) ** 0.5
 
 
 class Foresight:
-    """The headlines of a sweep's trials, put together; trials that do not differ in them are told once.
+    """Headlines of all trials of a sweep; trials with the same headlines are shown once.
 
     Attributes:
-        notes: what a person should know of them before the sweep.
+        notes: sentences on the headlines that a person should read before the sweep.
         possible: every 'set/metric' that some trial will have.
     """
 
@@ -42,11 +43,11 @@ class Foresight:
         self.possible: set[str] = set()
 
     def add(self, config: TrialConfig, roles: Mapping[str, Sequence[Row]]) -> dict[str, str]:
-        """Look at a trial.
+        """Add the headlines of a trial.
 
         Returns:
-            Key of `evals` -> why its headline can never have a value. A set whose role has no rows is left to
-            `checking.missing_data`.
+            Key of `evals` -> why its headline can never have a value, such as {'alignment': "found 'align_test/...',
+            but ..."}. A set whose role has no rows is reported by `checking.missing_data`.
         """
         expected = expected_metrics(config, roles)
         self.possible |= {f"{name}/{metric}" for name, counts in expected.items() for metric in counts}
@@ -62,60 +63,69 @@ class Foresight:
         return dict(_impossible(config, roles, expected))
 
     def lines(self) -> list[str]:
-        """The headlines in words, one line each; more where trials differ."""
+        """Return the headlines in words, one line each, or several where trials differ, and then the notes."""
         lines: list[str] = []
-        for told in map(list, self._lines.values()):
-            lines += [f"  {line}" for line in told[:_MOST_LINES]]
-            if len(told) > _MOST_LINES:
-                lines.append(f"  and {len(told) - _MOST_LINES} more of other trials")
+        for headline_lines in map(list, self._lines.values()):
+            lines += [f"  {line}" for line in headline_lines[:_MOST_LINES]]
+            if len(headline_lines) > _MOST_LINES:
+                lines.append(f"  and {len(headline_lines) - _MOST_LINES} more of other trials")
         return lines + [f"  note: {note}" for note in self.notes]
 
 
 def expected_metrics(config: TrialConfig, roles: Mapping[str, Sequence[Row]]) -> dict[str, dict[str, int]]:
-    """Evaluation set -> metric -> the number of rows that it will be of."""
-    shown = dict(roles)
-    if shown.get("proxy") and shown.get("proxy_neg"):
-        shown["proxy"] = with_rejected(shown["proxy"], shown["proxy_neg"])
+    """Return the number of rows that each metric of each evaluation set will be computed from.
+
+    Example: {'task_test': {'loss': 100, 'exact_match': 80}}.
+    """
+    rows_of_role = dict(roles)
+    if rows_of_role.get("proxy") and rows_of_role.get("proxy_neg"):
+        rows_of_role["proxy"] = with_rejected(rows_of_role["proxy"], rows_of_role["proxy_neg"])
     expected: dict[str, dict[str, int]] = {}
     for name, (role, numbers) in eval_rows(roles, config.finetune_config, config.data_seed).items():
-        rows = [shown[role][number] for number in numbers]
+        rows = [rows_of_role[role][number] for number in numbers]
         counts: dict[str, int] = {}
         for metric in evals_registry.selected(config.evals).values():
             counts |= metric.applies(rows, config.evals)
         judge = config.evals.judge
         if judge.model is not None and name in judge.sets:
-            asked = sum(map(is_question, rows))
-            counts |= dict.fromkeys(judged.SHARES, min(asked, judge.max_questions or asked)) if asked else {}
+            num_questions = sum(map(is_question, rows))
+            counts |= (
+                dict.fromkeys(judged.SHARES, min(num_questions, judge.max_questions or num_questions))
+                if num_questions
+                else {}
+            )
         expected[name] = counts
     return expected
 
 
 def name_of(headline: str | None) -> str:
-    """The set of a 'set/metric'."""
+    """Return the set of a 'set/metric'; '' for None."""
     return (headline or "").partition("/")[0]
 
 
 def metric_of(headline: str | None) -> str:
-    """The metric of a 'set/metric'."""
+    """Return the metric of a 'set/metric'; '' for None."""
     return (headline or "").partition("/")[2]
 
 
 def _line(headline: str, chosen: str | None, config: TrialConfig, expected: Mapping[str, Mapping[str, int]]) -> str:
     if chosen is None:
-        wanted = "data.collateral or data.outcome" if headline == "capability" else "data.truth or data.proxy"
-        return f"{headline}: nothing, for want of rows that evals.metrics can measure in {wanted}"
+        roles = "data.collateral or data.outcome" if headline == "capability" else "data.truth or data.proxy"
+        return f"{headline}: nothing, for want of rows that evals.metrics can measure in {roles}"
     name = name_of(chosen)
     if name == LM_EVAL:
         return f"{headline}: {chosen} on that task's own documents"
     count = expected.get(name, {}).get(metric_of(chosen), 0)
     if not count:
         return f"{headline}: {chosen}, which no row allows"
-    role = _ROLES[name]
+    role = ROLE_OF_SET[name]
     size = f"{count:,} {_rows(count)} of {_source(role, config)}, ± {half_width(count):.2f} at 95 %"
     line = f"{headline}: {chosen} on {size}"
-    if role in _TRAINED:
-        held = "the very rows that are trained on" if _is_whole(config) else "held out of the rows that are trained on"
-        line += f": {held}, so no test of generalisation"
+    if role in TRAINED_ROLES:
+        remark = (
+            "the very rows that are trained on" if _is_whole(config) else "held out of the rows that are trained on"
+        )
+        line += f": {remark}, so no test of generalisation"
     return line
 
 
@@ -140,7 +150,7 @@ def _impossible(
 ) -> Iterable[tuple[str, str]]:
     for headline in HEADLINES:
         named: str | None = getattr(config.evals, headline)
-        role = _ROLES.get(name_of(named))
+        role = ROLE_OF_SET.get(name_of(named))
         if named is None or role is None or not roles.get(role):
             continue
         name, metric = name_of(named), metric_of(named)

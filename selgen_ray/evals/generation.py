@@ -1,4 +1,4 @@
-"""The model's own greedy replies: in batches padded on the left, with the KV cache, each row once an evaluation."""
+"""Greedy replies of the model: in batches padded on the left, with the KV cache, once for each row of an evaluation."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Reply:
     """A generated reply.
 
     Attributes:
-        text: up to the first token that ends a reply.
-        is_cut: whether it reached `max_new_tokens` without one.
+        text: the text up to the first token that ends a reply.
+        is_cut: whether the reply reached `max_new_tokens` without such a token.
     """
 
     text: str
@@ -32,20 +32,23 @@ class Reply:
 
 
 def replies(eval_set: EvalSet, numbers: Sequence[int]) -> list[str]:
-    """The reply to each of the rows `numbers`; one that an earlier metric wanted is not generated again."""
-    known, cut = eval_set.answers.replies, eval_set.answers.cut
-    asked = [number for number in numbers if number not in known]
-    prompts = [encode_prompt(eval_set.rows[number], eval_set.tokenizer) for number in asked]
+    """Return the reply to each of the rows `numbers`; a reply that an earlier metric asked for is not generated again.
+
+    The replies, and which of them were cut, are kept in `eval_set.answers`.
+    """
+    replies_by_number, cut = eval_set.answers.replies, eval_set.answers.cut
+    missing = [number for number in numbers if number not in replies_by_number]
+    prompts = [encode_prompt(eval_set.rows[number], eval_set.tokenizer) for number in missing]
     for batch in by_length([len(p) for p in prompts], eval_set.batch_size):
         for i, reply in zip(batch, generate(eval_set, [prompts[i] for i in batch]), strict=True):
-            known[asked[i]] = reply.text
+            replies_by_number[missing[i]] = reply.text
             if reply.is_cut:
-                cut.add(asked[i])
-    return [known[number] for number in numbers]
+                cut.add(missing[i])
+    return [replies_by_number[number] for number in numbers]
 
 
 def generate(eval_set: EvalSet, prompts: list[list[int]]) -> list[Reply]:
-    """Greedy replies to tokenised prompts: the most likely token each time, whatever the model's own settings say."""
+    """Generate greedy replies to tokenised prompts, as one batch, whatever the model's own settings say."""
     tokenizer, device = eval_set.tokenizer, eval_set.model.device
     width = max(len(p) for p in prompts)
     ids = torch.full((len(prompts), width), pad_id(tokenizer), dtype=torch.long)
@@ -53,7 +56,7 @@ def generate(eval_set: EvalSet, prompts: list[list[int]]) -> list[Reply]:
     for i, prompt in enumerate(prompts):
         ids[i, width - len(prompt) :] = torch.tensor(prompt)
         mask[i, width - len(prompt) :] = 1
-    model: Any = eval_set.model  # its stubs know no generate()
+    model: Any = eval_set.model  # its stubs have no generate()
     with plain_greedy(eval_set.model, tokenizer) as config:
         config.max_new_tokens = eval_set.max_new_tokens
         out = model.generate(input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=config)
@@ -69,22 +72,23 @@ def _read(ids: list[int], tokenizer: PreTrainedTokenizerBase, stops: Sequence[in
 
 @contextlib.contextmanager
 def plain_greedy(model: Model, tokenizer: PreTrainedTokenizerBase) -> Iterator[GenerationConfig]:
-    """The model generates by greedy search with nothing of its own generation_config, for as long as the context lasts.
+    """Make the model generate by plain greedy search until the context ends; yield the generation_config for it.
 
-    A configuration that is handed to `generate` does not do: what it leaves out, such as a repetition penalty, is taken
-    from the model's. It ends at `stop_ids`, which include those of the model's.
+    The model's own generation_config is replaced, because `generate` takes from it what the config in its argument
+    leaves out, such as a repetition penalty. Generation ends at `stop_ids`, which include those of the model's own
+    config.
     """
-    inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    own = inner.generation_config
-    inner.generation_config = GenerationConfig(
+    base_model: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    own_config = base_model.generation_config
+    base_model.generation_config = GenerationConfig(
         do_sample=False,
         num_beams=1,
         use_cache=True,
         bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=stop_ids(tokenizer, own) or None,
+        eos_token_id=stop_ids(tokenizer, own_config) or None,
         pad_token_id=pad_id(tokenizer),
     )
     try:
-        yield inner.generation_config
+        yield base_model.generation_config
     finally:
-        inner.generation_config = own
+        base_model.generation_config = own_config

@@ -1,4 +1,4 @@
-"""Which metric is a trial's capability, alignment and coherence."""
+"""Headlines of a trial: the metrics that are its capability, alignment and coherence."""
 
 from __future__ import annotations
 
@@ -12,13 +12,18 @@ ALIGNMENT = (
     *("aligned", "verdict_accuracy", "balanced_accuracy", "choice_accuracy", "mcq_accuracy"),
     *("preference_accuracy", "one_sided_accuracy", "exact_match", "token_probability"),
 )
-
-
 COHERENCE = ("coherent",)
 
 
 def headline(results: Mapping[str, Mapping[str, object]], sets: Sequence[str], names: Sequence[str]) -> str | None:
-    """'set/metric' of the first of `sets` that was evaluated and the first of `names` that it has."""
+    """Return 'set/metric' of the first of `sets` that has one of the metrics `names`, with the first that it has.
+
+    Args:
+        results: evaluation set -> metric -> its value.
+
+    Returns:
+        Such as 'task_test/exact_match'; None if no set has any of the metrics.
+    """
     for name in sets:
         for wanted in names if name in results else ():
             if wanted in results[name]:
@@ -27,7 +32,13 @@ def headline(results: Mapping[str, Mapping[str, object]], sets: Sequence[str], n
 
 
 def headlines(results: Mapping[str, Mapping[str, object]], config: EvalConfig) -> dict[str, str | None]:
-    """'capability', 'alignment' and 'coherence' -> the 'set/metric' that the config names, or the default."""
+    """Return the 'set/metric' of each headline: the one that the config names, else the default.
+
+    Example: {'capability': 'task_test/exact_match', 'alignment': 'align_test/choice_accuracy', 'coherence': None}.
+
+    Args:
+        results: evaluation set -> metric -> its value.
+    """
     task, align = ("task_test", "task_train"), ("align_test", "align_train")
     return {
         "capability": config.capability or headline(results, task, CAPABILITY),

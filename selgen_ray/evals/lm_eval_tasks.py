@@ -16,12 +16,12 @@ from selgen_ray.seeding import keep_global_rng
 
 
 def is_installed() -> bool:
-    """Whether the package is there."""
+    """Return whether the package lm-eval is installed."""
     return importlib.util.find_spec("lm_eval") is not None
 
 
 def unknown_tasks(config: LmEvalConfig) -> list[str]:
-    """A sentence for each task that the installed lm-eval does not know."""
+    """Return a sentence for each task that the installed lm-eval does not know."""
     from lm_eval.tasks import TaskManager  # type: ignore[import-not-found]
 
     manager = TaskManager()
@@ -36,10 +36,17 @@ def unknown_tasks(config: LmEvalConfig) -> list[str]:
 def lm_eval_values(
     model: Model, tokenizer: PreTrainedTokenizerBase, config: LmEvalConfig, batch_size: int, max_length: int
 ) -> dict[str, float]:
-    """'<task>_<metric>' -> value, with lm-eval's own names of both; of another filter than 'none' with its name.
+    """Run lm-eval's tasks on the model in memory, and return their metrics.
 
-    Standard errors are left out, which say nothing about seeds. The model's mode and global randomness are restored.
-    Where a task generates, it does so as `plain_greedy` says, but for what the task itself asks for.
+    The model's mode and the global random state are restored. A task that generates does so by `plain_greedy`, unless
+    the task itself asks for something else.
+
+    Args:
+        batch_size: number of requests in a batch.
+        max_length: length limit of a request, in tokens.
+
+    Returns:
+        '<task>_<metric>' -> value, with lm-eval's names, such as {'arc_easy_acc': 0.7}; see `numbers`.
     """
     import lm_eval  # type: ignore[import-not-found]
     from lm_eval.models.huggingface import HFLM  # type: ignore[import-not-found]
@@ -49,7 +56,7 @@ def lm_eval_values(
     try:
         with keep_global_rng(), plain_greedy(model, tokenizer):
             wrapped: Any = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, max_length=max_length)
-            found: Any = lm_eval.simple_evaluate(
+            evaluation: Any = lm_eval.simple_evaluate(
                 model=wrapped,
                 tasks=list(config.tasks),
                 num_fewshot=config.num_fewshot,
@@ -59,18 +66,27 @@ def lm_eval_values(
             )
     finally:
         model.train(was_training)
-    return numbers(found["results"])
+    return numbers(evaluation["results"])
 
 
 def numbers(results: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """The values in what lm-eval returns: task -> 'metric,filter' -> value."""
-    found: dict[str, float] = {}
+    """Return the metrics in lm-eval's results under flat names.
+
+    Standard errors are left out, because they do not measure the variation between seeds.
+
+    Example: {'gsm8k': {'exact_match,none': 0.5, 'exact_match,strict-match': 0.4}} gives {'gsm8k_exact_match': 0.5,
+    'gsm8k_exact_match_strict-match': 0.4}.
+
+    Args:
+        results: task -> 'metric,filter' -> value.
+    """
+    values: dict[str, float] = {}
     for task, by_metric in results.items():
         for key, value in by_metric.items():
-            name, _, which = key.partition(",")
+            name, _, filter_name = key.partition(",")
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not is_number or not math.isfinite(value) or name.endswith("_stderr") or not which:
+            if not is_number or not math.isfinite(value) or name.endswith("_stderr") or not filter_name:
                 continue
-            ending = "" if which == "none" else f"_{which}"
-            found[f"{task}_{name}{ending}".replace("/", "_").replace(" ", "_")] = float(value)
-    return found
+            ending = "" if filter_name == "none" else f"_{filter_name}"
+            values[f"{task}_{name}{ending}".replace("/", "_").replace(" ", "_")] = float(value)
+    return values

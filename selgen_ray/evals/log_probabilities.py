@@ -1,4 +1,4 @@
-"""How likely replies are that somebody else wrote."""
+"""Log-probabilities of given replies under the model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from selgen_ray.models.log_probs import reply_log_probs
 
 
 def reply_log_probabilities(eval_set: EvalSet, rows: Sequence[Row]) -> list[tuple[float, int]]:
-    """Log-probability in nats of each row's final reply, and of how many tokens it is the sum."""
+    """Return for each row the log-probability of its final reply, in nats, and the number of tokens that it sums over.
+
+    Raises:
+        DataError: a row has no token to score within `max_seq_length`; see `encode_rows`.
+    """
     encoded = encode_rows(rows, eval_set.tokenizer, eval_set.max_seq_length, "completion", "a candidate reply")
     result = [(0.0, 0)] * len(rows)
     for numbers in by_length([len(e) for e in encoded], eval_set.batch_size):

@@ -1,4 +1,4 @@
-"""A row's question as plain text, for a judge and for people."""
+"""Question of a row as plain text, for a judge and for people."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ _SPEAKERS = {"system": "System", "user": "User", "assistant": "Assistant"}
 
 
 def question_of(row: Row) -> str:
-    """What was asked: the user's message, or where there are more, all before the reply, each with its speaker."""
+    """Return the text of a row's prompt; '' for a `text` row.
+
+    A single message is returned as it is; several are joined in lines, each with its speaker: 'User: ...'.
+    """
     if row.get("messages") is None:
         return str(row.get("prompt") or "")
     before = row["messages"][:-1]
@@ -18,5 +21,5 @@ def question_of(row: Row) -> str:
 
 
 def is_question(row: Row) -> bool:
-    """Whether the row has a prompt that can be replied to; a `text` row has none."""
+    """Return whether the row has a prompt that can be replied to; a `text` row has none."""
     return bool(question_of(row))

@@ -1,4 +1,4 @@
-"""Evaluate one set: every selected metric, each row asked once."""
+"""Evaluation of one set: every selected metric, with one generated reply for each row."""
 
 from __future__ import annotations
 
@@ -10,14 +10,20 @@ from selgen_ray.evals.registry import EvalSet, selected
 
 @torch.no_grad()
 def evaluate(eval_set: EvalSet) -> dict[str, float]:
-    """Every selected metric that applies to the set, in evaluation mode; the model's mode is restored."""
+    """Compute every selected metric that applies to the set, in evaluation mode; the model's mode is restored.
+
+    Replies for a judge are generated too, and kept in `eval_set.answers`.
+
+    Returns:
+        Metric -> value, such as {'loss': 1.2, 'exact_match': 0.5}.
+    """
     was_training = eval_set.model.training
     eval_set.model.eval()
     try:
-        found: dict[str, float] = {}
-        for compute in selected(eval_set.config).values():
-            found |= compute(eval_set)
+        values: dict[str, float] = {}
+        for metric in selected(eval_set.config).values():
+            values |= metric(eval_set)
         replies(eval_set, eval_set.asked)
-        return found
+        return values
     finally:
         eval_set.model.train(was_training)
