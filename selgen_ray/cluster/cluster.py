@@ -135,7 +135,7 @@ def check_hardware(configs: Iterable[FinetuneConfig], gpus: float) -> None:
         return
     look = ray.remote(num_cpus=0, num_gpus=gpus)(hardware.this_device)
     device = ray.get(look.remote())
-    problems = dict.fromkeys(text for config in asking for text in hardware.problems(config, device))
+    problems = dict.fromkeys(text for config in asking for text in hardware.hardware_problems(config, device))
     if problems:
         raise InfeasibleError("\n".join(problems))
 

@@ -87,7 +87,7 @@ def cuda_only(config: FinetuneConfig) -> list[str]:
     return [need.key for need in asked(config) if need.cuda]
 
 
-def problems(config: FinetuneConfig, device: Device) -> list[str]:
+def hardware_problems(config: FinetuneConfig, device: Device) -> list[str]:
     """Return why a config cannot work on a device: one message for each requirement that is not met.
 
     Facts about the device that are not known count as fulfilled.

@@ -15,7 +15,7 @@ from selgen_ray.evals.registry import all_metrics, selected
 from selgen_ray.records.results import HEADLINES, less_is_better
 
 
-def check(config: EvalConfig) -> None:
+def check_evals(config: EvalConfig) -> None:
     """Check that a trial could compute what a section `evals` names.
 
     Raises:

@@ -134,7 +134,7 @@ def _shape(module: Any, is_embedding: bool) -> tuple[int, int] | None:
     return (module.out_features, module.in_features) if hasattr(module, "in_features") else None
 
 
-def notes(configs: Iterable[FinetuneConfig]) -> list[str]:
+def adapter_notes(configs: Iterable[FinetuneConfig]) -> list[str]:
     """Return notes for people: adapters that name another base than the config does, though they may fit it too."""
     messages: dict[str, None] = {}
     pairs = dict.fromkeys((cfg.model, str(cfg.adapter), cfg.adapter_revision) for cfg in configs if cfg.adapter)
@@ -158,7 +158,7 @@ def lora_config(files: ModelFiles) -> LoraConfig:
     return lora
 
 
-def load(base: PreTrainedModel, config: FinetuneConfig) -> PeftModel:
+def load_adapter(base: PreTrainedModel, config: FinetuneConfig) -> PeftModel:
     """Return the model with the adapter that the config names, whose LoRA weights are trainable.
 
     Raises:

@@ -48,7 +48,7 @@ _PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 def model_problems(config: TrialConfig) -> list[str]:
     """Return all problems of a trial's model, tokenizer and adapter, and of saving and pushing the result, in words."""
     cfg = config.finetune_config
-    problems = list(_problems_of(lambda: hub.check(cfg)))
+    problems = list(_problems_of(lambda: hub.check_push(cfg)))
     place = model_location(cfg.model), cfg.model_revision, _stamp(cfg.model)
     for check in (lambda: _check_files(_KEY, *place), lambda: _on_meta(*place)):
         if blocking := list(_problems_of(check)):  # nothing else can be checked then

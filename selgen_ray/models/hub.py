@@ -14,7 +14,7 @@ from selgen_ray.models.files import hub_reason
 _TOKEN = "HF_TOKEN"
 
 
-def check(config: FinetuneConfig) -> None:
+def check_push(config: FinetuneConfig) -> None:
     """Check that a push can be expected to work, if the config asks for one: the hub is asked to accept the token.
 
     Raises:

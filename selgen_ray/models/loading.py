@@ -93,7 +93,7 @@ def trainable_model(config: FinetuneConfig, model_seed: int, device: str, *, fsd
         ModelError: this device does not meet the config's needs; the model cannot be loaded, or has no module that
             `target_modules` names; the adapter does not belong to this model.
     """
-    if problems := hardware.problems(config, hardware.this_device()):
+    if problems := hardware.hardware_problems(config, hardware.this_device()):
         raise ModelError("; ".join(problems))
     key = _base_key(config, "cpu" if fsdp else device)
     base = _load_base(key)
@@ -134,7 +134,7 @@ def _with_adapter(
     with keep_global_rng():
         torch.manual_seed(derive_seed(model_seed, "adapter"))
         try:
-            model = adapters.load(base, config) if config.adapter else get_peft_model(base, lora)
+            model = adapters.load_adapter(base, config) if config.adapter else get_peft_model(base, lora)
         except ModelError:
             raise
         except ValueError as error:

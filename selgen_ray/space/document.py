@@ -15,7 +15,7 @@ from selgen_ray.space.mappings import is_a
 from selgen_ray.space.search_section import Searches, Section
 from selgen_ray.space.spec import SweepSettings
 from selgen_ray.syntax.keys import Flat, Keys, fields, is_valid, says_nothing, sections
-from selgen_ray.syntax.paths import expanded, find
+from selgen_ray.syntax.paths import expanded, find_path
 from selgen_ray.syntax.tree import Node, Origin, merge, read_tree, show
 
 Axis = list[Flat]
@@ -91,7 +91,7 @@ def read_space(path: Path, problems: list[Problem], notes: list[str], chain: tup
     sections: dict[str, Node] = dict(tree.value)
     for key, kind in (("base", dict), ("overrides", list)):
         if key in sections and isinstance(sections[key].value, str):
-            where = find(sections[key], problems)
+            where = find_path(sections[key], problems)
             included = read_tree(where, problems, included=True) if where else None
             if included and is_a(kind, included, problems):
                 sections[key] = included
@@ -101,7 +101,7 @@ def read_space(path: Path, problems: list[Problem], notes: list[str], chain: tup
     if "extends" not in sections:
         return tree
     link = sections["extends"]
-    where = find(link, problems)
+    where = find_path(link, problems)
     chain = (*chain, path.resolve())
     if where and where.resolve() in chain:
         names = " -> ".join(one.name for one in (*chain, where))

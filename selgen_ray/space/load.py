@@ -61,7 +61,7 @@ def load_space(path: str | Path) -> SweepSpec:
     kept, repeated = unique(trials)
     planned = named(kept)
     merged = _merged(repeated, {trial.trial_id: trial.name for trial in planned})
-    continued = adapters.notes(trial.config.finetune_config for trial in [*kept, *samples])
+    continued = adapters.adapter_notes(trial.config.finetune_config for trial in [*kept, *samples])
     notes = [*imported, *document.notes, *excluded, *merged, *continued]
     axes = {key: document.settings[key].origin for key in ("pareto.x", "pareto.y") if key in document.settings}
     places = Places.of(str(path), [(trial.candidate.flat, trial.config) for trial in [*kept, *samples]], axes)
@@ -81,7 +81,7 @@ def _settings(document: Document, path: Path, problems: list[Problem]) -> SweepS
         settings = SweepSettings.model_validate({"name": default} | nested(document.settings))
         wrong = misplaced(settings.trackers, settings.storage_path)
         problems += [document.settings["trackers"].problem(message) for message in wrong]
-        locations.check(settings.storage_path)
+        locations.check_location(settings.storage_path)
         return settings
     except ValidationError as error:
         problems += explain(error, document.settings, fields(SweepSettings), document.origin)

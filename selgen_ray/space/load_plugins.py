@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from selgen_ray.errors import PluginError, Problem
 from selgen_ray.space.mappings import is_a
-from selgen_ray.syntax.paths import find
+from selgen_ray.syntax.paths import find_path
 from selgen_ray.syntax.tree import Node, show
 from selgen_ray.trainers import plugins
 from selgen_ray.trainers.plugins import Plugin
@@ -32,7 +32,7 @@ def use_plugins(tree: Node, problems: list[Problem]) -> tuple[Node, tuple[Plugin
 
 
 def _load(node: Node, problems: list[Problem]) -> Plugin | None:
-    path = find(node, problems)
+    path = find_path(node, problems)
     if path is None:
         return None
     if path.suffix != ".py":
@@ -40,7 +40,7 @@ def _load(node: Node, problems: list[Problem]) -> Plugin | None:
         return None
     try:
         plugin = Plugin.read(path.resolve())
-        plugins.load(plugin)
+        plugins.register_plugin(plugin)
     except PluginError as error:
         problems.append(node.problem(f"found {show(node.value)}, which cannot be used: {error}"))
         return None

@@ -15,7 +15,7 @@ from selgen_ray.errors import Problem, nearest
 from selgen_ray.space.source_parts import NO_PATH
 from selgen_ray.storage.folder import absolute
 from selgen_ray.syntax.keys import SOURCES, Flat, Keys, coerce, explain, is_stray_bool, names_a_file, refused
-from selgen_ray.syntax.paths import expanded, find, find_data, is_there
+from selgen_ray.syntax.paths import expanded, find_data, find_path, is_there
 from selgen_ray.syntax.tree import Node, show
 from selgen_ray.trainers import catalogue
 
@@ -131,7 +131,7 @@ class Mappings:
                 return None
             node, value = known, known.value
         if key in _MODELS and _is_path(node):
-            path = find(node, self.problems, folder=True)
+            path = find_path(node, self.problems, folder=True)
             return Node(str(path.resolve()), node.origin) if path else node
         is_path = value and names_a_file(info) and not is_template(value)
         return Node(_absolute(node), node.origin) if is_path else node

@@ -24,7 +24,7 @@ from pyarrow import fs
 from selgen_ray.errors import StorageAwayError, StorageError
 from selgen_ray.parallel import in_parallel
 from selgen_ray.storage import local_files
-from selgen_ray.storage.locations import absolute, check, open_location
+from selgen_ray.storage.locations import absolute, check_location, open_location
 from selgen_ray.storage.retries import retrying
 
 T = TypeVar("T")
@@ -50,7 +50,7 @@ class Folder:
     inside: str = ""
 
     def __post_init__(self) -> None:
-        check(self.location)
+        check_location(self.location)
         object.__setattr__(self, "location", absolute(self.location))
 
     @cached_property

@@ -45,7 +45,7 @@ def absolute(location: str) -> str:
     return location if "://" in location else str(Path(location).expanduser().absolute())
 
 
-def check(location: str) -> None:
+def check_location(location: str) -> None:
     """Check that a text is a location and holds no credentials.
 
     Raises:

@@ -34,7 +34,7 @@ def expanded(node: Node, problems: list[Problem]) -> Node | None:
     return Node(text, node.origin) if len(problems) == before else None
 
 
-def find(node: Node, problems: list[Problem], folder: bool = False) -> Path | None:
+def find_path(node: Node, problems: list[Problem], folder: bool = False) -> Path | None:
     """Find the file or folder that a node names: beside the file it is written in, or in the current directory.
 
     Args:
@@ -72,7 +72,7 @@ def find_data(node: Node, problems: list[Problem]) -> str | None:
             return str(places[place].resolve())
     if is_dataset_id(node.value):
         return node.value
-    find(node, problems)
+    find_path(node, problems)
     return None
 
 

@@ -96,10 +96,10 @@ def register_exactly(plugins: Sequence[Plugin]) -> None:
     for plugin in list(_in_use.values()):
         _forget(plugin)
     for plugin in plugins:
-        load(plugin)
+        register_plugin(plugin)
 
 
-def load(plugin: Plugin) -> None:
+def register_plugin(plugin: Plugin) -> None:
     """Run a plugin as a module and register its strategies and metrics; those of its earlier versions are removed.
 
     Nothing happens if a plugin of the same content is loaded already.

@@ -26,7 +26,7 @@ def config_model(trainer: type[Strategy]) -> type[TrialConfig]:
     """Return the trial config model of a strategy: `TrialConfig` plus the strategy's knobs."""
 
     def check(config: TrialConfig) -> TrialConfig:
-        from selgen_ray.evals.checking import check as check_evals  # late: metrics need PyTorch, seconds of start-up
+        from selgen_ray.evals.checking import check_evals  # late: metrics need PyTorch, seconds of start-up
 
         trainer.check(config)
         check_evals(config.evals)

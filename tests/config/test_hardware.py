@@ -13,7 +13,7 @@ from conftest import make_model
 from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
 
 from selgen_ray.config.finetune import FinetuneConfig
-from selgen_ray.config.hardware import Device, cuda_only, problems, this_device
+from selgen_ray.config.hardware import Device, cuda_only, hardware_problems, this_device
 from selgen_ray.errors import ModelError, SpecError
 from selgen_ray.models import loading
 from selgen_ray.space import load_space
@@ -136,7 +136,7 @@ LACKS = [
 
 @pytest.mark.parametrize(("settings", "device", "says"), LACKS, ids=[f"{i}" for i in range(len(LACKS))])
 def test_what_a_device_lacks_is_said_with_its_key(settings, device, says):
-    found = problems(FinetuneConfig(**settings), device)
+    found = hardware_problems(FinetuneConfig(**settings), device)
     if says is None:
         assert found == []
     else:
@@ -147,8 +147,8 @@ def test_what_a_device_lacks_is_said_with_its_key(settings, device, says):
 
 def test_what_is_not_known_of_a_device_is_no_problem():
     asks = FinetuneConfig(optim="paged_adamw_8bit", load_in_4bit=True, **FLASH)
-    assert problems(asks, Device(cuda=True)) == []
-    assert len(problems(asks, Device(cuda=False))) == 2
+    assert hardware_problems(asks, Device(cuda=True)) == []
+    assert len(hardware_problems(asks, Device(cuda=False))) == 2
     assert cuda_only(asks) == ["optim", "attn_implementation"]
 
 

@@ -206,16 +206,16 @@ def test_what_a_strategy_inherits_from_another_plugin_counts(load):
 
 def test_the_same_content_runs_once_and_a_changed_one_replaces_it(capsys):
     counted = Plugin("/nowhere/mine.py", MINE + "print('run')\n")
-    plugins.load(counted)
-    plugins.load(counted)
+    plugins.register_plugin(counted)
+    plugins.register_plugin(counted)
     plugins.register_exactly([counted, Plugin("/elsewhere/copy.py", counted.source)])
     assert capsys.readouterr().out == "run\n"
-    plugins.load(Plugin("/nowhere/mine.py", MINE.replace("1.0", "7.0").replace("my_own", "my_new")))
+    plugins.register_plugin(Plugin("/nowhere/mine.py", MINE.replace("1.0", "7.0").replace("my_own", "my_new")))
     assert build_config({"proxy_strategy": "my_new"}).finetune_config.push == 7.0
     with pytest.raises(ValueError, match="Invalid proxy strategy 'my_own'"):
         get_trainer("my_own")
     with pytest.raises(PluginError, match=r"^/elsewhere/mine.py:5: ValueError: .*'mine' is already taken"):
-        plugins.load(Plugin("/elsewhere/mine.py", MINE))
+        plugins.register_plugin(Plugin("/elsewhere/mine.py", MINE))
     assert get_trainer("mine").push.default == 7.0
     plugins.register_exactly(())
     assert "mine" not in strategies()
@@ -223,7 +223,7 @@ def test_the_same_content_runs_once_and_a_changed_one_replaces_it(capsys):
 
 def test_it_is_a_real_module_whose_lines_are_known_without_the_file():
     broken = MINE.replace("return self.push", "1 / 0\n        return self.push")
-    plugins.load(Plugin("/nowhere/mine.py", "from __future__ import annotations\n" + broken))
+    plugins.register_plugin(Plugin("/nowhere/mine.py", "from __future__ import annotations\n" + broken))
     trainer = get_trainer("mine")
     assert re.fullmatch(r"selgen_plugin_mine_[0-9a-f]{8}", trainer.__module__)
     assert pickle.loads(pickle.dumps(trainer)) is trainer
@@ -251,12 +251,12 @@ def test_the_source_travels_with_the_task(load, tmp_path, make_config):
 def test_a_strategy_nobody_knows_has_a_colour_that_stays():
     """Of its name alone: a figure must not change with what is registered."""
     before = colour_of("mine"), marker_of("mine")
-    plugins.load(Plugin("/nowhere/mine.py", MINE))
+    plugins.register_plugin(Plugin("/nowhere/mine.py", MINE))
     assert (colour_of("mine"), marker_of("mine")) == before == ("#87D433", "P")
 
 
 def test_the_id_of_a_plugin_trial_is_pinned():
-    plugins.load(Plugin("/nowhere/mine.py", MINE))
+    plugins.register_plugin(Plugin("/nowhere/mine.py", MINE))
     assert trial_id(build_config({"proxy_strategy": "mine"}), {}, "m") == "f7a69ca211d0a985"
 
 
