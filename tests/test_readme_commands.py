@@ -56,7 +56,7 @@ ELSEWHERE = {  # .ci/run runs the tests' own command; the others stand in tests 
     *OWN_DATA,
     *SPACES,
     *CLUSTERS,
-    "ray job submit --working-dir . -- python -m selgen_ray.sweep space.yaml",  # test_job_submit.py
+    "ray job submit --working-dir . -- python -m selgen_ray.sweep space.yaml",  # tests/cluster/test_job.py
 }
 
 

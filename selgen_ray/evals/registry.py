@@ -82,7 +82,7 @@ class Metric:
         shares: names of its values in [0, 1], of which more is better: what a trial's capability, alignment or
             coherence may be.
         others: names of its other values.
-        foresee: tells without a model of how many rows each of its values will be; None: of all rows, each of them.
+        foresee: (rows, config) -> value name -> number of rows it will be computed on, without a model; None: all rows.
         needs: of a row, in words.
     """
 
@@ -130,8 +130,8 @@ def metric(
 ) -> Any:
     """Register a metric: a function from an `EvalSet` to name -> value; {} where it does not apply.
 
-    Plain `@metric` declares one value of the function's own name. Of a value whose name ends as
-    `results.less_is_better` knows, such as 'toxicity_loss', less is better, of all others more.
+    Plain `@metric` declares one value of the function's own name. A higher value is better, unless
+    `results.less_is_better` knows the end of its name, as of 'toxicity_loss'.
 
     Args:
         function: the metric.

@@ -61,7 +61,7 @@ EXECUTION = {
     "push_to_hub": True,
     "push_to_private": False,
 }
-# tested elsewhere: another model (test_fingerprint); how it is loaded, and that device_map is refused (test_hardware)
+# tested elsewhere: another model (test_identity); how it is loaded, and that device_map is refused (test_hardware)
 ELSEWHERE = {"adapter", "adapter_revision"}  # test_saved_models
 ELSEWHERE |= {"model", "model_revision", "load_in_4bit", "load_in_8bit", "attn_implementation", "device_map"}
 ELSEWHERE |= {"chat_template_kwargs"}  # test_conventions
