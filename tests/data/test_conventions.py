@@ -270,11 +270,11 @@ LONG = [ROWS["one turn"], chat("why? " * 30, "So.", answer="So.")]
 def test_rows_longer_than_a_table_of_positions_are_errors_and_with_rotary_ones_notes(planned):
     problems, _ = planned(LONG, kind="gpt2")
     longer, prompts = problems.split("\n")
-    assert longer.startswith("data.outcome: 1 of 2 rows are longer than the model's 128 positions, first ")
+    assert "space.yaml:3: base.data.outcome: 1 of 2 rows are longer than the model's 128 positions, first " in longer
     assert "o.jsonl:2 with " in longer and "max_seq_length of at most 128" in longer
     assert "the prompts of 1 of 2 rows, and a reply of finetune_config.max_new_tokens 32, are longer" in prompts
     assert planned([LONG[0]] * 2, kind="gpt2")[0] == ""
-    assert planned([LONG[0] | {"rejected": "no " * 90}] * 2, kind="gpt2")[0].startswith("data.outcome: 2 of 2 rows are")
+    assert planned([LONG[0] | {"rejected": "no " * 90}] * 2, kind="gpt2")[0].count("data.outcome: 2 of 2 rows are") == 1
     assert "prompts of" not in planned([chat("why?", "So. " * 90)], kind="gpt2", max_seq_length=128)[0]
     problems, notes = planned(LONG)
     assert problems == "" and "are longer than the model's 128 positions" in notes

@@ -64,7 +64,7 @@ def test_the_pieces_are_the_tokens(tokenizer):
 
 UNUSUAL = {
     "no end": (
-        MARKED.replace("{{ m['content'] }}<|end|>{% endgeneration %}", "{{ m['content'] }}{% endgeneration %}<|end|>"),
+        MARKED.replace("{{ m['content'] }}<|end|>{% endgeneration %}", "{{ m['content'] }}{% endgeneration %}"),
         "the scored part that ends with 's' (token 5) holds no end token: it is never learned",
     ),
     "another end": (

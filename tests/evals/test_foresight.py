@@ -16,6 +16,7 @@ from selgen_ray.evals import registry as evals_registry
 from selgen_ray.evals.foresight import expected_metrics, half_width
 from selgen_ray.evals.run import evaluate
 from selgen_ray.reading import read_trials
+from selgen_ray.report import text
 from selgen_ray.report.build import make_report
 from selgen_ray.report.settings import Axis
 from selgen_ray.storage import Folder
@@ -156,7 +157,8 @@ def test_rows_are_counted_as_the_trial_shows_them(make_config, roles):
 def report_text(sweep: Path) -> str:
     """On one line."""
     found = read_trials(Folder(str(sweep)))
-    return " ".join(make_report(found, str(sweep), "x", Axis("capability"), Axis("alignment")).to_text().split())
+    report = make_report(found, str(sweep), "x", Axis("capability"), Axis("alignment"))
+    return " ".join(text.report_text(report).split())
 
 
 def test_the_report_says_what_compares_nothing(tmp_path):
@@ -164,10 +166,10 @@ def test_the_report_says_what_compares_nothing(tmp_path):
     for seed in (1, 2):
         publish(tmp_path, fake_result("naive", seed, x=1.0, base=(1.0, 0.5)))
         publish(tmp_path, fake_result("dpo", seed, x=1.0, y=0.9, base=(1.0, 0.5), evals={"task_train": {"x": one}}))
-    text = report_text(tmp_path)
+    shown = report_text(tmp_path)
     told = "note: capability (task_test/exact_match) is 1 for the base model and in every trial: it compares nothing"
-    assert told in text
-    assert "alignment (align_test" not in text
+    assert told in shown
+    assert "alignment (align_test" not in shown
     publish(tmp_path, fake_result("dpo", 3, x=0.9, base=(1.0, 0.5)))
     assert "compares nothing" not in report_text(tmp_path)
 
@@ -176,5 +178,5 @@ def test_the_report_repeats_what_is_noted_of_the_base(tmp_path):
     note = "task_test: 5 of 5 replies reached max_new_tokens 3, where they are cut off"
     for seed in (1, 2):
         publish(tmp_path, fake_result("naive", seed, changes={"notes": [note], "flags": [note]}))
-    text = report_text(tmp_path)
-    assert text.count(f"note: before training, toy: {note}") == 1 and text.count(note) == 3
+    shown = report_text(tmp_path)
+    assert shown.count(f"note: before training, toy: {note}") == 1 and shown.count(note) == 3

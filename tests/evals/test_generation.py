@@ -160,10 +160,10 @@ def test_sets_whose_replies_reach_the_limit_are_flagged(make_config):
     (a,), (b,) = ids_of(tokenizer, "a"), ids_of(tokenizer, "b")
     long = chain_model({ASSISTANT: a, a: b, b: a}, END)
     with get_trainer("naive")(config, model=long, tokenizer=tokenizer) as trainer:
-        trainer.record_evaluation(0, 0.0)
+        trainer.evaluations.take(0, 0.0)
         notes = trainer.record.notes
         assert notes == trainer.record.flags and len(notes) == 2
         assert notes[1].startswith("task_test: 5 of 5 replies reached max_new_tokens 3")
-        trainer.model = chain_model({ASSISTANT: a, a: END}, END)
-        trainer.record_evaluation(1, 0.0, "")
+        trainer.run.model = chain_model({ASSISTANT: a, a: END}, END)
+        trainer.evaluations.take(1, 0.0)
         assert trainer.record.flags == [] and trainer.record.notes == notes

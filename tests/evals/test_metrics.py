@@ -91,7 +91,9 @@ def test_rows_of_one_label_have_no_balanced_accuracy(model, tokenizer):
 
 def test_how_many_replies_cannot_be_read_is_a_value(model, tokenizer, monkeypatch):
     said = iter(["It is 6.", "I cannot say.", "It is 2 or 6.", "It is 7."])
-    monkeypatch.setattr(generation, "generate", lambda _, prompts: [next(said) for _ in prompts])
+    monkeypatch.setattr(
+        generation, "generate", lambda _, prompts: [generation.Reply(next(said), is_cut=False) for _ in prompts]
+    )
     found = evaluate(eval_set(model, tokenizer, [chat("what is it?", "6", answer="6") for _ in range(4)]))
     assert (found["exact_match"], found["answer_unreadable"]) == (1 / 4, 2 / 4)
 

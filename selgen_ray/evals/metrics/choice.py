@@ -14,14 +14,17 @@ from selgen_ray.evals.registry import EvalSet, metric
 
 def _foresee(rows: Sequence[Row], config: EvalConfig) -> dict[str, int]:
     asked = [row for row in rows if row.get("choices")]
-    labelled = all(row.get("label") is not None for row in asked)
-    return {"choice_accuracy": len(asked), "balanced_accuracy": len(asked) if labelled else 0}
+    labels = {row.get("label") for row in asked}
+    return {
+        "choice_accuracy": len(asked),
+        "balanced_accuracy": len(asked) if len(labels) > 1 and None not in labels else 0,
+    }
 
 
 @metric(
     shares=("choice_accuracy", "balanced_accuracy"),
     foresee=_foresee,
-    needs="'choices' and 'answer'; for balanced_accuracy each a 'label' too",
+    needs="'choices' and 'answer'; for balanced_accuracy each a 'label' too, of two or more values",
 )
 def choice(eval_set: EvalSet) -> dict[str, float]:
     """On rows with `choices`: how often the choice of the highest total log-probability is `answer`.

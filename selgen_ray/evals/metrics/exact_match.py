@@ -17,7 +17,7 @@ _QUOTES = " \t.!?\"'*“”„‘’«»`"
 
 
 def _foresee(rows: Sequence[Row], config: EvalConfig) -> dict[str, int]:
-    return {"exact_match": sum(map(is_asked, rows))}
+    return dict.fromkeys(("exact_match", "answer_unreadable"), sum(map(is_asked, rows)))
 
 
 @metric(
