@@ -90,7 +90,7 @@ def read_entries(path: str, split: str | None, revision: str | None) -> Iterator
 
 
 def _beside(path: Path) -> list[str]:
-    return [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+    return [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
 
 
 def _file(path: Path) -> Iterator[Found]:
@@ -321,8 +321,8 @@ def _files(folder: Path, split: str | None) -> list[Path]:
         return files
     chosen = [file for file in files if names[file] == split]
     if not chosen:
-        known = sorted(set(names.values()))
-        raise DataError(f"{folder}: has no split {split!r}; found: {', '.join(known)}.{nearest(split, known)}")
+        splits = sorted(set(names.values()))
+        raise DataError(f"{folder}: has no split {split!r}; found: {', '.join(splits)}.{nearest(split, splits)}")
     return chosen
 
 

@@ -42,7 +42,7 @@ def _column_problem(row: dict[str, Any], source: Source) -> str | None:
 
 
 def _is_kept(row: dict[str, Any], source: Source) -> bool:
-    return all(_is_one_of(row.get(column), wanted) for column, wanted in source.filter.items())
+    return all(_is_one_of(row.get(column), allowed_values) for column, allowed_values in source.filter.items())
 
 
 def _is_one_of(value: Any, wanted: Any) -> bool:

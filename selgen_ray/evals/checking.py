@@ -45,10 +45,10 @@ def _check_headline(config: EvalConfig, key: str, name: str, metric: str) -> Non
             raise ValueError(f"{key}: {metric} is a judge's score: give judge.model, and {name} in judge.sets")
         return
     computed = selected(config)
-    shares = [share for one in computed.values() for share in one.shares]
+    shares = [share for candidate in computed.values() for share in candidate.shares]
     if metric not in shares:
         allowed = f"allowed: {', '.join(shares)}, and of a judge {', '.join(judged.SHARES)}"
-        others = {other for one in computed.values() for other in one.others} | {*judged.OTHERS}
+        others = {other for candidate in computed.values() for other in candidate.others} | {*judged.OTHERS}
         message = f"{key}: {metric!r} is no metric here; {allowed}.{nearest(metric, [*shares, *judged.SHARES])}"
         if metric in others:
             reason = "less of it is better" if less_is_better(metric) else "it is no share in [0, 1]"

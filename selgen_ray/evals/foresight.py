@@ -162,13 +162,20 @@ def _impossible(
             continue
         of_rows = f"no row of {_source(role, config)}"
         needed = next(
-            (one.needs for one in evals_registry.all_metrics().values() if metric in one.shares and one.needs), ""
+            (
+                candidate.needs
+                for candidate in evals_registry.all_metrics().values()
+                if metric in candidate.shares and candidate.needs
+            ),
+            "",
         )
         lacks = f"{of_rows} has what {metric} needs" + (f": {needed}" if needed else "")
-        shares = [one for one in counts if one in _shares()]
+        shares = [candidate for candidate in counts if candidate in _shares()]
         allowed = ", ".join(f"{name}/{share}" for share in shares)
         yield headline, f"found {named!r}, but {lacks}. Allowed: {allowed}.{nearest(metric, shares)}"
 
 
 def _shares() -> set[str]:
-    return {share for one in evals_registry.all_metrics().values() for share in one.shares} | {*judged.SHARES}
+    return {share for registered in evals_registry.all_metrics().values() for share in registered.shares} | {
+        *judged.SHARES
+    }

@@ -13,6 +13,7 @@ from selgen_ray.errors import nearest
 from selgen_ray.evals.generation import plain_greedy
 from selgen_ray.models.loading import Model
 from selgen_ray.seeding import keep_global_rng
+from selgen_ray.stats import is_number
 
 
 def is_installed() -> bool:
@@ -48,7 +49,7 @@ def lm_eval_values(
     Returns:
         '<task>_<metric>' -> value, with lm-eval's names, such as {'arc_easy_acc': 0.7}; see `numbers`.
     """
-    import lm_eval  # type: ignore[import-not-found]
+    from lm_eval import simple_evaluate  # type: ignore[import-not-found]
     from lm_eval.models.huggingface import HFLM  # type: ignore[import-not-found]
 
     was_training = model.training
@@ -56,7 +57,7 @@ def lm_eval_values(
     try:
         with keep_global_rng(), plain_greedy(model, tokenizer):
             wrapped: Any = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, max_length=max_length)
-            evaluation: Any = lm_eval.simple_evaluate(
+            evaluation: Any = simple_evaluate(
                 model=wrapped,
                 tasks=list(config.tasks),
                 num_fewshot=config.num_fewshot,
@@ -84,8 +85,7 @@ def numbers(results: dict[str, dict[str, Any]]) -> dict[str, float]:
     for task, by_metric in results.items():
         for key, value in by_metric.items():
             name, _, filter_name = key.partition(",")
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not is_number or not math.isfinite(value) or name.endswith("_stderr") or not filter_name:
+            if not is_number(value) or not math.isfinite(value) or name.endswith("_stderr") or not filter_name:
                 continue
             ending = "" if filter_name == "none" else f"_{filter_name}"
             values[f"{task}_{name}{ending}".replace("/", "_").replace(" ", "_")] = float(value)

@@ -1,13 +1,17 @@
-"""Reading from a reply which number it gives, exactly; the one place where a number is read.
+"""Exact reading of the number that a reply gives; no other module reads numbers.
 
-- The number is that in the last box, after '####' or after 'the answer is', unless a correction follows; else the last.
-- A minus is a sign where it stands before a number and not between two: '10-3' is an expression, and no number.
-- Commas, narrow spaces and apostrophes part thousands in groups of three; '2,5' is 2.5; '(2,5)' and '1,2,3' are lists.
-- Where digits can mean two numbers ('1.234', '1,234', '2,5'), the usual meaning counts, and the other is unread.
-- '3/4' and 0.75 are the same, by value; '12%' and '12' too, and 0.12 is unread for them.
-- Units count where both sides name one, and are not converted: '5 kg' is not '5 g', and not '5000 g' either.
-- Expressions ('2π', '10-3'), ranges, dates, times, denied numbers ('not 7'), alternatives ('6 or 7') and words are
-  unread.
+"Unread" means that the rules do not say which number is meant: such a reply does not count as right.
+
+- The reply's number is the one in the last box, else the one after '####', else the one after 'the answer is', unless a
+  correction follows; else the last number.
+- A minus is a sign if it stands before a number, but not between two: '10-3' is an expression, not a number.
+- Commas, narrow spaces and apostrophes separate groups of three digits; '2,5' is 2.5; '(2,5)' and '1,2,3' are lists.
+- If digits can mean two numbers ('1.234', '1,234', '2,5'), the usual meaning counts, and a reply that is right only by
+  the other meaning is unread.
+- '3/4' equals 0.75, since values are compared. '12%' equals '12'; compared with '12%', 0.12 is unread.
+- Units are compared only if both sides name one, and are not converted: '5 kg' is neither '5 g' nor '5000 g'.
+- Expressions ('2π', '10-3'), ranges, dates, times, denied numbers ('not 7'), alternatives ('6 or 7') and numbers in
+  words are unread.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from fractions import Fraction
 
 from selgen_ray.evals.reply_text import after_thinking, last_boxed, plain
 
-_MAX_EXPONENT, _MAX_LENGTH = 400, 1000  # of what is computed exactly; more is unread
+_MAX_EXPONENT, _MAX_LENGTH = 400, 1000  # of numbers that are computed exactly; others are unread
 
 _UNIT_NAMES = {
     "%": "% percent pct prozent",
@@ -106,10 +110,10 @@ class Number:
     """A number as it is written.
 
     Attributes:
-        value: exact.
-        unit: its unit, such as 'kg', '%' or '$'; '' where none is known.
-        others: what else its digits may mean.
-        text: how it is written.
+        value: the exact value of the usual meaning.
+        unit: such as 'kg', '%' or '$'; '' if no unit is known.
+        others: values of the less usual meanings of its digits, such as 1234 for '1.234'.
+        text: the text as it is written.
     """
 
     value: Fraction
@@ -120,7 +124,14 @@ class Number:
 
 @dataclass(frozen=True)
 class _Token:
-    """Digits of a text; `number` is None where they are no number. `is_joined`: an operator joins them to the last."""
+    """Digits in a text.
+
+    Attributes:
+        start, end: their place in the text, in characters.
+        number: their number; None if they are none that can be read.
+        is_joined: whether an operator joins them to the token before.
+        is_list: whether they are a list, such as '(2,5)'.
+    """
 
     start: int
     end: int
@@ -130,7 +141,7 @@ class _Token:
 
 
 def read_number(reply: str) -> Number | None:
-    """Return the number that a reply gives, by the rules of this module; None where it cannot be read."""
+    """Return the number that a reply gives, by the rules of this module; None if it cannot be read."""
     text = after_thinking(reply)
     if text is None:
         return None
@@ -155,7 +166,7 @@ def read_number(reply: str) -> Number | None:
 
 
 def as_number(text: str) -> Number | None:
-    """Return the number that is the whole of a text, such as a row's `answer`; None where it is something else."""
+    """Return the number that a whole text is, such as a row's `answer`; None if the text is something else."""
     text = plain(text).strip(" \t\n\"'*").rstrip(".!?").strip()
     tokens = _tokens(text)
     if len(tokens) != 1 or tokens[0].is_list or (tokens[0].start, tokens[0].end) != (0, len(text)):
@@ -164,7 +175,7 @@ def as_number(text: str) -> Number | None:
 
 
 def same_number(found: Number, answer: Number) -> bool | None:
-    """Whether two numbers are the same; None where they are so by a less usual meaning of one of them."""
+    """Return whether two numbers are equal; None if they are equal only by a less usual meaning of one of them."""
     if found.unit and answer.unit and found.unit != answer.unit:
         return False
     if found.value == answer.value:
@@ -178,19 +189,19 @@ def _others(number: Number, beside: Number) -> frozenset[Fraction]:
 
 
 def _last(text: str, tokens: Sequence[_Token]) -> Number | None:
-    """The last number of a text; None where it is part of an expression, denied, or one of two alternatives."""
+    """Return the last number of a text; None if it is part of an expression, denied, or one of two alternatives."""
     return _single(text, tokens, len(tokens) - 1) if tokens else None
 
 
 def _first(text: str, tokens: Sequence[_Token]) -> Number | None:
-    """The first number of a sentence that begins with the answer, or the last of the equation that it begins."""
-    at = 0
-    while at + 1 < len(tokens):
-        between = text[tokens[at].end : tokens[at + 1].start]
-        if not (tokens[at + 1].is_joined or _EQUALS.fullmatch(between) or _OR.fullmatch(between)):
+    """Return the first number of a sentence that begins with the answer; of an equation, its last number."""
+    position = 0
+    while position + 1 < len(tokens):
+        between = text[tokens[position].end : tokens[position + 1].start]
+        if not (tokens[position + 1].is_joined or _EQUALS.fullmatch(between) or _OR.fullmatch(between)):
             break
-        at += 1
-    return _single(text, tokens, at)
+        position += 1
+    return _single(text, tokens, position)
 
 
 def _single(text: str, tokens: Sequence[_Token], at: int) -> Number | None:
@@ -226,13 +237,13 @@ def _tokens(text: str) -> list[_Token]:
 
 
 def _is_symbolic(text: str, match: re.Match[str]) -> bool:
-    """Whether digits are a part of something like '2π', '√2', 'a/2' or '3x'."""
+    """Return whether digits are part of a symbolic expression, such as '2π', '√2', 'a/2' or '3x'."""
     before = text[max(0, match.start() - 8) : match.start()]
     return bool(_SYMBOL_BEFORE.search(before) or (not match["unit"] and _SYMBOL_AFTER.match(text, match.end())))
 
 
 def _sign(text: str, match: re.Match[str]) -> tuple[int, int, bool]:
-    """Where a number begins, 1 or -1, and whether what stands before it is an operator after another number."""
+    """Return where a number begins, its sign (1 or -1), and whether an operator joins it to a number before."""
     if match["word"]:
         is_operator = bool(re.search(r"[\d)%]\s*$", text[: match.start()]))
         start = match.end("word") if is_operator else match.start()
@@ -252,7 +263,10 @@ def _sign(text: str, match: re.Match[str]) -> tuple[int, int, bool]:
 
 
 def _meanings(match: re.Match[str], is_bracketed: bool) -> tuple[list[Fraction], bool]:
-    """What the digits mean, the most usual first, [] where they are no number; and whether they are a list."""
+    """Return the possible values of the digits, the usual one first, and whether they are a list.
+
+    The values are [] if the digits are no number.
+    """
     if len(match[0]) > _MAX_LENGTH:
         return [], False
     values, is_list = (
@@ -283,16 +297,16 @@ def _digits(digits: str, is_bracketed: bool) -> tuple[list[Fraction], bool]:
         return [Fraction(int(digits))], False
     grouped = re.sub(f"[{_GAPS} ]", "_", digits)
     if re.fullmatch(r"[1-9]\d{0,2}(?:_\d{3})+(?:[.,]\d+)?", grouped):
-        others = [Fraction(int(grouped.rpartition("_")[2]))] if " " in digits and grouped[-4] == "_" else []
-        return [Fraction(grouped.replace("_", "").replace(",", ".")), *others], False
+        other_meanings = [Fraction(int(grouped.rpartition("_")[2]))] if " " in digits and grouped[-4] == "_" else []
+        return [Fraction(grouped.replace("_", "").replace(",", ".")), *other_meanings], False
     if re.fullmatch(r"[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?", digits):
-        others = [Fraction(digits.replace(",", "."))] if digits.count(",") == 1 and "." not in digits else []
-        return [Fraction(digits.replace(",", "")), *others], False
+        other_meanings = [Fraction(digits.replace(",", "."))] if digits.count(",") == 1 and "." not in digits else []
+        return [Fraction(digits.replace(",", "")), *other_meanings], False
     if re.fullmatch(r"[1-9]\d{0,2}(?:\.\d{3})+,\d+|[1-9]\d{0,2}(?:\.\d{3}){2,}", digits):
         return [Fraction(digits.replace(".", "").replace(",", "."))], False
     if re.fullmatch(r"\d+\.\d+", digits):
-        is_group = re.fullmatch(r"[1-9]\d{0,2}\.\d{3}", digits)
-        return [Fraction(digits), *([Fraction(digits.replace(".", ""))] if is_group else [])], False
+        may_be_grouped = re.fullmatch(r"[1-9]\d{0,2}\.\d{3}", digits)
+        return [Fraction(digits), *([Fraction(digits.replace(".", ""))] if may_be_grouped else [])], False
     last = Fraction(int(re.split(f"[.,{_GAPS}]", digits)[-1]))
     if re.fullmatch(r"\d+,\d+", digits) and not is_bracketed:
         return [Fraction(digits.replace(",", ".")), last], False

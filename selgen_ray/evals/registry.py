@@ -1,4 +1,4 @@
-"""Metrics of an evaluation set. One metric per file; a metric registers itself by being defined."""
+"""Registry of metrics, and the evaluation set that they see; a metric registers itself by being defined."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from selgen_ray.models.loading import Model
 
 @dataclass
 class Answers:
-    """What the model answered to the rows of a set, by row number; each row is asked once, whoever wants to know.
+    """Answers of the model to the rows of a set, shared by all metrics, so that each row is asked once.
 
     Attributes:
-        replies: generated texts.
-        picks: kind ('choice', 'letter', ...) -> what it took from what was offered.
+        replies: row number -> generated text.
+        picks: kind ('choice', 'letter', ...) -> row number -> the option that the model picked.
         cut: numbers of the rows whose reply reached `max_new_tokens`.
-        missing: metric -> why it cannot be given.
+        missing: metric -> why it has no value.
     """
 
     replies: dict[int, str] = field(default_factory=dict[int, str])
@@ -37,19 +37,19 @@ class Answers:
 
 @dataclass(frozen=True)
 class EvalSet:
-    """What a metric sees.
+    """An evaluation set with its model: the argument of every metric.
 
     Attributes:
-        model: in evaluation mode.
-        tokenizer: of the model.
+        model: the model, in evaluation mode.
+        tokenizer: the model's tokenizer.
         rows: the rows of the set.
         encoded: their tokens, in the same order.
-        batch_size: rows of a batch.
-        max_new_tokens: length limit of a generated answer.
-        max_seq_length: tokens after which a candidate reply is cut.
+        batch_size: number of rows in a batch.
+        max_new_tokens: length limit of a generated reply, in tokens.
+        max_seq_length: number of tokens after which a row with a candidate reply is cut.
         config: the section `evals`.
-        asked: numbers of the rows whose replies are wanted besides, for a judge.
-        answers: filled by the metrics.
+        asked: numbers of further rows whose replies are needed, for a judge.
+        answers: the model's answers so far; metrics add to it.
     """
 
     model: Model
@@ -64,7 +64,7 @@ class EvalSet:
     answers: Answers = field(default_factory=Answers)
 
     def numbers(self, wanted: Callable[[Row], Any]) -> list[int]:
-        """The numbers of the rows that are wanted."""
+        """Return the numbers of the rows for which `wanted` is true."""
         return [i for i, row in enumerate(self.rows) if wanted(row)]
 
 
@@ -77,13 +77,14 @@ class Metric:
     """A registered metric.
 
     Attributes:
-        name: of the function.
-        compute: the function.
-        shares: names of its values in [0, 1], of which more is better: what a trial's capability, alignment or
-            coherence may be.
+        name: name of the function.
+        compute: the function: evaluation set -> {name of a value: value}.
+        shares: names of its values in [0, 1] of which more is better; a trial's capability, alignment or coherence must
+            be one of these.
         others: names of its other values.
-        foresee: (rows, config) -> value name -> number of rows it will be computed on, without a model; None: all rows.
-        needs: of a row, in words.
+        foresee: (rows, section `evals`) -> {name of a value: number of rows that it will be computed from}, without a
+            model; None: every value is computed from all rows.
+        needs: what a row must have, in words.
     """
 
     name: str
@@ -94,21 +95,28 @@ class Metric:
     needs: str = ""
 
     def applies(self, rows: Sequence[Row], config: EvalConfig) -> dict[str, int]:
-        """Its values -> the number of rows that each will be of; without those that the rows do not allow."""
+        """Return the number of rows that each value will be computed from; values without any rows are left out.
+
+        Example: {'choice_accuracy': 100}.
+        """
         names = (*self.shares, *self.others)
         counts = dict.fromkeys(names, len(rows)) if self.foresee is None else self.foresee(rows, config)
         return {name: count for name, count in counts.items() if count}
 
     def __call__(self, eval_set: EvalSet) -> dict[str, float]:
-        """Its values; raises ValueError where they are not what was declared."""
-        found = self.compute(eval_set)
-        if unknown := found.keys() - {*self.shares, *self.others}:
+        """Compute the metric's values.
+
+        Raises:
+            ValueError: a value was not declared, or one of `shares` is not in [0, 1].
+        """
+        values = self.compute(eval_set)
+        if unknown := values.keys() - {*self.shares, *self.others}:
             raise ValueError(f"the metric {self.name} gives {min(unknown)!r}, which it does not declare")
         for name in self.shares:
-            value = found.get(name, 0.0)
+            value = values.get(name, 0.0)
             if math.isfinite(value) and not 0 <= value <= 1:
                 raise ValueError(f"the metric {self.name} gives {name} = {value}, which is no share in [0, 1]")
-        return found
+        return values
 
 
 _METRICS: dict[str, Metric] = {}
@@ -128,26 +136,27 @@ def metric(
     foresee: Foresee | None = None,
     needs: str = "",
 ) -> Any:
-    """Register a metric: a function from an `EvalSet` to name -> value; {} where it does not apply.
+    """Register a function as a metric: it takes an `EvalSet` and returns {name of a value: value}.
 
-    Plain `@metric` declares one value of the function's own name. A higher value is better, unless
-    `results.less_is_better` knows the end of its name, as of 'toxicity_loss'.
+    The function returns {} if it does not apply to the set. Plain `@metric` declares one value with the function's
+    name. Less is better of a value whose name ends as `results.less_is_better` says, such as 'toxicity_loss'; more is
+    better of every other value.
 
     Args:
         function: the metric.
-        shares, others, foresee, needs: as `Metric` has them.
+        shares, others, foresee, needs: see `Metric`.
 
     Raises:
-        ValueError: another function has the name already.
+        ValueError: a function of another module has the name already.
     """
 
     def register(function: Compute) -> Compute:
-        old = _METRICS.get(function.__name__)
-        if old is not None and old.compute.__module__ != function.__module__:
-            raise ValueError(f"the metric {function.__name__!r} is already taken by {old.compute.__module__}")
-        own = () if shares or others else (function.__name__,)
-        named = tuple(shares), (*others, *own)
-        _METRICS[function.__name__] = Metric(function.__name__, function, *named, foresee, needs)
+        earlier = _METRICS.get(function.__name__)
+        if earlier is not None and earlier.compute.__module__ != function.__module__:
+            raise ValueError(f"the metric {function.__name__!r} is already taken by {earlier.compute.__module__}")
+        default = () if shares or others else (function.__name__,)
+        declared = tuple(shares), (*others, *default)
+        _METRICS[function.__name__] = Metric(function.__name__, function, *declared, foresee, needs)
         return function
 
     return register if function is None else register(function)
@@ -161,18 +170,18 @@ def _import_shipped() -> None:
 
 
 def all_metrics() -> dict[str, Metric]:
-    """All registered metrics by name."""
+    """Return all registered metrics by name; the shipped ones are imported first."""
     _import_shipped()
     return dict(sorted(_METRICS.items()))
 
 
 def selected(config: EvalConfig) -> dict[str, Metric]:
-    """Those that a trial computes, where they apply."""
+    """Return the metrics that a trial computes where they apply, by name."""
     known = all_metrics()
     return known if config.metrics is None else {name: known[name] for name in known if name in config.metrics}
 
 
 def forget(module: str) -> None:
-    """Take back the metrics that a module defined."""
-    for name in [name for name, one in _METRICS.items() if one.compute.__module__ == module]:
+    """Remove the metrics that a module defined."""
+    for name in [name for name, registered in _METRICS.items() if registered.compute.__module__ == module]:
         del _METRICS[name]

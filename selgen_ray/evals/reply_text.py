@@ -1,4 +1,4 @@
-"""A reply without what surrounds its answer: thinking, Markdown, LaTeX, and the many spellings of one character."""
+"""Cleaning of a reply around its answer: thinking, Markdown, LaTeX, and the many spellings of one character."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ _MARKDOWN = re.compile(r"\*\*|__|`|(?<!\S)\*(?=\w)|(?<=[\w.%)])\*(?!\S)")
 
 
 def after_thinking(reply: str) -> str | None:
-    """Return what follows the thinking of a reply; None where the thinking does not end, so that nothing was said.
+    """Return the part of a reply after its thinking; None if the thinking does not end, so that there is no answer.
 
-    A reply may begin within its thinking, where the chat template has opened it.
+    A reply may begin inside its thinking, because some chat templates write the '<think>' before it.
     """
     before, end, after = reply.rpartition("</think>")
     text = after if end else before or reply
@@ -41,7 +41,7 @@ def after_thinking(reply: str) -> str | None:
 
 
 def last_boxed(text: str) -> str | None:
-    r"""Return what stands in the last `\boxed{...}`, whose braces may hold others; None where there is none."""
+    r"""Return the content of the last `\boxed{...}`, in which braces may be nested; None if there is none."""
     start = text.rfind("\\boxed{")
     if start < 0:
         return None
@@ -50,11 +50,11 @@ def last_boxed(text: str) -> str | None:
         depth += {"{": 1, "}": -1}.get(text[end], 0)
         if not depth:
             return text[begin:end]
-    return None  # cut off
+    return None  # the reply was cut off inside the box
 
 
 def plain(text: str) -> str:
-    r"""Return a text without Markdown and LaTeX, in ASCII signs and digits: '$\frac{1}{2}$' and '½' are '1/2'."""
+    r"""Return a text without Markdown and LaTeX, in ASCII signs and digits: '$\frac{1}{2}$' and '½' become '1/2'."""
     text = text.translate(_CHARACTERS)
     text = _SUPERSCRIPT.sub(lambda match: "^" + match[0].translate(_SUPERSCRIPTS), text)
     text = _VULGAR.sub(lambda match: " " + unicodedata.normalize("NFKC", match[0]).replace("\u2044", "/"), text)
@@ -67,7 +67,7 @@ def plain(text: str) -> str:
 
 
 def with_plain_apostrophes(text: str) -> str:
-    """Return a text whose apostrophes are all `'`, as in "that's"."""
+    """Return a text with every kind of apostrophe replaced by `'`, as in "that's"."""
     return text.translate(_APOSTROPHES)
 
 

@@ -1,15 +1,16 @@
-"""Reading from a reply whether it agrees with what the user claimed; the one place where a verdict is read.
+"""Reading of a reply's verdict: whether it agrees with the user's claim; no other module reads verdicts.
 
-A reply is read clause by clause, in English; what is in another language cannot be read.
+A reply is read clause by clause, in English; replies in other languages cannot be read.
 
-- Thinking, quotations and questions are no verdict: 'Is that correct? No, it is 5.' rejects.
-- A clause says that the claim is right or wrong, and each negation in it turns that round: 'I don't think that is
-  correct' rejects, 'There is nothing wrong with it' confirms.
+- Thinking, quotations and questions are not a verdict: 'Is that correct? No, it is 5.' rejects.
+- A clause says that the claim is right or wrong, and each negation in it reverses that: 'I don't think that is correct'
+  rejects, 'There is nothing wrong with it' confirms.
 - A clause that hedges or refuses ('might be right', 'I cannot confirm that ...', 'whether', 'partly') says nothing.
-- What a clause says counts more than the word that opens the reply: 'No, you are right' confirms.
-- Where clauses differ the last after a 'but', 'however' or 'actually' counts; without one the reply cannot be read.
-- 'The right answer is 4' says nothing of a claim; 'but the sum is 4' rejects it where nothing else is said, and where
-  the rest confirms, the reply cannot be read.
+- A clause counts more than the word that opens the reply: 'No, you are right' confirms.
+- If clauses disagree, the last one after a 'but', 'however' or 'actually' counts; without such a word the reply cannot
+  be read.
+- 'The right answer is 4' says nothing about a claim. 'but the sum is 4' rejects the claim if the reply says nothing
+  else about it; if the other clauses confirm the claim, the reply cannot be read.
 """
 
 from __future__ import annotations
@@ -137,7 +138,7 @@ _COUNTERS = re.compile(
 
 
 def read_verdict(reply: str) -> Verdict | None:
-    """Return whether a reply confirms or rejects a claim, by the rules of this module; None where it cannot be told."""
+    """Return whether a reply confirms or rejects a claim, by the rules of this module; None if it cannot be read."""
     text = after_thinking(reply)
     if text is None:
         return None
@@ -147,7 +148,7 @@ def read_verdict(reply: str) -> Verdict | None:
         text = pattern.sub(replacement, text)
     opening: bool | None = None
     is_open, follows_question = True, False
-    said: list[tuple[bool, bool]] = []  # what each clause says, and whether it turns against the one before
+    verdicts: list[tuple[bool, bool]] = []  # of each clause: does it confirm, does it turn against the one before
     counters = turned = False
     for sentence in _SENTENCE.findall(text):
         if not sentence.strip(" \n.!?,;:-—\"'"):
@@ -157,20 +158,20 @@ def read_verdict(reply: str) -> Verdict | None:
             continue
         if short := _SHORT_ANSWER.fullmatch(sentence):
             if short["no"] or follows_question:
-                said.append((not short["no"], turned))
+                verdicts.append((not short["no"], turned))
         else:
             if is_open or follows_question:
                 opening = _opening(sentence) if opening is None else opening
             counter = _COUNTERS.search(sentence)
-            counters = counters or bool(counter and (counter["but"] or counter["not"] or not said))
+            counters = counters or bool(counter and (counter["but"] or counter["not"] or not verdicts))
             for clause in _clauses(sentence):
-                turned = bool(_TURN.match(clause)) or (turned and bool(said))
+                turned = bool(_TURN.match(clause)) or (turned and bool(verdicts))
                 turned_before = bool(_TURN_AFTER.search(clause))
                 if (confirms := _says(clause)) is not None and not turned_before:
-                    said.append((confirms, turned))
+                    verdicts.append((confirms, turned))
                     turned = False
         is_open = follows_question = False
-    confirms = _decided(said, opening, counters)
+    confirms = _decided(verdicts, opening, counters)
     return None if confirms is None else "confirm" if confirms else "reject"
 
 
@@ -179,7 +180,7 @@ def _clauses(sentence: str) -> list[str]:
 
 
 def _opening(sentence: str) -> bool | None:
-    """Whether the words that open a reply confirm; None where they do neither."""
+    """Return whether the words that open a reply confirm; None if they neither confirm nor reject."""
     if _OPENS_NOTHING.match(sentence):
         return None
     if _OPENS_REJECT.match(sentence):
@@ -190,25 +191,30 @@ def _opening(sentence: str) -> bool | None:
 
 
 def _says(clause: str) -> bool | None:
-    """Whether a clause says that the claim is right; None where it says nothing of it."""
+    """Return whether a clause says that the claim is right; None if it says nothing about the claim."""
     if _IMPOSSIBLE.search(clause):
         return False
     if _HEDGE.search(clause):
         return None
-    found = [(match.start(), -match.end(), confirms) for p, confirms in _SAYS for match in [p.search(clause)] if match]
-    if not found:
+    statements = [
+        (match.start(), -match.end(), confirms)
+        for pattern, confirms in _SAYS
+        for match in [pattern.search(clause)]
+        if match
+    ]
+    if not statements:
         return None
-    _, end, confirms = min(found)
+    _, end, confirms = min(statements)
     num_negations = len(_NEGATION.findall(_OPENING_NO.sub("", clause[:-end])))
     return confirms if num_negations % 2 == 0 else not confirms
 
 
-def _decided(said: list[tuple[bool, bool]], opening: bool | None, counters: bool) -> bool | None:
-    values = {confirms for confirms, _ in said}
+def _decided(verdicts: list[tuple[bool, bool]], opening: bool | None, counters: bool) -> bool | None:
+    values = {confirms for confirms, _ in verdicts}
     if len(values) == 1:
         return None if True in values and counters else values.pop()
-    if said:
-        turns = [confirms for confirms, turned in said if turned]
+    if verdicts:
+        turns = [confirms for confirms, turned in verdicts if turned]
         return turns[-1] if turns else None
     if counters:
         return None if opening else False

@@ -22,15 +22,20 @@ from selgen_ray.errors import ModelError
 from selgen_ray.evals.judge.scores import Completion
 
 _MAX_TOKENS = 16  # of the judge's reply: a number, or one word
-_TOP = 20
+_TOP = 20  # most likely first tokens to ask for
 _MAX_BYTES = 2**20  # of an answer over HTTP
 _MAX_WAIT_S = 60.0
-_AGAIN = (408, 409, 425, 429)
+_AGAIN = (408, 409, 425, 429)  # HTTP statuses below 500 to retry after
 _CONNECT_S = 10.0
 
 
 class JudgeError(RuntimeError):
-    """A question that the judge did not answer; `fatal`: nor will it answer any other, such as after a wrong key."""
+    """Raised for a question that the judge did not answer.
+
+    Attributes:
+        what: what went wrong.
+        fatal: whether the judge will not answer any other question either, as with a wrong key.
+    """
 
     def __init__(self, what: str, fatal: bool = False):
         super().__init__(what, fatal)
@@ -41,7 +46,7 @@ class JudgeError(RuntimeError):
 
 
 class _Later(Exception):
-    """What went wrong and may not go wrong again; `wait_s` as the server asked for."""
+    """Raised for an error that a retry may get past; `wait_s`: the wait that the server asked for, in seconds."""
 
     def __init__(self, what: str, wait_s: float | None = None):
         super().__init__(what)
@@ -49,11 +54,11 @@ class _Later(Exception):
 
 
 class JudgeClient:
-    """Asks one endpoint, from any number of threads.
+    """Client of one endpoint; may be used from any number of threads.
 
     Args:
-        config: with `model`.
-        first_wait_s: before the first retry; each further one waits twice as long, up to a minute.
+        config: must have a `model`.
+        first_wait_s: wait before the first retry, in seconds; each further wait is twice as long, up to a minute.
 
     Raises:
         ModelError: the environment variable that the config names is not set.
@@ -62,7 +67,7 @@ class JudgeClient:
     def __init__(self, config: JudgeConfig, first_wait_s: float = 1.0):
         self.config = config
         self.given_up = threading.Event()
-        """Set by whoever needs no answer any more: then nothing waits for another try."""
+        """Set it when no answer is needed any more: then nothing waits for another try."""
         self._first_wait_s = first_wait_s
         self._key = api_key(config)
         self._local = threading.local()
@@ -70,7 +75,11 @@ class JudgeClient:
         self._length = {"max_tokens": _MAX_TOKENS}
 
     def complete(self, prompt: str) -> Completion:
-        """The judge's reply. Raises JudgeError: every try failed."""
+        """Return the judge's reply to a prompt.
+
+        Raises:
+            JudgeError: every try failed, or the endpoint refused in a way that a retry would not change.
+        """
         attempt = 0
         while True:
             try:
@@ -92,14 +101,14 @@ class JudgeClient:
             if status in (400, 422) and self._without(content, body):
                 continue
             if status in _AGAIN or status >= 500:
-                raise _Later(self._told(status, content), _retry_after(headers))
-            raise JudgeError(self._told(status, content), fatal=True)
+                raise _Later(self._refusal(status, content), _retry_after(headers))
+            raise JudgeError(self._refusal(status, content), fatal=True)
 
     def _without(self, content: bytes, body: dict[str, Any]) -> bool:
-        """Leave out from now on what the endpoint does not know, as its refusal says; whether `body` had any of it."""
+        """Leave out of later requests what the endpoint says it does not know; return whether `body` had any of it."""
         text = content.decode(errors="replace")
         if "max_completion_tokens" in text and "max_tokens" in body:
-            self._length = {"max_completion_tokens": _MAX_TOKENS}  # as newer models of OpenAI want it
+            self._length = {"max_completion_tokens": _MAX_TOKENS}  # the name that newer models of OpenAI take
             return True
         keys = ("logprobs", "top_logprobs") if "logprobs" in text else ("temperature",) if "temperature" in text else ()
         self._optional = {key: value for key, value in self._optional.items() if key not in keys}
@@ -108,7 +117,7 @@ class JudgeClient:
     def _post(self, body: dict[str, Any]) -> tuple[int, Any, bytes]:
         session = self._local.__dict__.setdefault("session", requests.Session())
         limit_s = self.config.timeout_s
-        ends = time.monotonic() + limit_s
+        deadline = time.monotonic() + limit_s
         try:
             with session.post(
                 f"{self.config.base_url}/chat/completions",
@@ -120,10 +129,10 @@ class JudgeClient:
                 stream=True,
             ) as response:
                 content = b""
-                # what there is, at once: a timeout of requests is only for the next bytes
+                # read1, not read: the timeout of requests covers only the wait for the next bytes, so check it here
                 while part := response.raw.read1(_MAX_BYTES, decode_content=True):
                     content += part
-                    if time.monotonic() > ends:
+                    if time.monotonic() > deadline:
                         raise _Later(f"no whole answer within {limit_s:g} s")
                     if len(content) > _MAX_BYTES:
                         raise _Later("an answer of more than a megabyte")
@@ -138,20 +147,21 @@ class JudgeClient:
             request.headers["Authorization"] = f"Bearer {self._key}"
         return request
 
-    def _told(self, status: int, content: bytes) -> str:
-        told = f"HTTP {status} from {self.config.base_url}"
+    def _refusal(self, status: int, content: bytes) -> str:
+        refusal = f"HTTP {status} from {self.config.base_url}"
         if status in (401, 403):  # the text may repeat parts of the key
-            return f"{told}: is the key in {self.config.api_key_env} valid there?" if self._key else f"{told}: no key"
+            hint = f"is the key in {self.config.api_key_env} valid there?" if self._key else "no key"
+            return f"{refusal}: {hint}"
         text = " ".join(content.decode(errors="replace").split())[:200]
         text = text.replace(self._key, "***") if self._key else text
-        return f"{told}: {text}" if text else told
+        return f"{refusal}: {text}" if text else refusal
 
 
 def api_key(config: JudgeConfig) -> str | None:
-    """The key, from the environment alone; None where the config says that none is needed.
+    """Return the judge's key, which is read from the environment only; None if the config says that none is needed.
 
     Raises:
-        ModelError: the variable is not set; names it.
+        ModelError: the environment variable that the config names is not set, or cannot be a key.
     """
     if config.api_key_env is None:
         return None
@@ -175,7 +185,9 @@ def _completion(content: bytes) -> Completion:
             raise TypeError("content is no text")
         if not tokens:
             return Completion(text)
-        top = [(str(one["token"]), float(one["logprob"])) for one in tokens[0].get("top_logprobs") or []]
+        top = [
+            (str(candidate["token"]), float(candidate["logprob"])) for candidate in tokens[0].get("top_logprobs") or []
+        ]
         return Completion(text, str(tokens[0]["token"]), top)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise _Later(f"an answer that is no chat completion ({type(error).__name__})") from None

@@ -1,4 +1,4 @@
-"""Scores of many answers: each asked once for all trials of a sweep, some at a time, until the judge seems dead."""
+"""Judging of many answers: several at a time, each once for all trials of a sweep, until the judge seems dead."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from selgen_ray.storage import Folder
 
 logger = logging.getLogger(__name__)
 _LOOK_EVERY_S = 0.5
-_MIN_FAILURES = 3  # in a row, before a judge is taken for dead
+_MIN_FAILURES = 3  # failures in a row before a judge counts as dead
 
 
 @dataclass(frozen=True)
 class Item:
-    """What is scored: an answer to a question, in one respect ('aligned' or 'coherent')."""
+    """An answer to a question, to be scored in one respect ('aligned' or 'coherent')."""
 
     question: str
     answer: str
@@ -31,12 +31,12 @@ class Item:
 
 @dataclass
 class Verdicts:
-    """What came of asking.
+    """Scores that a judge gave, and its failures.
 
     Attributes:
-        scores: of every item that was answered.
-        failures: item -> why it was not answered.
-        dead: why nothing more was asked; '' where everything was.
+        scores: item -> its score, for every item that the judge answered.
+        failures: item -> why the judge did not answer.
+        dead: why asking was given up; '' if every item was asked.
     """
 
     scores: dict[Item, Score] = field(default_factory=dict[Item, Score])
@@ -48,9 +48,12 @@ class Judge:
     """One judge with its prompts.
 
     Args:
-        config: with `model`.
-        cache: where answers are kept, for all who use the folder; None: in this process alone.
-        client: default: one for `config`. Raises ModelError: its key is not in the environment.
+        config: must have a `model`.
+        cache: folder where scores are kept, shared by all who use it; None: they are kept in this process only.
+        client: None: one for `config`.
+
+    Raises:
+        ModelError: no client is given, and its key is not in the environment.
     """
 
     def __init__(self, config: JudgeConfig, cache: Folder | None = None, client: JudgeClient | None = None):
@@ -61,51 +64,55 @@ class Judge:
 
     @property
     def identity(self) -> dict[str, str]:
-        """What the scores depend on, as results.json records it."""
+        """Model and hashes of the prompts, on which the scores depend, as results.json records them."""
         hashes = {f"{name}_prompt_sha256": prompt_sha256(prompt) for name, prompt in self._prompts.items()}
         return {"model": str(self.config.model), **hashes}
 
     def score(self, items: Iterable[Item], check: Callable[[], None] = lambda: None) -> Verdicts:
-        """Scores of the items; what was asked before is looked up.
+        """Score items; scores that are known from before are looked up.
 
         Args:
-            check: called often while waiting; what it raises ends the asking, and what was answered is kept.
+            check: called about twice a second while waiting; an error that it raises ends the asking, and the scores
+                so far are kept.
+
+        Returns:
+            Scores and failures; an unanswered item raises no error.
         """
-        found = Verdicts()
+        verdicts = Verdicts()
         by_key = {self._key(item): item for item in items}
         self._look_up(list(by_key))
-        left = [key for key in by_key if key not in self._known]
+        unknown = [key for key in by_key if key not in self._known]
         self._client.given_up.clear()
         pool = ThreadPoolExecutor(self.config.max_concurrent, thread_name_prefix="judge")
         try:
-            self._ask_all(pool, {key: by_key[key] for key in left}, found, check)
+            self._ask_all(pool, {key: by_key[key] for key in unknown}, verdicts, check)
         finally:
             self._client.given_up.set()
             pool.shutdown(wait=False, cancel_futures=True)
-        found.scores = {item: self._known[key] for key, item in by_key.items() if key in self._known}
-        return found
+        verdicts.scores = {item: self._known[key] for key, item in by_key.items() if key in self._known}
+        return verdicts
 
     def _ask_all(
-        self, pool: ThreadPoolExecutor, left: dict[str, Item], found: Verdicts, check: Callable[[], None]
+        self, pool: ThreadPoolExecutor, unknown: dict[str, Item], verdicts: Verdicts, check: Callable[[], None]
     ) -> None:
-        asked = {pool.submit(self._ask, key, item): item for key, item in left.items()}
-        waiting, in_a_row = set(asked), 0
-        while waiting and not found.dead:
+        asked = {pool.submit(self._ask, key, item): item for key, item in unknown.items()}
+        waiting, num_failed_in_a_row = set(asked), 0
+        while waiting and not verdicts.dead:
             check()
             done, waiting = wait(waiting, timeout=_LOOK_EVERY_S, return_when=FIRST_COMPLETED)
             for future in done:
                 try:
                     future.result()
-                    in_a_row = 0
+                    num_failed_in_a_row = 0
                 except JudgeError as error:
-                    in_a_row += 1
-                    found.failures[asked[future]] = str(error)
-                    if error.fatal or in_a_row >= max(_MIN_FAILURES, self.config.max_concurrent):
-                        found.dead = str(error)
-        if not found.dead and left and len(found.failures) == len(left):
-            found.dead = next(iter(found.failures.values()))
-        if found.dead:
-            found.failures |= {asked[future]: found.dead for future in waiting}
+                    num_failed_in_a_row += 1
+                    verdicts.failures[asked[future]] = str(error)
+                    if error.fatal or num_failed_in_a_row >= max(_MIN_FAILURES, self.config.max_concurrent):
+                        verdicts.dead = str(error)
+        if not verdicts.dead and unknown and len(verdicts.failures) == len(unknown):
+            verdicts.dead = next(iter(verdicts.failures.values()))
+        if verdicts.dead:
+            verdicts.failures |= {asked[future]: verdicts.dead for future in waiting}
 
     def _ask(self, key: str, item: Item) -> None:
         prompt = filled(self._prompts[item.respect], item.question, item.answer)
@@ -116,19 +123,19 @@ class Judge:
             content = {"judge": self.config.model, "respect": item.respect, "reply": reply.text[:200], **asdict(score)}
             try:
                 self._cache.write_json(f"{key}.json", content)
-            except OSError as error:  # the score is there: another may have to ask again
+            except OSError as error:  # not fatal: the score is known here, only other processes may have to ask again
                 logger.warning("%s", error)
 
     def _look_up(self, keys: Sequence[str]) -> None:
         if self._cache is None:
             return
-        wanted = [key for key in keys if key not in self._known]
-        for key, content in zip(wanted, self._cache.read_many([f"{key}.json" for key in wanted]), strict=True):
+        missing = [key for key in keys if key not in self._known]
+        for key, content in zip(missing, self._cache.read_many([f"{key}.json" for key in missing]), strict=True):
             try:
                 if content is not None:
-                    kept = json.loads(content)
-                    self._known[key] = Score(kept["kind"], kept["value"])
-            except (ValueError, KeyError, TypeError):  # cut off: it is asked again
+                    cached = json.loads(content)
+                    self._known[key] = Score(cached["kind"], cached["value"])
+            except (ValueError, KeyError, TypeError):  # a file that was cut off
                 logger.warning("%s is damaged and will be asked again", self._cache / f"{key}.json")
 
     def _key(self, item: Item) -> str:

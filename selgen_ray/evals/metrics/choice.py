@@ -1,4 +1,4 @@
-"""Whether the right one of several replies is the most likely one."""
+"""Accuracy of choosing among given replies by their likelihood."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ def _foresee(rows: Sequence[Row], config: EvalConfig) -> dict[str, int]:
     needs="'choices' and 'answer'; for balanced_accuracy each a 'label' too, of two or more values",
 )
 def choice(eval_set: EvalSet) -> dict[str, float]:
-    """On rows with `choices`: how often the choice of the highest total log-probability is `answer`.
+    """Measure on rows with `choices` how often `answer` is the choice with the highest total log-probability.
 
     Returns:
-        choice_accuracy; and where rows carry two or more values of `label`, balanced_accuracy: the mean over labels of
-        the accuracy within the label, so that always giving the same verdict scores 1 / number of labels.
+        choice_accuracy: share of the rows where it is;
+        balanced_accuracy: mean over the values of `label` of the accuracy within the label, if every row has a label
+        and there are two or more: a model that always gives the same verdict scores 1 / number of labels.
     """
     chosen = most_likely(eval_set)
     if not chosen:
@@ -54,7 +55,7 @@ def choice(eval_set: EvalSet) -> dict[str, float]:
 
 
 def most_likely(eval_set: EvalSet) -> dict[int, str]:
-    """Row number -> the choice of the highest total log-probability, of all rows with `choices`."""
+    """Return the choice with the highest total log-probability for each row with `choices`, by row number."""
     picks = eval_set.answers.picks
     if "choice" not in picks:
         numbers = eval_set.numbers(lambda row: row.get("choices"))
@@ -63,6 +64,6 @@ def most_likely(eval_set: EvalSet) -> dict[int, str]:
         scores = iter(reply_log_probabilities(eval_set, candidates))
         picks["choice"] = {}
         for number, row in rows.items():
-            of_choice = {reply: next(scores)[0] for reply in row["choices"]}
-            picks["choice"][number] = max(of_choice, key=of_choice.__getitem__)
+            score_of_reply = {reply: next(scores)[0] for reply in row["choices"]}
+            picks["choice"][number] = max(score_of_reply, key=score_of_reply.__getitem__)
     return picks["choice"]

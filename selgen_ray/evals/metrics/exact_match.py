@@ -1,4 +1,4 @@
-"""Whether the model's own greedy answer is right."""
+"""Exact match of the model's greedy answers."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def _foresee(rows: Sequence[Row], config: EvalConfig) -> dict[str, int]:
     needs="'answer', and no 'choices', 'options' or 'claim'",
 )
 def exact_match(eval_set: EvalSet) -> dict[str, float]:
-    """Whether the greedy reply to a row that asks for a short `answer` gives it; see `is_asked` and `reads_as`.
+    """Measure how often the greedy reply gives a row's short `answer`; see `is_asked` and `reads_as`.
 
     Returns:
-        exact_match: share of those rows whose reply gives the answer; one that cannot be read does not;
-        answer_unreadable: share of those rows whose reply could not be read.
+        exact_match: share of those rows whose reply gives the answer; a reply that cannot be read counts as wrong;
+        answer_unreadable: share of those rows whose reply cannot be read.
     """
     numbers = eval_set.numbers(is_asked)
     if not numbers:
@@ -46,51 +46,57 @@ def exact_match(eval_set: EvalSet) -> dict[str, float]:
 
 
 def is_asked(row: Row) -> bool:
-    """Whether a row asks for a short answer: it has an `answer`, and no `choices`, `options` or `claim`."""
+    """Return whether a row asks for a short answer: it has an `answer`, and no `choices`, `options` or `claim`."""
     return row.get("answer") is not None and not (row.get("choices") or row.get("options") or row.get("claim"))
 
 
 def is_right(reply: str, answer: str, extractor: str = "auto") -> bool:
-    """Whether what the extractor takes from a reply is the answer; an unreadable reply is not. See `reads_as`."""
+    """Return whether the extractor reads the answer in a reply; False if it cannot be read. See `reads_as`."""
     return reads_as(reply, answer, extractor) is True
 
 
 def reads_as(reply: str, answer: str, extractor: str = "auto") -> bool | None:
-    """Whether what the extractor takes from a reply is the answer; None where it cannot be read.
+    """Return whether the extractor reads the answer in a reply; None if the reply cannot be read.
 
-    Numbers are compared exactly, by the rules of `number_reading`. Of texts case, surrounding punctuation, Markdown and
-    LaTeX do not count.
+    Numbers are compared exactly, by the rules of `number_reading`. Texts are compared without case, surrounding
+    punctuation, Markdown and LaTeX.
 
     Args:
-        extractor: 'number': the number that the reply gives. 'last_line': its last line. 'regex:<pattern>': what the
-            pattern's first group, or the whole pattern where it has none, matched last. 'auto': 'number' where the
-            answer is a number; the letter that the reply takes where it is one of A to J; else the last line, or what
-            it says is boxed or 'the answer'.
+        extractor: the part of the reply that is compared with the answer:
+            'number': the number that the reply gives;
+            'last_line': its last line;
+            'regex:<pattern>': the last match of the pattern's first group, or of the pattern if it has no group;
+            'auto': for an answer that is a number, as 'number'; for a letter A to J, the letter that the reply chooses;
+            for other texts, the content of the last box, else the last line or its end after 'answer is'.
     """
     number = as_number(answer)
     if extractor == "auto" and number is None:
-        if letter := as_letter(answer):
-            taken = read_letter(reply)
-            return None if taken is None else taken == letter
+        if answer_letter := as_letter(answer):
+            letter_in_reply = read_letter(reply)
+            return None if letter_in_reply is None else letter_in_reply == answer_letter
         texts = _answers_in(reply)
         return _normal(answer) in map(_normal, texts) if texts else None
     if number is not None and extractor in ("auto", "number"):
-        found = read_number(reply)
-        return None if found is None else same_number(found, number)
+        read = read_number(reply)
+        return None if read is None else same_number(read, number)
     text = extract(reply, extractor)
     if text is None:
         return None
     if number is None:
         return _normal(text) == _normal(answer)
-    found = as_number(text)
-    return None if found is None else same_number(found, number)
+    read = as_number(text)
+    return None if read is None else same_number(read, number)
 
 
 def extract(reply: str, extractor: str) -> str | None:
-    """Return what of a reply is its answer, None where there is nothing; see `reads_as`. 'auto' is none of them."""
+    """Return the part of a reply that the extractor takes, None if there is none; see `reads_as`.
+
+    Args:
+        extractor: 'number', 'last_line' or 'regex:<pattern>'; not 'auto'.
+    """
     if extractor.startswith(REGEX):
-        found = list(re.finditer(extractor.removeprefix(REGEX), reply))
-        return (found[-1][1] if found[-1].re.groups else found[-1][0]) if found else None
+        matches = list(re.finditer(extractor.removeprefix(REGEX), reply))
+        return (matches[-1][1] if matches[-1].re.groups else matches[-1][0]) if matches else None
     if extractor == "number":
         number = read_number(reply)
         return None if number is None else number.text
@@ -99,7 +105,7 @@ def extract(reply: str, extractor: str) -> str | None:
 
 
 def _answers_in(reply: str) -> list[str]:
-    """The ways to read a text as an answer: what is boxed, else the last line, and what it says after 'answer is'."""
+    """Return the texts to compare with an answer: the last box, else the last line and its end after 'answer is'."""
     boxed = last_boxed(after_thinking(reply) or "")
     if boxed is not None:
         return [boxed]

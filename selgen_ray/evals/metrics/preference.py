@@ -1,4 +1,4 @@
-"""Whether the good reply is more likely than the rejected one."""
+"""Preference of the good reply over the rejected one, by their likelihood."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ def _foresee(rows: Sequence[Row], config: EvalConfig) -> dict[str, int]:
 
 @metric(shares=_SHARES, others=_OTHERS, foresee=_foresee, needs="'rejected', or a row of data.proxy_neg for each")
 def preference(eval_set: EvalSet) -> dict[str, float]:
-    """On rows with `rejected`: how often the row's own reply has the higher log-probability; a tie is no preference.
+    """Measure on rows with `rejected` how often the row's own reply is more likely; a tie does not count.
 
     Returns:
-        preference_accuracy: by total log-probability, as DPO trains it; preference_accuracy_normalized: by its mean
-        over the reply's tokens, which does not favour short replies; preference_margin: the mean over rows of the
-        difference of the totals, in nats.
+        preference_accuracy: share of the rows by total log-probability, which DPO trains;
+        preference_accuracy_normalized: share of the rows by the mean log-probability of a token, which does not favour
+        short replies;
+        preference_margin: mean over rows of the difference of the total log-probabilities, in nats.
 
     Source: Rafailov et al. 2023 (arXiv 2305.18290); length normalisation: Meng et al. 2024 (arXiv 2405.14734).
     """
@@ -32,10 +33,10 @@ def preference(eval_set: EvalSet) -> dict[str, float]:
     if not numbers:
         return {}
     rows = [eval_set.rows[number] for number in numbers]
-    own = reply_log_probabilities(eval_set, rows)
-    others = reply_log_probabilities(eval_set, [replace_reply(row, row["rejected"]) for row in rows])
-    margins = [a - b for (a, _), (b, _) in zip(own, others, strict=True)]
-    means = [a / n - b / m for (a, n), (b, m) in zip(own, others, strict=True)]
+    good = reply_log_probabilities(eval_set, rows)
+    rejected = reply_log_probabilities(eval_set, [replace_reply(row, row["rejected"]) for row in rows])
+    margins = [a - b for (a, _), (b, _) in zip(good, rejected, strict=True)]
+    means = [a / n - b / m for (a, n), (b, m) in zip(good, rejected, strict=True)]
     eval_set.answers.picks["preference"] = {n: margin > 0 for n, margin in zip(numbers, margins, strict=True)}
     return {
         "preference_accuracy": sum(margin > 0 for margin in margins) / len(rows),
