@@ -16,9 +16,8 @@ class Asha:
     """AsyncHyperBandScheduler with one bracket: at the rungs grace * factor^k the best 1/factor go on."""
 
     def __init__(self, rule: StoppingRule, mode: str):
-        from ray.tune.schedulers import (
-            AsyncHyperBandScheduler,
-        )  # late: it takes a second to import, and few sweeps stop early
+        # late: it takes a second to import, and few sweeps stop early
+        from ray.tune.schedulers import AsyncHyperBandScheduler
 
         self._scheduler = AsyncHyperBandScheduler(
             time_attr="epoch",

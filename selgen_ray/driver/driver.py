@@ -48,10 +48,8 @@ def claim(control: Control, lease_s: float = LEASE_S) -> Lease:
         if holder is None:
             continue
         where = str(holder.get("host", "")).split(" ")[0]
-        if holder.get("host") == this_host() or first not in (
-            None,
-            holder,
-        ):  # it is alive, or has just renewed its lease
+        # it is alive, or has just renewed its lease
+        if holder.get("host") == this_host() or first not in (None, holder):
             raise SweepBusyError(
                 f"{control.folder}: process {holder.get('pid')} on {where} is running this sweep. 'python -m "
                 "selgen_ray.sweep status' shows how far it is, 'add' gives it more trials, 'stop --all' ends it"

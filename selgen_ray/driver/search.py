@@ -135,9 +135,8 @@ class Search:
         study = optuna.create_study(directions=directions, sampler=sampler)
         distributions = {key: _distribution(one) for key, one in ranges.items()}
         for asked in self.asked:
-            if all(
-                one.holds(asked.values.get(key)) for key, one in ranges.items()
-            ):  # the file may have had other ranges then
+            # the file may have had other ranges then
+            if all(one.holds(asked.values.get(key)) for key, one in ranges.items()):
                 state, values = outcome(asked, results, self.spec.objectives)
                 violations = misses(asked, results, self.spec.require) if state == "COMPLETE" else []
                 if violations is None:

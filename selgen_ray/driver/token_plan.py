@@ -33,10 +33,8 @@ from selgen_ray.parallel import in_parallel
 from selgen_ray.storage import Folder
 from selgen_ray.storage.cache import Cache
 
-_LARGEST, _LARGEST_LOOKED_AT = (
-    200_000,
-    10_000,
-)  # most rows of a set that is made into tokens here: if they are kept, if not
+# most rows of a set that is made into tokens here: if they are kept, if not
+_LARGEST, _LARGEST_LOOKED_AT = 200_000, 10_000
 _SAMPLE = 2_000  # rows that are looked at of a larger set
 _MOST_TABLES = 4
 _LENGTHS = "token_lengths"

@@ -142,9 +142,8 @@ def _config(written_then: dict[str, Any]) -> dict[str, Any]:
     plain |= seeds
     strategy = converted.strategy
     if {"finetune_config.load_in_16bit"} & converted.sources.get("finetune_config.dtype", set()):
-        converted.values["finetune_config.dtype"] = Node(
-            "float16", nowhere
-        )  # float16 ran, though bfloat16 is what it should have been
+        # float16 ran, though bfloat16 is what it should have been
+        converted.values["finetune_config.dtype"] = Node("float16", nowhere)
     if strategy in keys.by_strategy:  # the files listed the knobs of all strategies
         here = nested_node(
             {k: v for k, v in converted.values.items() if k in keys.by_strategy[strategy]}, nowhere

@@ -62,9 +62,8 @@ class Places:
                 paths = [path for key, path in self.sources if key == word]
                 if len(paths) == 1:
                     return self.sources[word, paths[0]], word
-            elif word in self.keys and (
-                "." in word or "_" in word
-            ):  # a plain word such as 'seed' may stand in any sentence
+            elif word in self.keys and ("." in word or "_" in word):
+                # a plain word such as 'seed' may stand in any sentence
                 return self.keys[word], word
             elif (near := self._beside(word)) is not None:
                 return near, ""

@@ -43,9 +43,8 @@ def varying(trials: list[Checked]) -> list[str]:
     flats = [flatten(trial.settings) for trial in trials]
     keys = dict.fromkeys(key for flat in flats for key in flat if key not in STREAMS)
     differing = [key for key in keys if len({repr(flat.get(key)) for flat in flats}) > 1]
-    whole = [
-        key.removesuffix(".rows") if key.startswith("data.") else key for key in differing
-    ]  # a source with options
+    # the rows of a source that also has options
+    whole = [key.removesuffix(".rows") if key.startswith("data.") else key for key in differing]
     return list(dict.fromkeys(key.removeprefix(f"{identity.FILES}.") for key in whole))
 
 

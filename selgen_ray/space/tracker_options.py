@@ -118,9 +118,8 @@ def _read(node: Node, problems: list[Problem]) -> tuple[str, Node | None]:
         if (known := expanded(options[key], problems)) is None:
             return name, None
         options[key] = known
-    fit = [
-        _option_fits(name, key, child, problems) for key, child in options.items()
-    ]  # a list, so that all are reported
+    # a list, so that all are reported
+    fit = [_option_fits(name, key, child, problems) for key, child in options.items()]
     if not all(fit):
         return name, None
     return name, Node({"name": entries["name"], "options": Node(options, node.origin)}, node.origin)
