@@ -1,4 +1,4 @@
-"""Statistics between strategies: area under a front, bootstrap over seeds, paired tests and their correction.
+"""Statistics between strategies: area under a front, held-out choices, paired tests and their correction.
 
 Pure functions on plain numbers and arrays. They expect finite numbers; where NaN means 'missing', the
 docstring says so.
@@ -6,17 +6,18 @@ docstring says so.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from selgen_ray.stats import Summary, paired_change, summarise
+from selgen_ray.stats import Summary, paired_change, summarise, t_quantile
 
 Floats = NDArray[np.float64]
-MOST_RESAMPLES = 4000
+_DRAWS, _MOST_ALIKE = 4000, 40  # of the simulation behind `choice_widening`
 
 
 def hypervolume(points: Sequence[tuple[float, float]], reference: tuple[float, float]) -> float:
@@ -57,67 +58,122 @@ def hypervolumes(xs: Floats, ys: Floats, reference: tuple[float, float]) -> Floa
     return (steps * np.maximum.accumulate(heights, axis=1)).sum(axis=1)
 
 
-def resamples(n: int, most: int = MOST_RESAMPLES, seed: int = 0) -> NDArray[np.int64]:
-    """Draw resamples of n runs with replacement, for a bootstrap.
-
-    Returns:
-        Indices of runs, [resamples, n]. If there are at most `most` different draws (n**n), each of them once, so that
-        the bootstrap is exact; else `most` random draws, the same for the same seed.
-
-    Source: Efron 1979, "Bootstrap methods: another look at the jackknife", Ann. Statist. 7(1).
-    """
-    if n**n <= most:
-        return (
-            np.stack(np.meshgrid(*[np.arange(n)] * n, indexing="ij"), axis=-1).reshape(-1, n)
-            if n
-            else np.zeros((1, 0), dtype=np.int64)
-        )
-    return np.random.default_rng(seed).integers(0, n, size=(most, n))
+def areas(xs: Floats, ys: Floats, reference: tuple[float, float]) -> Floats:
+    """Return the area that each point alone dominates beyond a reference point, [...]: the score of one run."""
+    return np.clip(xs - reference[0], 0, None) * np.clip(ys - reference[1], 0, None)
 
 
-def resampled_means(values: Floats, draws: NDArray[np.int64]) -> Floats:
-    """Return the mean of each quantity over the runs of each resample.
+def held_out_choices(scores: Floats) -> NDArray[np.int64]:
+    """Choose the best setting on all seeds but one, for each seed in turn, so that it can be judged on that one.
 
     Args:
-        values: [runs, quantities]; NaN: the run lacks this quantity.
-        draws: indices of runs, [resamples, runs], from `resamples`.
+        scores: [..., settings, seeds], more being better; NaN: this setting lacks the seed.
 
     Returns:
-        Means over those drawn runs that have the quantity, [resamples, quantities]; NaN if none of them has it.
+        [..., seeds]: the setting with the largest mean over the other seeds, among those that have this one; -1 where
+        none can be chosen. A single setting is no choice and needs no other seed.
     """
-    weights = np.zeros((len(draws), len(values)))  # how often each run was drawn
-    np.add.at(weights, (np.arange(len(draws))[:, None], draws), 1.0)
-    present = ~np.isnan(values)
-    counts = weights @ present
+    there = ~np.isnan(scores)
+    known = np.where(there, scores, 0.0)
+    others = there.sum(-1, keepdims=True) - there
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(counts > 0, (weights @ np.where(present, values, 0.0)) / counts, np.nan)
+        means = (known.sum(-1, keepdims=True) - known) / others
+    lone = there.any(-1).sum(-1)[..., None, None] == 1
+    means = np.where(there & lone, 0.0, np.where(there & (others > 0), means, -np.inf))
+    return np.where(np.isfinite(means).any(-2), means.argmax(-2), -1)
 
 
-def probability_better(a: Floats, b: Floats, paired: bool) -> float:
-    """Return the share of resamples in which a is larger than b; ties count half.
+def held_out_scores(scores: Floats) -> Floats:
+    """Return the score of each seed's choice on that seed, [..., seeds]; NaN where there is none. See above."""
+    choices = held_out_choices(scores)
+    chosen = np.take_along_axis(scores, np.maximum(choices, 0)[..., None, :], axis=-2)[..., 0, :]
+    return np.where(choices >= 0, chosen, np.nan)
+
+
+@functools.cache
+def choice_widening(num_settings: int, num_seeds: int) -> float:
+    """The factor by which an interval over held-out scores must be wider than one over independent values.
+
+    Held-out scores share their seeds with each other's choices, so their mean varies more than their spread says:
+    factor² = n · Var(mean) / E(sd²). It is computed for settings that are all alike, with normal noise of their own:
+    the worst case; where one setting is clearly the best, the interval is too wide. 1 for a single setting.
+
+    Source: Bengio & Grandvalet 2004, "No unbiased estimator of the variance of K-fold cross-validation", JMLR 5, for
+    why the scores themselves do not tell.
+    """
+    if num_settings < 2 or num_seeds < 2:
+        return 1.0
+    settings, seeds = min(num_settings, _MOST_ALIKE), min(num_seeds, _MOST_ALIKE)
+    noise = np.random.default_rng(0).standard_normal((_DRAWS, settings, seeds))
+    scores = held_out_scores(noise)
+    return max(1.0, math.sqrt(seeds * float(scores.mean(-1).var() / scores.var(-1, ddof=1).mean())))
+
+
+def t_half_widths(values: Floats, widening: float = 1.0, confidence: float = 0.95) -> Floats:
+    """Return the half-width of the two-sided t-interval of the mean over the last axis, times `widening`, [...]."""
+    n = values.shape[-1]
+    return widening * t_quantile((1 + confidence) / 2, n - 1) * values.std(-1, ddof=1) / math.sqrt(n)
+
+
+def t_p_values(differences: Floats, widening: float = 1.0) -> Floats:
+    """Return the two-sided p-values of paired t-tests over the last axis, [...], of t / `widening`.
+
+    NaN where all differences are the same, but for rounding: then there is no spread to compare with.
+
+    Source: Student 1908 (see stats.py).
+    """
+    from scipy.special import stdtr
+
+    n = differences.shape[-1]
+    if n < 2:
+        return np.full(differences.shape[:-1], np.nan)
+    sd = differences.std(-1, ddof=1)
+    flat = sd <= 1e-12 * np.abs(differences).max(-1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        t = np.abs(differences.mean(-1)) / (widening * sd / math.sqrt(n))
+    return np.where(flat, np.nan, 2 * stdtr(n - 1, -t))
+
+
+def detectable_difference(sd: float, n: int, level: float = 0.05, power: float = 0.8, widening: float = 1.0) -> float:
+    """The true difference that a paired t-test over n seeds finds with this power, at this level.
+
+    nc · widening · sd / sqrt(n), with nc the noncentrality at which Student's t with n - 1 degrees of freedom exceeds
+    its critical value with probability `power`.
 
     Args:
-        a, b: one number for each resample, [resamples].
-        paired: a[i] and b[i] come from the same draw of runs, and only such pairs are compared: variance that the runs
-            share (such as that of their evaluation set) cancels. Otherwise every a is compared with every b.
+        sd: of the differences; `n`: 2 or more.
+
+    Source: Cohen 1988, "Statistical power analysis for the behavioral sciences", chapter 2.
     """
-    if paired:
-        return float(np.mean((a > b) + 0.5 * (a == b)))
-    others = np.sort(b)
-    below, upto = np.searchsorted(others, a, "left"), np.searchsorted(others, a, "right")
-    return float(np.mean(below + upto) / (2 * len(others)))
+    from scipy.special import nctdtrinc
+
+    critical = t_quantile(1 - level / 2, n - 1)
+    return float(nctdtrinc(n - 1, 1 - power, critical)) * widening * sd / math.sqrt(n)
+
+
+def seeds_to_settle(
+    difference: float, sd: float, level: float = 0.05, num_settings: int = 1, most: int = 100
+) -> int | None:
+    """The least number of seeds with which a paired t-test finds such a difference with 80 % power; None: over `most`.
+
+    Args:
+        num_settings: of the strategy with more settings, for `choice_widening`.
+    """
+    for n in range(3, most + 1):
+        if detectable_difference(sd, n, level, widening=choice_widening(num_settings, n)) <= abs(difference):
+            return n
+    return None
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A paired difference over the seeds that two settings have in common.
+    """A paired difference over the seeds that two strategies or settings have in common.
 
     Attributes:
-        summary: mean and 95 % t-interval of this comparison alone; None without a common seed.
-        simultaneous: half-width of an interval that holds for all comparisons of a family at once; None for fewer than
-            2 seeds.
-        p: two-sided p-value of the paired t-test; None for fewer than 2 seeds, or if all differences are equal.
-        p_holm: p corrected for the number of comparisons by Holm's method.
+        summary: mean and 95 % t-interval of one comparison alone, widened for choices; None without a common seed.
+        simultaneous: half-width that holds for all comparisons of a family at once; None for fewer than 2 seeds.
+        p: two-sided p-value of the paired t-test; None for fewer than 2 seeds, or where no difference differs.
+        p_holm: p corrected for the number of comparisons.
     """
 
     summary: Summary | None
@@ -126,27 +182,10 @@ class Difference:
     p_holm: float | None = None
 
 
-def paired_p_value(differences: Sequence[float]) -> float | None:
-    """Return the two-sided p-value of the paired t-test of the hypothesis that the mean difference is 0.
-
-    p = 2 · F(-|t|, n - 1) with t = mean / (sd / sqrt(n)), F(·, k) the cumulative distribution function of Student's
-    distribution with k degrees of freedom.
-
-    Returns:
-        None for fewer than two differences, or if all are equal: then sd is 0.
-
-    Raises:
-        ValueError: a difference is NaN or infinite.
-
-    Source: Student 1908 (see stats.py).
-    """
-    summary = summarise(differences)
-    if summary is None or not summary.sd or summary.sd <= 1e-12 * max(map(abs, differences)):
-        return None
-    from scipy.special import stdtr
-
-    t = abs(summary.mean) / (summary.sd / math.sqrt(summary.n))
-    return float(2 * stdtr(summary.n - 1, -t))
+def mirror(difference: Difference) -> Difference:
+    """Return the difference b - a of a difference a - b."""
+    summary = difference.summary
+    return replace(difference, summary=replace(summary, mean=-summary.mean) if summary else None)
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
@@ -166,25 +205,42 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return corrected
 
 
-def compare_family(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> list[Difference]:
-    """Return the paired difference a - b of each comparison of a family.
+def compare_family(
+    pairs: Sequence[tuple[Sequence[float], Sequence[float]]], widenings: Sequence[float] | None = None
+) -> list[Difference]:
+    """Paired differences a - b of one family of comparisons.
 
     The interval of one comparison alone has level 95 %; the simultaneous one has level
     1 - 0.05 / (number of comparisons), by Bonferroni.
 
     Args:
-        pairs: (values of a, values of b) of each comparison, both of the same seeds in the same order.
-
-    Raises:
-        ValueError: two values of a pair differ in length, or a value is NaN or infinite.
+        pairs: (values of a, values of b), the same seeds in the same order.
+        widenings: the factor of each pair's intervals, see `choice_widening`; default: 1.
 
     Source: Dunn 1961, "Multiple comparisons among means", JASA 56(293), for the simultaneous intervals.
     """
     level = 1 - 0.05 / max(len(pairs), 1)
-    differences = [[x - y for x, y in zip(a, b, strict=True)] for a, b in pairs]
-    p_values = [paired_p_value(d) for d in differences]
-    wide_intervals = [summarise(d, level) for d in differences]
+    factors = widenings or [1.0] * len(pairs)
+    alone = [_widened(paired_change(a, b), factor) for (a, b), factor in zip(pairs, factors, strict=True)]
+    values = [np.asarray(a, dtype=float) - np.asarray(b, dtype=float) for a, b in pairs]
+    p_values = [_or_none(t_p_values(v, factor)) for v, factor in zip(values, factors, strict=True)]
+    wide = [float(t_half_widths(v, w, level)) if len(v) > 1 else None for v, w in zip(values, factors, strict=True)]
     return [
-        Difference(paired_change(a, b), interval.half_width if interval else None, p, corrected)
-        for (a, b), interval, p, corrected in zip(pairs, wide_intervals, p_values, holm(p_values), strict=True)
+        Difference(summary, half_width, p, corrected)
+        for summary, half_width, p, corrected in zip(alone, wide, p_values, holm(p_values), strict=True)
     ]
+
+
+def _widened(summary: Summary | None, factor: float) -> Summary | None:
+    if summary is None or summary.half_width is None:
+        return summary
+    return replace(summary, half_width=summary.half_width * factor)
+
+
+def summarise_held_out(scores: Sequence[float], num_settings: int) -> Summary | None:
+    """Mean and t-interval of held-out scores, as wide as a choice among so many settings demands."""
+    return _widened(summarise(scores), choice_widening(num_settings, len(scores)))
+
+
+def _or_none(p: Floats) -> float | None:
+    return None if math.isnan(float(p)) else float(p)

@@ -33,6 +33,11 @@ class Summary:
         """(mean - half_width, mean + half_width), not clipped to the range of the quantity; None for a single value."""
         return None if self.half_width is None else (self.mean - self.half_width, self.mean + self.half_width)
 
+    @property
+    def is_flat(self) -> bool:
+        """Whether several values are all the same, but for rounding: no spread was seen, which is no certainty."""
+        return self.n > 1 and self.sd is not None and self.sd <= 1e-12 * max(abs(self.mean), 1e-300)
+
 
 def summarise(values: Sequence[float], confidence: float = 0.95) -> Summary | None:
     """Return the mean of `values` and its two-sided t-interval.
@@ -76,6 +81,26 @@ def t_quantile(q: float, degrees: int) -> float:
     from scipy.special import stdtrit  # same values as scipy.stats.t.ppf, whose import takes much longer
 
     return float(stdtrit(degrees, q))
+
+
+def binomial_interval(share: float, items: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the Clopper-Pearson interval of a share of items that were right, independently of each other.
+
+    With k = share · items: from the (1 - confidence)/2 quantile of Beta(k, items - k + 1), 0 for k = 0, to the
+    (1 + confidence)/2 quantile of Beta(k + 1, items - k), 1 for k = items.
+
+    Args:
+        share: in [0, 1]; share · items need not be whole, as of a mean of several classes.
+        items: 1 or more.
+
+    Source: Clopper & Pearson 1934, "The use of confidence or fiducial limits", Biometrika 26(4).
+    """
+    from scipy.special import betaincinv
+
+    k, tail = share * items, (1 - confidence) / 2
+    low = 0.0 if k <= 0 else float(betaincinv(k, items - k + 1, tail))
+    high = 1.0 if k >= items else float(betaincinv(k + 1, items - k, 1 - tail))
+    return low, high
 
 
 def paired_change(after: Sequence[float], before: Sequence[float]) -> Summary | None:

@@ -1,22 +1,24 @@
 """Statistics between strategies against scipy, hand-computed numbers and brute force."""
 
-import itertools
 import random
 
 import numpy as np
 import pytest
 import scipy.stats
+from benchmarks.coverage import KINDS, Kind, alike, measure
 
 from selgen_ray.comparing import (
-    MOST_RESAMPLES,
+    choice_widening,
     compare_family,
+    detectable_difference,
+    held_out_choices,
+    held_out_scores,
     holm,
     hypervolume,
     hypervolumes,
-    paired_p_value,
-    probability_better,
-    resampled_means,
-    resamples,
+    mirror,
+    seeds_to_settle,
+    t_p_values,
 )
 
 
@@ -48,36 +50,35 @@ def test_a_missing_point_is_as_if_it_were_not_there():
     assert list(hypervolumes(np.full((2, 1), np.nan), np.ones((2, 1)), (0, 0))) == [0, 0]
 
 
-def test_few_runs_are_resampled_exactly_and_many_at_random():
-    assert {tuple(row) for row in resamples(3)} == set(itertools.product(range(3), repeat=3))
-    assert len(resamples(3)) == 27 and len(resamples(5)) == 3125
-    many = resamples(8)
-    assert many.shape == (MOST_RESAMPLES, 8) and many.min() == 0 and many.max() == 7
-    assert (many == resamples(8)).all() and (many != resamples(8, seed=1)).any()
+def test_each_seed_is_judged_on_the_setting_that_is_best_on_the_others():
+    scores = np.array([[0.9, 0.1, 0.2], [0.3, 0.4, 0.5]])
+    assert held_out_choices(scores).tolist() == [1, 0, 0]  # without seed 1: .15 < .45; without 2: .55 > .4; without 3
+    assert held_out_scores(scores).tolist() == [0.3, 0.1, 0.2]  # where the naive best, 0.4 on average, flatters
+    lacking = np.array([[0.9, np.nan, 0.2], [0.3, 0.4, np.nan]])
+    assert held_out_choices(lacking).tolist() == [1, 1, 0]
+    assert held_out_choices(np.array([[0.9, 0.8], [np.nan, np.nan]])).tolist() == [0, 0]
+    assert held_out_choices(np.array([[0.5]])).tolist() == [0]  # no choice
+    assert held_out_choices(np.array([[0.5], [0.6]])).tolist() == [-1]
+    assert np.isnan(held_out_scores(np.array([[0.5], [0.6]]))).all()
+    many = np.random.default_rng(0).random((5, 4, 3))
+    assert held_out_choices(many).tolist() == [held_out_choices(one).tolist() for one in many]
 
 
-def test_resampled_means_by_hand():
-    values = np.array([[1.0, np.nan], [3.0, 10.0]])
-    means = resampled_means(values, resamples(2))  # draws 00, 01, 10, 11
-    assert means[:, 0].tolist() == [1, 2, 2, 3]
-    assert np.isnan(means[0, 1]) and means[1:, 1].tolist() == [10, 10, 10]
+def test_a_choice_widens_intervals_the_more_the_more_there_is_to_choose():
+    assert choice_widening(1, 5) == 1 == choice_widening(7, 1)
+    factors = [choice_widening(k, 5) for k in (2, 5, 20)]
+    assert factors == sorted(factors) and factors == pytest.approx([1.29, 1.5, 1.61], abs=0.06)
 
 
-def test_the_bootstrap_is_scipys():
-    draw = random.Random(3)
-    values = [draw.gauss(0.5, 0.1) for _ in range(12)]
-    mine = resampled_means(np.array(values)[:, None], resamples(12))[:, 0]
-    other = scipy.stats.bootstrap((values,), np.mean, method="percentile", n_resamples=4000, rng=0).confidence_interval
-    assert np.quantile(mine, [0.025, 0.975]) == pytest.approx([other.low, other.high], abs=0.01)
-
-
-def test_probabilities_by_hand():
-    a, b = np.array([1.0, 2.0, 3.0, 4.0]), np.array([1.0, 1.0, 4.0, 5.0])
-    assert probability_better(a, b, paired=True) == (0.5 + 1) / 4
-    assert probability_better(b, a, paired=True) == pytest.approx(1 - 1.5 / 4)
-    wins = [1.0 if p > q else 0.5 if p == q else 0.0 for p in a for q in b]
-    assert probability_better(a, b, paired=False) == sum(wins) / 16
-    assert probability_better(a + 9, b, paired=False) == 1.0
+def test_the_difference_that_would_be_found_is_found_in_80_percent():
+    n, sd = 5, 0.3
+    true = detectable_difference(sd, n)
+    found = t_p_values(np.random.default_rng(1).normal(true, sd, (20_000, n))) < 0.05
+    assert found.mean() == pytest.approx(0.8, abs=0.01)
+    assert detectable_difference(sd, n, level=0.005) > true > detectable_difference(sd, 2 * n)
+    needed = seeds_to_settle(0.2, sd)
+    assert needed is not None and detectable_difference(sd, needed) <= 0.2 < detectable_difference(sd, needed - 1)
+    assert seeds_to_settle(1e-6, sd) is None
 
 
 def test_p_values_are_scipys():
@@ -85,10 +86,10 @@ def test_p_values_are_scipys():
     for n in (2, 3, 7, 40):
         a, b = ([draw.gauss(mean, 0.2) for _ in range(n)] for mean in (0.5, 0.7))
         expected = scipy.stats.ttest_rel(a, b).pvalue
-        assert paired_p_value([x - y for x, y in zip(a, b, strict=True)]) == pytest.approx(expected, rel=1e-9)
-    assert paired_p_value([0.1]) is None and paired_p_value([]) is None
-    assert paired_p_value([0.1, 0.1, 0.1]) is None  # without a spread there is nothing to compare with
-    assert paired_p_value([0.1 + 0.2, 0.3]) is None  # nor with a spread of rounding
+        assert float(t_p_values(np.array(a) - np.array(b))) == pytest.approx(expected, rel=1e-9)
+    assert np.isnan(t_p_values(np.array([0.1]))) and np.isnan(t_p_values(np.array([])))
+    assert np.isnan(t_p_values(np.array([0.1, 0.1, 0.1])))  # without a spread there is nothing to compare with
+    assert np.isnan(t_p_values(np.array([0.1 + 0.2, 0.3])))  # nor with a spread of rounding
 
 
 def test_holm_by_hand():
@@ -108,6 +109,9 @@ def test_a_family_of_comparisons():
     assert first.summary.interval == pytest.approx((low, high))
     low, high = expected.confidence_interval(1 - 0.05 / 2)  # Bonferroni for two
     assert first.simultaneous == pytest.approx((high - low) / 2)
+    (wider,) = compare_family([(a, b)], [2.0])
+    assert wider.summary is not None and wider.summary.half_width == pytest.approx(2 * first.summary.half_width)
+    assert wider.p is not None and wider.p > first.p and mirror(wider).summary.mean == -wider.summary.mean
     assert first.p_holm == pytest.approx(2 * expected.pvalue)
     assert second.p == second.p_holm == pytest.approx(scipy.stats.ttest_rel(c, [0.8, 0.7]).pvalue)
 
@@ -118,3 +122,15 @@ def test_fewer_than_two_seeds_have_no_interval():
     assert one.simultaneous is None and one.p is None and one.p_holm is None
     (none,) = compare_family([([], [])])
     assert none.summary is None
+
+
+@pytest.mark.parametrize("num_seeds", [3, 5, 10])
+def test_in_simulated_sweeps_intervals_hold_and_alike_strategies_are_seldom_told_apart(num_seeds):
+    draws, sweeps = np.random.default_rng(num_seeds), 1500
+    for kind in (kind for kind in KINDS if kind.name in ("alike", "shared noise", "settings differ")):
+        shares = measure(kind, num_seeds, sweeps, draws)
+        noise = 2.5 * (0.05 * 0.95 / sweeps) ** 0.5
+        assert min(shares[name] for name in ("row", "score", "pair")) >= 0.93 - noise, (kind, shares)
+        assert max(shares["apart"], shares["leader"]) <= 0.06 + noise, (kind, shares)
+    flattering = measure(Kind("alike", alike, 20), num_seeds, sweeps, draws)["naive"]
+    assert flattering < 0.9  # the simulation sees what choosing and judging on the same seeds does

@@ -6,7 +6,7 @@ import random
 import pytest
 import scipy.stats
 
-from selgen_ray.stats import paired_change, pareto_front, summarise, t_quantile
+from selgen_ray.stats import binomial_interval, paired_change, pareto_front, summarise, t_quantile
 
 
 def test_three_values_by_hand():
@@ -102,3 +102,12 @@ def test_ties_on_the_front():
     assert sorted(pareto_front(points)) == [0, 1, 2]
     assert pareto_front([]) == []
     assert pareto_front([(0.0, 0.0)]) == [0]
+
+
+def test_equal_shares_have_the_interval_of_their_items():
+    expected = scipy.stats.binomtest(49, 50).proportion_ci(0.95, "exact")
+    assert binomial_interval(0.98, 50) == pytest.approx((expected.low, expected.high))
+    assert binomial_interval(1.0, 50)[1] == 1.0 and binomial_interval(0.0, 50)[0] == 0.0
+    flat, spread = summarise([0.98] * 3), summarise([0.98, 0.98, 0.96])
+    assert flat is not None and flat.is_flat and spread is not None and not spread.is_flat
+    assert not summarise([0.98]).is_flat  # type: ignore[union-attr]

@@ -12,6 +12,7 @@ from selgen_ray.records.results import HEADLINES, TrialResult, same_training
 from selgen_ray.records.status import PREFERENCE, TrialStatus
 from selgen_ray.records.text import last_line
 from selgen_ray.report.model import Base, Flagged, LeftOut, Report
+from selgen_ray.report.progress import Plan, progress_of
 from selgen_ray.report.settings import Axis, Setting, make_settings, model_name
 from selgen_ray.report.standings import compare_strategies
 from selgen_ray.stats import Summary, summarise
@@ -26,6 +27,7 @@ def make_report(
     y: Axis,
     require: str = "",
     reference: tuple[float, float] | None = None,
+    plan: Plan | None = None,
 ) -> Report:
     """Make the report of results that have been read; write nothing.
 
@@ -34,13 +36,15 @@ def make_report(
         sweep: its folder or folders, as the report names them.
         require: conditions that a setting must meet to be on the front, such as 'coherence >= 0.5'; '': none.
         reference: the point from which hypervolumes are measured; default: see `standings.find_reference`.
+        plan: the trials that the sweep has; default: those that have a result.
 
     Raises:
         ValueError: `require` cannot be parsed.
     """
     trials = [result for _, result in found]
     conditions = parse_requirement(require) if require else ()
-    settings = make_settings(trials, x, y, conditions)
+    progress = progress_of(trials, plan or Plan())
+    settings = make_settings(trials, x, y, conditions, progress.waiting)
     counts = Counter(result.status for result in trials)
     completed = [result for result in trials if result.status == TrialStatus.COMPLETED]
     report = Report(
@@ -61,6 +65,7 @@ def make_report(
         unknown_axes=tuple(_unknown(completed, [x.name, y.name, *(condition.metric for condition in conditions)])),
         require=" and ".join(map(str, conditions)),
         flagged=tuple(_flagged(completed, settings)),
+        progress=progress,
     )
     return replace(report, standings=compare_strategies(report, reference))
 

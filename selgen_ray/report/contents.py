@@ -14,12 +14,13 @@ from selgen_ray.report import colours
 from selgen_ray.report.costs import device_hours
 from selgen_ray.report.details import place_of, rounded
 from selgen_ray.report.knob_names import explained
-from selgen_ray.report.model import Report
+from selgen_ray.report.model import LEAST_SEEDS, LEVEL, Report
 from selgen_ray.report.scales import is_share
 from selgen_ray.report.settings import Axis, Setting, model_name, strategy_of
 from selgen_ray.report.strengths import strengths
 from selgen_ray.report.summary import standings_as_dict
-from selgen_ray.stats import t_quantile
+from selgen_ray.report.words import items_of
+from selgen_ray.stats import Summary, binomial_interval, t_quantile
 
 
 def page_data(report: Report, trials: Sequence[TrialResult]) -> dict[str, Any]:
@@ -38,11 +39,13 @@ def page_data(report: Report, trials: Sequence[TrialResult]) -> dict[str, Any]:
         "metrics": [_metric(name) for name in names],
         "t": _quantiles(report.settings),
         "strategies": {s.strategy: _look(s.strategy) for s in report.settings},
-        "settings": [_setting(s) for s in report.settings],
+        "settings": [_setting(s, report.x, report.y) for s in report.settings],
         "strengths": [asdict(curve) for curve in strengths(report.settings)],
         "points": _points(report.settings, names, numbers),
         "trials": [_trial(result, i, setting_of[result.trial_id]) for i, result in enumerate(trials)],
         "standings": standings_as_dict(report.standings),
+        "level": LEVEL,
+        "least": LEAST_SEEDS,
         "sample_trials": sample_trials(report, numbers),
     }
 
@@ -110,7 +113,13 @@ def _look(strategy: str) -> dict[str, str]:
     }
 
 
-def _setting(s: Setting) -> dict[str, Any]:
+def _range(summary: Summary | None, items: int | None) -> tuple[float, float] | None:
+    """Return the binomial interval of a share whose seeds are all equal."""
+    known = summary is not None and summary.is_flat and items is not None and 0 <= summary.mean <= 1
+    return binomial_interval(summary.mean, items) if known else None
+
+
+def _setting(s: Setting, x: Axis, y: Axis) -> dict[str, Any]:
     plain = (int, float, str, type(None))
     knobs = {name: value if isinstance(value, plain) else str(value) for name, value in s.knobs.items()}
     return {
@@ -120,7 +129,10 @@ def _setting(s: Setting) -> dict[str, Any]:
         "signs": explained(s.knobs),
         "outcomeOnly": s.outcome_only,
         "failures": list(s.failures),
-        "numTrials": s.num_trials,
+        "numTrials": s.num_planned,
+        "lost": s.lost_text,
+        "items": {"x": s.items_x, "y": s.items_y},
+        "ranges": {"x": _range(s.x, items_of(x, s.items_x)), "y": _range(s.y, items_of(y, s.items_y))},
     }
 
 

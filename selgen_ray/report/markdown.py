@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 
 from selgen_ray.records.results import TrialResult
 from selgen_ray.records.text import markdown_table
-from selgen_ray.report.model import Report
+from selgen_ray.report.model import LEVEL, Report
 from selgen_ray.report.page import provenance
-from selgen_ray.report.text import score_text
-from selgen_ray.report.words import QUESTION, answer, caveats, comparison_text, probability, setting_facts
+from selgen_ray.report.text import items_text, row_label, score_text
+from selgen_ray.report.words import QUESTION, answer, caveats, comparison_text, items_of, setting_facts
 from selgen_ray.stats import Summary
 from selgen_ray.storage import Folder
 
@@ -40,19 +40,28 @@ def report_markdown(report: Report, found: Sequence[tuple[Folder, TrialResult]],
 
 
 def _settings(report: Report) -> str:
-    rows = [["base model", "", *_scores(b.x, b.y, None, None)] for b in report.bases]
+    rows = [["base model", "", "", *_scores(b.x, b.y, None, None)] for b in report.bases]
     for s in report.settings[:_MOST]:
         sign = " (front)" if s.on_front else " (misses what is required)" if s.failures else ""
-        seeds = f"{len(s.seeds)}/{s.num_trials}" if len(s.seeds) != s.num_trials else f"{s.num_trials}"
+        seeds = f"{len(s.seeds)}/{s.num_planned}" if len(s.seeds) != s.num_planned else f"{s.num_planned}"
         seeds += ", no interval" if len(s.seeds) == 1 else ""
-        rows.append([s.label + sign, seeds, *_scores(s.x, s.y, s.change_x, s.change_y)])
-    head = ["setting", "seeds", report.x.name, "change", report.y.name, "change"]
+        x, y = items_of(report.x, s.items_x), items_of(report.y, s.items_y)
+        rows.append([row_label(s) + sign, seeds, items_text(s), *_scores(s.x, s.y, s.change_x, s.change_y, x, y)])
+    head = ["setting", "seeds", "items", report.x.name, "change", report.y.name, "change"]
     more = len(report.settings) - _MOST
     return _table(head, rows) + (f"\n\nand {more} more in results.csv" if more > 0 else "")
 
 
-def _scores(x: Summary | None, y: Summary | None, change_x: Summary | None, change_y: Summary | None) -> list[str]:
-    return [score_text(x), score_text(change_x, True), score_text(y), score_text(change_y, True)]
+def _scores(
+    x: Summary | None,
+    y: Summary | None,
+    change_x: Summary | None,
+    change_y: Summary | None,
+    items_x: int | None = None,
+    items_y: int | None = None,
+) -> list[str]:
+    changes = score_text(change_x, True), score_text(change_y, True)
+    return [score_text(x, items=items_x), changes[0], score_text(y, items=items_y), changes[1]]
 
 
 def _strategies(report: Report) -> Iterable[str]:
@@ -62,18 +71,22 @@ def _strategies(report: Report) -> Iterable[str]:
     yield f"Hypervolume beyond ({reference.x:.3f}, {reference.y:.3f}): {_cell(reference.why)}."
     rows = []
     for s in standings.standings:
-        interval = f"{s.interval[0]:.3f} to {s.interval[1]:.3f}" if s.interval else "no interval"
-        label = report.settings[s.best].label if s.best is not None else "no point"
-        ahead = standings.beats.get(s.strategy, {})
-        better = "; ".join(f"{name} {probability(p)}" for name, p in list(ahead.items())[:3])
-        volume = "-" if s.hypervolume is None else f"{s.hypervolume:.3f}"
+        label = report.settings[s.best].label if s.best is not None else "no complete setting"
+        flattering, volume = ("-" if n is None else f"{n:.3f}" for n in (s.flattering, s.hypervolume))
         hours = f"{s.cost.hours:.3g} {s.cost.device}-hours"
-        rows.append([s.strategy, volume, interval, label, better, hours, str(s.cost.tokens)])
-    head = ["strategy", "hypervolume", "95 % of the bootstrap", "best setting", "P(larger than)", "cost", "tokens"]
-    yield _table(head, rows)
+        diverged = f"{s.num_diverged} of {s.num_trials}" if s.num_diverged else "none"
+        honest = (score_text(one) for one in (s.score, s.x, s.y))
+        rows.append([s.strategy, *honest, label, flattering, volume, diverged, hours, str(s.cost.tokens)])
+    head = ["strategy", "score, held out", report.x.name, report.y.name, "best setting", "its score (flattering)"]
+    yield _table([*head, "hypervolume (flattering)", "diverged", "cost", "tokens"], rows)
+    yield (
+        "Score: the area beyond that point which one seed's run dominates; its setting is chosen on all other seeds "
+        "(mean ± 95 % t-interval, widened for the choice). Told apart: "
+        f"p < {LEVEL}, Holm over {standings.num_pairs} pairs."
+    )
     leader = standings.leader
     if leader and (family := standings.families.get(leader.strategy)):
-        heading = f"Against {leader.strategy}'s best setting, seed by seed (p: Holm, {2 * len(family)} comparisons):"
+        heading = f"Against {leader.strategy}, seed by seed (p: Holm):"
         yield "\n".join([heading, "", *(f"- {_cell(comparison_text(c, report))}" for c in family)])
 
 

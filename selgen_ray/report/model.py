@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 
 from selgen_ray.comparing import Difference
 from selgen_ray.report.costs import Cost
+from selgen_ray.report.progress import NO_PROGRESS, Progress
 from selgen_ray.report.settings import Axis, Setting
 from selgen_ray.stats import Summary
+
+LEVEL, LEAST_SEEDS = 0.05, 3  # strategies that share fewer seeds are not told apart
 
 
 @dataclass(frozen=True)
@@ -29,20 +32,42 @@ class Reference:
 
 
 @dataclass(frozen=True)
+class HeldOut:
+    """One seed of a strategy, with the setting that is best on all its other seeds.
+
+    Attributes:
+        setting: its index in `Report.settings`.
+        x, y: the values of the two axes in this seed's run.
+        score: the area that it dominates beyond the reference point.
+    """
+
+    setting: int
+    x: float
+    y: float
+    score: float
+
+
+@dataclass(frozen=True)
 class Standing:
-    """One strategy in the ranking: the hypervolume of its settings, how sure it is, and its cost.
+    """One strategy in the ranking: its score on seeds that did not choose its setting, how sure it is, and its cost.
 
     Settings are given by their index in `Report.settings`.
 
     Attributes:
-        settings: its settings that have a point and meet `require`.
+        settings: its settings that may lead: every planned seed has a point, and they meet `require`.
+        incomplete: number of its settings that lack a seed, whatever became of it.
+        num_trials: number of its planned trials; `num_diverged` of them diverged.
         front: those of them on the strategy's own Pareto front of means.
         best: the one whose mean alone dominates the largest area; None without a point.
         seeds: the seeds of all these settings, each once, ascending.
-        hypervolume: the area that its front dominates beyond the reference point; None without a point.
+        hypervolume: the area that its front dominates beyond the reference point; None without a point. Fronts are
+            chosen on the seeds that they are judged by, so it flatters whoever has more settings.
         share: `hypervolume` / `Reference.possible`, in [0, 1]; None where that is not known.
-        interval: 2.5 % and 97.5 % quantiles of the bootstrap over seeds; None for fewer than two seeds.
-        num_resamples: number of resamples behind the interval; 0 without one.
+        score: over seeds, the area that one run dominates beyond the reference point; its setting is chosen on all
+            other seeds. None where a choice among several settings has no other seed. See `choice_widening`.
+        x, y: the two axes of the same runs.
+        flattering: the mean area of the runs of `best`, which is chosen on the same seeds.
+        held_out: seed -> the run behind `score`.
         cost: the cost of all its trials, also of those without a point.
     """
 
@@ -53,17 +78,23 @@ class Standing:
     seeds: tuple[int, ...]
     hypervolume: float | None
     share: float | None
-    interval: tuple[float, float] | None
-    num_resamples: int
     cost: Cost
+    score: Summary | None = None
+    x: Summary | None = None
+    y: Summary | None = None
+    flattering: float | None = None
+    held_out: Mapping[int, HeldOut] = field(default_factory=dict[int, "HeldOut"])
+    incomplete: int = 0
+    num_trials: int = 0
+    num_diverged: int = 0
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One strategy's best setting against another's, over the seeds that both have.
+    """One strategy against another, seed by seed, each with the setting that is best on all other seeds.
 
     Attributes:
-        strategy, other: x and y are the differences strategy - other.
+        strategy, other: x, y and score are the differences strategy - other.
         seeds: the seeds in common.
     """
 
@@ -72,18 +103,24 @@ class Comparison:
     seeds: tuple[int, ...]
     x: Difference
     y: Difference
+    score: Difference
+
+    @property
+    def told_apart(self) -> bool:
+        """Whether the scores differ, by p-values corrected over all pairs of strategies, on enough shared seeds."""
+        p = self.score.p_holm
+        return len(self.seeds) >= LEAST_SEEDS and p is not None and p < LEVEL
 
 
 @dataclass(frozen=True)
 class Standings:
-    """All strategies, ranked by hypervolume and compared with each other.
+    """All strategies, ranked by their held-out scores and compared with each other.
 
     Attributes:
         reference: the point from which hypervolumes are measured; None where no setting has a point.
-        standings: one for each strategy, the largest hypervolume first, those without a point last.
-        beats: strategy -> other -> probability that the strategy's hypervolume is larger, by the bootstrap over seeds,
-            such as {"dpo": {"naive": 0.93}}; None with fewer than two seeds in either.
-        families: strategy -> comparisons of all others with it; p-values are corrected within each family.
+        standings: one for each strategy, the largest held-out score first, those without a point last.
+        beats: empty: a bootstrap over few seeds is far too sure of itself. Kept for readers of summary.json.
+        families: strategy -> comparisons of all others with it; p-values are corrected over all pairs of strategies.
     """
 
     reference: Reference | None
@@ -93,8 +130,17 @@ class Standings:
 
     @property
     def leader(self) -> Standing | None:
-        """The strategy with the largest hypervolume; None if no strategy has a point."""
+        """The strategy with the largest held-out score; None if no strategy has a setting that may lead."""
         return next((s for s in self.standings if s.hypervolume is not None), None)
+
+    @property
+    def num_pairs(self) -> int:
+        """The number of pairs of strategies, over which p-values are corrected."""
+        return sum(map(len, self.families.values())) // 2
+
+    def against(self, strategy: str, other: str) -> Comparison | None:
+        """Return the comparison strategy - other; None where either has no held-out score."""
+        return next((c for c in self.families.get(other, ()) if c.strategy == strategy), None)
 
 
 NOTHING = Standings(None, (), {}, {})
@@ -154,6 +200,7 @@ class Report:
         require: the conditions that a setting must meet to be on the front, joined by ' and '; '': none.
         flagged: doubts about trials that are averaged.
         standings: the strategies against each other.
+        progress: how many of the planned trials are done, and what is missing.
     """
 
     sweep: str
@@ -170,6 +217,7 @@ class Report:
     require: str = ""
     flagged: tuple[Flagged, ...] = ()
     standings: Standings = NOTHING
+    progress: Progress = NO_PROGRESS
 
     @property
     def drawn(self) -> list[Setting]:

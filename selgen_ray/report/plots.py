@@ -89,19 +89,22 @@ def _strength_line(
 
 
 def hypervolume_figure(standings: Standings) -> Figure:
-    """Draw a bar for each strategy's hypervolume, with its bootstrap interval over seeds; the largest on top."""
+    """Draw a bar for each strategy's held-out score with its interval; a hollow mark where its best setting seems."""
     shown = [s for s in standings.standings if s.hypervolume is not None][::-1]
     figure = _figure(8.0, 0.36 * len(shown) + 1.1)
     axes = figure.add_subplot()
     for i, s in enumerate(shown):
-        assert s.hypervolume is not None
-        axes.barh(i, s.hypervolume, color=colour_of(s.strategy), height=0.62)
-        if s.interval:
-            axes.plot(s.interval, (i, i), color=INK, linewidth=1.3, marker="|", markersize=7)
+        if s.score:
+            axes.barh(i, s.score.mean, color=colour_of(s.strategy), height=0.62)
+        if s.score and s.score.interval and not s.score.is_flat:
+            axes.plot(s.score.interval, (i, i), color=INK, linewidth=1.3, marker="|", markersize=7)
+        if s.flattering is not None:
+            axes.plot(s.flattering, i, color=INK, marker="D", markerfacecolor="none", markersize=6, linestyle="none")
     axes.set_yticks(range(len(shown)), [literal(s.strategy) for s in shown])
     assert standings.reference is not None
     point = f"({standings.reference.x:.3f}, {standings.reference.y:.3f})"
-    axes.set_xlabel(f"hypervolume beyond {point}; line: 95 % of the bootstrap over seeds", fontsize=9, color=INK)
+    legend = "line: 95 % t-interval over seeds; hollow: its best setting on the seeds that chose it (flattering)"
+    axes.set_xlabel(f"score: area of held-out runs beyond {point}\n{legend}", fontsize=9, color=INK)
     _plain(axes)
     figure.tight_layout()
     return figure

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ STRATEGIES = (
     *("grad_project", "grad_project_precomputed_proxy_grad", "orth_penalty", "directional_penalty"),
     *("steering_weights", "steering_weights_add_alignment_plane", "safe_lora"),
 )
+_LOST = (TrialStatus.DIVERGED, TrialStatus.FAILED, TrialStatus.STOPPED)
 _SLUG_HASH = re.compile(r"_([0-9a-f]{6,32})$")
 
 
@@ -61,6 +62,10 @@ class Setting:
         trial_ids: ids of the trials that were configured with this setting, of any status.
         beside_ids: ids of the trials that were configured otherwise, and evaluated with this setting's value as well.
         num_trials: number of trials of any status, one for each seed.
+        num_planned: number of seeds that the sweep has for it: its trials and those not begun yet.
+        items_x, items_y: number of items that a trial's value of the axis rests on, the least of its trials; None where
+            results do not say.
+        lost: status -> number of its trials that ended without a result, such as {"diverged": 2}.
         no_point: id of a completed trial that lacks a value -> the axes it lacks, such as 'capability and alignment'.
         seeds: seeds of the trials behind `x` and `y`: the completed ones with both values, or, where none has both,
             those with either.
@@ -68,8 +73,8 @@ class Setting:
         x, y: summaries over seeds; None without a value.
         change_x, change_y: paired difference to each trial's own base model, over seeds.
         failures: the conditions for the front that this setting's mean misses, with the mean: 'coherence 0.420'.
-        on_front: whether it misses no condition, and no other such setting's mean dominates it (at least as good on
-            both axes and better on one).
+        on_front: whether it is complete and misses no condition, and no other such setting's mean dominates it (at
+            least as good on both axes and better on one).
         trials: its trials of any status, one for each seed, with this setting's values in their config.
     """
 
@@ -89,6 +94,10 @@ class Setting:
     change_y: Summary | None
     failures: tuple[str, ...] = ()
     on_front: bool = False
+    num_planned: int = 0
+    items_x: int | None = None
+    items_y: int | None = None
+    lost: dict[str, int] = field(default_factory=dict[str, int])
     trials: tuple[TrialResult, ...] = field(default=(), repr=False, compare=False)
 
     @property
@@ -96,12 +105,34 @@ class Setting:
         """Its name for people: 'kl_divergence β=10'."""
         return " ".join([self.strategy, *knob_texts(self.knobs)])
 
+    @property
+    def complete(self) -> bool:
+        """Whether every seed that the sweep has for it gave both values; no other setting may lead."""
+        return 0 < len(self.points) == self.num_planned
 
-def make_settings(trials: Iterable[TrialResult], x: Axis, y: Axis, require: Sequence[Condition] = ()) -> list[Setting]:
+    @property
+    def may_lead(self) -> bool:
+        """Whether it is complete and misses no condition."""
+        return self.complete and not self.failures
+
+    @property
+    def lost_text(self) -> str:
+        """Return '2 of 3 diverged, 1 of 3 failed'; '' where nothing was lost."""
+        return ", ".join(f"{n} of {self.num_planned} {status}" for status, n in self.lost.items())
+
+
+def make_settings(
+    trials: Iterable[TrialResult],
+    x: Axis,
+    y: Axis,
+    require: Sequence[Condition] = (),
+    waiting: Iterable[str] = (),
+) -> list[Setting]:
     """Summarise trials by setting, and mark the settings on the Pareto front of means.
 
     Args:
         require: conditions that a setting's means must meet to be on the front.
+        waiting: names of planned trials without a result, such as 'naive_1a2b3c/seed_2'.
 
     Returns:
         The settings, ordered by strategy (see `STRATEGIES`), then by the values of their knobs.
@@ -109,15 +140,18 @@ def make_settings(trials: Iterable[TrialResult], x: Axis, y: Axis, require: Sequ
     by_strategy: dict[str, list[list[TrialResult]]] = defaultdict(list)
     for group in group_by_setting(trials):
         by_strategy[strategy_of(group[0])].append(group)
+    missing = Counter(setting_key(name.rpartition("/")[0]) for name in waiting)
     settings = []
     for strategy in sorted(by_strategy, key=_strategy_order):
         groups = with_versions(by_strategy[strategy])
         knobs = _knobs([group.trials for group in groups])
-        made = [_setting(group, its_knobs, x, y, require) for group, its_knobs in zip(groups, knobs, strict=True)]
+        made = [
+            _setting(group, its_knobs, x, y, require, missing) for group, its_knobs in zip(groups, knobs, strict=True)
+        ]
         settings += sorted(made, key=lambda s: [_value_order(value) for value in s.knobs.values()])
-    drawn = [i for i, s in enumerate(settings) if s.points and not s.failures]
-    front = pareto_front([mean_point(settings[i], x, y) for i in drawn])
-    for i in (drawn[j] for j in front):
+    eligible = [i for i, s in enumerate(settings) if s.may_lead]
+    front = pareto_front([mean_point(settings[i], x, y) for i in eligible])
+    for i in (eligible[j] for j in front):
         settings[i] = replace(settings[i], on_front=True)
     return settings
 
@@ -154,8 +188,7 @@ def group_by_setting(trials: Iterable[TrialResult]) -> list[list[TrialResult]]:
     """
     by_hash: dict[tuple[str, str], list[TrialResult]] = defaultdict(list)
     for result in trials:
-        match = _SLUG_HASH.search(result.slug)
-        by_hash[strategy_of(result), match[1] if match else result.slug].append(result)
+        by_hash[strategy_of(result), setting_key(result.slug)].append(result)
     groups: list[list[TrialResult]] = []
     for group in by_hash.values():
         groups += [group] if len({r.seed for r in group}) == len(group) else _split(group, lambda r: r.slug)
@@ -169,7 +202,20 @@ def _split(trials: Iterable[TrialResult], key: Callable[[TrialResult], str]) -> 
     return list(parts.values())
 
 
-def _setting(group: Group, knobs: dict[str, Any], x: Axis, y: Axis, require: Sequence[Condition]) -> Setting:
+def setting_key(slug: str) -> str:
+    """Return the hash at the end of a slug, which stays when its readable part grows; without one, the slug."""
+    match = _SLUG_HASH.search(slug)
+    return match[1] if match else slug
+
+
+def _setting(
+    group: Group,
+    knobs: dict[str, Any],
+    x: Axis,
+    y: Axis,
+    require: Sequence[Condition],
+    waiting: Mapping[str, int],
+) -> Setting:
     completed = sorted((r for r in group.trials if r.status == TrialStatus.COMPLETED), key=lambda r: r.seed)
     missing = {r.trial_id: [axis.name for axis in (x, y) if axis.value(r) is None] for r in completed}
     both = [r for r in completed if not missing[r.trial_id]]
@@ -192,8 +238,17 @@ def _setting(group: Group, knobs: dict[str, Any], x: Axis, y: Axis, require: Seq
         change_x=_change(counted, x),
         change_y=_change(counted, y),
         failures=tuple(_failures(counted, require)),
+        num_planned=len(ids) + sum(waiting.get(key, 0) for key in {setting_key(r.slug) for r in group.trials}),
+        items_x=_items(counted, x),
+        items_y=_items(counted, y),
+        lost={status: n for status in _LOST if (n := sum(r.status == status for r in group.trials))},
         trials=tuple(sorted(group.trials, key=lambda r: r.seed)),
     )
+
+
+def _items(trials: Iterable[TrialResult], axis: Axis) -> int | None:
+    counts = [r.num_rows.get(f"eval/{(axis.metric(r) or '').partition('/')[0]}") for r in trials]
+    return min((n for n in counts if n), default=None)
 
 
 def _failures(trials: Sequence[TrialResult], require: Sequence[Condition]) -> Iterable[str]:
@@ -236,8 +291,7 @@ def _knobs(groups: Sequence[Sequence[TrialResult]]) -> list[dict[str, Any]]:
     texts = [[value_text(value) for value in k.values()] for k in knobs]
     for group, its_knobs, text in zip(groups, knobs, texts, strict=True):
         if texts.count(text) > 1:  # the config looks the same, so a file behind it differs: the hash tells them apart
-            match = _SLUG_HASH.search(group[-1].slug)
-            its_knobs["setting"] = match[1] if match else group[-1].slug
+            its_knobs["setting"] = setting_key(group[-1].slug)
     return knobs
 
 

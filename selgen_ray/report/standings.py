@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
 from selgen_ray.comparing import (
-    Floats,
+    areas,
+    choice_widening,
     compare_family,
+    held_out_choices,
     hypervolume,
-    hypervolumes,
-    probability_better,
-    resampled_means,
-    resamples,
+    mirror,
+    summarise_held_out,
 )
+from selgen_ray.records.status import TrialStatus
 from selgen_ray.report.costs import cost_of
-from selgen_ray.report.model import Comparison, Reference, Report, Standing, Standings
+from selgen_ray.report.model import Comparison, HeldOut, Reference, Report, Standing, Standings
 from selgen_ray.report.scales import is_share
 from selgen_ray.report.settings import Axis, Setting
 from selgen_ray.stats import pareto_front
@@ -35,12 +38,16 @@ def compare_strategies(report: Report, reference: tuple[float, float] | None = N
         unranked = (_without_points(report, name) for name in strategies)
         return Standings(None, tuple(unranked), {}, {})
     ranked = [_standing(report, name, point) for name in strategies]
-    ranked.sort(key=lambda pair: -1.0 if pair[0].hypervolume is None else pair[0].hypervolume, reverse=True)
-    boots = {standing.strategy: volumes for standing, volumes in ranked}
-    standings = tuple(standing for standing, _ in ranked)
-    with_best = {s.strategy: report.settings[s.best] for s in standings if s.best is not None}
-    families = {name: _family(report, name, with_best) for name in with_best}
-    return Standings(point, standings, _beats(standings, boots), families)
+    honest = any(standing.score for standing in ranked)
+    ranked.sort(key=lambda one: _rank(one, honest), reverse=True)
+    return Standings(point, tuple(ranked), {}, _families(ranked))
+
+
+def _rank(standing: Standing, honest: bool) -> float:
+    """Return the key of the ranking: the held-out score, in [0, inf); where no strategy has one, the hypervolume."""
+    if honest:
+        return standing.score.mean if standing.score else -1.0
+    return -1.0 if standing.hypervolume is None else standing.hypervolume
 
 
 def find_reference(report: Report, given: tuple[float, float] | None = None) -> Reference | None:
@@ -90,81 +97,89 @@ def _means(report: Report, settings: Iterable[Setting]) -> list[tuple[float, flo
     return [(report.x.sign * s.x.mean, report.y.sign * s.y.mean) for s in settings if s.x and s.y]
 
 
-def _standing(report: Report, strategy: str, reference: Reference) -> tuple[Standing, Floats | None]:
-    indices = [i for i, s in enumerate(report.settings) if s.strategy == strategy and s.points and not s.failures]
+def _standing(report: Report, strategy: str, reference: Reference) -> Standing:
+    indices = [i for i, s in enumerate(report.settings) if s.strategy == strategy and s.may_lead]
     if not indices:
-        return _without_points(report, strategy), None
+        return _without_points(report, strategy)
     settings = [report.settings[i] for i in indices]
     origin = _turned(report, reference)
     means = _means(report, settings)
     volume = hypervolume(means, origin)
-    alone = [(hypervolume([mean], origin), sum(mean)) for mean in means]
     seeds = sorted({seed for s in settings for seed in s.seeds})
-    volumes = _bootstrap(report, settings, seeds, origin) if len(seeds) > 1 else None
-    ends = None if volumes is None else np.quantile(volumes, [0.025, 0.975])
-    standing = Standing(
+    points = np.full((2, len(settings), len(seeds)), np.nan)  # [axes, settings, seeds]
+    for row, s in enumerate(settings):
+        for seed, point in zip(s.seeds, s.points, strict=True):
+            points[:, row, seeds.index(seed)] = point
+    scores = areas(report.x.sign * points[0], report.y.sign * points[1], origin)
+    alone = list(zip(np.nanmean(scores, axis=1).tolist(), map(sum, means), strict=True))
+    best = alone.index(max(alone))
+    held = {
+        seed: (int(row), column)
+        for column, (seed, row) in enumerate(zip(seeds, held_out_choices(scores), strict=True))
+        if row >= 0
+    }
+    everything = np.concatenate([points, scores[None]])  # x, y, score
+    values = {seed: everything[:, row, column].tolist() for seed, (row, column) in held.items()}
+    x, y, score = (summarise_held_out([v[i] for v in values.values()], len(settings)) for i in range(3))
+    return Standing(
         strategy=strategy,
         settings=tuple(indices),
         front=tuple(indices[i] for i in pareto_front(means)),
-        best=indices[alone.index(max(alone))],
+        best=indices[best],
         seeds=tuple(seeds),
         hypervolume=volume,
         share=volume / reference.possible if reference.possible else None,
-        interval=None if ends is None else (float(ends[0]), float(ends[1])),
-        num_resamples=0 if volumes is None else len(volumes),
-        cost=cost_of(s for s in report.settings if s.strategy == strategy),
+        score=score,
+        x=x,
+        y=y,
+        flattering=alone[best][0],
+        held_out={seed: HeldOut(indices[held[seed][0]], *values[seed]) for seed in held},
+        **_fate(report, strategy),
     )
-    return standing, volumes
 
 
 def _without_points(report: Report, strategy: str) -> Standing:
-    cost = cost_of(s for s in report.settings if s.strategy == strategy)
-    return Standing(strategy, (), (), None, (), None, None, None, 0, cost)
+    return Standing(strategy, (), (), None, (), None, None, **_fate(report, strategy))
 
 
-def _bootstrap(
-    report: Report, settings: Sequence[Setting], seeds: Sequence[int], origin: tuple[float, float]
-) -> Floats:
-    """Return the hypervolume of the front of means in each resample of the seeds, [resamples].
+def _fate(report: Report, strategy: str) -> dict[str, Any]:
+    """Return the fields of a standing that all trials of the strategy decide, whatever became of them."""
+    settings = [s for s in report.settings if s.strategy == strategy]
+    trials = {r.trial_id: r.status for s in settings for r in s.trials if r.trial_id in s.trial_ids}
+    waiting = sum(s.num_planned - s.num_trials for s in settings)
+    return {
+        "cost": cost_of(settings),
+        "incomplete": sum(not s.complete for s in settings),
+        "num_trials": len(trials) + waiting,
+        "num_diverged": sum(status == TrialStatus.DIVERGED for status in trials.values()),
+    }
 
-    Strategies with the same seeds get the same draws, so that they can be compared draw by draw.
+
+def _families(standings: Sequence[Standing]) -> dict[str, tuple[Comparison, ...]]:
+    """Compare each strategy with each on the seeds that both have.
+
+    p-values are corrected over all pairs: the leader is the best of them by the same data, so whatever it is compared
+    with was chosen as well.
     """
-    draws = resamples(len(seeds))
-    means: list[Floats] = []  # of x, of y: [resamples, settings]
-    for i, axis in enumerate((report.x, report.y)):
-        values = np.full((len(seeds), len(settings)), np.nan)
-        for column, s in enumerate(settings):
-            for seed, point in zip(s.seeds, s.points, strict=True):
-                values[seeds.index(seed), column] = axis.sign * point[i]
-        means.append(resampled_means(values, draws))
-    return hypervolumes(means[0], means[1], origin)
+    there = [s for s in standings if s.held_out]
+    pairs = list(itertools.combinations(there, 2))
+    shared = [tuple(sorted(a.held_out.keys() & b.held_out.keys())) for a, b in pairs]
+    widenings = [
+        choice_widening(max(len(a.settings), len(b.settings)), len(seeds))
+        for (a, b), seeds in zip(pairs, shared, strict=True)
+    ]
 
+    def values(part: str) -> list[tuple[list[float], list[float]]]:
+        return [
+            ([getattr(a.held_out[s], part) for s in seeds], [getattr(b.held_out[s], part) for s in seeds])
+            for (a, b), seeds in zip(pairs, shared, strict=True)
+        ]
 
-def _beats(standings: Sequence[Standing], boots: Mapping[str, Floats | None]) -> dict[str, dict[str, float | None]]:
-    beats: dict[str, dict[str, float | None]] = {}
-    for a in standings:
-        row = beats.setdefault(a.strategy, {})
-        for b in standings:
-            mine, theirs = boots[a.strategy], boots[b.strategy]
-            if a is not b and a.hypervolume is not None and b.hypervolume is not None:
-                row[b.strategy] = None
-                if mine is not None and theirs is not None:
-                    row[b.strategy] = probability_better(mine, theirs, a.seeds == b.seeds)
-    return beats
-
-
-def _family(report: Report, name: str, best: Mapping[str, Setting]) -> tuple[Comparison, ...]:
-    """Compare the best settings of all others with this one's; both axes together are one family of tests."""
-    reference = dict(zip(best[name].seeds, best[name].points, strict=True))
-    others = [other for other in best if other != name]
-    common_seeds, pairs = [], []
-    for other in others:
-        points = dict(zip(best[other].seeds, best[other].points, strict=True))
-        seeds = sorted(reference.keys() & points.keys())
-        common_seeds.append(seeds)
-        pairs += [([points[s][i] for s in seeds], [reference[s][i] for s in seeds]) for i in (0, 1)]
-    differences = compare_family(pairs)
-    return tuple(
-        Comparison(other, name, tuple(seeds), differences[2 * i], differences[2 * i + 1])
-        for i, (other, seeds) in enumerate(zip(others, common_seeds, strict=True))
-    )
+    scores = compare_family(values("score"), widenings)
+    both = compare_family([*values("x"), *values("y")], widenings * 2)
+    families: dict[str, list[Comparison]] = {s.strategy: [] for s in there}
+    for (a, b), seeds, score, x, y in zip(pairs, shared, scores, both[: len(pairs)], both[len(pairs) :], strict=True):
+        families[b.strategy].append(Comparison(a.strategy, b.strategy, seeds, x, y, score))
+        mirrored = (mirror(one) for one in (x, y, score))
+        families[a.strategy].append(Comparison(b.strategy, a.strategy, seeds, *mirrored))
+    return {name: tuple(family) for name, family in families.items()}

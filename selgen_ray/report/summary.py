@@ -19,19 +19,24 @@ def plain_setting(setting: Setting) -> dict[str, Any]:
 
 def standings_as_dict(standings: Standings) -> dict[str, Any]:
     """Return the ranking of the strategies as plain data."""
-    return asdict(standings) | {"beats": {name: dict(others) for name, others in standings.beats.items()}}
+    plain = asdict(standings)
+    for one in plain["standings"]:
+        one |= {"interval": None, "num_resamples": 0}  # of the bootstrap that there was; readers may ask for them
+    return plain | {"beats": {one.strategy: {} for one in standings.standings}, "num_pairs": standings.num_pairs}
 
 
 def as_dict(report: Report) -> dict[str, Any]:
     """Return everything in a report as plain data, the content of summary.json."""
-    settings = [{"label": s.label, **plain_setting(s)} for s in report.settings]
+    settings = [{"label": s.label, "complete": s.complete, **plain_setting(s)} for s in report.settings]
     return {
         "title": report.title,
         "interval": "mean ± half_width: 95 % t-interval over seeds; null for a single seed",
+        "score": "area beyond the reference point of one seed's run, its setting chosen on all other seeds",
         "x": report.x.name,
         "y": report.y.name,
         "require": report.require or None,
         "counts": report.counts,
+        "progress": asdict(report.progress),
         "answer": " ".join(answer(report, report.standings)),
         "caveats": caveats(report, report.standings),
         "settings": settings,

@@ -7,14 +7,16 @@ from collections.abc import Iterable, Sequence
 
 from selgen_ray.report.knob_names import signs
 from selgen_ray.report.model import Report
-from selgen_ray.report.words import answer
-from selgen_ray.stats import Summary
+from selgen_ray.report.progress import progress_text
+from selgen_ray.report.settings import Setting
+from selgen_ray.report.words import answer, items_of
+from selgen_ray.stats import Summary, binomial_interval
 
 PAGE, PICTURE = "index.html", "figures/pareto.png"
 WIDTH = 112
 _NAMED = ("results.parquet", "results.csv", "summary.json", "report.md", PICTURE)
 _LISTED = 10  # of each kind; summary.json has them all
-_MIN_LABEL = 24
+_MIN_LABEL = 20
 
 
 def report_text(report: Report) -> str:
@@ -24,6 +26,8 @@ def report_text(report: Report) -> str:
     """
     counts = ", ".join(f"{n} {status}" for status, n in report.counts.items() if n)
     lines = [f"{report.title}: {counts or f'no results.json below {report.sweep} yet'}", ""]
+    if how_far := progress_text(report.progress):
+        lines = [*_wrapped(how_far, ""), "", *lines]
     if report.counts.get("completed"):
         lines += [*_table(report), "", *_legend(report), ""]
         lines += [*_wrapped(" ".join(answer(report, report.standings)), ""), ""]
@@ -40,34 +44,65 @@ def report_text(report: Report) -> str:
     return "\n".join([*lines, *tables, *page]).rstrip("\n")
 
 
-def score_text(summary: Summary | None, signed: bool = False) -> str:
-    """Return '0.812 ± 0.034', without an interval '0.812', without a value '-'.
+def score_text(summary: Summary | None, signed: bool = False, items: int | None = None) -> str:
+    """Return '0.812 ± 0.034', without an interval '0.812', without a value '-', of equal values '0.980, no spread'.
 
     Args:
         signed: write '+' before a positive mean, as of a change.
+        items: number of items that a share rests on: with them equal values have a binomial interval.
     """
     if summary is None:
         return "-"
     mean = f"{summary.mean:+.3f}" if signed else f"{summary.mean:.3f}"
+    if summary.is_flat:
+        return f"{mean}, no spread{_range(summary, items)}"
     return mean if summary.half_width is None else f"{mean} ± {summary.half_width:.3f}"
 
 
+def _range(summary: Summary, items: int | None) -> str:
+    """Return ', 0.894–0.999', the binomial interval of equal shares; '' where the number of items is not known."""
+    if items is None or not 0 <= summary.mean <= 1:
+        return ""
+    low, high = binomial_interval(summary.mean, items)
+    return f", {low:.3f}–{high:.3f}"
+
+
 def _table(report: Report) -> list[str]:
-    head = ["", "setting", "seeds", report.x.name, "change", report.y.name, "change"]
+    head = ["", "setting", "seeds", report.x.name, "change", report.y.name, "change", "items"]
     rows: list[list[str]] = []
     for base in report.bases:
         label = "base model" if len(report.bases) == 1 else f"base model {base.model}"
-        rows.append(["", label, _seeds(base.x or base.y), score_text(base.x), "", score_text(base.y), ""])
+        rows.append(["", label, _seeds(base.x or base.y), score_text(base.x), "", score_text(base.y), "", ""])
     for s in report.settings:
-        scores = [score_text(s.x), score_text(s.change_x, True), score_text(s.y), score_text(s.change_y, True)]
-        rows.append(
-            ["*" if s.on_front else "x" if s.failures else "", s.label, _seeds(s.x or s.y, s.num_trials), *scores]
+        x, y = (
+            score_text(s.x, items=items_of(report.x, s.items_x)),
+            score_text(s.y, items=items_of(report.y, s.items_y)),
         )
+        scores = [x, score_text(s.change_x, True), y, score_text(s.change_y, True), items_text(s)]
+        rows.append(
+            ["*" if s.on_front else "x" if s.failures else "", row_label(s), _seeds(s.x or s.y, s.num_planned), *scores]
+        )
+    if not any(row[-1] for row in rows):  # results that do not say how many items there are
+        head, rows = head[:-1], [row[:-1] for row in rows]
     return _aligned(head, rows)
 
 
+def items_text(setting: Setting) -> str:
+    """Return '50', the number of items behind each value; '50, 40' where the axes differ; '' where it is not known."""
+    counts = [n for n in dict.fromkeys((setting.items_x, setting.items_y)) if n]
+    return ", ".join(map(str, counts))
+
+
+def row_label(setting: Setting) -> str:
+    """Return 'dpo λ=1', with what it lost: 'dpo λ=1 (2 of 3 diverged)'."""
+    if not setting.lost:
+        return setting.label
+    parts = [part.replace(" ", "\u00a0") for part in setting.lost_text.split(", ")]  # each stays on one line
+    return f"{setting.label} ({', '.join(parts)})"
+
+
 def _seeds(summary: Summary | None, num_trials: int | None = None) -> str:
-    """Return '3'; where there are more trials, '2/3'; for one seed, '1, no interval'."""
+    """Return '3'; where more are planned, '2/3'; for one seed, '1, no interval'."""
     n = summary.n if summary else 0
     count = str(n) if num_trials in (None, n) else f"{n}/{num_trials}"
     return f"{count}, no interval" if n == 1 else count
@@ -92,13 +127,15 @@ def _legend(report: Report) -> list[str]:
     parts = [
         "mean ± 95 % t-interval over seeds (of one seed there is no interval)",
         "change: against the base model, trial by trial",
+        *(["items: behind each seed's value"] if any(map(items_text, report.settings)) else []),
+        *(["no spread: all seeds are equal, so the range is that of the items"] if _flat(report) else []),
     ]
     if any(s.on_front for s in report.settings):
-        parts.append("*: on the Pareto front of the means")
+        parts.append("*: on the Pareto front of the means, for which a setting needs every seed that is planned")
     if any(s.failures for s in report.settings):
         parts.append(f"x: kept off the front, which requires {report.require}")
-    if any(s.num_trials != (s.x or s.y or Summary(0, 0, None, None)).n for s in report.settings):
-        parts.append("seeds 2/3: 2 of 3 trials are averaged")
+    if any(s.num_planned != (s.x or s.y or Summary(0, 0, None, None)).n for s in report.settings):
+        parts.append("seeds 2/3: 2 of 3 planned trials are averaged")
     names_of: dict[str, list[str]] = {}  # sign -> the knobs that it stands for, in one strategy or another
     for name, sign in {pair: None for s in report.settings for pair in signs(s.knobs).items()}:
         if sign != name:
@@ -106,6 +143,10 @@ def _legend(report: Report) -> list[str]:
     parts += [f"{sign}: {' or '.join(names)}" for sign, names in names_of.items()]
     parts += [f"{axis.name}: less is better" for axis in (report.x, report.y) if axis.sign < 0]
     return _wrapped("; ".join(parts), "")
+
+
+def _flat(report: Report) -> bool:
+    return any(one.is_flat for s in report.settings for one in (s.x, s.y) if one)
 
 
 def _left_out(report: Report) -> Iterable[str]:

@@ -20,6 +20,7 @@ from selgen_ray.report.build import make_report
 from selgen_ray.report.markdown import report_markdown
 from selgen_ray.report.model import Report
 from selgen_ray.report.page import Surroundings, page_html
+from selgen_ray.report.progress import read_plan
 from selgen_ray.report.settings import Axis
 from selgen_ray.report.summary import as_dict
 from selgen_ray.report.text import PAGE
@@ -99,7 +100,7 @@ def _written(
     results = read_trials(*folders)
     title = title or ", ".join(folder.name for folder in folders)
     where = ", ".join(map(str, folders))
-    report = make_report(results, where, title, x, y, require or "", reference)
+    report = make_report(results, where, title, x, y, require or "", reference, read_plan(folders))
     if not results or (strict and report.unknown_axes):
         return report
     place = _place(folders, out)

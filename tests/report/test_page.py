@@ -42,7 +42,7 @@ def sweep(tmp_path: Path) -> Path:
     for seed in (1, 2, 3):
         publish(folder, fake_result("naive", seed, 0.9, 0.3 + seed / 50, top={"train_on_proxy": False}))
         publish(folder, fake_result("kl_divergence", seed, 0.8 + seed / 50, 0.7, beta_kl=10.0))
-    publish(folder, fake_result("kl_divergence", 4, 1.0, 1.0, "diverged", beta_kl=10.0, changes={"error": EVIL}))
+    publish(folder, fake_result("kl_divergence", 4, 1.0, 1.0, "diverged", beta_kl=99.0, changes={"error": EVIL}))
     return folder
 
 
@@ -92,9 +92,9 @@ def test_the_page_is_one_file_that_may_load_nothing(sweep):
 def test_the_page_says_what_a_reader_asks(sweep):
     words = page_of(sweep).words
     for expected in (
-        "kl_divergence keeps alignment 0.700 ± 0.000",
+        "kl_divergence β=10, has alignment 0.700 (no spread seen)",
         "training on the task alone ends at",
-        "chosen on the same seeds",
+        "seeds that chose it",
         "1 diverged",
         "exactly right",
         "The question and the setting",

@@ -71,7 +71,8 @@ function number(value, signed = false) {
 
 function withInterval(summary, signed = false) {
   if (!summary) return "–";
-  return number(summary.mean, signed) + (summary.half === null ? "" : " ± " + number(summary.half));
+  if (summary.half === null) return number(summary.mean, signed);
+  return number(summary.mean, signed) + (summary.flat ? ", no spread" : ` ± ${number(summary.half)}`);
 }
 
 function hours(value) {
@@ -100,9 +101,10 @@ function summarise(values) {
   const n = values.length;
   if (!n) return null;
   const mean = values.reduce((a, b) => a + b, 0) / n;
-  if (n === 1) return { n, mean, half: null };
+  if (n === 1) return { n, mean, half: null, flat: false };
   const variance = values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / (n - 1);
-  return { n, mean, half: (data.t[n] * Math.sqrt(variance)) / Math.sqrt(n) };
+  const flat = Math.sqrt(variance) <= 1e-9 * Math.abs(mean); // all seeds are equal: no spread was seen
+  return { n, mean, half: (data.t[n] * Math.sqrt(variance)) / Math.sqrt(n), flat };
 }
 
 const known = new Map();
@@ -133,10 +135,11 @@ function summaries(x = state.x, y = state.y) {
   return found;
 }
 
+/** Mark the front; a setting that lacks one of its planned seeds is never on it. */
 function markFront(found, signX, signY) {
   const drawn = found
     .map((one, s) => ({ one, s }))
-    .filter(({ one, s }) => one.rows.length && !data.settings[s].failures.length)
+    .filter(({ one, s }) => one.rows.length === data.settings[s].numTrials && !data.settings[s].failures.length)
     .sort((a, b) => signX * (b.one.x.mean - a.one.x.mean) || signY * (b.one.y.mean - a.one.y.mean));
   let best = null;
   for (const { one } of drawn) {

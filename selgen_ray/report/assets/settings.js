@@ -8,9 +8,10 @@ const columns = [
   },
   { name: "setting", label: true, key: (row) => row.s },
   { name: "seeds", key: (row) => row.one.rows.length, text: (row) => seedsText(row), right: true },
-  { name: () => state.x, key: (row) => row.one.x?.mean, text: (row) => withInterval(row.one.x), right: true },
+  { name: "items", key: (row) => row.setting.items.x, text: (row) => itemsText(row), right: true },
+  { name: () => state.x, key: (row) => row.one.x?.mean, text: (row) => withRange(row, "x"), right: true },
   { name: "change", key: (row) => row.one.dx?.mean, text: (row) => withInterval(row.one.dx, true), right: true },
-  { name: () => state.y, key: (row) => row.one.y?.mean, text: (row) => withInterval(row.one.y), right: true },
+  { name: () => state.y, key: (row) => row.one.y?.mean, text: (row) => withRange(row, "y"), right: true },
   { name: "change", key: (row) => row.one.dy?.mean, text: (row) => withInterval(row.one.dy, true), right: true },
   { name: "time a trial", key: (row) => row.hours, text: (row) => hours(row.hours), right: true },
   { name: "tokens a trial", key: (row) => row.tokens, text: (row) => tokens(row.tokens), right: true },
@@ -21,7 +22,20 @@ let showAll = false;
 function seedsText({ one, setting }) {
   const count =
     one.rows.length === setting.numTrials ? `${one.rows.length}` : `${one.rows.length}/${setting.numTrials}`;
-  return one.rows.length === 1 ? `${count}, no interval` : count;
+  const lost = setting.lost ? `; ${setting.lost}` : "";
+  return (one.rows.length === 1 ? `${count}, no interval` : count) + lost;
+}
+
+/** Items behind each seed's value, on the axes that the sweep names; results of other metrics do not say. */
+function itemsText({ setting: { items } }) {
+  if (state.x !== data.x || state.y !== data.y) return "";
+  return [...new Set([items.x, items.y].filter(Boolean))].join(", ");
+}
+
+/** Without a spread the range is the binomial interval of the items, where it is known. */
+function withRange({ one, setting }, side) {
+  const range = one[side]?.flat && state[side] === data[side] ? setting.ranges[side] : null;
+  return withInterval(one[side]) + (range ? `, ${number(range[0])} to ${number(range[1])} by its items` : "");
 }
 
 function settingRows() {

@@ -1,84 +1,51 @@
-// Strategies against each other: hypervolumes, probabilities, paired differences, costs.
+// Strategies against each other: held-out scores, paired differences, costs.
 
 function drawStandings() {
   const table = byId("standings-table");
   if (!table) return;
-  const { standings, reference } = data.standings;
+  const { standings } = data.standings;
+  const summary = (one) => (one ? withInterval({ mean: one.mean, half: one.half_width, flat: isFlat(one) }) : "–");
   const head = [
     "",
     "strategy",
-    right("hypervolume"),
-    right("95 %"),
-    right("of the possible"),
-    right("seeds"),
-    right("settings"),
-    "best setting",
+    right("score, held out"),
     right(data.x),
     right(data.y),
+    right("seeds"),
+    right("settings"),
+    right("diverged"),
+    "best setting",
+    right("its score (flattering)"),
+    right("hypervolume (flattering)"),
   ];
   fillTable(
     table,
     head,
-    standings.map((one, i) => {
-      const best = one.best === null ? null : summaries(data.x, data.y)[one.best];
-      const interval = one.interval
-        ? `${number(one.interval[0])} to ${number(one.interval[1])}`
-        : one.hypervolume === null
-          ? "–"
-          : "no interval";
-      return [
-        right(one.hypervolume === null ? "" : `${i + 1}`),
-        { text: one.strategy, of: one.strategy },
-        right(number(one.hypervolume)),
-        right(interval),
-        right(one.share === null ? "–" : `${(100 * one.share).toFixed(1)} %`),
-        right(`${one.seeds.length}`),
-        right(`${one.settings.length}`),
-        {
-          text: best ? data.settings[one.best].label.slice(one.strategy.length + 1) || "the only one" : "no point",
-          wrap: true,
-        },
-        right(best ? withInterval(best.x) : "–"),
-        right(best ? withInterval(best.y) : "–"),
-      ];
-    }),
+    standings.map((one, i) => [
+      right(one.hypervolume === null ? "" : `${i + 1}`),
+      { text: one.strategy, of: one.strategy },
+      right(summary(one.score)),
+      right(summary(one.x)),
+      right(summary(one.y)),
+      right(`${one.seeds.length}`),
+      right(one.incomplete ? `${one.settings.length}, ${one.incomplete} incomplete` : `${one.settings.length}`),
+      right(one.num_diverged ? `${one.num_diverged} of ${one.num_trials}` : "none"),
+      {
+        text:
+          one.best === null
+            ? "no complete setting"
+            : data.settings[one.best].label.slice(one.strategy.length + 1) || "the only one",
+        wrap: true,
+      },
+      right(number(one.flattering)),
+      right(number(one.hypervolume)),
+    ]),
   );
-  if (reference) drawBeats();
 }
 
-function chance(p) {
-  return p === null || p === undefined ? "" : p > 0.99 ? ">.99" : p < 0.01 ? "<.01" : p.toFixed(2).slice(1);
-}
-
-function drawBeats() {
-  const names = data.standings.standings
-    .filter(({ hypervolume }) => hypervolume !== null)
-    .map(({ strategy }) => strategy);
-  const head = element(
-    "tr",
-    {},
-    element("th"),
-    ...names.map((name) => element("th", {}, element("span", { class: "upright" }, name))),
-  );
-  const body = names.map((a) =>
-    element(
-      "tr",
-      {},
-      element("th", {}, element("span", { class: "named" }, mark(a), element("span", {}, a))),
-      ...names.map((b) => {
-        const p = a === b ? null : data.standings.beats[a][b];
-        const cell = element(
-          "td",
-          { title: a === b || p === null ? null : `P(${a} > ${b}) = ${p.toFixed(3)}` },
-          a === b ? "·" : chance(p),
-        );
-        if (a !== b && p !== null)
-          cell.style.background = `color-mix(in srgb, ${p > 0.5 ? "#0072B2" : "#D55E00"} ${Math.round(70 * Math.abs(p - 0.5))}%, transparent)`;
-        return cell;
-      }),
-    ),
-  );
-  byId("beats-table").replaceChildren(element("thead", {}, head), element("tbody", {}, ...body));
+/** Whether all seeds are equal, but for rounding: no spread was seen. */
+function isFlat({ n, mean, sd }) {
+  return n > 1 && sd !== null && sd <= 1e-12 * Math.max(Math.abs(mean), 1e-300);
 }
 
 function drawFamily() {
@@ -100,12 +67,14 @@ function drawFamily() {
   select.value = state.family;
   const family = data.standings.families[state.family];
   const cells = ({ summary, simultaneous, p, p_holm }) => [
-    right(summary ? withInterval({ mean: summary.mean, half: summary.half_width }, true) : "–"),
+    right(
+      summary ? withInterval({ mean: summary.mean, half: summary.half_width, flat: isFlat(summary) }, true) : "–",
+    ),
     right(simultaneous === null ? "no interval" : `± ${number(simultaneous)}`),
     right(p === null ? "–" : p.toPrecision(2)),
     right(p_holm === null ? "–" : p_holm.toPrecision(2)),
   ];
-  const titles = [data.x, data.y].flatMap((name) => [
+  const titles = ["score", data.x, data.y].flatMap((name) => [
     right(`Δ ${name}`),
     right("all at once"),
     right("p"),
@@ -113,17 +82,23 @@ function drawFamily() {
   ]);
   fillTable(
     byId("family-table"),
-    ["strategy", right("seeds"), ...titles],
+    ["strategy", right("seeds"), "told apart", ...titles],
     family.map((one) => [
       { text: one.strategy, of: one.strategy },
       right(`${one.seeds.length}`),
+      isApart(one) ? "yes" : "no",
+      ...cells(one.score),
       ...cells(one.x),
       ...cells(one.y),
     ]),
   );
   for (const side of ["x", "y"]) drawDifferences(side, family);
   byId("family-note").textContent =
-    `Differences of the seeds that both have; mean ± 95 % paired t-interval. Thin lines and “all at once”: intervals that hold for all ${2 * family.length} comparisons of this table at once (Bonferroni); p: two-sided paired t-test, corrected by Holm's method for ${2 * family.length} comparisons. Fewer than 2 seeds in common: no interval. Looking at several choices above is not corrected for.`;
+    `Differences of the seeds that both have, each with the setting that is best on all other seeds; mean ± 95 % paired t-interval, widened because settings are chosen. Told apart: the scores differ with p < 0.05 on ${data.least} shared seeds or more. p: two-sided paired t-test, corrected by Holm's method over all ${data.standings.num_pairs} pairs of strategies (score), and over both axes of all pairs (the axes). Thin lines and “all at once”: intervals that hold for all of these at once (Bonferroni).`;
+}
+
+function isApart({ seeds, score }) {
+  return seeds.length >= data.least && score.p_holm !== null && score.p_holm < data.level;
 }
 
 function drawDifferences(side, family) {
