@@ -102,7 +102,7 @@ def launch(run: Launch) -> str | None:
     def say(text: str) -> None:
         run.display.say(text, board)
 
-    driver = Driver(run.plan.folder, feed, board, tasks, make, run.time_budget_s, say)
+    driver = Driver(run.plan.folder, feed, board, tasks, make, run.time_budget_s, say, run.plan.left_out)
     driver.guidance = Feedback(run.spec, run.plan, driver.stop, driver.keep, schedulers.make_judge)
     places = Places(
         _fits(run.granted, run.spec.resources.autoscaling), lambda event, node: driver.events.add(event, node=node)
