@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import os
 import pickle
 import signal
 import tempfile
@@ -128,7 +129,8 @@ def launch(run: Launch) -> str | None:
 
     with driver, _heeded_signals(driver, say), _shown(run.display), HeadWatch(give_up) as head:
         try:
-            waiting = WaitNotice(run.granted, lambda text: driver.tell("waiting", text))
+            is_private = not os.environ.get("RAY_ADDRESS") and not run.spec.resources.autoscaling
+            waiting = WaitNotice(run.granted, lambda text: driver.tell("waiting", text), is_private=is_private)
             _run_tuner(run, feed, [TuneEvents(driver, run.display, max_failures), waiting, *watching])
         except Exception:
             if not head.is_dying():

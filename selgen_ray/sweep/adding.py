@@ -55,7 +55,8 @@ class Member:
     def written(self) -> dict[str, Any]:
         """Dotted key -> value as people write it: the path of a file rather than the hash of its content."""
         config = flatten(self.trial.config.model_dump(mode="json"))
-        paths = {key.removesuffix(".path") + _ROWS: value for key, value in config.items() if key.endswith(".path")}
+        paths = {key.removesuffix(".path") + _ROWS: value for key, value in config.items()}
+        paths = {key: value for key, value in paths.items() if key.removesuffix(_ROWS) in SOURCES}
         return {f"{identity.FILES}.{key}": config[key] for key in config} | self.content | config | paths
 
     @functools.cached_property
@@ -139,7 +140,7 @@ class Members:
         others = dict.fromkeys(_text(other.written[key]) for other in self.members if key in other.written)
         value = _text(member.written.get(key))
         name = key.rpartition(".")[2] if key in catalogue.knob_owners() else key.removesuffix(_ROWS)
-        return f"{name} {value}" + (f" (the sweep: {_few(others)})" if others and key in self.values else "")
+        return f"{name} {value}" + (f" (the sweep: {_few(others)})" if others else "")
 
 
 def more_trials(folder: Folder, space: str, different: bool) -> tuple[list[Member], Members | None, list[str]]:

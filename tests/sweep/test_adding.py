@@ -62,16 +62,16 @@ def test_it_inherits_base_seeds_data_and_evaluations_and_says_what_is_new(add: A
     new = joined(place)
     assert sorted(config["seed"] for config in new.values()) == [1, 1, 2, 2]
     assert {config["finetune_config"]["epochs"] for config in new.values()} == {3}
-    assert all(config["data"]["outcome"]["path"].endswith("outcome.jsonl") for config in new.values())
+    assert all(config["data"]["outcome"].endswith("outcome.jsonl") for config in new.values())
     lines = {line.split(": ")[0].strip(): line for line in out.splitlines()[1:]}
     assert lines.keys() >= new.keys()
     (line,) = (line for name, line in lines.items() if name.startswith("kl") and name.endswith("seed_1"))
     assert line.endswith(": beta_kl 100.0 (the sweep: 1.0, 10.0)")
     (line,) = (line for name, line in lines.items() if name.startswith("dpo") and name.endswith("seed_1"))
-    assert "proxy_strategy dpo (the sweep: naive, kl_divergence)" in line and "lambda_dpo 0.3" in line
+    assert "proxy_strategy dpo (the sweep: kl_divergence, naive)" in line and "lambda_dpo 0.3" in line
 
 
-@pytest.mark.parametrize("key", ["epochs", "model", "data", "evals"])
+@pytest.mark.parametrize("key", ["epochs", "model", "data", "evals", "generation"])
 def test_what_does_not_compare_is_refused_unless_told(
     key: str, add: Add, place: Path, tmp_path: Path, roles: dict[str, list[dict[str, Any]]]
 ) -> None:
@@ -80,10 +80,9 @@ def test_what_does_not_compare_is_refused_unless_told(
         "epochs": ({"finetune_config.epochs": 1}, "finetune_config.epochs 1 (the sweep: 3)"),
         "model": ({"finetune_config.model": "toy"}, "finetune_config.model toy (the sweep: /"),
         "data": ({"data.outcome": outcome}, f"data.outcome {outcome} (the sweep: /"),
-        "evals": ({"evals.generation.temperature": 0.5}, "evals.generation.temperature 0.5"),
+        "evals": ({"evals.extractor": "last_line"}, "evals.extractor last_line (the sweep: auto)"),
+        "generation": ({"finetune_config.max_new_tokens": 2}, "finetune_config.max_new_tokens 2 (the sweep: 4)"),
     }[key]
-    if key == "evals":
-        base, named = {"finetune_config.max_new_tokens": 2}, "finetune_config.max_new_tokens 2 (the sweep: 4)"
     status, out = add(base=base, strategies={"dpo": {}})
     assert status == 2 and named in out and "more.yaml:2: dpo" in out and "--different" in out, out
     assert not joined(place)
