@@ -88,7 +88,7 @@ def load_results(
     if not folder.exists():
         raise FileNotFoundError(f"no sweep folder at {folder}")
     table = as_table(read_trials(folder), per)
-    return table[table["status"].isin(wanted)].reset_index(drop=True)
+    return table.loc[table["status"].isin(wanted)].reset_index(drop=True)
 
 
 def _statuses(status: str | Iterable[str]) -> list[str]:

@@ -57,7 +57,7 @@ class Member:
         config = flatten(self.trial.config.model_dump(mode="json"))
         paths = {key.removesuffix(".path") + _ROWS: value for key, value in config.items()}
         paths = {key: value for key, value in paths.items() if key.removesuffix(_ROWS) in SOURCES}
-        return {f"{identity.FILES}.{key}": config[key] for key in config} | self.content | config | paths
+        return {f"{identity.FILES}.{key}": config[key] for key in config} | dict(self.content) | config | paths
 
     @functools.cached_property
     def setting(self) -> str:
