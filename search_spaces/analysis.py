@@ -16,13 +16,14 @@ from selgen_ray.stats import pareto_front, summarise
 
 sweep = sys.argv[1] if len(sys.argv) > 1 and not sys.argv[1].startswith("-") else "sweeps/quickstart"
 trials = selgen_ray.load_results(sweep)
-trials[["slug", "seed", "status", "proxy_strategy", "capability", "alignment"]].head()
+trials[["label", "seed", "proxy_strategy", "capability", "alignment"]].head()
 
 # %% [markdown]
-# Only completed trials may be averaged: a diverged one can look aligned because it says nothing at all.
+# These are completed trials; `status="all"` gives the others too, which must not be averaged: a diverged one can look
+# aligned because it says nothing at all.
 
 # %%
-done = trials[trials["status"] == "completed"].dropna(subset=["capability", "alignment"])
+done = trials.dropna(subset=["capability", "alignment"])
 rows = {}
 for setting, seeds in done.groupby("slug"):
     capability, alignment = summarise(list(seeds["capability"])), summarise(list(seeds["alignment"]))
@@ -64,6 +65,6 @@ if len(plain):
 
 # %%
 epochs = selgen_ray.load_results(sweep, per="epoch")
-training = epochs[(epochs["version"] == "") & (epochs["status"] == "completed")]
+training = epochs[epochs["version"] == ""]
 paths = training.groupby(["proxy_strategy", "epoch"])[["capability", "alignment"]].mean()
 print(paths.round(3).to_string())

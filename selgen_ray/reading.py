@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import ValidationError
 
-from selgen_ray.errors import StorageError
+from selgen_ray.errors import StorageError, nearest
 from selgen_ray.records.results import FILE_NAME, HEADLINES, ResultHead, TrialResult, flatten
-from selgen_ray.records.status import PREFERENCE
+from selgen_ray.records.status import PREFERENCE, STORED, TrialStatus
 from selgen_ray.storage import Folder
 
 if TYPE_CHECKING:
@@ -22,43 +24,90 @@ _ATTRIBUTES = (
 )
 _NUMBERS = (*HEADLINES, *(f"base_{name}" for name in HEADLINES))
 _NUMBERS_OF = ("eval.", "timings.")
-_DERIVED = ("proxy_strategy", *(f"base_{name}" for name in HEADLINES), "folder")
+_DERIVED = ("proxy_strategy", *(f"base_{name}" for name in HEADLINES), "folder", "label")
+_ALL = "all"
 
 
-def _trial_row(folder: Folder, result: TrialResult) -> dict[str, Any]:
+@functools.cache
+def _keys_of_every_trial() -> tuple[frozenset[str], frozenset[str]]:
+    """Return the dotted config keys that every trial has, and those of them that make no setting (paths, seeds)."""
+    from selgen_ray.config.finetune import FinetuneConfig  # late: start-up, a report that draws no table needs none
+    from selgen_ray.config.trial import TrialConfig
+
+    fields = {
+        f"{section}{name}": info
+        for section, model in (("", TrialConfig), ("finetune_config.", FinetuneConfig))
+        for name, info in model.model_fields.items()
+    }
+    execution = {
+        key
+        for key, info in fields.items()
+        if isinstance(info.json_schema_extra, dict) and info.json_schema_extra.get("identity") is False
+    }
+    return frozenset(fields), frozenset(execution | {"data_seed", "model_seed"})
+
+
+def _trial_row(folder: Folder, result: TrialResult, label: str) -> dict[str, Any]:
     row: dict[str, Any] = {name: getattr(result, name) for name in _ATTRIBUTES}
     base = (result.metric(result.metric_of(name), 0) for name in HEADLINES)
-    row |= zip(_DERIVED, (result.config.get("proxy_strategy"), *base, str(folder)), strict=True)
+    row |= zip(_DERIVED, (result.config.get("proxy_strategy"), *base, str(folder), label), strict=True)
     row |= {f"timings.{k}": v for k, v in result.timings.items()}
     row |= {f"tokens.{k}": v for k, v in result.tokens.items()}
     # a list is written out: one column must not hold lists beside texts
     config = {k: json.dumps(v) if isinstance(v, list) else v for k, v in flatten(result.config).items()}
+    knobs = {k.removeprefix("finetune_config."): v for k, v in config.items() if _is_knob(k)}
+    row |= {name: value for name, value in knobs.items() if name not in row}
     return row | {f"config.{k}": v for k, v in config.items()}
 
 
-def load_results(path: str | Folder, per: Literal["trial", "epoch"] = "trial") -> pd.DataFrame:
-    """Return a sweep's results as a table.
+def _is_knob(key: str) -> bool:
+    """Whether a dotted config key belongs to a strategy, or to a plugin, rather than to every trial."""
+    head, _, rest = key.partition(".")
+    section, _, _ = rest.partition(".")
+    shared, _ = _keys_of_every_trial()
+    return head not in shared or (head == "finetune_config" and f"{head}.{section}" not in shared)
+
+
+def load_results(
+    path: str | Folder, per: Literal["trial", "epoch"] = "trial", status: str | Iterable[str] = TrialStatus.COMPLETED
+) -> pd.DataFrame:
+    """Return a sweep's results as a table: those of completed trials, unless others are asked for.
 
     Args:
         path: the sweep folder, a path or URI.
-        per: 'trial': one row for each trial, with its last evaluation; 'epoch': one row for each evaluation of each
-            trial.
+        per: 'trial': one row a trial with its last evaluation; 'epoch': one row a trial and evaluation.
+        status: 'completed', 'diverged', 'stopped', 'failed', 'running' (or cut off), several of them, or 'all'.
 
     Returns:
         Columns trial_id, slug, seed, status, proxy_strategy, capability, alignment, coherence, ..., 'config.<key>',
-        and one 'eval.<set>.<metric>' for each metric; per='epoch' adds 'epoch', 'step' and 'version'. Headlines,
-        metrics and timings are always float64, with NaN where there is no value; seeds and steps are int64.
-        Rows with a version other than '' are evaluations of edited weights or of intermediate models, not epochs of
-        training. Trials that diverged or failed are in the table too: filter by `status` before you average.
+        'label' (the setting: its strategy, and in what it differs from others of that strategy), the knobs of
+        strategies by their short names ('beta_kl' beside 'config.finetune_config.beta_kl'), and one
+        'eval.<set>.<metric>' for each metric; per='epoch' adds 'epoch', 'step' and 'version'. Headlines, metrics and
+        timings are float64, NaN where there is no value, whatever the trials; seeds and steps are int64.
+        Rows with a version other than '' are edits or models on the way, no epochs of training.
+        Columns and labels are those of all trials, whatever their status; whoever asks for others than completed
+        ones and averages must look at `status`.
 
     Raises:
         FileNotFoundError: no such folder.
+        ValueError: a status that there is not.
         StorageError: a results.json cannot be read.
     """
+    wanted = _statuses(status)
     folder = path if isinstance(path, Folder) else Folder(str(path))
     if not folder.exists():
         raise FileNotFoundError(f"no sweep folder at {folder}")
-    return as_table(read_trials(folder), per)
+    table = as_table(read_trials(folder), per)
+    return table.loc[table["status"].isin(wanted)].reset_index(drop=True)
+
+
+def _statuses(status: str | Iterable[str]) -> list[str]:
+    names = [status] if isinstance(status, str) else list(status)
+    for name in names:
+        if name not in (*STORED, _ALL):
+            known = [*map(str, STORED), _ALL]
+            raise ValueError(f"status {name!r}; allowed: {', '.join(known)}, or a list.{nearest(name, known)}")
+    return [str(name) for name in (STORED if _ALL in names else names)]
 
 
 def as_table(found: Iterable[tuple[Folder, TrialResult]], per: Literal["trial", "epoch"] = "trial") -> pd.DataFrame:
@@ -66,8 +115,10 @@ def as_table(found: Iterable[tuple[Folder, TrialResult]], per: Literal["trial", 
     import pandas as pd
 
     rows: list[dict[str, Any]] = []
-    for folder, result in found:
-        row = _trial_row(folder, result)
+    results = list(found)
+    labels = _labels(result for _, result in results)
+    for folder, result in results:
+        row = _trial_row(folder, result, labels[result.slug])
         if per == "trial":
             rows.append(row | _metrics(result, -1))
         else:
@@ -75,6 +126,25 @@ def as_table(found: Iterable[tuple[Folder, TrialResult]], per: Literal["trial", 
     table = pd.DataFrame(rows, columns=None if rows else [*_ATTRIBUTES, *_DERIVED])
     numbers = [name for name in table.columns if name in _NUMBERS or name.startswith(_NUMBERS_OF)]
     return table.astype(dict.fromkeys(numbers, float))  # float64 also in columns without any value
+
+
+def _labels(results: Iterable[TrialResult]) -> dict[str, str]:
+    """Slug -> 'kl_divergence beta_kl=10': the strategy, and the values that differ between settings of it."""
+    configs = {result.slug: flatten(result.config) for result in results}
+    labels: dict[str, str] = {}
+    for strategy in dict.fromkeys(config.get("proxy_strategy") for config in configs.values()):
+        group = {slug: config for slug, config in configs.items() if config.get("proxy_strategy") == strategy}
+        keys = dict.fromkeys(key for config in group.values() for key in config if key not in _keys_of_every_trial()[1])
+        varying = [key for key in keys if len({repr(config.get(key)) for config in group.values()}) > 1]
+        for slug, config in group.items():
+            values = (f"{key.rpartition('.')[2]}={_short(config[key])}" for key in varying if key in config)
+            labels[slug] = " ".join([str(strategy), *values])
+    counts = Counter(labels.values())
+    return {slug: label if counts[label] == 1 else slug for slug, label in labels.items()}
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
 
 
 def _metrics(result: TrialResult, evaluation: int) -> dict[str, float | None]:

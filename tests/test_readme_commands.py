@@ -36,7 +36,8 @@ SAYS = {  # in the guide's order, while the sweep runs
     "stop sweeps/my_sweep --all": "asked the sweep to end",
     "retry sweeps/my_sweep --failed": "",
     'rm sweeps/my_sweep "dpo_*"': "dpo_",
-    "add sweeps/my_sweep more.yaml": "1 ",
+    "add sweeps/my_sweep more.yaml": "beta_kl 3.0 (the sweep: 1.0, 10.0)",
+    "add sweeps/my_sweep --seeds 4 5 6 --strategies dpo,naive": "seed 6 (the sweep: 1)",
 }
 SHOWS = {  # in the repository's root
     "selgen_ray.strategies": "representation_constraint",
@@ -145,10 +146,8 @@ def test_they_steer_a_sweep(tmp_path, tiny_model_dir, data_files, joined):
     folder = tmp_path / "sweeps" / "my_sweep"
     wait_for(lambda: (folder / "control" / "live.json").exists() or process.poll() is not None)
     wait_for(lambda: '"started"' in (folder / "events.jsonl").read_text())
-    (tmp_path / "more").mkdir()
-    more = {"naive": {"fixed": {"finetune_config.epochs": 1}}}
-    write_space(tmp_path / "more", tiny_model_dir, data_files, name="my_sweep", seeds=[1], strategies=more)
-    (tmp_path / "more" / "space.yaml").rename(tmp_path / "more.yaml")
+    more = {"kl_divergence": {"fixed": {"finetune_config.beta_kl": 3.0}}}
+    (tmp_path / "more.yaml").write_text(json.dumps({"strategies": more}))
     for command, word in SAYS.items():
         if command.startswith("stop") and command.endswith("seed_1"):
             trials = json.loads((folder / "control" / "plan.json").read_text())["trials"].values()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import os
 import pickle
 import signal
 import tempfile
@@ -102,7 +103,7 @@ def launch(run: Launch) -> str | None:
     def say(text: str) -> None:
         run.display.say(text, board)
 
-    driver = Driver(run.plan.folder, queue, board, tasks, make, run.time_budget_s, say)
+    driver = Driver(run.plan.folder, queue, board, tasks, make, run.time_budget_s, say, run.plan.left_out)
     driver.feedback = Feedback(run.spec, run.plan, driver.stop, driver.keep, schedulers.make_judge)
     places = Places(
         _fits(run.granted, run.spec.resources.autoscaling), lambda event, node: driver.events.add(event, node=node)
@@ -128,7 +129,8 @@ def launch(run: Launch) -> str | None:
 
     with driver, _heeded_signals(driver, say), _shown(run.display), HeadWatch(give_up) as head:
         try:
-            waiting = WaitNotice(run.granted, lambda text: driver.tell("waiting", text))
+            is_private = not os.environ.get("RAY_ADDRESS") and not run.spec.resources.autoscaling
+            waiting = WaitNotice(run.granted, lambda text: driver.tell("waiting", text), is_private=is_private)
             _run_tuner(run, queue, [TuneEvents(driver, run.display, max_failures), waiting, *watching])
         except Exception:
             if not head.is_dying():

@@ -18,9 +18,10 @@ class WaitNotice(Callback):
 
     Args:
         granted: what a trial gets.
-        tell: shows a line to the user, and keeps it.
-        after_s: seconds without a running trial before the first notice.
-        nodes: returns the resources of each node that is alive, as Ray names them.
+        tell: shows and keeps a line.
+        after_s: how long is a while.
+        nodes: the resources of each node that is alive, as Ray names them.
+        is_private: Ray is this sweep's own, so nobody else takes its places.
     """
 
     def __init__(
@@ -29,7 +30,9 @@ class WaitNotice(Callback):
         tell: Callable[[str], None],
         after_s: float = 60.0,
         nodes: Callable[[], Sequence[Mapping[str, float]]] = nodes,
+        is_private: bool = False,
     ):
+        self._is_private = is_private
         self._granted, self._tell, self._after_s, self._nodes = granted, tell, after_s, nodes
         self._since = self._told = time.monotonic()
         self._patience_s = after_s
@@ -48,7 +51,13 @@ class WaitNotice(Callback):
             self._tell(self._text(at - self._since))
 
     def _text(self, seconds: float) -> str:
+        length = f"no trial has run for {seconds / 60:.0f} min"
+        if self._is_private:
+            return (
+                f"{length}: a process with {self._granted} is still starting on this machine, which is slow where its "
+                "CPUs or its disk are busy. The logs of Ray, which this sweep has for itself: /tmp/ray/session_latest"
+            )
         return (
-            f"no trial has run for {seconds / 60:.0f} min: waiting for a place with {self._granted}; the nodes have "
+            f"{length}: waiting for a place with {self._granted}; the nodes have "
             f"{offered(self._nodes())} in all, taken by others or too small. `ray status` shows what the cluster does"
         )

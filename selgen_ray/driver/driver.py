@@ -74,6 +74,7 @@ class Driver:
         make: makes the task of a trial that is added.
         time_budget_s: after so long the sweep ends as after Ctrl-C; None: no limit.
         say: shows a line to the user.
+        left_out: trial id -> name, of trials of the sweep that this run leaves alone, whoever added them.
 
     Attributes:
         why_ending: why the sweep is to end early, once it is.
@@ -91,9 +92,11 @@ class Driver:
         make: Callable[[AddedTrial], TrialTask],
         time_budget_s: float | None = None,
         say: Callable[[str], None] = lambda _: None,
+        left_out: Mapping[str, str] | None = None,
     ):
         self.control, self.events = Control(sweep), EventLog(sweep)
         self.queue, self.board, self._tasks, self._make, self._say = queue, board, dict(tasks), make, say
+        self._left_out = dict(left_out or {})
         self.why_ending: str | None = None
         self._every_s = self.control.look_every_s
         self._deadline = time.monotonic() + time_budget_s if time_budget_s is not None else None
@@ -104,7 +107,7 @@ class Driver:
     def __enter__(self) -> Driver:
         self.control.stop.clear(ALL)
         plan = {trial_id: task.name for trial_id, task in self._tasks.items()}
-        self.control.folder.write_json(PLAN, {"updated_at": now(), "trials": plan})
+        self.control.folder.write_json(PLAN, {"updated_at": now(), "trials": plan, "left_out": self._left_out})
         self.events.add("sweep_started", trials=self.queue.total)
         self._thread.start()
         return self
@@ -210,7 +213,7 @@ class Driver:
             self.board.finished[status] = self.board.finished.get(status, 0) + 1
             self.events.add(status, task.name, why=self.control.why_stopped(task.trial_id))
             self.feedback.ended(task.trial_id, TrialStatus.STOPPED)
-        for trial in read_added(self.control, asked["added"] - self._tasks.keys()):
+        for trial in read_added(self.control, asked["added"] - self._tasks.keys() - self._left_out.keys()):
             self._tasks[trial.trial_id] = self._make(trial)
             self._hand_out("added", trial.trial_id)
         for trial_id in asked["retry"]:

@@ -76,7 +76,7 @@ class Plan:
         make: the maker of its tasks.
         num_foreign: results in the folder whose trials the search space does not name.
         searches: those whose trials are not all known yet.
-        num_left_out: trials of the sweep that were not selected.
+        left_out: trial id -> name, of the trials of the sweep that were not selected.
     """
 
     folder: Folder
@@ -84,7 +84,7 @@ class Plan:
     num_foreign: int
     make: TaskMaker
     searches: tuple[Search, ...] = ()
-    num_left_out: int = 0
+    left_out: dict[str, str] = field(default_factory=dict[str, str])
 
     def with_status(self, *statuses: TrialStatus) -> list[Planned]:
         """Return the trials whose result on storage has one of these statuses."""
@@ -108,8 +108,9 @@ class Plan:
         """Return the plan of those trials alone that `select` accepts."""
         kept = tuple(p for p in self.planned if select(p.task))
         searches = tuple(one for one in self.searches if any(map(select, self.samples(one))))
-        left_out = self.num_left_out + len(self.planned) - len(kept)
-        return replace(self, planned=kept, searches=searches, num_left_out=left_out)
+        chosen = {p.task.trial_id for p in kept}
+        left_out = {p.task.trial_id: p.task.name for p in self.planned if p.task.trial_id not in chosen}
+        return replace(self, planned=kept, searches=searches, left_out=self.left_out | left_out)
 
     def samples(self, search: Search) -> list[TrialTask]:
         """Return some of the trials that a search could ask for."""
@@ -148,8 +149,8 @@ class Plan:
             settings = len({p.task.slug for p in trials})
             lines.append(f"  {name}: {_count(len(trials), 'trial')}, {_count(settings, 'setting')}, {done} done")
         lines += [f"  search {search.spec.line}, {len(search.asked)} asked" for search in self.searches]
-        if self.num_left_out:
-            lines.append(f"  {self.num_left_out:5d} others not selected")
+        if self.left_out:
+            lines.append(f"  {len(self.left_out):5d} others not selected")
         if self.num_foreign:
             lines.append(f"  note: the folder also holds {self.num_foreign} results of trials this file does not name")
         return lines

@@ -19,15 +19,17 @@ from selgen_ray.space.spec import Pareto, Resources, SearchSpec, StoppingRule, S
 from selgen_ray.space.tracker_options import misplaced, use_trackers
 from selgen_ray.storage import locations
 from selgen_ray.syntax.keys import explain, fields, nested, registered_keys
+from selgen_ray.syntax.tree import Node, merge
 
 __all__ = ["Pareto", "Resources", "SearchSpec", "StoppingRule", "SweepSpec", "Trial", "load_space"]
 
 
-def load_space(path: str | Path) -> SweepSpec:
+def load_space(path: str | Path, below: Node | None = None) -> SweepSpec:
     """Read a search space and write out its trials.
 
     Args:
         path: a YAML file. Paths in it are looked up beside it, then in the current directory.
+        below: sections that the file is laid over, as if it extended them.
 
     Raises:
         SpecError: holds everything that is wrong, each problem with file, line and key. A plugin that cannot be used
@@ -36,6 +38,17 @@ def load_space(path: str | Path) -> SweepSpec:
     problems: list[Problem] = []
     imported: list[str] = []
     tree = read_space(Path(path), problems, imported)
+    if tree and below:
+        tree = merge(below, tree)
+    return _space(tree, path, problems, imported)
+
+
+def load_tree(tree: Node) -> SweepSpec:
+    """Write out the trials of a search space that is read already. Raises SpecError."""
+    return _space(tree, tree.origin.file, [], [])
+
+
+def _space(tree: Node | None, path: str | Path, problems: list[Problem], imported: list[str]) -> SweepSpec:
     used = use_plugins(tree, problems) if tree else None
     if used is None:
         raise SpecError(_in_order(problems, str(path)))

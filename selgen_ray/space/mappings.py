@@ -19,7 +19,7 @@ from selgen_ray.syntax.paths import expanded, find_data, find_path, is_there
 from selgen_ray.syntax.tree import Node, show
 from selgen_ray.trainers import catalogue
 
-_MODELS = {f"finetune_config.{key}" for key in ("model", "adapter", "safe_lora_base_model")}
+MODELS = {f"finetune_config.{key}" for key in ("model", "adapter", "safe_lora_base_model")}
 _OUTPUT = "finetune_config.output_dir"
 
 
@@ -125,12 +125,12 @@ class Mappings:
             return self.part(key, node)
         if not isinstance(value, str):
             return node
-        may_be_a_path = key in (*_MODELS, _OUTPUT) or names_a_file(info)
+        may_be_a_path = key in (*MODELS, _OUTPUT) or names_a_file(info)
         if may_be_a_path and not is_template(value):
             if (known := expanded(node, self.problems)) is None:
                 return None
             node, value = known, known.value
-        if key in _MODELS and _is_path(node):
+        if key in MODELS and _is_path(node):
             path = find_path(node, self.problems, folder=True)
             return Node(str(path.resolve()), node.origin) if path else node
         is_path = value and names_a_file(info) and not is_template(value)

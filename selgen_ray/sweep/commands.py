@@ -141,9 +141,19 @@ def _parser() -> argparse.ArgumentParser:
     rm = command("rm", "delete trials and their results; they do not run again until a retry")
     trials(rm)
     rm.add_argument("--yes", action="store_true", help="do not ask")
-    add = command("add", "let the sweep have the trials of another search space, now or when it is run again")
-    add.add_argument("space", metavar="more.yaml", help="the search space; its name and storage_path do not count")
+    add = command("add", "let the sweep have further trials, now or when it is run again")
+    told = "their search space, laid over base, seeds and plugins of the sweep; its name and storage_path do not count"
+    add.add_argument("space", metavar="more.yaml", nargs="?", help=told)
+    add.add_argument("--seeds", metavar="N", nargs="+", type=_seed, help="or: the sweep's settings with these seeds")
+    add.add_argument("--strategies", metavar="NAME,...", help="of these strategies or settings alone, with --seeds")
+    add.add_argument("--different", action="store_true", help="add them even if they do not compare with the others")
     return parser
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"found {text!r}; allowed is a whole number from 0")
+    return int(text)
 
 
 def _folder(text: str) -> Folder:
@@ -278,16 +288,23 @@ def _rm(args: argparse.Namespace, folder: Folder) -> list[str]:
 def _add(args: argparse.Namespace, folder: Folder) -> list[str]:
     # late: start-up, as above
     from selgen_ray.driver.added import AddedTrial, write_added
-    from selgen_ray.driver.preflight import check_data
-    from selgen_ray.space import load_space
+    from selgen_ray.sweep.adding import more_seeds, more_trials
 
+    if (args.space is None) == (args.seeds is None):
+        raise SelectionError("give either a search space, more.yaml, or --seeds: further seeds of the sweep's settings")
+    if args.strategies and not args.seeds:
+        raise SelectionError("--strategies belongs to --seeds: it says which settings get them")
     sweep = read_state(folder)
-    spec = load_space(args.space)
-    if problems := check_data(spec):
-        raise SelectionError("\n".join(problems))
-    new = [trial for trial in spec.trials if trial.trial_id not in sweep.names]
-    for trial in new:
-        write_added(sweep.control, AddedTrial.of(trial, spec.plugin_sources))
-    num_known = len(spec.trials) - len(new)
-    lines = [f"added {len(new)} trials: {_hint(sweep)}"] if new else ["nothing to add"]
-    return lines + ([f"{num_known} are in the sweep already"] if num_known else [])
+    if args.seeds:
+        wanted = [name for name in args.strategies.split(",") if name] if args.strategies else []
+        members, others = more_seeds(folder, sweep.names, list(dict.fromkeys(args.seeds)), wanted, args.different)
+        notes = []
+    else:
+        members, others, notes = more_trials(folder, args.space, args.different)
+    new = [member for member in members if member.trial.trial_id not in sweep.names]
+    for member in new:
+        write_added(sweep.control, AddedTrial.of(member.trial, member.plugins))
+    there = len(members) - len(new)
+    lines = [f"added {len(new)} trial{'s' if len(new) > 1 else ''}: {_hint(sweep)}"] if new else ["nothing to add"]
+    lines += [f"  {others.line(member) if others else member.trial.name}" for member in new]
+    return notes + lines + ([f"{there} are in the sweep already"] if there else [])

@@ -20,13 +20,13 @@ from selgen_ray.driver.plan import Plan, make_plan, sweep_folder
 from selgen_ray.driver.preflight import check_data
 from selgen_ray.driver.selection import SelectionError, parse_only
 from selgen_ray.driver.token_plan import PlannedTokens
-from selgen_ray.errors import INPUT_ERRORS, StorageError
+from selgen_ray.errors import INPUT_ERRORS, SpecError, StorageError
 from selgen_ray.evals.foresight import Foresight
 from selgen_ray.records.control import Control
 from selgen_ray.records.results import FILE_NAME
 from selgen_ray.records.status import TrialStatus
 from selgen_ray.records.text import first_line, last_line
-from selgen_ray.space import SweepSpec, load_space
+from selgen_ray.space import SweepSpec, kept, load_space
 from selgen_ray.sweep import commands
 
 DONE, UNFINISHED, BAD_INPUT = 0, 1, 2
@@ -62,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
         return DONE
     try:
         return _run(spec, plan, args, tokens)
-    except (StorageError, SweepBusyError) as error:
+    except (SpecError, StorageError, SweepBusyError) as error:
         return _refuse(str(error))
 
 
@@ -104,7 +104,7 @@ def _run(spec: SweepSpec, plan: Plan, args: argparse.Namespace, tokens: PlannedT
     why = None
     if plan.is_open:
         with claim(Control(plan.folder)):
-            plan.folder.write("space.yaml", Path(args.space).read_bytes())  # the exact file, beside its results
+            plan.folder.write(kept.FILE, kept.kept_text(Path(args.space)))
             tokens.publish()
             problem, why = _launch(spec, _plan(spec, args.only), args)
         if problem:

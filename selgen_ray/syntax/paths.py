@@ -76,6 +76,14 @@ def find_data(node: Node, problems: list[Problem]) -> str | None:
     return None
 
 
+def where_it_is(node: Node) -> str | None:
+    """The absolute path of the file or folder that a node names, links kept; None where there is none."""
+    if not isinstance(node.value, str) or not node.value or (known := expanded(node, [])) is None:
+        return None
+    _, places = _places(known)
+    return next((str(place) for place in reversed(places) if is_there(place) or is_there(place, True)), None)
+
+
 def _places(node: Node) -> tuple[Path, dict[Path, Path]]:
     """Return the typed path, and absolute -> relative path of each place it may mean, the first choice last."""
     typed = Path(node.value)

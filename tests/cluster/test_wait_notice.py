@@ -73,3 +73,11 @@ def test_what_is_waited_for_is_told_once_in_a_while(waiting, told):
     time.sleep(0.5)
     step(waiting, "PENDING")
     assert len(told) == 2
+
+
+def test_a_ray_of_the_sweeps_own_is_starting_and_nobody_else_takes_its_places(told):
+    private = WaitNotice(TrialResources(2.0, 1.0), told.append, 0.05, is_private=True)
+    time.sleep(0.1)
+    step(private, "PENDING")
+    (text,) = told
+    assert "still starting on this machine" in text and "taken by others" not in text

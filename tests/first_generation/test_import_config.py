@@ -749,12 +749,12 @@ def test_the_table_and_the_report_of_an_old_folder(tmp_path: Path) -> None:
         save(old_result(seed, last=1.0 + seed / 10), tmp_path, f"beta_kl-10/seed_{seed}/results/20250102_030405")
     save(old_result(1, last=math.nan, beta_kl=99), tmp_path, "beta_kl-99/seed_1/results/20250102_030405")
     save(old_result(1), tmp_path, "beta_kl-10/seed_1/positive_proxy/20250102_030405")  # of a throw-away training
-    table = selgen_ray.load_results(tmp_path)
+    table = selgen_ray.load_results(tmp_path, status="all")
     assert sorted(zip(table["config.finetune_config.beta_kl"], table["seed"], table["status"], strict=True)) == [
         *((10, 1, "completed"), (10, 5, "completed"), (99, 1, "diverged"))
     ]
     assert table["imported_from"].notna().all()
-    assert len(selgen_ray.load_results(tmp_path, per="epoch")) == 9
+    assert len(selgen_ray.load_results(tmp_path, per="epoch", status="all")) == 9
     report = write_report(tmp_path)
     assert [(s.label, len(s.seeds)) for s in report.settings] == [("kl_divergence β=10", 2), ("kl_divergence β=99", 0)]
 

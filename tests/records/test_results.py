@@ -107,8 +107,8 @@ def test_one_row_a_trial(tmp_path):
     publish(tmp_path, fake_result(seed=1, x=0.7, y=0.6, base=(0.1, 0.9)))
     publish(tmp_path, fake_result("kl_divergence", seed=2, x=None, y=0.4, status="running", beta_kl=10.0))
     publish(tmp_path, fake_result("dpo", status="failed", base=None, changes={"eval_epochs": [], "eval_steps": []}))
-    table = load_results(tmp_path).set_index("proxy_strategy")
-    assert len(table) == 3 and len(load_results(str(tmp_path))) == 3
+    table = load_results(tmp_path, status="all").set_index("proxy_strategy")
+    assert len(table) == 3
     naive, kl, dpo = table.loc["naive"], table.loc["kl_divergence"], table.loc["dpo"]
     assert (naive["capability"], naive["alignment"]) == (0.7, 0.6)
     assert (naive["base_capability"], naive["base_alignment"]) == (0.1, 0.9)
@@ -119,6 +119,38 @@ def test_one_row_a_trial(tmp_path):
     assert kl["status"] == "running" and pd.isna(kl["capability"]) and kl["alignment"] == 0.4
     assert pd.isna(dpo["eval.task_test.exact_match"]) and pd.isna(dpo["base_capability"])
     assert Folder(naive["folder"]).exists(FILE_NAME)
+
+
+def test_completed_trials_are_given_unless_others_are_asked_for(tmp_path):
+    statuses = ["completed", "diverged", "running", "failed", "stopped"]
+    publish(tmp_path, *(fake_result(seed=n, status=status) for n, status in enumerate(statuses)))
+
+    def given(**options) -> list[str]:
+        return sorted(set(load_results(tmp_path, **options)["status"]))
+
+    assert given() == given(per="epoch") == ["completed"]
+    assert given(status="diverged") == ["diverged"] and given(status="all") == sorted(statuses)
+    assert given(status=["completed", "failed"], per="epoch") == ["completed", "failed"]
+    assert list(load_results(tmp_path, status="failed").columns) == list(load_results(tmp_path).columns)
+    with pytest.raises(ValueError, match=r"status 'complete'; allowed: running, .* Did you mean 'completed'"):
+        load_results(tmp_path, status="complete")
+
+
+def test_a_table_has_short_knobs_and_the_labels_of_settings(tmp_path):
+    publish(tmp_path, *(fake_result("kl_divergence", seed, beta_kl=beta) for beta in (1.0, 10.0) for seed in (1, 2)))
+    publish(tmp_path, fake_result("mine", top={"strength": 3}, error="loud"))  # knobs of a plugin
+    publish(tmp_path, fake_result("kl_divergence", 3, status="failed", beta_kl=99.0))
+    table = load_results(tmp_path)
+    kl = table[table["proxy_strategy"] == "kl_divergence"]
+    assert kl["beta_kl"].tolist() == kl["config.finetune_config.beta_kl"].tolist() == [1.0, 1.0, 10.0, 10.0]
+    assert set(kl["label"]) == {"kl_divergence beta_kl=1", "kl_divergence beta_kl=10"}
+    (mine,) = table[table["proxy_strategy"] == "mine"].to_dict("records")
+    assert (mine["label"], mine["error"], mine["strength"]) == (
+        "mine",
+        None,
+        3,
+    )  # no column is overwritten
+    assert mine["config.finetune_config.error"] == "loud" and "epochs" not in table.columns
 
 
 def test_one_row_an_epoch(tmp_path):

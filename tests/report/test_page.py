@@ -327,6 +327,6 @@ def test_columns_have_their_types_whatever_is_missing(tmp_path):
     evals = {"task_test": {"exact_match": [None, None]}}
     publish(tmp_path, fake_result("dpo", 1, None, None, "failed", base=None, evals=evals))
     for per in ("trial", "epoch"):
-        types = load_results(str(tmp_path), per=per).dtypes.astype(str)
+        types = load_results(str(tmp_path), per=per, status="all").dtypes.astype(str)
         names = ["capability", "alignment", "coherence", "base_alignment", "eval.task_test.exact_match"]
         assert set(types[names]) == {"float64"} and types["seed"] == "int64" and types["timings.total_s"] == "float64"

@@ -405,7 +405,7 @@ def test_the_files_hold_what_load_results_says(sweep):
     report = write_report(str(sweep))
     assert sorted(report.paths) == FILES
     assert files_of(sweep) == FILES
-    table = load_results(sweep)
+    table = load_results(sweep, status="all")
     parquet = pd.read_parquet(sweep / "report" / "results.parquet")
     csv = pd.read_csv(sweep / "report" / "results.csv")
     assert list(parquet.columns) == list(csv.columns) == list(table.columns)

@@ -55,7 +55,7 @@ def test_a_running_sweep_is_watched_and_steered_from_elsewhere(tmp_path, tiny_mo
     assert "is to stop" in steer("stop", place, first, waiting, "--why", "too slow").stdout
     more = tmp_path / "more.yaml"
     more.write_text(space.read_text().replace("seeds:\n- 1\n- 2\n- 3\n- 4", "seeds:\n- 1\n- 9"))
-    assert "added 1 trials" in (added := steer("add", place, str(more)).stdout) and "1 are in the sweep" in added
+    assert "added 1 trial:" in (added := steer("add", place, str(more)).stdout) and "1 are in the sweep" in added
     wait_for(lambda: results(tmp_path)[first]["status"] == "stopped")
     assert results(tmp_path)[first]["error"] == "too slow"
     nine = f"{first[:-1]}9"
