@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from selgen_ray.first_generation.keys import APART, DEFAULTS
+from selgen_ray.first_generation.keys import APART, DEFAULTS, MEANINGS
 from selgen_ray.first_generation.record import Converted, Record, takes
 from selgen_ray.syntax.keys import Keys
 from selgen_ray.syntax.tree import Node, Origin, show, written
@@ -25,6 +25,21 @@ def combine(found: Converted, keys: Keys, own: frozenset[str] | None) -> None:
     _plane(found, taken)
     _schedule(found, taken)
     _seeds(found, own)
+    _meanings(found, keys)
+
+
+def _meanings(found: Converted, keys: Keys) -> None:
+    """Say what old knobs meant, where a key of today gives them another meaning unless it is written."""
+    for to, (value, why, knobs) in MEANINGS.items():
+        if to in found.values or to not in keys.known:
+            continue
+        named = [k for k, of in knobs.items() if k in found.values and (not of or str(found.values[k].value) in of)]
+        sources = dict.fromkeys(source for key in named for source in sorted(found.sources[key]))
+        if not sources:
+            continue
+        node = written(value, found.values[named[0]].origin)
+        found.put(to, node, next(iter(sources)), "converted", why)
+        found.sources[to] = set(sources)
 
 
 def _rows(found: Converted, taken: Taken, keys: Keys) -> None:
@@ -53,7 +68,7 @@ def _rows(found: Converted, taken: Taken, keys: Keys) -> None:
             found.values["data.outcome"] = role
             found.sources["data.outcome"].add(key)
             kind = "converted" if why else "renamed"
-            found.records.append(Record(key, kind, "data.outcome.limit", why, node.origin))
+            found.records.append(Record(key, kind, "data.outcome.limit", why, origin=node.origin))
 
 
 def _proxy(found: Converted, taken: Taken, keys: Keys) -> None:
@@ -154,6 +169,8 @@ def add_defaults(found: Converted, keys: Keys, origin: Origin) -> None:
         epochs = found.values.get("finetune_config.epochs")
         silent[_PROXY_EPOCHS] = epochs.plain() if epochs else DEFAULTS["finetune_config.epochs"]
     place = Origin(origin.file, None, "(default)", origin.included)
+    silent |= {to: value for to, (value, _, _) in MEANINGS.items() if to not in found.values and to in keys.known}
     for to, value in silent.items():
         found.values[to], found.sources[to] = written(value, place), set()
-        found.records.append(Record(to, "default", to, "", place))
+        why = MEANINGS[to][1] if to in MEANINGS else ""
+        found.records.append(Record(to, "default", to, why, origin=place))

@@ -143,8 +143,11 @@ def _settle(to: str | None, claims: list[Claim], found: Converted, keys: Keys) -
         except SaysNothing as nothing:
             found.drop(key, node, str(nothing), nothing.lost)
             continue
-        if to is None or settled:
-            found.drop(key, node, told if to is None else f"{settled} decides")
+        if to is None:
+            found.drop(key, node, told)
+            continue
+        if settled:
+            found.records.append(Record(key, "dropped", None, f"{settled} decides", origin=node.origin))
             continue
         value = _true_or_false(to, value, keys)
         changed = value != node.plain()
@@ -167,7 +170,7 @@ def _unknown(key: str, node: Node, found: Converted, keys: Keys) -> None:
     hint = f" Did you mean {near!r}?" if near else nearest(key.rpartition(".")[2], RULES)
     why = f"no key of either generation; the first one passed over such a key.{hint}"
     found.unknown[key] = node
-    found.records.append(Record(key, "unknown", None, why, node.origin))
+    found.records.append(Record(key, "unknown", None, why, lost=True, origin=node.origin))
 
 
 def _strategy(found: Converted) -> None:

@@ -24,12 +24,14 @@ class Record:
             'default': the file was silent, and today's default is not that of then.
         to: dotted key of today.
         why: for people; of a dropped key always.
+        lost: what it asked for is not done today, whatever the other keys say.
     """
 
     key: str
     kind: Kind
     to: str | None = None
     why: str = ""
+    lost: bool = False
     origin: Origin = field(default_factory=lambda: Origin(""), compare=False)
 
 
@@ -55,11 +57,11 @@ class Converted:
         """Set a key of today, and record where from."""
         self.values[to] = node
         self.sources[to] = {source}
-        self.records.append(Record(source, kind, to, why, node.origin))
+        self.records.append(Record(source, kind, to, why, origin=node.origin))
 
     def drop(self, source: str, node: Node, why: str, lost: bool = True) -> None:
         """Record that a key is left out, and whether anything is lost by it."""
-        self.records.append(Record(source, "dropped" if lost else "void", None, why, node.origin))
+        self.records.append(Record(source, "dropped" if lost else "void", None, why, lost, node.origin))
 
     def remove(self, to: str) -> tuple[Node, str]:
         """Take out what was put, with its records; returns the value and a key that it came from, or ''."""
@@ -70,7 +72,7 @@ class Converted:
         """Leave out what was put, and record why."""
         sources = sorted(self.sources[to])
         node, _ = self.remove(to)
-        self.records += [Record(source, "dropped", None, why, node.origin) for source in sources]
+        self.records += [Record(source, "dropped", None, why, origin=node.origin) for source in sources]
 
     @property
     def strategy(self) -> str:

@@ -86,7 +86,7 @@ def read_space(path: Path, problems: list[Problem], notes: list[str], chain: tup
     if any(key in sections and sections[key].origin.included for key in ("base", "overrides")):
         from selgen_ray.first_generation.adopt import adopt  # late: start-up, few search spaces have old parts
 
-        adopt(sections, notes)
+        problems += adopt(sections, notes)
     tree = Node(sections, tree.origin)
     if "extends" not in sections:
         return tree
