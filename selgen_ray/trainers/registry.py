@@ -81,6 +81,11 @@ class Strategy:
                 raise DataError(message)
 
     @classmethod
+    def row_notes(cls, config: TrialConfig, roles: Mapping[str, Sequence[Row]]) -> list[str]:
+        """Return what a person should know of the rows that suit, in words; the plan shows it."""
+        return []
+
+    @classmethod
     def check_model(cls, config: TrialConfig, model: nn.Module) -> None:
         """Raises ModelError: what is adapted of the model does not suit; it has its adapter, and no weights."""
 

@@ -58,7 +58,7 @@ def run_trial(
         stop: set by others, from any thread.
         on_event: called, from any thread, with {'event', 'why', 'step'} of what a person should find in the sweep's
             log: 'checkpoint_failed', 'checkpoint_unusable', 'auto_batch', 'judge_failed', 'answers_unchanged',
-            'push_failed'.
+            'peak_not_reached', 'push_failed'.
         fsdp: the processes share the frozen base out.
     """
     try:

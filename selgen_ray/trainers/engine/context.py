@@ -106,6 +106,7 @@ class RunContext:
         progress: where the phase in training stands.
         num_steps: optimizer steps of the whole training, once it is known.
         num_resumes: how often the run went on from a checkpoint.
+        flags: what makes every evaluation of the run doubtful, in words.
     """
 
     config: TrialConfig
@@ -124,6 +125,7 @@ class RunContext:
     progress: Progress = field(default_factory=Progress)
     num_steps: int = 0
     num_resumes: int = 0
+    flags: list[str] = field(default_factory=list[str])
 
     @property
     def accelerator(self) -> Accelerator:
@@ -161,6 +163,13 @@ class RunContext:
     def log(self, name: str, total: Tensor | float, count: Tensor | float = 1) -> None:
         """Log a metric as a sum over `count` things; results.json gets the mean since the last reading."""
         self.progress.log(name, total, count)
+
+    def flag(self, event: str, why: str) -> None:
+        """Flag this evaluation and all that follow, and tell the sweep's log; a flag that stands is not repeated."""
+        self.flags = list(dict.fromkeys([*self.flags, why]))
+        if why not in self.record.flags:
+            self.record.flags = [*self.record.flags, why]
+            self.callbacks.on_event({"event": event, "why": why, "step": self.progress.step})
 
     def add_time(self, name: str, since: float) -> None:
         """Add the seconds since a reading of the monotonic clock to a timing of the record."""

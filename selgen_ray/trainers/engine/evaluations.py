@@ -195,7 +195,7 @@ class Evaluations:
         lacking = {name: of.get("missing", {}) for name, of in completed.items()}
         record.missing = {f"{name}/{m}": why for name, of in lacking.items() for m, why in of.items()}
         record.samples = self._samples(completed, is_base=not (step or version))
-        record.flags = [*flags, *cut, *_became_unreadable(record)]
+        record.flags = [*self._run.flags, *flags, *cut, *_became_unreadable(record)]
         if self._judge is not None:
             record.judge = self._judge.identity
         return results
