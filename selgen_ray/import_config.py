@@ -78,8 +78,9 @@ def _config(args: argparse.Namespace) -> list[str]:
     lines += _section("kept, though then they did something else", list(otherwise))
     renamed = dict.fromkeys(f"{r.key} -> {r.to}{f': {r.why}' if r.why else ''}" for r in moved)
     lines += _section("renamed or converted", list(renamed))
-    added = {r.to or "": made.base.values[r.key].plain() for r in kinds["default"] if r.key in made.base.values}
-    lines += _section("defaults of the first generation, written out", [f"{k}: {v}" for k, v in added.items()])
+    defaults = [r for r in kinds["default"] if r.key in made.base.values]
+    added = [f"{r.key}: {made.base.values[r.key].plain()}{f': {r.why}' if r.why else ''}" for r in defaults]
+    lines += _section("defaults of the first generation, written out", added)
     lines += _section("left out, with no counterpart", _reasons(by_reason(lost)))
     lines += _section("left out, as they need no saying", _reasons(by_reason(kinds["void"])))
     lines += _section("to add before it can run", made.to_add)

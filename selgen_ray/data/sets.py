@@ -75,11 +75,9 @@ class Sets:
         self.evals: dict[str, RowSet] = {}
         whole = {role: RowSet(rows, encode(role, rows)) for role, rows in roles.items()}
         self.lengths = {role: length_report(rows.encoded, config.max_seq_length) for role, rows in whole.items()}
+        sizes = {role: len(rows) for role, rows in roles.items()}
         for role in (r for r in TRAINED_ROLES if r in whole):
-            train, _ = split_role(role, len(roles[role]), config.train_split, data_seed)
-            if role != "outcome":
-                train = [train[i] for i in share.rows(len(self.train["outcome"].rows), len(train), data_seed)]
-            self.train[role] = whole[role].take(train)
+            self.train[role] = whole[role].take(trained_rows(role, sizes, config.train_split, data_seed, share))
         if "proxy" in whole and "proxy_neg" in whole:
             whole["proxy"] = RowSet(with_rejected(roles["proxy"], roles["proxy_neg"]), whole["proxy"].encoded)
         known: dict[tuple[str, tuple[int, ...]], RowSet] = {}  # sets of the same rows are one, to be evaluated once
@@ -134,6 +132,24 @@ def split_role(role: str, size: int, train_split: float, data_seed: int) -> tupl
     """Return the numbers of a role's training rows, and those of its held-out rows; see `split_indices`."""
     # proxy and proxy_neg are split alike: their rows are pairs
     return split_indices(size, train_split, data_seed, "split", role.removesuffix("_neg"))
+
+
+def trained_rows(
+    role: str, sizes: Mapping[str, int], train_split: float, data_seed: int, share: ProxyShare
+) -> Sequence[int]:
+    """Numbers of the rows of a role that are trained on: the split's, of a proxy those that `share` makes of them.
+
+    Args:
+        sizes: role -> number of its rows.
+
+    Raises:
+        DataError: the proxy makes up more than it is to be upsampled to.
+    """
+    train, _ = split_role(role, sizes[role], train_split, data_seed)
+    if role == "outcome":
+        return train
+    outcome, _ = split_role("outcome", sizes["outcome"], train_split, data_seed)
+    return [train[i] for i in share.rows(len(outcome), len(train), data_seed)]
 
 
 def eval_rows(

@@ -64,6 +64,7 @@ def check_data(spec: SweepSpec, tokens: PlannedTokens | None = None, foresight: 
         if (roles := loaded[source]) is None:
             continue
         attempt(trainer.check_rows, config, roles)
+        tokens.notes |= dict.fromkeys(attempt(trainer.row_notes, config, roles) or ())
         attempt(check_shares, config, roles)
         attempt(tokens.add, config, roles, source)
         for sentence in missing_data(config.evals, roles):

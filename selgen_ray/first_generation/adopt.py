@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from selgen_ray.errors import Problem
 from selgen_ray.first_generation.convert import convert, convert_override, is_first_generation, nested_node
+from selgen_ray.first_generation.differences import lost_differences
 from selgen_ray.first_generation.record import Converted
 from selgen_ray.syntax.keys import registered_keys
 from selgen_ray.syntax.tree import Node, show
@@ -10,13 +12,17 @@ from selgen_ray.syntax.tree import Node, show
 _SEEDS = ("data_seed", "model_seed", "seed")
 
 
-def adopt(sections: dict[str, Node], notes: list[str]) -> None:
+def adopt(sections: dict[str, Node], notes: list[str]) -> list[Problem]:
     """Put the sections `base` and `overrides`, where they are files of the first generation, into today's keys.
 
     Args:
-        sections: the sections of one search space; changed in place.
-        notes: lines on what was changed are added here.
+        sections: of one search space; changed in place.
+        notes: what was done is added here.
+
+    Returns:
+        What cannot be done: overrides that differ in keys without a counterpart.
     """
+    problems: list[Problem] = []
     keys = registered_keys()
     base, overrides = sections.get("base"), sections.get("overrides")
     is_old = base is not None and base.origin.included and is_first_generation(base, keys)
@@ -32,12 +38,17 @@ def adopt(sections: dict[str, Node], notes: list[str]) -> None:
         start = base if base and is_old else _strategy_alone(base, overrides)
         whole = done if is_old else convert(start, keys, defaults=False)
         made = [convert_override(whole, start, item, keys, is_old) for item in overrides.value]
-        pairs = zip(made, overrides.value, strict=True)
+        pairs = list(zip(made, overrides.value, strict=True))
+        configs = [(one, item) for one, item in pairs if _is_config(item)]
+        unknown = {key for part in (whole, *made) for key in part.unknown}  # the reader of the space refuses those
+        items = [item for _, item in configs]
+        problems = lost_differences(start, items, whole, [one for one, _ in configs], keys, unknown)
         items = [
             nested_node(one.values | one.unknown, item.origin) if _is_config(item) else item for one, item in pairs
         ]
         sections["overrides"] = Node(items, overrides.origin)
         notes += _told(made, overrides.origin.file)
+    return problems
 
 
 def _is_config(node: Node) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from selgen_ray.first_generation.keys import APART, DEFAULTS
+from selgen_ray.first_generation.keys import APART, DEFAULTS, MEANINGS
 from selgen_ray.first_generation.record import Converted, Record, takes
 from selgen_ray.syntax.keys import Keys
 from selgen_ray.syntax.tree import Node, Origin, show, written
@@ -25,6 +25,23 @@ def combine(converted: Converted, keys: Keys, own_keys: frozenset[str] | None) -
     _plane(converted, taken)
     _schedule(converted, taken)
     _seeds(converted, own_keys)
+    _meanings(converted, keys)
+
+
+def _meanings(converted: Converted, keys: Keys) -> None:
+    """Say what old knobs meant, where a key of today gives them another meaning unless it is written."""
+    for to, (value, why, knobs) in MEANINGS.items():
+        if to in converted.values or to not in keys.known:
+            continue
+        named = [
+            k for k, of in knobs.items() if k in converted.values and (not of or str(converted.values[k].value) in of)
+        ]
+        sources = dict.fromkeys(source for key in named for source in sorted(converted.sources[key]))
+        if not sources:
+            continue
+        node = written(value, converted.values[named[0]].origin)
+        converted.put(to, node, next(iter(sources)), "converted", why)
+        converted.sources[to] = set(sources)
 
 
 def _rows(converted: Converted, taken: Taken, keys: Keys) -> None:
@@ -53,7 +70,7 @@ def _rows(converted: Converted, taken: Taken, keys: Keys) -> None:
             converted.values["data.outcome"] = role
             converted.sources["data.outcome"].add(key)
             kind = "converted" if why else "renamed"
-            converted.records.append(Record(key, kind, "data.outcome.limit", why, node.origin))
+            converted.records.append(Record(key, kind, "data.outcome.limit", why, origin=node.origin))
 
 
 def _proxy(converted: Converted, taken: Taken, keys: Keys) -> None:
@@ -154,6 +171,8 @@ def add_defaults(converted: Converted, keys: Keys, origin: Origin) -> None:
         epochs = converted.values.get("finetune_config.epochs")
         silent[_PROXY_EPOCHS] = epochs.plain() if epochs else DEFAULTS["finetune_config.epochs"]
     place = Origin(origin.file, None, "(default)", origin.included)
+    silent |= {to: value for to, (value, _, _) in MEANINGS.items() if to not in converted.values and to in keys.known}
     for to, value in silent.items():
         converted.values[to], converted.sources[to] = written(value, place), set()
-        converted.records.append(Record(to, "default", to, "", place))
+        why = MEANINGS[to][1] if to in MEANINGS else ""
+        converted.records.append(Record(to, "default", to, why, origin=place))

@@ -148,8 +148,11 @@ def _settle(to: str | None, claims: list[Claim], converted: Converted, keys: Key
         except SaysNothing as nothing:
             converted.drop(key, node, str(nothing), nothing.lost)
             continue
-        if to is None or settled:
-            converted.drop(key, node, reason if to is None else f"{settled} decides")
+        if to is None:
+            converted.drop(key, node, reason)
+            continue
+        if settled:
+            converted.records.append(Record(key, "dropped", None, f"{settled} decides", origin=node.origin))
             continue
         value = _true_or_false(to, value, keys)
         changed = value != node.plain()
@@ -172,7 +175,7 @@ def _unknown(key: str, node: Node, converted: Converted, keys: Keys) -> None:
     hint = f" Did you mean {near!r}?" if near else nearest(key.rpartition(".")[2], RULES)
     why = f"no key of either generation; the first one passed over such a key.{hint}"
     converted.unknown[key] = node
-    converted.records.append(Record(key, "unknown", None, why, node.origin))
+    converted.records.append(Record(key, "unknown", None, why, lost=True, origin=node.origin))
 
 
 def _strategy(converted: Converted) -> None:

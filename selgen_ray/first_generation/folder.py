@@ -9,6 +9,7 @@ from pathlib import Path
 
 from selgen_ray.errors import Problem, SpecError
 from selgen_ray.first_generation.convert import convert, convert_override
+from selgen_ray.first_generation.differences import lost_differences
 from selgen_ray.first_generation.record import Converted, Record
 from selgen_ray.syntax.keys import Keys, registered_keys
 from selgen_ray.syntax.paths import near_name
@@ -67,6 +68,7 @@ def read_folder(path: Path, seeds: Sequence[int] = ()) -> Imported:
         raise SpecError(problems)
     base = convert(below, keys)
     overrides = [convert_override(base, below, item, keys) for item in items]
+    problems += lost_differences(below, items, base, overrides, keys)
     if seeds:
         for key in [key for key in _SEEDS if key in base.values]:
             base.take_back(key, "--seeds gives it")

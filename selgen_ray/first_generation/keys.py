@@ -234,4 +234,28 @@ DEFAULTS: dict[str, Any] = {
     "finetune_config.steering_alpha": 0.5,
     "finetune_config.alpha_warmup_steps": 5,
 }
-"""The first generation's defaults that differ from today's, for keys that a config.json does not have."""
+"""What the first generation took where a config.json was silent, and today's default is another."""
+
+MEANINGS: dict[str, tuple[Any, str, dict[str, frozenset[str]]]] = {
+    "finetune_config.penalty_normalize": (
+        False,
+        "lambda_1 multiplied dot products then; true: cosines, at another scale",
+        {
+            "finetune_config.lambda_1": frozenset(),
+            "proxy_strategy": frozenset({"orth_penalty", "directional_penalty"}),
+        },
+    ),
+    "finetune_config.dpo_average_log_prob": (
+        True,
+        "DPO averaged log-probabilities over the tokens then; false: it sums them",
+        {
+            "finetune_config.lambda_dpo": frozenset(),
+            "finetune_config.beta": frozenset(),
+            "proxy_strategy": frozenset({"dpo"}),
+        },
+    ),
+}
+"""Key of today that no old file has -> the value with which old knobs mean what they meant, why, and those knobs.
+
+A knob counts with each of its values where none are listed.
+"""

@@ -24,6 +24,7 @@ class Record:
             'default': the file does not have the key, and the first generation's default differs from today's.
         to: today's dotted key.
         why: the reason, for people; a dropped key always has one.
+        lost: what the key asked for is not done today, whatever the other keys say.
         origin: where the key was written.
     """
 
@@ -31,6 +32,7 @@ class Record:
     kind: Kind
     to: str | None = None
     why: str = ""
+    lost: bool = False
     origin: Origin = field(default_factory=lambda: Origin(""), compare=False)
 
 
@@ -56,11 +58,11 @@ class Converted:
         """Set one of today's keys, and record where it comes from."""
         self.values[to] = node
         self.sources[to] = {source}
-        self.records.append(Record(source, kind, to, why, node.origin))
+        self.records.append(Record(source, kind, to, why, origin=node.origin))
 
     def drop(self, source: str, node: Node, why: str, lost: bool = True) -> None:
         """Record that a key is left out, and whether anything is lost by it."""
-        self.records.append(Record(source, "dropped" if lost else "void", None, why, node.origin))
+        self.records.append(Record(source, "dropped" if lost else "void", None, why, lost, node.origin))
 
     def remove(self, to: str) -> tuple[Node, str]:
         """Remove a key with its records; return its value and a key of the file that it came from, or ''."""
@@ -71,7 +73,7 @@ class Converted:
         """Remove a key, and record its sources as dropped, with the reason."""
         sources = sorted(self.sources[to])
         node, _ = self.remove(to)
-        self.records += [Record(source, "dropped", None, why, node.origin) for source in sources]
+        self.records += [Record(source, "dropped", None, why, origin=node.origin) for source in sources]
 
     @property
     def strategy(self) -> str:

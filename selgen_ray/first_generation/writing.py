@@ -77,7 +77,7 @@ def _comment(record: Record) -> str:
     if record.kind == "same":
         return record.why
     if record.kind == "default":
-        return "the first generation's default"
+        return "the first generation's default" + (f": {record.why}" if record.why else "")
     old = record.key.rpartition(".")[2]
     return f"was {old}" + (f": {record.why}" if record.why else "")
 

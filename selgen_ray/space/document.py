@@ -96,7 +96,7 @@ def read_space(path: Path, problems: list[Problem], notes: list[str], chain: tup
             if included and is_a(kind, included, problems):
                 sections[key] = included
     if any(key in sections and sections[key].origin.included for key in ("base", "overrides")):
-        adopt(sections, notes)
+        problems += adopt(sections, notes)
     tree = Node(sections, tree.origin)
     if "extends" not in sections:
         return tree

@@ -16,18 +16,19 @@ from torch import Tensor
 from selgen_ray.config.finetune import FinetuneConfig
 from selgen_ray.config.trial import TrialConfig, identity
 from selgen_ray.data.forms import Row
-from selgen_ray.data.sets import micro_batch_size
+from selgen_ray.data.rows import proxy_share
+from selgen_ray.data.sets import micro_batch_size, trained_rows
 from selgen_ray.data.streams import steps_per_epoch
 from selgen_ray.errors import DataError
-from selgen_ray.seeding import split_indices
 from selgen_ray.storage import Folder
 from selgen_ray.trainers.base import BaseTrainer
 from selgen_ray.trainers.engine import ranks
 from selgen_ray.trainers.engine.checkpoints import Checkpoints
 from selgen_ray.trainers.engine.course import PhaseCourse
 from selgen_ray.trainers.engine.loop import MAIN, GradMap
+from selgen_ray.trainers.engine.optim import schedule
 from selgen_ray.trainers.engine.phases import Phase
-from selgen_ray.trainers.gradients import added, scaled
+from selgen_ray.trainers.gradients import added, norm, scaled
 from selgen_ray.trainers.registry import knob
 
 PROXY_EPOCHS = knob(1, "passes of the throw-away training on the proxy", ge=1)
@@ -61,10 +62,16 @@ def throw_away_training(trainer: BaseTrainer, role: str, epochs: int) -> ThrowAw
         role: whose cross-entropy is minimised, such as 'proxy'.
         epochs: passes over its training rows.
 
+    Its schedule is the run's over its own steps; one that ends before its peak is flagged.
+
     Raises:
         TrialDiverged: a loss became NaN or infinite.
         TrialStopped: the trial was asked to stop.
     """
+    if why := _peak_note(
+        trainer.cfg, role, epochs * trainer.sets.streams([role], _phase_name(role))[role].steps_per_epoch
+    ):
+        trainer.run.flag("peak_not_reached", why)
     base = {k: v for k, v in trainer.cfg.model_dump().items() if k in FinetuneConfig.model_fields.keys() - _OF_THE_RUN}
     key = trainer.data_key(role) | {"config": identity(FinetuneConfig.model_validate(base))}
     key |= {"role": role, "epochs": epochs, **trainer.config.model_dump(include={"data_seed", "model_seed"})}
@@ -74,6 +81,10 @@ def throw_away_training(trainer: BaseTrainer, role: str, epochs: int) -> ThrowAw
     tensors = trainer.share.tensors("throw_away_trainings", key, lambda work: _train(trainer, role, epochs, work))
     # in the order of the parameters, not of the cache: rounding of sums depends on it
     return ThrowAway(*({name: tensors[f"{part}:{name}"] for name in trainer.parameters} for part in parts))
+
+
+def _phase_name(role: str) -> str:
+    return f"preparing on {role}"
 
 
 def _train(trainer: BaseTrainer, role: str, epochs: int, work: Folder | None) -> dict[str, Tensor]:
@@ -87,7 +98,7 @@ def _train(trainer: BaseTrainer, role: str, epochs: int, work: Folder | None) ->
     phase = Phase(
         trainer.run,
         trainer.micro_batch,
-        f"preparing on {role}",
+        _phase_name(role),
         [trainer.cross_entropy_term(role)],
         epochs=epochs,
         transform_gradients=add,
@@ -112,26 +123,99 @@ def _throw_away(trainer: BaseTrainer) -> Iterator[None]:
                 parameter.copy_(before[name])
 
 
-def check_phase(config: TrialConfig, roles: Mapping[str, Sequence[Row]], role: str) -> None:
-    """Check, before any trial starts, that a throw-away training on a role gives a direction.
+Wanted = Literal["gradient", "weights", "product"]
+"""Which part of a throw-away training is used: its gradient; the move of each tensor; that of LoRA's product B A."""
+
+
+def check_phase(
+    config: TrialConfig, roles: Mapping[str, Sequence[Row]], role: str, wanted: Wanted = "gradient"
+) -> None:
+    """Refuse a throw-away training that gives no direction, by the steps that have a learning rate.
+
+    A new LoRA has B = 0, which makes the gradient of every A exactly zero until an update of B.
 
     Raises:
-        DataError: the role is missing; or LoRA would be trained for a single step, in which B = 0 makes the gradient
-            of every A exactly zero.
+        DataError: the role is missing; or the steps of the training, on the rows that all limits leave, update too
+            little.
     """
     if not roles.get(role):
         raise DataError(f"proxy_strategy {config.proxy_strategy} needs data.{role}, which was not given")
     cfg = config.finetune_config
-    train, _ = split_indices(len(roles[role]), cfg.train_split, config.data_seed)
-    epochs = getattr(cfg, "proxy_epochs", 1)
+    rows, steps = _steps(config, roles, role)
+    rates = schedule(cfg, steps)
+    new_lora = cfg.is_peft and not cfg.adapter
+    # the gradient of a step is that of the weights before its update
+    updates = sum(rate > 0 for rate in (rates[:-1] if wanted == "gradient" else rates))
+    needed = {"gradient": int(new_lora), "weights": 1 + new_lora, "product": 1}[wanted]
+    if updates >= needed:
+        return
+    num_epochs = _count(getattr(cfg, "proxy_epochs", 1), "epoch")
+    number = "one step" if steps == 1 else f"{steps} steps"
+    limit = "" if config.limit_proxy_data_to is None else f" (limit_proxy_data_to: {config.limit_proxy_data_to})"
+    warmup = _warmup(cfg) if not all(rates) else ""
+    which = f", of which {warmup} leaves {sum(rate > 0 for rate in rates)} with a learning rate" if warmup else ""
+    what = "which gives no gradient to LoRA's A" if new_lora and wanted != "product" else "which changes no weight"
+    lower = f", finetune_config.{warmup.partition(':')[0]}" if warmup else ""
+    raise DataError(
+        f"proxy_strategy {config.proxy_strategy}: {num_epochs} over the {rows} training rows of {role}{limit} is "
+        f"{number}{which}, {what}: raise finetune_config.proxy_epochs, or lower finetune_config.proxy_batch_size{lower}"
+    )
+
+
+def peak_notes(config: TrialConfig, roles: Mapping[str, Sequence[Row]], names: Sequence[str]) -> list[str]:
+    """Return a sentence for each of the named roles on which a throw-away training never reaches its peak rate."""
+    epochs_of = {role: _steps(config, roles, role)[1] for role in names if roles.get(role)}
+    notes = (_peak_note(config.finetune_config, role, steps) for role, steps in epochs_of.items())
+    return [note for note in notes if note]
+
+
+def _steps(config: TrialConfig, roles: Mapping[str, Sequence[Row]], role: str) -> tuple[int, int]:
+    """(rows that a throw-away training sees in an epoch, its optimizer steps)."""
+    cfg = config.finetune_config
+    sizes = {name: len(rows) for name, rows in roles.items()}
+    rows = len(trained_rows(role, sizes, cfg.train_split, config.data_seed, proxy_share(config)))
     num_micro = cfg.gradient_accumulation_steps * config.num_workers
-    steps = epochs * steps_per_epoch(len(train), micro_batch_size(cfg, role), num_micro)
-    if cfg.is_peft and not cfg.adapter and steps < 2:
+    return rows, getattr(cfg, "proxy_epochs", 1) * steps_per_epoch(rows, micro_batch_size(cfg, role), num_micro)
+
+
+def _peak_note(cfg: FinetuneConfig, role: str, steps: int) -> str | None:
+    highest = max(schedule(cfg, steps))
+    if highest > 1 - 1e-6:
+        return None
+    return (
+        f"the throw-away training on {role} has {_count(steps, 'step')} and ends in its warm-up ({_warmup(cfg)}), at "
+        f"{highest:.2g} of the learning rate at most: its direction is that of a model that hardly moved. Raise "
+        f"finetune_config.proxy_epochs, or lower finetune_config.{_warmup(cfg).partition(':')[0]}"
+    )
+
+
+def _warmup(cfg: FinetuneConfig) -> str:
+    return f"warmup_steps: {cfg.warmup_steps}" if cfg.warmup_steps else f"warmup_ratio: {cfg.warmup_ratio:g}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def zero_share(direction: GradMap, what: str) -> float:
+    """Return the share of a direction's tensors that are zero in every element.
+
+    Args:
+        direction: the tensors that the strategy uses.
+        what: names it in the message.
+
+    Raises:
+        DataError: all of them are, so that the strategy would do nothing; or an element is NaN or infinite.
+    """
+    broken = [name for name, tensor in direction.items() if not bool(tensor.isfinite().all())]
+    if broken:
+        raise DataError(f"{what}: {len(broken)} of {len(direction)} tensors hold NaN or infinity, first {broken[0]}")
+    zero = [name for name, tensor in direction.items() if not bool(tensor.any())]
+    if len(zero) == len(direction):
         raise DataError(
-            f"proxy_strategy {config.proxy_strategy}: {epochs} epoch over the {len(train)} training rows of {role} is "
-            "one step, which gives no gradient to LoRA's A: raise finetune_config.proxy_epochs or lower "
-            "finetune_config.proxy_batch_size"
+            f"{what}: each of its {len(direction)} tensors that are used is zero, so that the strategy would do nothing"
         )
+    return len(zero) / len(direction)
 
 
 class PlaneTrainer(BaseTrainer):
@@ -189,16 +273,40 @@ class PlaneTrainer(BaseTrainer):
         if not sides:
             named = " or ".join(f"data.{side}" for side in (cfg.positive_proxy, cfg.negative_proxy) if side)
             raise DataError(f"proxy_strategy {cls.proxy_strategy_name} needs {named}, which was not given")
+        wanted = "weights" if cfg.calc_alignment_plane_using_fully_finetuned_weights else "gradient"
         for side in sides:
-            check_phase(config, roles, side)
+            check_phase(config, roles, side, wanted)
+
+    @classmethod
+    def row_notes(cls, config: TrialConfig, roles: Mapping[str, Sequence[Row]]) -> list[str]:
+        """Name the sides on which a throw-away training never reaches its peak rate."""
+        cfg: Any = config.finetune_config
+        sides = [] if cfg.load_steering_vector else dict.fromkeys((cfg.positive_proxy, cfg.negative_proxy))
+        return super().row_notes(config, roles) + peak_notes(config, roles, [side for side in sides if side])
 
     def plane(self) -> GradMap:
         """Return V, read from a file or computed.
 
         Raises:
-            DataError: the file's tensors are not those of this model.
-            TrialDiverged: a loss of a throw-away training became NaN or infinite.
+            DataError: the file's tensors are not those of this model; or V is zero in every tensor that is used.
+            TrialDiverged: the throw-away training did.
         """
+        plane = self._plane()
+        path = f" of steering_vector_path {self.steering_vector_path}" if self.load_steering_vector else ""
+        used = {name: tensor for name, tensor in plane.items() if self.uses(name)}
+        self.plane_zero_share = zero_share(used, f"the alignment plane V{path}")
+        return plane
+
+    def uses(self, name: str) -> bool:
+        """Return whether V's part at a trainable tensor is used."""
+        return True
+
+    def plane_metrics(self, plane: GradMap) -> dict[str, Tensor | float]:
+        """Return the norm of what is used of V, and the share of its tensors that are zero where some are."""
+        share = self.plane_zero_share
+        return {"plane_norm": norm(plane)} | ({"plane_zero_share": share} if share else {})
+
+    def _plane(self) -> GradMap:
         if self.load_steering_vector:
             return read_plane(str(self.steering_vector_path), self.parameters)
         plane = self._computed_plane()

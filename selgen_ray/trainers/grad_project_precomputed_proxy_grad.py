@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from selgen_ray.config.trial import TrialConfig
 from selgen_ray.data.forms import Row
-from selgen_ray.trainers.directions import PROXY_EPOCHS, check_phase, throw_away_training
+from selgen_ray.trainers.directions import PROXY_EPOCHS, check_phase, peak_notes, throw_away_training, zero_share
 from selgen_ray.trainers.engine.loop import MAIN, GradMap, Term
 from selgen_ray.trainers.grad_project import GradientProjectionTrainer
 from selgen_ray.trainers.gradients import scaled
@@ -31,14 +31,19 @@ class GradientProjectionPrecomputedProxyGradTrainer(GradientProjectionTrainer):
     def check_rows(cls, config: TrialConfig, roles: Mapping[str, Sequence[Row]]) -> None:
         """Raise DataError if a role is missing, or too small for a direction."""
         super().check_rows(config, roles)
-        along_positive = getattr(config.finetune_config, "project_along_positive_proxy_grad", True)
-        check_phase(config, roles, "proxy" if along_positive else "proxy_neg")
+        check_phase(config, roles, _role(config))
+
+    @classmethod
+    def row_notes(cls, config: TrialConfig, roles: Mapping[str, Sequence[Row]]) -> list[str]:
+        """Say where the throw-away training never reaches its peak rate."""
+        return super().row_notes(config, roles) + peak_notes(config, roles, [_role(config)])
 
     def prepare(self) -> None:
         """Average the gradient over a throw-away training."""
-        role, sign = ("proxy", 1) if self.project_along_positive_proxy_grad else ("proxy_neg", -1)
-        average = throw_away_training(self, role, self.proxy_epochs).gradient
-        self.role, self.direction = role, scaled(average, sign)
+        self.role = _role(self.config)
+        average = throw_away_training(self, self.role, self.proxy_epochs).gradient
+        self.direction = scaled(average, 1 if self.role == "proxy" else -1)
+        self.zero_share = zero_share(self.direction, f"the direction d from {self.role}")
 
     def terms(self) -> list[Term]:
         """Return the outcome's cross-entropy."""
@@ -46,4 +51,11 @@ class GradientProjectionPrecomputedProxyGradTrainer(GradientProjectionTrainer):
 
     def transform_gradients(self, by_slot: dict[str, GradMap], step: int) -> GradMap:
         """Return the outcome's gradient, projected."""
+        if self.zero_share:
+            self.log("plane_zero_share", self.zero_share)
         return self.project(by_slot[MAIN], self.direction, self.role)
+
+
+def _role(config: TrialConfig) -> str:
+    along_positive = getattr(config.finetune_config, "project_along_positive_proxy_grad", True)
+    return "proxy" if along_positive else "proxy_neg"

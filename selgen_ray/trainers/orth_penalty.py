@@ -8,7 +8,6 @@ from torch import Tensor
 from selgen_ray.config.trial import TrialConfig
 from selgen_ray.trainers.directions import PlaneTrainer
 from selgen_ray.trainers.engine.loop import Term
-from selgen_ray.trainers.gradients import norm
 from selgen_ray.trainers.losses import row_products
 from selgen_ray.trainers.registry import knob
 
@@ -44,12 +43,16 @@ class OrthogonalPenaltyTrainer(PlaneTrainer):
         if not self.lambda_1:
             return
         plane = self.plane()
-        penalised = {n: v for n, v in plane.items() if not self.cfg.is_peft or "lora_A" in n or "lora_embedding_A" in n}
+        penalised = {n: v for n, v in plane.items() if self.uses(n)}
         rows = {n: v.reshape(-1, v.shape[-1]) for n, v in penalised.items()}
         # a row of zeros (of a token that the proxy lacks) adds nothing, and would cost a product with every u
         self.rows = {n: v[(v != 0).any(-1)] for n, v in rows.items()}
         self.start = {n: 0.0 if self.cfg.is_peft else self.parameters[n].detach().clone() for n in rows}
-        self.plane_norm = norm(penalised)
+        self.metrics = self.plane_metrics(penalised)
+
+    def uses(self, name: str) -> bool:
+        """Return whether a tensor is penalised: the A of LoRA, all in full fine-tuning."""
+        return not self.cfg.is_peft or "lora_A" in name or "lora_embedding_A" in name
 
     def terms(self) -> list[Term]:
         """Return the outcome's cross-entropy and the penalty."""
@@ -57,7 +60,8 @@ class OrthogonalPenaltyTrainer(PlaneTrainer):
         return [self.cross_entropy_term("outcome"), penalty]
 
     def _penalty(self) -> Tensor:
-        self.log("plane_norm", self.plane_norm)
+        for name, value in self.metrics.items():
+            self.log(name, value)
         products = (
             row_products(self.parameters[name] - self.start[name], v, self.penalty_normalize)
             for name, v in self.rows.items()

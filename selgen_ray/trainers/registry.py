@@ -85,6 +85,11 @@ class Strategy:
                 raise DataError(message)
 
     @classmethod
+    def row_notes(cls, config: TrialConfig, roles: Mapping[str, Sequence[Row]]) -> list[str]:
+        """Return what a person should know of the rows that suit, in words; the plan shows it."""
+        return []
+
+    @classmethod
     def check_model(cls, config: TrialConfig, model: nn.Module) -> None:
         """Raise ModelError if the adapted modules do not suit; `model` has its adapter, and lies on the meta device."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,13 +16,14 @@ from peft.tuners.lora.layer import ParamWrapper
 from torch import Tensor, nn
 
 from selgen_ray.config.trial import TrialConfig
+from selgen_ray.data.forms import Row
 from selgen_ray.errors import ModelError
 from selgen_ray.models import loading, saving
 from selgen_ray.models.log_probs import upcast
 from selgen_ray.models.saving import adapted_parameter, without_adapter
 from selgen_ray.models.sharding import whole
 from selgen_ray.trainers.base import BaseTrainer
-from selgen_ray.trainers.directions import PROXY_EPOCHS, throw_away_training
+from selgen_ray.trainers.directions import PROXY_EPOCHS, check_phase, peak_notes, throw_away_training, zero_share
 from selgen_ray.trainers.engine.context import Edit
 from selgen_ray.trainers.engine.loop import Term
 from selgen_ray.trainers.registry import knob
@@ -90,6 +91,17 @@ class SafeLoRATrainer(BaseTrainer):
             raise ValueError(f"safe_lora_sweep_thresholds {cfg.safe_lora_sweep_thresholds}: allowed is -1 to 1")
 
     @classmethod
+    def check_rows(cls, config: TrialConfig, roles: Mapping[str, Sequence[Row]]) -> None:
+        """Raises DataError: a role is missing, or no step of the aligning training has a learning rate."""
+        super().check_rows(config, roles)
+        check_phase(config, roles, "proxy", "product")
+
+    @classmethod
+    def row_notes(cls, config: TrialConfig, roles: Mapping[str, Sequence[Row]]) -> list[str]:
+        """Say where the aligning training never reaches its peak rate."""
+        return super().row_notes(config, roles) + peak_notes(config, roles, ["proxy"])
+
+    @classmethod
     def check_model(cls, config: TrialConfig, model: nn.Module) -> None:
         """Raise ModelError if an embedding is adapted."""
         _adapted(model)
@@ -103,6 +115,9 @@ class SafeLoRATrainer(BaseTrainer):
     def prepare(self) -> None:
         """Train the aligning adapter, put it beside the one to be trained, and evaluate the aligned model."""
         aligned = throw_away_training(self, "proxy", self.proxy_epochs).weights
+        # B is zero at first: of a matrix where it still is, the product B A is zero
+        products = {name: tensor for name, tensor in aligned.items() if ".lora_B." in name}
+        self.zero_share = zero_share(products, "the aligning adapter's B")
         model: Any = self.model
         model.add_adapter(_ALIGNED, _without_dropout(model.peft_config["default"]))
         named = dict(model.named_parameters())
@@ -126,6 +141,7 @@ class SafeLoRATrainer(BaseTrainer):
         """Yield an edit for each of `safe_lora_sweep_thresholds`, then the projection that is kept."""
         projections = {name: self._projection(name, matrix) for name, matrix in self.matrices.items()}
         self.record.add_metrics({f"safe_lora_cosine/{name}": p.cosine for name, p in projections.items()})
+        self.record.add_metrics({"plane_zero_share": self.zero_share} if self.zero_share else {})
         for threshold in self.safe_lora_sweep_thresholds or []:
             yield f"safe_lora_threshold={threshold:g}", self._edit(projections, self._below(projections, threshold))
         chosen = self._below(projections, self.safe_lora_threshold)

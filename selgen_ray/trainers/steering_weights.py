@@ -9,7 +9,7 @@ import torch
 from selgen_ray.config.trial import TrialConfig
 from selgen_ray.trainers.directions import PlaneTrainer, add_in_place
 from selgen_ray.trainers.engine.loop import MAIN, GradMap, Term
-from selgen_ray.trainers.gradients import added, norm, scaled
+from selgen_ray.trainers.gradients import added, scaled
 from selgen_ray.trainers.registry import knob
 
 
@@ -45,7 +45,7 @@ class SteeringWeightsTrainer(PlaneTrainer):
         """Compute V, or read it from a file."""
         self.steers = bool(self.steering_alpha or self.final_steering_alpha)
         self.direction = self.plane() if self.steers else {}
-        self.direction_norm = norm(self.direction)
+        self.metrics = self.plane_metrics(self.direction) if self.steers else {}
 
     def terms(self) -> list[Term]:
         """Return the outcome's cross-entropy."""
@@ -66,7 +66,8 @@ class SteeringWeightsTrainer(PlaneTrainer):
         if not self.steers:
             return by_slot[MAIN]
         self.log("alpha", self.alpha(step))
-        self.log("plane_norm", self.direction_norm)
+        for name, value in self.metrics.items():
+            self.log(name, value)
         return by_slot[MAIN] if self.direct_steering else added(by_slot[MAIN], scaled(self.direction, self.alpha(step)))
 
     def after_optimizer_step(self, parameters: dict[str, torch.nn.Parameter], learning_rate: float, step: int) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from selgen_ray.trainers.directions import PlaneTrainer, add_in_place
 from selgen_ray.trainers.engine.context import Edit
 from selgen_ray.trainers.engine.loop import Term
-from selgen_ray.trainers.gradients import norm
 from selgen_ray.trainers.registry import knob
 
 
@@ -36,5 +35,5 @@ class SteerAtEndTrainer(PlaneTrainer):
     def edits(self) -> Iterable[tuple[str, Edit]]:
         """Yield the edit theta <- theta - alpha * V."""
         if self.steering_alpha:
-            self.record.add_metrics({"plane_norm": float(norm(self.direction))})
+            self.record.add_metrics({name: float(value) for name, value in self.plane_metrics(self.direction).items()})
             yield "steered", functools.partial(add_in_place, direction=self.direction, factor=-self.steering_alpha)

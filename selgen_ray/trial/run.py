@@ -57,8 +57,8 @@ def run_trial(
             {'evaluated': one of `TrialResult.readings`}.
         stop: a request to stop, which any thread may set.
         on_event: called, from any thread, with {'event', 'why', 'step'} for the sweep's log. Events are
-            'checkpoint_failed', 'checkpoint_unusable', 'auto_batch', 'judge_failed', 'answers_unchanged', 'save_failed'
-            and 'push_failed'.
+            'checkpoint_failed', 'checkpoint_unusable', 'auto_batch', 'judge_failed', 'answers_unchanged',
+            'peak_not_reached', 'save_failed' and 'push_failed'.
         fsdp: shard the frozen base over the processes.
 
     Raises:

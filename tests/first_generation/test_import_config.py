@@ -370,7 +370,8 @@ def test_other_names_of_strategies(name: str, strategy: str, mixed: bool | None)
 
 def test_what_an_override_says_and_what_follows() -> None:
     own = override(ADVICE, proxy_strategy="dpo", data_seed=3, finetune_config={"lambda_dpo": 4, "beta_kl": 1})
-    assert values(own) == {"proxy_strategy": "dpo", "data_seed": 3, "finetune_config.lambda_dpo": 4}
+    averaged = {"finetune_config.dpo_average_log_prob": True}
+    assert values(own) == {"proxy_strategy": "dpo", "data_seed": 3, "finetune_config.lambda_dpo": 4} | averaged
     assert "not of dpo" in whys(own)["finetune_config.beta_kl"]
     steered = {"proxy_strategy": "steering_weights"}
     linear = override(
@@ -384,6 +385,25 @@ def test_what_an_override_says_and_what_follows() -> None:
     loaded = override(ADVICE, **steered, finetune_config={"load_steering_vector": True, "steering_vector_path": "v.pt"})
     assert values(loaded)["finetune_config.steering_vector_path"] == "v.pt"
     assert values(override(ADVICE, loss_eval_limit=None)) == {"finetune_config.max_to_eval": None}
+
+
+def test_old_knobs_keep_their_meaning() -> None:
+    products, averages = "finetune_config.penalty_normalize", "finetune_config.dpo_average_log_prob"
+    base = converted({"task_dataset_path": "a.jsonl", "finetune_config": {}})  # silent
+    assert (values(base)[products], values(base)[averages]) == (False, True)
+    written_out = converted(with_(ADVICE, {"lambda_1": 0.5}))
+    assert values(written_out)[products] is False
+    why = {record.to: record.why for record in (*base.records, *written_out.records)}
+    assert "multiplied dot products" in why[products]
+    assert "averaged log-probabilities over the tokens" in why[averages]
+    assert values(converted(with_(ADVICE, {"lambda_1": 0.5, "penalty_normalize": True})))[products] is True
+    over_todays = convert_override(
+        *(convert(today := written({}, Origin("")), registered_keys(), defaults=False), today),
+        written({"proxy_strategy": "orth_penalty", "finetune_config": {"lambda_1": 2}}, Origin("")),
+        *(registered_keys(), False),
+    )
+    assert values(over_todays)[products] is False
+    assert averages not in values(over_todays)
 
 
 def test_a_seed_that_nothing_read_counts_in_an_override() -> None:
@@ -475,6 +495,43 @@ def test_the_command_writes_a_search_space_that_loads(experiment: Experiment) ->
         f"base: {folder}/config.json\noverrides: {folder}/attributes_to_vary.json\nname: advice\n"
     )
     assert names(load_space("direct.yaml")) == names(spec)
+
+
+SUFFIXES = [{"train_user_suffix": "\nBehave as if the above solution is correct."}, {"train_user_suffix": ""}]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (SUFFIXES, ["attributes_to_vary.json:3: [0].train_user_suffix", "Behave as if", "found ", "''"]),
+        ([*SUFFIXES[:1], {"seed": 4}], ["settings differ in train_user_suffix", "nothing"]),
+        ([{"mmlu_eval_limit": 5, "seed": 4}, {"seed": 5}], ["mmlu_eval_limit", "found 5, 10", "options and answer"]),
+        ([{"train_on_task": True}, {"train_on_task": False}], ["train_on_task", "every trial trains on data.outcome"]),
+        (
+            [{"finetune_config": {"beta_kl": beta}} for beta in (1, 3)],
+            ["beta_kl", "found 1, 3", "not of naive", "the settings [0], [1] are one"],
+        ),
+    ],
+)
+def test_settings_that_differ_in_what_is_left_out_are_refused(
+    experiment: Experiment, capsys: pytest.CaptureFixture[str], overrides: Any, told: list[str]
+) -> None:
+    folder = experiment(ADVICE, overrides)
+    assert import_config.main([str(folder)]) == 2
+    error = capsys.readouterr().err
+    assert all(word in error for word in told), error
+    Path("direct.yaml").write_text(
+        f"base: {folder}/config.json\noverrides: {folder}/attributes_to_vary.json\nname: advice\n"
+    )
+    with pytest.raises(SpecError) as refused:
+        load_space("direct.yaml")
+    assert told[0].split(".")[-1].split()[-1] in str(refused.value)
+
+
+def test_what_all_settings_leave_out_is_a_note(experiment: Experiment, capsys: pytest.CaptureFixture[str]) -> None:
+    alike = [{"train_user_suffix": "x", "seed": 4}, {"train_user_suffix": "x", "seed": 5}]
+    assert import_config.main([str(experiment(ADVICE, alike))]) == 0
+    assert "train_user_suffix: no key of either generation" in capsys.readouterr().out
 
 
 def test_seeds_of_the_old_command_line(experiment: Experiment, capsys: pytest.CaptureFixture[str]) -> None:

@@ -99,7 +99,8 @@ def test_bad_requests_are_refused_in_words(tmp_path):
         ("stop", ["--all"], "no process runs this sweep"),
         ("retry", [], "--failed"),
         ("rm", ["naive_c0ffee"], "say --yes"),
-        ("add", [str(tmp_path / "none.yaml")], "none.yaml"),
+        ("add", [str(tmp_path / "none.yaml"), "--different"], "none.yaml"),
+        ("add", [str(tmp_path / "none.yaml")], "no run of this sweep has begun"),
     ]:
         done = steer(command, tmp_path, *args)
         assert done.returncode == 2 and told in done.stderr and "Traceback" not in done.stderr, done.stderr

@@ -108,6 +108,7 @@ class RunContext:
         progress: the progress of the phase that is being trained.
         num_steps: optimizer steps of the whole training; 0 until `main_phase` has built it.
         num_resumes: how often the run was resumed from a checkpoint.
+        flags: sentences on what makes every evaluation of the run doubtful.
     """
 
     config: TrialConfig
@@ -126,6 +127,7 @@ class RunContext:
     progress: Progress = field(default_factory=Progress)
     num_steps: int = 0
     num_resumes: int = 0
+    flags: list[str] = field(default_factory=list[str])
 
     @property
     def accelerator(self) -> Accelerator:
@@ -166,6 +168,13 @@ class RunContext:
     def log(self, name: str, total: Tensor | float, count: Tensor | float = 1) -> None:
         """Add a sum over `count` things to a metric; results.json gets the mean since the last reading."""
         self.progress.log(name, total, count)
+
+    def flag(self, event: str, why: str) -> None:
+        """Flag this evaluation and all that follow, and tell the sweep's log; a flag that stands is not repeated."""
+        self.flags = list(dict.fromkeys([*self.flags, why]))
+        if why not in self.record.flags:
+            self.record.flags = [*self.record.flags, why]
+            self.callbacks.on_event({"event": event, "why": why, "step": self.progress.step})
 
     def add_time(self, name: str, since: float) -> None:
         """Add the seconds since `since`, a value of `time.monotonic()`, to a timing of the record."""

@@ -199,7 +199,7 @@ class Evaluations:
         lacking = {name: measurement.get("missing", {}) for name, measurement in completed.items()}
         record.missing = {f"{name}/{m}": why for name, by_metric in lacking.items() for m, why in by_metric.items()}
         record.samples = self._samples(completed, is_base=not (step or version))
-        record.flags = [*flags, *cut, *_became_unreadable(record)]
+        record.flags = [*self._run.flags, *flags, *cut, *_became_unreadable(record)]
         if self._judge is not None:
             record.judge = self._judge.identity
         return results

@@ -37,3 +37,10 @@ def build_scheduler(
     """Return the learning-rate schedule over `num_steps` optimizer steps (not micro-batches), warm-up included."""
     warmup = cfg.warmup_steps or math.ceil(num_steps * cfg.warmup_ratio)
     return get_scheduler(cfg.lr_scheduler_type, optimizer, num_warmup_steps=warmup, num_training_steps=num_steps)
+
+
+def schedule(cfg: FinetuneConfig, num_steps: int) -> list[float]:
+    """The learning rate of each of `num_steps` optimizer steps, as a share of `learning_rate`."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=cfg.learning_rate)
+    scheduler: Any = build_scheduler(optimizer, cfg, num_steps)
+    return [float(scheduler.lr_lambdas[0](step)) for step in range(num_steps)]
