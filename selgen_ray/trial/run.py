@@ -196,7 +196,6 @@ class _Run:
         make_trainer = trainer_class(config.proxy_strategy)
         roles = load_roles(config, make_trainer.required_roles, tokenizer.refused_rows(config))
         self.result.data_hashes = {role: rows_hash(rows) for role, rows in roles.items()}
-        on_progress({"phase": "loading the model"})  # which may take minutes
         with make_trainer(
             config,
             datasets=roles,
@@ -209,7 +208,6 @@ class _Run:
             on_event=self.on_event,
             fsdp=self.fsdp,
         ) as trainer:
-            on_progress({"phase": "before the first step"})
             try:
                 trainer.train()
             finally:
