@@ -102,7 +102,7 @@ class Members:
         return {key: {_text(member.content.get(key)) for member in self.members} for key in keys}
 
     def under_their_names(self, members: Iterable[Member]) -> list[Member]:
-        """Return the members; a setting that the sweep has gets the name that it has there, whatever it was compared with."""
+        """Return the members; a setting that the sweep has already keeps its name there, whatever it differs from."""
         slugs = {member.setting: member.trial.slug for member in self.members if member.follows_its_seed}
         renamed: list[Member] = []
         for member in members:
