@@ -51,13 +51,14 @@ class WaitNotice(Callback):
             self._tell(self._text(at - self._since))
 
     def _text(self, seconds: float) -> str:
-        length = f"no trial has run for {seconds / 60:.0f} min"
+        silence = f"no trial has run for {seconds / 60:.0f}"
         if self._is_private:
             return (
-                f"{length}: a process with {self._granted} is still starting on this machine, which is slow where its "
-                "CPUs or its disk are busy. The logs of Ray, which this sweep has for itself: /tmp/ray/session_latest"
+                f"{silence} min: a process with {self._granted} is still starting on this machine, which is slow where "
+                "its CPUs or its disk are busy. The logs of Ray, which this sweep has for itself: "
+                "/tmp/ray/session_latest"
             )
         return (
-            f"{length}: waiting for a place with {self._granted}; the nodes have "
+            f"{silence} min: waiting for a place with {self._granted}; the nodes have "
             f"{offered(self._nodes())} in all, taken by others or too small. `ray status` shows what the cluster does"
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,7 @@ def test_ctrl_c_during_the_imports_prints_no_traceback(tmp_path: Path) -> None:
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, cwd=tmp_path
     )
     wait_for(reached.exists)
+    time.sleep(0.5)  # it sleeps now: inside a callback of the import system Python would lose the signal
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=60) == ("", "interrupted\n")
     assert process.returncode == 130
