@@ -113,7 +113,7 @@ def launch(run: Launch) -> str | None:
         return min(places(), run.spec.resources.max_concurrent or places())
 
     runs_now = {task.trial_id for task in run.plan.to_run}
-    before: Counter[str] = Counter(
+    before: Counter[TrialStatus] = Counter(
         p.found for p in run.plan.planned if p.found is not TrialStatus.PENDING and p.task.trial_id not in runs_now
     )
     watching = [SweepMetricsCallback(run.spec.name, board, before)]

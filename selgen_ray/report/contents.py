@@ -115,8 +115,9 @@ def _look(strategy: str) -> dict[str, str]:
 
 def _range(summary: Summary | None, items: int | None) -> tuple[float, float] | None:
     """Return the binomial interval of a share whose seeds are all equal."""
-    known = summary is not None and summary.is_flat and items is not None and 0 <= summary.mean <= 1
-    return binomial_interval(summary.mean, items) if known else None
+    if summary is None or items is None or not summary.is_flat or not 0 <= summary.mean <= 1:
+        return None
+    return binomial_interval(summary.mean, items)
 
 
 def _setting(s: Setting, x: Axis, y: Axis) -> dict[str, Any]:
