@@ -12,7 +12,20 @@ _NEVER: Any = math.inf
 _NO_TUNE: Any = None  # the schedulers are used without Tune: as they are set up, neither asks for its controller
 
 
-class Asha:
+class _TuneRule:
+    """A scheduler of Tune that judges settings: it is handed each, and then its values epoch by epoch."""
+
+    _scheduler: Any
+
+    def add(self, setting: Any) -> None:
+        self._scheduler.on_trial_add(_NO_TUNE, setting)
+
+    def stops(self, setting: Any, epoch: float, value: float) -> bool:
+        """Return whether the setting is to stop; its value counts for others in any case."""
+        return self._scheduler.on_trial_result(_NO_TUNE, setting, {"epoch": epoch, "value": value}) == "STOP"
+
+
+class Asha(_TuneRule):
     """AsyncHyperBandScheduler with one bracket: at the rungs grace * factor^k the best 1/factor go on."""
 
     def __init__(self, rule: StoppingRule, mode: str):
@@ -29,19 +42,12 @@ class Asha:
             stop_last_trials=False,
         )
 
-    def add(self, setting: Any) -> None:
-        self._scheduler.on_trial_add(_NO_TUNE, setting)
-
-    def stops(self, setting: Any, epoch: float, value: float) -> bool:
-        """Return whether the setting is to stop; its value counts for others in any case."""
-        return self._scheduler.on_trial_result(_NO_TUNE, setting, {"epoch": epoch, "value": value}) == "STOP"
-
     def watch(self, setting: Any, epoch: float, value: float) -> None:
         """Let the value count for others, without a verdict."""
         self.stops(setting, epoch, value)
 
 
-class Median:
+class Median(_TuneRule):
     """MedianStoppingRule: a setting whose best is worse than the median of the others' running means stops."""
 
     def __init__(self, rule: StoppingRule, mode: str):
@@ -55,13 +61,6 @@ class Median:
             min_samples_required=3 if rule.min_settings is None else rule.min_settings,
             min_time_slice=_NEVER,  # never pause a trial, which would need Tune
         )
-
-    def add(self, setting: Any) -> None:
-        self._scheduler.on_trial_add(_NO_TUNE, setting)
-
-    def stops(self, setting: Any, epoch: float, value: float) -> bool:
-        """Return whether the setting is to stop; its value counts for others in any case."""
-        return self._scheduler.on_trial_result(_NO_TUNE, setting, {"epoch": epoch, "value": value}) == "STOP"
 
     def watch(self, setting: Any, epoch: float, value: float) -> None:
         """Let the value count for others, without a verdict: after one to stop, the scheduler takes no more values."""

@@ -68,13 +68,13 @@ def check_data(spec: SweepSpec, tokens: PlannedTokens | None = None, foresight: 
         attempt(check_shares, config, roles)
         attempt(tokens.add, config, roles, source)
         for sentence in missing_data(config.evals, roles):
-            key, _, why = sentence.partition(" ")
+            headline, _, why = sentence.partition(" ")
             sets = ", ".join(eval_rows(roles, config.finetune_config, config.data_seed))
-            place = trial.places.get(key)
+            place = trial.places.get(headline)
             problems[place.problem(f"{why}. It has rows for {sets}.") if place else sentence] = None
-        for key, why in foresight.add(config, roles).items():
-            place = trial.places.get(f"evals.{key}")
-            problems[place.problem(why) if place else f"evals.{key}: {why}"] = None
+        for name, why in foresight.add(config, roles).items():
+            place = trial.places.get(f"evals.{name}")
+            problems[place.problem(why) if place else f"evals.{name}: {why}"] = None
         problems |= dict.fromkeys(missing_here(config.evals))
         wrong = model_problems(config)
         problems |= dict.fromkeys(wrong)

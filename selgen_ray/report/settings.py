@@ -13,7 +13,7 @@ from selgen_ray.records.results import TrialResult, finite, flatten, less_is_bet
 from selgen_ray.records.status import TrialStatus
 from selgen_ray.report.knob_names import knob_texts, value_text
 from selgen_ray.report.versions import NAMES, STREAMS, SWEEPS, Group, with_versions
-from selgen_ray.stats import Summary, paired_change, pareto_front, summarise
+from selgen_ray.stats import Summary, is_number, paired_change, pareto_front, summarise
 
 # the order of the strategies in tables and legends; others follow by name
 STRATEGIES = (
@@ -300,5 +300,4 @@ def _strategy_order(name: str) -> tuple[int, str]:
 
 
 def _value_order(value: Any) -> tuple[int, float, str]:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return (0, float(value), "") if is_number else (1, 0.0, str(value))
+    return (0, float(value), "") if is_number(value) else (1, 0.0, str(value))

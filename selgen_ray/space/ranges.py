@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from selgen_ray.seeding import derive_seed
+from selgen_ray.stats import is_number
 from selgen_ray.syntax.tree import Node
 
 _DIGITS = 4
@@ -56,8 +57,7 @@ class Range:
         """Return whether a value, as results hold it, lies in this range."""
         if self.choices:
             return value in self.choices
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        return is_number and self.low <= value <= self.high and not (self.is_whole and value != int(value))
+        return is_number(value) and self.low <= value <= self.high and not (self.is_whole and value != int(value))
 
     @property
     def num_values(self) -> float:
