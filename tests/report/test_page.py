@@ -92,8 +92,9 @@ def test_the_page_is_one_file_that_may_load_nothing(sweep):
 def test_the_page_says_what_a_reader_asks(sweep):
     words = page_of(sweep).words
     for expected in (
-        "kl_divergence β=10, has alignment 0.700 (no spread seen)",
-        "training on the task alone ends at",
+        "kl_divergence, the only strategy, beats the task alone in skill and alignment together",
+        "0.700, no spread",
+        "Next:",
         "seeds that chose it",
         "1 diverged",
         "exactly right",

@@ -201,7 +201,7 @@ def test_labels_name_what_varies_within_the_strategy(tmp_path):
             publish(tmp_path, fake_result("dpo", seed, r=r, lora_alpha=2 * r, file=path))
         publish(tmp_path, fake_result("mine", seed, anything=3))
     assert [s.label for s in report_of(tmp_path).settings] == [
-        "naive outcome only",
+        "task alone",
         "naive proxy mixed in",
         "kl_divergence β=1e-05",
         "kl_divergence β=2",
@@ -537,21 +537,23 @@ def test_the_picture_survives_odd_names_and_many_settings(tmp_path):
     assert picture(pareto_png(report_of(tmp_path))).size == (1600, 960)
 
 
-def crowd(folder: Path, num: int) -> Report:
+def crowd(folder: Path, num: int, base: tuple[float, float] = (0.1, 0.9)) -> Report:
     for i in range(num):
         place = 0.9 + i / 1000, 0.8 + (7 * i % num) / 1000
-        publish(folder, fake_result("dpo", 1, *place, base=(0.1, 0.9), lambda_dpo=1.0 + i))
+        publish(folder, fake_result("dpo", 1, *place, base=base, lambda_dpo=1.0 + i))
     return report_of(folder)
 
 
-def test_a_far_base_model_does_not_squeeze_a_crowd(tmp_path):
-    few, many = crowd(tmp_path / "few", 4), crowd(tmp_path / "many", 12)
-    assert axis_limits(few, 0)[0] < 0.1
-    ends = axis_limits(many, 0), axis_limits(many, 1)
-    assert 0.8 < ends[0][0] < 0.9 < 0.911 < ends[0][1]
-    assert beyond(few.bases[0], few, (axis_limits(few, 0), axis_limits(few, 1))) == []
-    assert beyond(many.bases[0], many, ends)[0] == "← capability 0.10"
+@pytest.mark.parametrize("num", [4, 12])
+def test_a_far_base_model_squeezes_nobody_and_stands_at_the_edge(tmp_path, num):
+    """Case 15 of the verdicts."""
+    report = crowd(tmp_path, num)
+    ends = axis_limits(report, 0), axis_limits(report, 1)
+    assert 0.8 < ends[0][0] < 0.9 < 0.9 + (num - 1) / 1000 < ends[0][1]
+    assert beyond(report.bases[0], report, ends)[0] == "← capability 0.10"
     assert ends[0][0] < inside(0.1, ends[0]) < 0.9
+    near = crowd(tmp_path / "near", num, base=(0.9, 0.802))
+    assert beyond(near.bases[0], near, (axis_limits(near, 0), axis_limits(near, 1))) == []
 
 
 def test_an_arrow_points_to_the_side_where_the_base_model_is(tmp_path):

@@ -25,6 +25,7 @@ const state = {
   intervals: true,
   dominated: true,
   near: false,
+  base: false,
 };
 const memory = "selgen-report:" + location.pathname;
 let kept = {};
@@ -135,11 +136,12 @@ function summaries(x = state.x, y = state.y) {
   return found;
 }
 
-/** Mark the front; a setting that lacks one of its planned seeds is never on it. */
+/** Mark the front; a setting that lacks one of its planned seeds, or is a named control, is never on it. */
 function markFront(found, signX, signY) {
   const drawn = found
     .map((one, s) => ({ one, s }))
     .filter(({ one, s }) => one.rows.length === data.settings[s].numTrials && !data.settings[s].failures.length)
+    .filter(({ s }) => !data.settings[s].offFront)
     .sort((a, b) => signX * (b.one.x.mean - a.one.x.mean) || signY * (b.one.y.mean - a.one.y.mean));
   let best = null;
   for (const { one } of drawn) {

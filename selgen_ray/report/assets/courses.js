@@ -50,10 +50,25 @@ async function drawCourses() {
     })),
   );
   if (asked !== courseAsked) return; // somebody chose something else meanwhile
+  for (const id of ["path-legend", "loss-legend", "metric-legend"]) courseLegend(byId(id), courses, id === "path-legend");
   drawPaths(courses);
   drawTerms(byId("loss-plots"), courses, "losses", byId("course-log").checked);
   drawTerms(byId("metric-plots"), courses, "metrics", false);
   byId("training").dataset.drawn = state.course || "best";
+}
+
+/** A line, or where there are too few points a mark, for each setting that is drawn. */
+function courseLegend(place, courses, isPath) {
+  const faint = byId("course-seeds").checked && courses.some(({ seeds }) => seeds.length > 1);
+  fillLegend(place, [
+    ...courses.map(({ setting, dash }) => [
+      setting.label,
+      { ...groupLook(setting.strategy), line: dash },
+      setting.strategy,
+    ]),
+    ...(isPath ? [["the end of training", { symbol: "circle", size: 1.1, colour: css("--quiet") }]] : []),
+    ...(faint ? [["a single seed", { line: "solid", opacity: 0.35, colour: css("--quiet") }]] : []),
+  ]);
 }
 
 /** Step -> mean over the seeds that have it, at the steps that all of them have. */

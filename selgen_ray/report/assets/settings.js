@@ -59,7 +59,7 @@ function wanted(row) {
     row.setting.label,
     ...row.setting.signs,
     row.one.front ? "front" : "dominated",
-    row.setting.outcomeOnly ? "outcome only" : "",
+    row.setting.control ? "control" : "",
     row.one.rows.length === 1 ? "single seed" : "",
     row.setting.failures.join(" "),
   ]
