@@ -191,10 +191,25 @@ def _base(space: str) -> dict[str, Any]:
 
     try:
         content = yaml.safe_load(space)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         return {}
     base = content.get("base") if isinstance(content, dict) else None
-    return flatten(base) if isinstance(base, dict) else {}
+    return flatten(base) if isinstance(base, dict) and _size(base, {}) < _MOST_KEYS else {}
+
+
+_MOST_KEYS = 100_000
+
+
+def _size(value: Any, known: dict[int, int]) -> int:
+    """Return how many values one holds, written out: aliases of YAML make one object stand in many places."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = _MOST_KEYS  # should it hold itself
+        known[id(value)] = 1 + sum(
+            _size(item, known) for item in (value.values() if isinstance(value, dict) else value)
+        )
+    return known[id(value)]
 
 
 def _live(live: Mapping[str, Any]) -> str:
