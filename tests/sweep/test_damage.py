@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import logging
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from fake_sweep import fake_result, publish
-from running import in_process, write_space
+from plugin_sources import MINE
+from running import environment, in_process, wait_for, write_space
 
 from selgen_ray import load_results
+from selgen_ray.data.readers import read_entries
+from selgen_ray.driver.added import AddedTrial, write_added
+from selgen_ray.driver.display import Board
+from selgen_ray.driver.driver import Driver
 from selgen_ray.driver.plan import make_plan
+from selgen_ray.driver.trial_queue import TrialQueue
+from selgen_ray.errors import DataError
+from selgen_ray.reading import read_trials
 from selgen_ray.records.control import LIVE, PLAN, Control
 from selgen_ray.records.results import FILE_NAME, ResultHead, TrialResult
 from selgen_ray.records.status import TrialStatus
+from selgen_ray.report.writing import for_spreadsheets, plain_table
 from selgen_ray.space import load_space
+from selgen_ray.space.kept import kept_text
 from selgen_ray.storage import Folder
 from selgen_ray.sweep import commands
+from selgen_ray.syntax.tree import read_tree
+from selgen_ray.trainers.plugins import Plugin
+from selgen_ray.trial.task import TrialTask
 
 STAMP = "20260101_000000"
 Steer = tuple[int, str]
@@ -217,3 +235,136 @@ def test_links_in_a_sweeps_folder_are_followed_once(tmp_path: Path, caplog: pyte
     found = folder.find(FILE_NAME)
     assert len(found) == 2 and found == folder.files(recursive=True)
     assert len(load_results(sweep)) == 2 and not caplog.text
+
+
+def aliases(first: str, each: str, levels: int) -> str:
+    lines = [f"a{i}: &a{i} {each % ','.join([f'*a{i - 1}'] * 10)}" for i in range(1, levels)]
+    return "\n".join([f"a0: &a0 {first}", *lines, ""])
+
+
+SMALL = {  # file -> what is said of it
+    "aliases": (aliases("[x,x,x,x,x,x,x,x,x,x]", "[%s]", 7), "stand for more than 100,000 values"),
+    "merged": (aliases("{x: 1}", "{<<: [%s]}", 9), "stand for more than 100,000 values"),
+    "brackets": ("a: " + "[" * 100_000 + "]" * 100_000, "nested too deeply: in more than 100 levels"),
+    "dashes": ("- " * 50_000, "nested too deeply: in more than 100 levels"),
+    "itself": ("a: &a [*a]", "nested too deeply"),
+}
+
+
+def test_a_small_file_costs_little(tmp_path: Path) -> None:
+    for name, (text, _) in SMALL.items():
+        (tmp_path / f"{name}.yaml").write_text(text)
+    script = "import sys; from pathlib import Path; from selgen_ray.syntax.tree import read_tree\n"
+    script += "for path in sys.argv[1:]: problems = []; read_tree(Path(path), problems); print(*problems)"
+    files = [str(tmp_path / f"{name}.yaml") for name in SMALL]
+    # the C parser's recursion would end this process
+    done = subprocess.run(
+        [sys.executable, "-c", script, *files], capture_output=True, text=True, timeout=60, env=environment()
+    )
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0 and len(lines) == len(SMALL), done.stderr[-500:]
+    assert [told in line for line, (_, told) in zip(lines, SMALL.values(), strict=True)] == [True] * len(SMALL), lines
+
+
+def test_a_search_space_with_anchors_and_many_values_is_read(tmp_path: Path) -> None:
+    rows = "\n".join(f"- {{finetune_config: *f, data_seed: {i}}}" for i in range(2000))
+    problems: list[Any] = []
+    (tmp_path / "space.yaml").write_text(
+        f"base: {{finetune_config: &f {{epochs: 1, r: [1, 2]}}}}\noverrides:\n{rows}\n"
+    )
+    tree = read_tree(tmp_path / "space.yaml", problems)
+    assert tree and not problems and len(tree.value["overrides"].value) == 2000
+
+
+def test_a_line_that_is_no_row_is_not_read_into_memory(tmp_path: Path) -> None:
+    with (tmp_path / "rows.jsonl").open("wb") as out:
+        out.write(b'{"messages": []}\n' + b"x" * (2**26 + 1))
+    with pytest.raises(DataError, match=r"rows.jsonl:2: has more than 64 MiB in one line"):
+        list(read_entries(str(tmp_path / "rows.jsonl"), None, None))
+
+
+# code that trials bring along -------------------------------------------------------------------------------------
+
+
+def test_code_that_only_storage_names_is_not_run_until_its_hash_is_confirmed(
+    tmp_path: Path, tiny_model_dir: str, data_files: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    space = write_space(tmp_path, tiny_model_dir, data_files)
+    sweep = Folder(str(tmp_path / "sweeps" / "tiny"))
+    spec = load_space(space).model_copy(update={"storage_path": str(tmp_path / "sweeps")})
+    mark = tmp_path / "it_ran"
+    evil = Plugin("/anywhere/evil.py", f"open({str(mark)!r}, 'w').close()\n" + MINE)
+    trial = AddedTrial("e" * 16, "mine_c0ffee", spec.trials[0].config.model_dump(mode="json"), "0" * 64, (evil,))
+    write_added(Control(sweep), trial)
+    sweep.write("space.yaml", kept_text(space))
+
+    plan = make_plan(spec)
+    (warning,) = plan.warnings
+    confirm = f"--trust-plugin {evil.sha256[:12]}"
+    assert trial.name in warning and "evil.py" in warning and warning.endswith(confirm), warning
+    assert trial.trial_id not in {task.trial_id for task in plan.to_run} and len(plan.to_run) == 6
+    assert trial.trial_id in {task.trial_id for task in make_plan(spec, [evil.sha256[:12]]).to_run}
+    assert trial.trial_id not in {task.trial_id for task in make_plan(spec, ["0" * 12]).to_run}
+    own = spec.model_copy(update={"plugin_sources": (Plugin("another/name.py", evil.source),)})
+    assert trial.trial_id in {task.trial_id for task in make_plan(own).to_run}
+
+    status, told = steer(capsys, "add", tmp_path / "sweeps" / "tiny", "--seeds", "9")
+    assert status == 2 and confirm in told and not mark.exists(), told
+
+
+def test_a_running_sweep_does_not_run_code_that_only_storage_names(tmp_path: Path) -> None:
+    place, told = Folder(str(tmp_path)), list[str]()
+    own = TrialTask({"seed": 1}, "a" * 16, "naive_beef", place, git_commit=None, plugins=(Plugin("evil.py", MINE),))
+    queue = TrialQueue([], 0, lambda: 9)
+
+    def make(trial: AddedTrial) -> TrialTask:
+        return TrialTask(trial.config, trial.trial_id, trial.slug, place, git_commit=None, plugins=trial.plugins)
+
+    driver = Driver(place, queue, Board(1), {own.trial_id: own}, make, say=told.append)
+    driver.feedback = SimpleNamespace(add=lambda tasks: None, ended=lambda *_: None)  # pyright: ignore
+    control = Control(place)
+    config = {"seed": 1, "proxy_strategy": "naive"}
+    write_added(control, AddedTrial("b" * 16, "mine_c0ffee", config, "0" * 64, own.plugins))
+    write_added(control, AddedTrial("c" * 16, "naive_c0ffee", config, "0" * 64))
+    control.added.set("d" * 16, slug="../../up")
+    control.retry.set(own.trial_id)
+    with driver:
+        wait_for(lambda: len(told) >= 3, 10)
+    assert queue.known.keys() == {"c" * 16}
+    assert {line.split(" ")[0] for line in told[:2]} == {
+        "mine_c0ffee/seed_1",
+        f"{control.added.folder}/{'d' * 16}.json",
+    }
+    assert told[2].startswith("naive_beef/seed_1 runs code that the search space does not name: evil.py (sha256 ")
+
+
+# a table for spreadsheet programs ---------------------------------------------------------------------------------
+
+
+def test_no_cell_of_results_csv_is_a_formula(tmp_path: Path) -> None:
+    texts: dict[str, Any] = {
+        "a": "=1+1",
+        "b": "+cmd|' /C calc'!A0",
+        "c": "-2+3",
+        "d": "@SUM(1)",
+        "e": "-0.1",
+        "f": "=",
+        "g": "fine",
+    }
+    publish(
+        tmp_path,
+        fake_result(x=0.25, evals={"task_test": {"delta": [-0.5, -0.1]}}, changes={"slug": "naive_c0ffee"}, **texts),
+    )
+    table = for_spreadsheets(plain_table(read_trials(Folder(str(tmp_path)))))
+    lines = list(csv.DictReader(io.StringIO(table.to_csv(index=False))))
+    (row,) = lines
+    assert [row[key] for key in "abcdefg"] == [
+        "'=1+1",
+        "'+cmd|' /C calc'!A0",
+        "'-2+3",
+        "'@SUM(1)",
+        "-0.1",
+        "'=",
+        "fine",
+    ]
+    assert row["eval.task_test.delta"] == "-0.1" and row["capability"] == "0.25"
