@@ -17,10 +17,12 @@ from selgen_ray.driver.added import AddedTrial, read_added, write_added
 from selgen_ray.driver.display import Board
 from selgen_ray.driver.feedback import Feedback
 from selgen_ray.driver.trial_queue import TrialQueue
-from selgen_ray.records.control import ALL, LIVE, PLAN, Control
+from selgen_ray.driver.trust import TrustedCode
+from selgen_ray.records.control import ALL, LIVE, PLAN, Control, mark_name
 from selgen_ray.records.events import EventLog
 from selgen_ray.records.results import now
 from selgen_ray.records.status import TrialStatus
+from selgen_ray.stats import is_finite_number
 from selgen_ray.storage import Folder
 from selgen_ray.storage.leases import Lease, Watch, this_host
 from selgen_ray.trial.task import TrialTask
@@ -75,6 +77,7 @@ class Driver:
         time_budget_s: after so long the sweep ends as after Ctrl-C; None: no limit.
         say: shows a line to the user.
         left_out: trial id -> name, of trials of the sweep that this run leaves alone, whoever added them.
+        trusted: the plugins that trials may run; None: none.
 
     Attributes:
         why_ending: why the sweep is to end early, once it is.
@@ -93,10 +96,12 @@ class Driver:
         time_budget_s: float | None = None,
         say: Callable[[str], None] = lambda _: None,
         left_out: Mapping[str, str] | None = None,
+        trusted: TrustedCode | None = None,
     ):
         self.control, self.events = Control(sweep), EventLog(sweep)
         self.queue, self.board, self._tasks, self._make, self._say = queue, board, dict(tasks), make, say
-        self._left_out = dict(left_out or {})
+        self._left_out, self._trusted = dict(left_out or {}), trusted or TrustedCode()
+        self._told: set[str] = set()
         self.why_ending: str | None = None
         self._every_s = self.control.look_every_s
         self._deadline = time.monotonic() + time_budget_s if time_budget_s is not None else None
@@ -190,7 +195,7 @@ class Driver:
 
     def _write_live(self) -> None:
         running = {
-            name: {k: v for k, v in metrics.items() if isinstance(v, int | float | str)}
+            name: {k: v for k, v in metrics.items() if isinstance(v, str) or is_finite_number(v)}
             for name, metrics in list(self.board.running.items())
         }
         live = {"updated_at": now(), "every_s": self._every_s, "host": socket.gethostname(), "pid": os.getpid()}
@@ -202,8 +207,8 @@ class Driver:
         asked: dict[str, set[str]] = {"stop": set(), "removed": set(), "retry": set(), "added": set()}
         for path in self.control.folder.files(recursive=True):
             kind, _, name = path.partition("/")
-            if kind in asked and name.endswith(".json"):
-                asked[kind].add(name.removesuffix(".json"))
+            if kind in asked and (mark := mark_name(name)):
+                asked[kind].add(mark)
         if ALL in asked["stop"] and self.why_ending is None:
             why = self.control.why_stopped(ALL)
             self._say(f"{why}: finishing steps and saving checkpoints")
@@ -213,15 +218,30 @@ class Driver:
             self.board.finished[status] = self.board.finished.get(status, 0) + 1
             self.events.add(status, task.name, why=self.control.why_stopped(task.trial_id))
             self.feedback.ended(task.trial_id, TrialStatus.STOPPED)
-        for trial in read_added(self.control, asked["added"] - self._tasks.keys() - self._left_out.keys()):
+        damaged: dict[str, str] = {}
+        for trial in read_added(self.control, asked["added"] - self._tasks.keys() - self._left_out.keys(), damaged):
+            if why := self._trusted.why_not(trial.plugins):
+                self._left_out[trial.trial_id] = trial.name
+                self._tell_once("not_run", f"{trial.name} {why}")
+                continue
             self._tasks[trial.trial_id] = self._make(trial)
             self._hand_out("added", trial.trial_id)
+        for message in damaged.values():
+            self._tell_once("damaged", message)
         for trial_id in asked["retry"]:
             if trial_id in self._tasks:
                 self._hand_out("retry_requested", trial_id)
             self.control.retry.clear(trial_id)
 
+    def _tell_once(self, event: str, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            self.tell(event, text)
+
     def _hand_out(self, event: str, trial_id: str) -> None:
+        if why := self._trusted.why_not(self._tasks[trial_id].plugins):  # of a trial that was done before it was asked
+            self._tell_once("not_run", f"{self._tasks[trial_id].name} {why}")
+            return
         for task in self.queue.add([self._tasks[trial_id]]):
             self.board.total += 1
             self.events.add(event, task.name)

@@ -132,8 +132,11 @@ class Folder:
         return in_parallel(read, names)
 
     def read_json(self, name: str) -> Any:
-        """Return the parsed JSON of the file `name`. Raises FileNotFoundError, json.JSONDecodeError."""
-        return json.loads(self.read(name))
+        """Return the parsed JSON of the file `name`. Raises FileNotFoundError, ValueError: it is no JSON."""
+        try:
+            return json.loads(self.read(name))
+        except RecursionError:
+            raise ValueError(f"{name} is nested too deeply") from None
 
     def publish(self, files: dict[str, bytes]) -> None:
         """Write `files` (name -> content) as one bundle: first each file, then a manifest with their hashes.
@@ -278,6 +281,8 @@ class Folder:
 
     def _children(self, kind: fs.FileType, recursive: bool) -> list[str]:
         path = self._place[1]
+        if recursive and kind == fs.FileType.File and (local := self.local_path) is not None:
+            return self._do("list", "", lambda: local_files.files_below(local))  # pyarrow follows links in circles
         return sorted(info.path[len(path) :].lstrip("/") for info in self._infos(recursive) if info.type == kind)
 
     def _infos(self, recursive: bool = False) -> list[fs.FileInfo]:
@@ -307,8 +312,11 @@ class Folder:
         return [(path, info.mtime_ns or 0) for path, info in zip(paths, infos, strict=True)]
 
     def delete(self) -> None:
-        """Remove this folder, if it exists, and everything in it."""
+        """Remove this folder, if it exists, and everything in it; of a symbolic link, only the link."""
         filesystem, path = self._place
+        if (local := self.local_path) is not None and local.is_symlink():
+            self._do("delete", "", lambda: local.unlink(missing_ok=True))
+            return
 
         def delete() -> None:
             try:

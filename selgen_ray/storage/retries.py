@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 import random
 import re
 import time
@@ -14,6 +13,7 @@ from typing import TypeVar
 from pyarrow import ArrowException
 
 from selgen_ray.errors import StorageAwayError, StorageError
+from selgen_ray.storage.secrets import masked
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -52,11 +52,6 @@ _WORDS = {
         "the credentials in the environment are not valid",
     ),
 }
-_SECRETS = (
-    *("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
-    *("AZURE_STORAGE_KEY", "AZURE_STORAGE_SAS_TOKEN", "AZURE_CLIENT_SECRET"),
-)
-_SHORTEST_SECRET = 8
 
 
 def _code(error: Exception) -> tuple[str, int | None]:
@@ -94,10 +89,7 @@ def explain(error: Exception, place: str) -> str:
         return f"no space left on {place}"
     if _NO_TOKEN in str(error):
         return "no credentials were found in the environment (GOOGLE_APPLICATION_CREDENTIALS)"
-    text = re.sub(r"\s*\(?Request ?I[dD]:.*", "", str(error), flags=re.DOTALL)
-    for secret in (os.environ.get(name, "") for name in _SECRETS):
-        if len(secret) >= _SHORTEST_SECRET:
-            text = text.replace(secret, "***")
+    text = masked(re.sub(r"\s*\(?Request ?I[dD]:.*", "", str(error), flags=re.DOTALL))
     return f"{_WORDS[code]} ({text})" if code in _WORDS else text
 
 
