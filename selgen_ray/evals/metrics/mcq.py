@@ -10,7 +10,6 @@ import torch
 from selgen_ray.config.evals import EvalConfig
 from selgen_ray.data.encode import Encoded, collate, encode_prompt, pad_id
 from selgen_ray.data.forms import Row, reply_of
-from selgen_ray.data.streams import by_length
 from selgen_ray.errors import DataError, ModelError
 from selgen_ray.evals.registry import EvalSet, metric
 from selgen_ray.models.forward import scored_logits
@@ -139,9 +138,10 @@ def _next_token(eval_set: EvalSet, prompts: list[list[int]], tokens: list[list[i
     """Return for each prompt the log-probability of each letter as the next token, over all its forms; [letters]."""
     encoded = [Encoded([*p, tokens[0][0]], [False] * len(p) + [True]) for p in prompts]
     log_probs = [torch.empty(0)] * len(prompts)
-    for numbers in by_length([len(e) for e in encoded], eval_set.batch_size):
+    for numbers in eval_set.limits.batches([len(e) for e in encoded]):
         batch = collate(encoded, numbers, pad_id(eval_set.tokenizer), eval_set.model.device)
-        log_p = torch.log_softmax(upcast(scored_logits(eval_set.model, batch)), dim=-1)
+        with eval_set.snapshot.passes() as model:
+            log_p = torch.log_softmax(upcast(scored_logits(model, batch)), dim=-1)
         letter_log_probs = torch.stack([log_p[:, ids].logsumexp(dim=-1) for ids in tokens], dim=-1).cpu()
         for number, row in zip(numbers, letter_log_probs, strict=True):
             log_probs[number] = row

@@ -18,6 +18,8 @@ from selgen_ray.evals.judge.judge import Item, Judge, Verdicts
 from selgen_ray.evals.judge.metrics import SHARES, items_of, judged_values
 from selgen_ray.evals.questions import is_question, question_of
 from selgen_ray.evals.run import evaluate
+from selgen_ray.evals.snapshot import Snapshot
+from selgen_ray.evals.token_memo import TokenMemo
 from selgen_ray.records.results import TrainingRecord
 from selgen_ray.storage import Folder
 from selgen_ray.trainers.engine import ranks
@@ -63,6 +65,7 @@ class Evaluations:
     def __init__(self, run: RunContext, judge: Judge | None):
         self._run, self._judge = run, judge
         self._config = run.config.evals
+        self._tokens = TokenMemo()
 
     def take(self, step: int, epoch: float, version: str = "") -> None:
         """Evaluate the current weights; record the values, and call `on_evaluation`, which publishes them.
@@ -87,8 +90,9 @@ class Evaluations:
     def now(self) -> Measured:
         """Return the measurement of the current weights on every set, without the judge's scores."""
         measured: Measured = {}
+        snapshot = Snapshot(self._run.model)
         for rows, names in self._distinct_sets():
-            measurement = self._run.passes(lambda rows=rows, names=names: self._measure(rows, names))
+            measurement = self._run.passes(lambda rows=rows, names=names: self._measure(rows, names, snapshot))
             measured |= dict.fromkeys(names, measurement)
         measured = {name: measured[name] for name in self._run.sets.evals}
         if self._config.lm_eval.tasks:
@@ -113,7 +117,7 @@ class Evaluations:
             by_id.setdefault(id(rows), (rows, []))[1].append(name)
         return by_id.values()
 
-    def _measure(self, rows: RowSet, names: list[str]) -> dict[str, Any]:
+    def _measure(self, rows: RowSet, names: list[str], snapshot: Snapshot) -> dict[str, Any]:
         cfg, judge = self._run.cfg, self._config.judge
         is_judged = any(self._is_judged(name) for name in names)
         length = (judge.max_new_tokens if is_judged else None) or cfg.max_new_tokens
@@ -127,6 +131,9 @@ class Evaluations:
             cfg.max_seq_length,
             self._config,
             self._judged_rows(rows.rows) if is_judged else (),
+            limits=self._run.memory.eval_limits,
+            snapshot=snapshot,
+            tokens=self._tokens,
         )
         values = evaluate(eval_set)
         answers = eval_set.answers
