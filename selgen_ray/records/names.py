@@ -8,9 +8,10 @@ from __future__ import annotations
 import re
 
 _ID = re.compile(r"[0-9a-f]{16}")
-_SLUG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}")
+# names of strategies are their authors' choice: whatever is one part of a path, and no option of a command, will do
+_SLUG = re.compile(r"(?![.~-])[^/\\\x00-\x1f\x7f]{1,200}")
 _SEED_FOLDER = re.compile(r"seed_(-?\d{1,20})")
-NAMES = "a trial's id is 16 of 0-9a-f, a setting's name of letters, digits and _ . + -"
+NAMES = "a trial's id is 16 of 0-9a-f, a setting's name one part of a path that does not begin with . ~ or -"
 
 
 def trial_name(slug: str, seed: int) -> str:
