@@ -11,6 +11,8 @@ from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# bitsandbytes, which the tests install beside peft, imports PyTorch's compiler at once: seconds in each process
+os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
 import boto3
 import pytest
