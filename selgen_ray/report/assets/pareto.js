@@ -214,9 +214,9 @@ function means(strategy, own, found, mx, my, dominated) {
     x: own.map((s) => found[s].x.mean),
     y: own.map((s) => found[s].y.mean),
     customdata: own.map((s) => data.points.trial[found[s].rows[0]]),
-    text: own.map((s) => (data.settings[s].control ? plain(data.settings[s].label) : "")),
-    textposition: "bottom center",
-    textfont: { color: colour },
+    text: own.map((s) => (dominated ? "" : shortLabel(data.settings[s]))),
+    textposition: "top right",
+    textfont: { color: colour, size: 11 },
     hovertext: own.map((s) => hover(s, found[s])),
     hovertemplate: "%{hovertext}<extra></extra>",
     error_x: bars("x", mx),
@@ -232,6 +232,12 @@ function means(strategy, own, found, mx, my, dominated) {
       },
     },
   };
+}
+
+/** What stands beside a mark: the name of a control, the knobs of a setting on the front. */
+function shortLabel({ control, label, strategy }) {
+  const text = control ? label : label.slice(strategy.length + 1);
+  return plain(text.length > 28 ? `${text.slice(0, 27)}…` : text);
 }
 
 function hover(s, one) {
