@@ -75,7 +75,7 @@ function number(value, signed = false) {
 function withInterval(summary, signed = false) {
   if (!summary) return "–";
   if (summary.half === null) return number(summary.mean, signed);
-  return number(summary.mean, signed) + (summary.flat ? ", no spread" : ` ± ${number(summary.half)}`);
+  return number(summary.mean, signed) + (summary.flat ? ", no spread" : ` ±\u00a0${number(summary.half)}`);
 }
 
 function hours(value) {

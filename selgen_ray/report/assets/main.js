@@ -32,7 +32,7 @@ const THEMES = ["", "light", "dark"];
 function fillTop() {
   for (const place of document.querySelectorAll("#top-table [data-mark]"))
     place.replaceChildren(mark(place.dataset.mark));
-  for (const place of document.querySelectorAll("#top-table .what"))
+  for (const place of document.querySelectorAll("#top-table .what, #sentence, #next span"))
     place.replaceChildren(...breakable(place.textContent));
 }
 

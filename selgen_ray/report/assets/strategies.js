@@ -103,7 +103,7 @@ function drawFamily() {
     `Differences of the seeds that both have, each with the setting that is best on all other seeds; mean ± 95 % paired t-interval, widened because settings are chosen. Told apart: the scores differ with p < 0.05 on ${data.least} shared seeds or more. p: two-sided paired t-test, corrected by Holm's method over all ${data.standings.num_pairs} pairs (score), and over both axes of all pairs (the axes). Thin lines and “all at once”: intervals that hold for all of these at once (Bonferroni).`;
 }
 
-const pText = (p) => (p === null ? "–" : p < 0.001 ? "< 0.001" : p.toPrecision(2));
+const pText = (p) => (p === null ? "–" : p < 0.001 ? "<\u00a00.001" : p.toPrecision(2));
 
 function isApart({ seeds, score }) {
   return seeds.length >= data.least && score.p_holm !== null && score.p_holm < data.level;
