@@ -30,7 +30,7 @@ _SYMBOLS = (
 
 
 # of controls: dark green for the task alone, violets for named ones (CIE76, 15 from each other and all above)
-_CONTROL_COLOURS = (("#1E5A32", "#32FA5A"), ("#7800F0", "#5A6E50"), ("#3C0050", "#BEAA50"), ("#783278", "#BEFA00"))
+CONTROL_COLOURS = (("#1E5A32", "#32FA5A"), ("#7800F0", "#5A6E50"), ("#3C0050", "#BEAA50"), ("#783278", "#BEFA00"))
 INK = "#222222"
 
 
@@ -54,12 +54,14 @@ class Look:
         colour, dark: on a light and on a dark background.
         marker: for matplotlib.
         symbol: the same for plotly.
+        size: factor of a marker's size: the outline of some fills less of it.
     """
 
     colour: str
     dark: str
     marker: Any
     symbol: str
+    size: float = 1.0
 
 
 def looks(roles: Iterable[Role]) -> dict[str, Look]:
@@ -74,7 +76,7 @@ def looks(roles: Iterable[Role]) -> dict[str, Look]:
 
 
 def _control_look(number: int) -> Look:
-    return Look(*_CONTROL_COLOURS[number], *_CONTROL_MARKS[number])
+    return Look(*CONTROL_COLOURS[number], *_CONTROL_MARKS[number], size=1.25)
 
 
 def look_of(strategy: str) -> Look:

@@ -104,13 +104,14 @@ def _setting(axes: Axes, setting: Setting, report: Report) -> None:
         axes.plot(setting.x.mean, setting.y.mean, **_CROSS, zorder=5.5)
     if setting.x.n == 1:
         faint = tuple(0.65 * part + 0.35 for part in to_rgb(colour))
-        style: dict[str, Any] = {"color": faint, "markerfacecolor": "white", "markeredgewidth": 1.4, "markersize": 7.5}
+        style: dict[str, Any] = {"color": faint, "markerfacecolor": "white", "markeredgewidth": 1.4}
+        style["markersize"] = 7.5 * look.size
         _point(axes, setting.x, setting.y, report, marker=marker, zorder=5, **style)
         return
     singles: dict[str, Any] = {"markersize": 4, "alpha": 0.35, "linestyle": "none", "markeredgewidth": 0, "zorder": 3}
     axes.plot(*zip(*setting.points, strict=True), color=colour, marker=marker, **singles)
     style = {"color": colour, "markeredgecolor": "white", "markeredgewidth": 0.8}
-    _point(axes, setting.x, setting.y, report, marker=marker, markersize=9, zorder=5, **style)
+    _point(axes, setting.x, setting.y, report, marker=marker, markersize=9 * look.size, zorder=5, **style)
 
 
 def is_multitude(report: Report) -> bool:
@@ -198,7 +199,8 @@ def _handle(report: Report, group: str) -> Line2D:
         text = "\n".join([group, *textwrap.wrap(", ".join(knob_texts(knobs)), 42)])
     elif knobs:
         text = "\n".join([group, *textwrap.wrap(", ".join(explained(knobs)), 42)])
-    return _line(literal(text), **_style(report.looks[group]), linestyle="none", markersize=7.5)
+    look = report.looks[group]
+    return _line(literal(text), **_style(look), linestyle="none", markersize=7.5 * look.size)
 
 
 def _line(label: str, **style: object) -> Line2D:

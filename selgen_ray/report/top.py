@@ -25,7 +25,8 @@ class Row:
     """One row of the table at the top; all but the names may be ''.
 
     Attributes:
-        role: its part in the verdict: 'base model', 'task alone', 'control', 'leader', 'runner-up', 'diverged'.
+        role: its part in the verdict: 'base model', 'task alone', 'control', 'leader', 'runner-up', 'diverged'; of an
+            unfinished sweep 'leader so far'.
         name: the setting, such as 'kl_divergence β=10'; what diverged, and on how many of its seeds.
         group: the strategy or control whose mark it has; '' where it has none.
         x, y: the two axes.
@@ -70,7 +71,8 @@ def rows(report: Report) -> list[Row]:
     named = [s for s in standings.standings if s.is_control and s.strategy != TASK_ALONE]
     first = [_base(base, report) for base in report.bases[:1]]
     first += [_standing(report, one, TASK_ALONE) for one in plain if one.best is not None]
-    ranked = [("leader", standings.leader), ("runner-up", standings.runner_up)]
+    so_far = "" if report.progress.is_over else " so far"
+    ranked = [(f"leader{so_far}", standings.leader), (f"runner-up{so_far}", standings.runner_up)]
     last = [_standing(report, one, role) for role, one in ranked if one]
     last += _diverged(report)
     room = MOST_ROWS - len(first) - len(last)

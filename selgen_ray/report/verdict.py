@@ -12,6 +12,7 @@ from selgen_ray.report.knob_names import signs
 from selgen_ray.report.model import LEAST_SEEDS, LEVEL, Comparison, Report, Standing
 from selgen_ray.report.roles import TASK_ALONE
 from selgen_ray.report.settings import Setting
+from selgen_ray.report.top import p_text
 from selgen_ray.stats import is_number
 
 MOST_WORDS, MOST_SEEDS = 25, 100
@@ -31,6 +32,8 @@ def sentence(report: Report) -> str:
         head = f"{report.progress.done} of {report.progress.planned} trials are done;"
         if leader is None:
             return f"{head} {_why_no_answer(report)}."
+        if len(report.standings.ranked) == 1:
+            return f"{head} so far only {leader.strategy} has a setting with all its seeds, so nothing is compared."
         return f"{head} so far {leader.strategy} leads {_on_both(report)}, and what is missing may change that."
     if leader is None:
         return f"There is no answer: {_why_no_answer(report)}."
@@ -288,7 +291,7 @@ def comparison_facts(report: Report) -> Iterable[tuple[str, str]]:
     yield "difference of the scores", f"{summary.mean:+.3f}{spread}"
     pairs = report.standings.num_pairs
     if comparison.score.p_holm is not None:
-        yield f"p{f', Holm over {pairs} pairs' if pairs > 1 else ''}", f"{comparison.score.p_holm:.2g}"
+        yield f"p{f', Holm over {pairs} pairs' if pairs > 1 else ''}", p_text(comparison.score.p_holm)
     needed = seeds_needed(report, comparison)
     if needed != 0 and summary.sd:
         widening = choice_widening(_num_settings(report, comparison), n)

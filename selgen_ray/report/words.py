@@ -119,7 +119,7 @@ def setting_facts(report: Report) -> list[tuple[str, str]]:
     seeds = sorted({r.seed for s in report.settings for r in s.trials})
     shown = ", ".join(map(str, seeds[:8])) + (" …" if len(seeds) > 8 else "")
     trained = len({trial_id for s in report.settings for trial_id in s.trial_ids})
-    counts = [f"{strategies} strategies", *([f"{controls} controls"] if controls else [])]
+    counts = [f"{strategies} strategies", *([f"{controls} control{'s' * (controls > 1)}"] if controls else [])]
     counts += [f"{len(report.settings)} settings", f"{trained} trials; seeds {shown}"]
     facts.append(("compared", ", ".join(counts)))
     return [(name, text) for name, text in facts if text]

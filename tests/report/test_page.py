@@ -6,8 +6,10 @@ import base64
 import gzip
 import json
 import math
+import os
 import re
 import runpy
+import subprocess
 import sys
 import threading
 import time
@@ -21,12 +23,14 @@ import yaml
 from fake_sweep import fake_result, publish
 
 from selgen_ray.driver.plan import make_plan
+from selgen_ray.errors import StorageError
 from selgen_ray.reading import load_results
 from selgen_ray.records.control import LIVE, Control
-from selgen_ray.report import main, write_report
-from selgen_ray.report.colours import COLOURS, DARK_COLOURS, colour_of, dark_colour_of, symbol_of
+from selgen_ray.report import cli, main, write_report
+from selgen_ray.report.colours import COLOURS, CONTROL_COLOURS, DARK_COLOURS, colour_of, dark_colour_of, symbol_of
 from selgen_ray.report.details import MOST_POINTS, common_config, packed, place_of, rounded, shortened, thinned
 from selgen_ray.report.page import SCRIPTS
+from selgen_ray.report.places import Places
 from selgen_ray.report.settings import STRATEGIES
 from selgen_ray.space import load_space
 from selgen_ray.storage import Folder
@@ -112,6 +116,41 @@ def test_text_of_results_is_never_markup(sweep):
     page = Elements(Path(path).read_text())
     assert EVIL in page.words
     assert json.loads(page.data["data"])["title"] == EVIL
+
+
+def test_no_path_of_this_machine_is_on_the_page(sweep):
+    """Case 15 of the verdicts; paths in a config, a message, an event, the search space, of models and of results."""
+    trace = f'Traceback\n  File "{ROOT}/selgen_ray/trial/run.py", line 1\nOSError: cannot read {sweep}/naive/x'
+    changes = {"error": trace, "flags": ["not saved at /data/eve/model/"], "model_path": f"{sweep}/m/model"}
+    publish(sweep, fake_result("dpo", 1, changes=changes, status="failed", file="/home/eve/data/rows.jsonl"))
+    publish(sweep, fake_result("dpo", 2, file="~/rows/other.jsonl", endpoint="https://api.openai.com/v1"))
+    (sweep / "space.yaml").write_text("base: {data: {outcome: /home/eve/data/rows.jsonl}}\n")
+    Folder(str(sweep)).write("events.jsonl", json.dumps({"trial": "x", "why": str(sweep / "x")}).encode() + b"\n")
+    paths = write_report(str(sweep)).paths
+    html = Path(paths["index.html"]).read_text()
+    groups = re.findall(r'id="group-\d+">([^<]*)<', html)
+    shown = "\n".join([html, *(gzip.decompress(base64.b64decode(group)).decode() for group in groups)])
+    for text in (str(sweep), str(sweep.parent), str(ROOT), "/home/eve", "/data/eve", "~/rows"):
+        assert text not in shown and text not in Path(paths["report.md"]).read_text(), text
+    assert "lab/naive/x" in shown and "…/rows.jsonl" in shown and "https://api.openai.com/v1" in shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("/tmp/x/lab/naive/seed_1", "lab/naive/seed_1"),
+        ("at /tmp/x/lab.", "at lab."),
+        ("/tmp/x/laboratory/y.txt", "…/y.txt"),
+        ("file:///tmp/x/lab/a", "lab/a"),
+        ("file:///root/a/b.txt", "…/b.txt"),
+        ("C:\\Users\\eve\\rows.jsonl", "…/rows.jsonl"),
+        ("s3://bucket/other/x.json", "s3://bucket/other/x.json"),
+        ("http://judge:8000/v1/chat", "http://judge:8000/v1/chat"),
+        ("align_test/loss, and/or Qwen/Qwen3-8B, data/rows.jsonl, 3/4", None),
+    ],
+)
+def test_what_a_path_is(text, shown):
+    assert Places([Folder("/tmp/x/lab")]).text(text) == (shown or text)
 
 
 def test_every_file_is_there_and_the_page_is_last(sweep, capsys):
@@ -213,6 +252,24 @@ def test_a_watched_report_follows_the_sweep_and_ends_with_it(sweep):
     assert json.loads(last.data["data"])["watch"] == 0 and "'self'" not in policy_of(last)
 
 
+def test_a_storage_that_fails_while_it_is_watched_is_said_in_a_line(sweep, monkeypatch, capsys):
+    def refuse(*_: object) -> None:
+        raise StorageError("cannot list the folder: gone")
+
+    monkeypatch.setattr(cli, "watch", refuse)
+    assert main([str(sweep), "--watch"]) == 2
+    assert capsys.readouterr().err == "cannot list the folder: gone\n"
+
+
+def test_ctrl_c_during_the_imports_ends_without_a_traceback(tmp_path):
+    """Case 15 of the verdicts."""
+    (tmp_path / "numpy.py").write_text("raise KeyboardInterrupt\n")
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    line = [sys.executable, "-m", "selgen_ray.report", "lab"]
+    done = subprocess.run(line, capture_output=True, text=True, env=env, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
 def wait_for(condition, seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not condition():
@@ -271,7 +328,13 @@ SIGHTS = (
 )
 
 
-@pytest.mark.parametrize("colours", [COLOURS, DARK_COLOURS])
+@pytest.mark.parametrize(
+    "colours",
+    [
+        (*COLOURS, *(light for light, _ in CONTROL_COLOURS)),
+        (*DARK_COLOURS, *(dark for _, dark in CONTROL_COLOURS)),
+    ],
+)
 def test_colours_can_be_told_apart_by_everybody(colours):
     for matrix in SIGHTS:
         seen = [lab(colour, matrix) for colour in colours]

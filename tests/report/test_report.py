@@ -28,8 +28,10 @@ from selgen_ray.report.colours import colour_of, marker_of
 from selgen_ray.report.figures import DPI, SIZE_INCHES, as_png, footnote, pareto_figure
 from selgen_ray.report.knob_names import explained, knob_texts
 from selgen_ray.report.labels import Label, place_labels
+from selgen_ray.report.plots import figures
 from selgen_ray.report.scales import axis_limits, beyond, inside, limits
 from selgen_ray.report.settings import STRATEGIES, Axis
+from selgen_ray.report.strengths import strengths
 from selgen_ray.report.summary import as_dict
 from selgen_ray.report.text import report_text
 from selgen_ray.storage import Folder
@@ -498,12 +500,12 @@ def test_the_footnote_tells_what_the_bars_are(sweep, tmp_path):
 
 
 def test_a_single_seed_has_no_bar_and_two_have(tmp_path):
-    from selgen_ray.report import figures
+    from selgen_ray.report.figures import _setting
 
     def num_bars(folder: Path) -> int:
         axes = Figure().add_subplot()
         report = report_of(folder)
-        figures._setting(axes, report.settings[0], report)
+        _setting(axes, report.settings[0], report)
         return len(axes.collections)
 
     publish(tmp_path, fake_result("naive", 1, 0.4, 0.4))
@@ -576,6 +578,26 @@ def test_labels_of_twelve_strategies_lie_apart_and_on_no_mark():
     assert len(boxes) == 36 and all(axes.bbox.contains(*end) for box in boxes for end in (box.min, box.max))
     assert not [1 for a, b in itertools.combinations(boxes, 2) if a.shrunk(0.9, 0.8).overlaps(b.shrunk(0.9, 0.8))]
     assert not [1 for box in boxes for mark in marks if box.contains(*mark)]
+
+
+def test_every_figure_has_a_legend_and_no_line_joins_a_boolean(tmp_path):
+    """Case 15 of the verdicts."""
+    for strict, y in ((False, 0.6), (True, 0.8)):
+        trials = (fake_result("grad_project", s, 0.9, y, project_strictly_orthogonal=strict) for s in (1, 2))
+        publish(tmp_path, *trials)
+    publish(tmp_path, *(fake_result("dpo", s, 0.9, 0.7, lambda_dpo=k) for s in (1, 2) for k in (1.0, 2.0)))
+    report = report_of(tmp_path)
+    drawn = {name: make() for name, make in figures(report, report.standings)}
+    assert drawn.keys() == {"pareto", "strengths", "hypervolumes", "paths"}
+    for name, figure in drawn.items():
+        legends = [*figure.legends, *(axes.get_legend() for axes in figure.axes)]
+        assert any(legend and len(legend.get_texts()) > 1 for legend in legends), name
+    styles = {axes.get_title(): {line.get_linestyle() for line in axes.lines} for axes in drawn["strengths"].axes}
+    assert styles == {"grad_project": {"None"}, "dpo": {"-", ":", "None"}}
+    ticks = [text.get_text() for text in drawn["strengths"].axes[1].get_xticklabels()]
+    assert ["if opposed", "strict"] in (ticks, [t.get_text() for t in drawn["strengths"].axes[0].get_xticklabels()])
+    by_name = {curve.strategy: curve.joined for curve in strengths(report.settings)}
+    assert by_name == {"grad_project": False, "dpo": True}
 
 
 def test_threads_may_draw_at_once(sweep):

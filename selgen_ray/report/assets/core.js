@@ -66,14 +66,16 @@ function number(value, signed = false) {
   if (value === null || value === undefined) return "–";
   const size = Math.abs(value);
   const text =
-    size !== 0 && (size < 0.001 || size >= 10000) ? value.toExponential(2) : value.toFixed(size >= 100 ? 1 : 3);
+    size !== 0 && (size < 0.0001 || size >= 10000)
+      ? value.toExponential(2)
+      : value.toFixed(size >= 100 ? 1 : size < 0.001 && size ? 4 : 3);
   return (signed && value > 0 ? "+" : "") + text.replace("-", "−");
 }
 
 function withInterval(summary, signed = false) {
   if (!summary) return "–";
   if (summary.half === null) return number(summary.mean, signed);
-  return number(summary.mean, signed) + (summary.flat ? ", no spread" : ` ± ${number(summary.half)}`);
+  return number(summary.mean, signed) + (summary.flat ? ", no spread" : ` ±\u00a0${number(summary.half)}`);
 }
 
 function hours(value) {

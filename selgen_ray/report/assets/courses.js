@@ -90,7 +90,10 @@ function drawTerms(grid, courses, kind, logarithmic) {
   const families = [...new Set(names.filter(single).map((name) => name.split("/")[0]))];
   const terms = names.filter((name) => !single(name)).slice(0, 30);
   const places = small(grid, kind, terms.length + families.length);
-  if (!names.length) grid.replaceChildren(element("p", { class: "quiet" }, "nothing"));
+  if (!names.length) {
+    grid.replaceChildren(element("p", { class: "quiet" }, "none"));
+    if (grid.previousElementSibling?.matches(".legend")) grid.previousElementSibling.replaceChildren();
+  }
   families.forEach((family, i) =>
     drawAtOnce(
       places[terms.length + i],

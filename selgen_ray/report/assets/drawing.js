@@ -88,13 +88,13 @@ function small(grid, name, count) {
 // -- a simple table
 
 /** A name that a narrow column breaks after '/', '_' or '.' rather than anywhere. */
-const breakable = (text) => text.split(/(?<=[/_.])/).flatMap((part, n) => (n ? [element("wbr"), part] : [part]));
+const breakable = (text) => text.split(/(?<=[/_]|\.(?!\d))/).flatMap((part, n) => (n ? [element("wbr"), part] : [part]));
 
 function fillTable(table, head, rows) {
   const cell = (tag) => (one) => {
     const { text, right, wrap, of } =
       one !== null && typeof one === "object" && !(one instanceof Node) ? one : { text: one };
-    const content = of ? [element("span", { class: "named" }, mark(of), element("span", {}, text))] : [text ?? ""];
+    const content = of ? [element("span", { class: "named" }, mark(of), element("span", {}, ...breakable(text)))] : [text ?? ""];
     const shown = wrap && typeof text === "string" ? breakable(text) : content;
     return element(tag, { class: [right ? "number" : "", wrap ? "wrap" : ""].join(" ").trim() || null }, ...shown);
   };

@@ -28,10 +28,12 @@ async function route() {
 
 const THEMES = ["", "light", "dark"];
 
-/** The marks of the table at the top, in the colours of the scheme. */
+/** The table at the top: marks in the colours of the scheme, names that break where a word ends. */
 function fillTop() {
   for (const place of document.querySelectorAll("#top-table [data-mark]"))
     place.replaceChildren(mark(place.dataset.mark));
+  for (const place of document.querySelectorAll("#top-table .what, #sentence, #next span"))
+    place.replaceChildren(...breakable(place.textContent));
 }
 
 function recolour() {

@@ -66,6 +66,7 @@ function drawPareto() {
     ["x", mx],
     ["y", my],
   ].map(([side, metric]) => rangeOf(metric, side, shown, found));
+  const labelled = hasLabels(shown, found);
   const traces = [frontLine(found, mx, my)];
   for (const strategy of Object.keys(data.strategies)) {
     const own = shown.filter((s) => data.settings[s].strategy === strategy);
@@ -79,6 +80,8 @@ function drawPareto() {
           mx,
           my,
           true,
+          ranges,
+          labelled,
         ),
       );
     traces.push(
@@ -89,6 +92,8 @@ function drawPareto() {
         mx,
         my,
         false,
+        ranges,
+        labelled,
       ),
     );
   }
@@ -190,7 +195,7 @@ function paretoNote() {
   ].join("");
 }
 
-function means(strategy, own, found, mx, my, dominated) {
+function means(strategy, own, found, mx, my, dominated, ranges, labelled) {
   const hollow = own.map((s) => found[s].rows.length === 1);
   const colour = dominated ? css("--faint") : colourOf(strategy);
   const bars = (side, metric) => {
@@ -214,9 +219,9 @@ function means(strategy, own, found, mx, my, dominated) {
     x: own.map((s) => found[s].x.mean),
     y: own.map((s) => found[s].y.mean),
     customdata: own.map((s) => data.points.trial[found[s].rows[0]]),
-    text: own.map((s) => (data.settings[s].control ? plain(data.settings[s].label) : "")),
-    textposition: "bottom center",
-    textfont: { color: colour },
+    text: own.map((s) => (dominated || !(labelled || data.settings[s].control) ? "" : shortLabel(data.settings[s]))),
+    textposition: own.map((s) => `top ${isAtTheRight(found[s].x.mean, ranges[0]) ? "left" : "right"}`),
+    textfont: { color: colour, size: 11 },
     hovertext: own.map((s) => hover(s, found[s])),
     hovertemplate: "%{hovertext}<extra></extra>",
     error_x: bars("x", mx),
@@ -232,6 +237,20 @@ function means(strategy, own, found, mx, my, dominated) {
       },
     },
   };
+}
+
+const MOST_LABELS = 6; // of the front: more of them would cover each other
+
+/** Whether the settings on the front have their knobs beside them: where they are few, and there is room. */
+const hasLabels = (shown, found) =>
+  byId("pareto-plot").clientWidth > 600 && shown.filter((s) => found[s].front).length <= MOST_LABELS;
+
+const isAtTheRight = (value, [left, right]) => (value - left) / (right - left || 1) > 0.75;
+
+/** What stands beside a mark: the name of a control, the knobs of a setting on the front. */
+function shortLabel({ control, label, strategy }) {
+  const text = control ? label : label.slice(strategy.length + 1);
+  return plain(text.length > 28 ? `${text.slice(0, 27)}…` : text);
 }
 
 function hover(s, one) {

@@ -71,8 +71,8 @@ function drawFamily() {
       summary ? withInterval({ mean: summary.mean, half: summary.half_width, flat: isFlat(summary) }, true) : "–",
     ),
     right(simultaneous === null ? "no interval" : `± ${number(simultaneous)}`),
-    right(p === null ? "–" : p.toPrecision(2)),
-    right(p_holm === null ? "–" : p_holm.toPrecision(2)),
+    right(pText(p)),
+    right(pText(p_holm)),
   ];
   const titles = ["score", data.x, data.y].flatMap((name) => [
     right(`Δ ${name}`),
@@ -100,8 +100,10 @@ function drawFamily() {
   ]);
   for (const side of ["x", "y"]) drawDifferences(side, family);
   byId("family-note").textContent =
-    `Differences of the seeds that both have, each with the setting that is best on all other seeds; mean ± 95 % paired t-interval, widened because settings are chosen. Told apart: the scores differ with p < 0.05 on ${data.least} shared seeds or more. p: two-sided paired t-test, corrected by Holm's method over all ${data.standings.num_pairs} pairs of strategies (score), and over both axes of all pairs (the axes). Thin lines and “all at once”: intervals that hold for all of these at once (Bonferroni).`;
+    `Differences of the seeds that both have, each with the setting that is best on all other seeds; mean ± 95 % paired t-interval, widened because settings are chosen. Told apart: the scores differ with p < 0.05 on ${data.least} shared seeds or more. p: two-sided paired t-test, corrected by Holm's method over all ${data.standings.num_pairs} pairs (score), and over both axes of all pairs (the axes). Thin lines and “all at once”: intervals that hold for all of these at once (Bonferroni).`;
 }
+
+const pText = (p) => (p === null ? "–" : p < 0.001 ? "<\u00a00.001" : p.toPrecision(2));
 
 function isApart({ seeds, score }) {
   return seeds.length >= data.least && score.p_holm !== null && score.p_holm < data.level;
