@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from pyarrow import fs
 
-from selgen_ray.errors import StorageAwayError, StorageError
+from selgen_ray.errors import StorageAwayError, StorageBlockedError, StorageError
 from selgen_ray.parallel import in_parallel
 from selgen_ray.storage import local_files
 from selgen_ray.storage.locations import absolute, check_location, open_location
@@ -105,7 +105,7 @@ class Folder:
         try:
             self._do("write", name, write, for_s)
         except FileNotFoundError as error:  # from GCS and some others: there is no such bucket
-            raise StorageError(f"cannot write {self / name}: there is no such bucket ({error})") from error
+            raise StorageBlockedError(f"cannot write {self / name}: there is no such bucket ({error})") from error
 
     def write_json(self, name: str, content: Any) -> None:
         """Write `content` atomically as strict JSON. Raises ValueError for NaN and infinity, which JSON lacks."""

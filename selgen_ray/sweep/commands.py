@@ -224,6 +224,7 @@ def _driver(sweep: Sweep) -> str:
     if not sweep.is_driven:
         return f"no sign of life for {clock(silent)}; it was run {where}"
     ending = f", ending ({sweep.live['ending']})" if sweep.live.get("ending") else ""
+    ending += f", paused ({sweep.live['paused']})" if sweep.live.get("paused") else ""
     return f"run {where}{ending}"
 
 
