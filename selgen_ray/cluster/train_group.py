@@ -16,7 +16,7 @@ from ray.util.queue import Empty, Queue
 
 from selgen_ray.cluster.cluster import GROWING, InfeasibleError, offered
 from selgen_ray.cluster.train_group_worker import GivePlacesBack, GroupTorchConfig, train_in_group
-from selgen_ray.errors import INPUT_ERRORS, TrialError
+from selgen_ray.errors import INPUT_ERRORS, TrialError, blocked_by
 from selgen_ray.records.status import TrialStatus
 from selgen_ray.space import Resources
 from selgen_ray.storage import Folder
@@ -175,6 +175,9 @@ def _explain(error: Exception, report: Report) -> None:
     for failure in failures.values():
         if isinstance(failure, INPUT_ERRORS):
             report({"status": TrialStatus.FAILED, "error": str(failure)})
+            return
+        if why := blocked_by(failure):
+            report({"status": TrialStatus.PREEMPTED, "blocked": why})
             return
     if not failures:
         raise TrialError(f"{type(error).__name__}: {error}") from error

@@ -103,7 +103,8 @@ def launch(run: Launch) -> str | None:
     def say(text: str) -> None:
         run.display.say(text, board)
 
-    driver = Driver(run.plan.folder, queue, board, tasks, make, run.time_budget_s, say, run.plan.left_out)
+    left_out, trusted = run.plan.left_out, run.plan.make.trusted
+    driver = Driver(run.plan.folder, queue, board, tasks, make, run.time_budget_s, say, left_out, trusted)
     driver.feedback = Feedback(run.spec, run.plan, driver.stop, driver.keep, schedulers.make_judge)
     places = Places(
         _fits(run.granted, run.spec.resources.autoscaling), lambda event, node: driver.events.add(event, node=node)

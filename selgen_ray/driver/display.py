@@ -77,7 +77,7 @@ def running_line(name: str, metrics: dict[str, Any]) -> str:
     """Describe a running trial in one line: its phase unless it trains, step, loss, tokens per second."""
     phase = "" if metrics.get("phase") == "train" else metrics.get("phase", "")
     if "step" not in metrics:
-        return f"{name}  {phase or 'starting'}"
+        return f"{name}  {phase or 'starting: a process, then the model and the data'}"
     step = f"{phase + ': ' if phase else ''}step {metrics['step']}/{metrics['num_steps']}"
     return (
         f"{name}  {step}  loss {metrics.get('loss', float('nan')):.4g}  {metrics.get('tokens_per_s', 0.0):.0f} tokens/s"

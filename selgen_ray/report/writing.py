@@ -143,13 +143,35 @@ def parquet(table: pd.DataFrame) -> bytes:
     return buffer.getvalue()
 
 
+def for_spreadsheets(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table in which no text is a formula: a spreadsheet program runs cells that begin with = + - or @.
+
+    Such a text gets an apostrophe before it, which the program hides. Numbers, also those kept as text, stay.
+    """
+    texts = [name for name, dtype in table.dtypes.items() if dtype.kind not in "biufcmM"]
+    return table.assign(**{str(name): table[name].map(_no_formula) for name in texts})
+
+
+def _no_formula(value: Any) -> Any:
+    if not isinstance(value, str) or not value.startswith(_FORMULA):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
+
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
 def _files(
     report: Report, results: Found, around: Surroundings, places: Places, watch_s: float
 ) -> Iterable[tuple[str, bytes]]:
     """Yield (name, content) of each file; the page comes after the files it refers to."""
     table = plain_table(results)
     yield "results.parquet", parquet(table)
-    yield "results.csv", table.to_csv(index=False).encode()
+    yield "results.csv", for_spreadsheets(table).to_csv(index=False).encode()
     yield "summary.json", json.dumps(as_dict(report), indent=1, allow_nan=False, default=str).encode()
     pictures = []
     if report.drawn:
@@ -199,9 +221,24 @@ def _parsed(space: str) -> dict[str, Any]:
 
     try:
         content = yaml.safe_load(space)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         return {}
-    return content if isinstance(content, dict) else {}
+    return content if isinstance(content, dict) and _size(content, {}) < _MOST_KEYS else {}
+
+
+_MOST_KEYS = 100_000
+
+
+def _size(value: Any, known: dict[int, int]) -> int:
+    """Return how many values one holds, written out: aliases of YAML make one object stand in many places."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = _MOST_KEYS  # should it hold itself
+        known[id(value)] = 1 + sum(
+            _size(item, known) for item in (value.values() if isinstance(value, dict) else value)
+        )
+    return known[id(value)]
 
 
 def _gridded(space: Mapping[str, Any]) -> Iterable[tuple[str, set[str]]]:

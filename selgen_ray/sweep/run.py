@@ -20,6 +20,7 @@ from selgen_ray.driver.plan import Plan, make_plan, sweep_folder
 from selgen_ray.driver.preflight import check_data
 from selgen_ray.driver.selection import SelectionError, parse_only
 from selgen_ray.driver.token_plan import PlannedTokens
+from selgen_ray.driver.trust import OPTION, sha256_start
 from selgen_ray.errors import INPUT_ERRORS, SpecError, StorageError
 from selgen_ray.evals.foresight import Foresight
 from selgen_ray.records.control import Control
@@ -48,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
             spec = spec.model_copy(
                 update={"resources": spec.resources.model_copy(update={"max_concurrent": args.max_concurrent})}
             )
-        plan = _plan(spec, args.only)
+        plan = _plan(spec, args.only, args.trust_plugin)
     except (*INPUT_ERRORS, StorageError, SelectionError) as error:
         return _refuse(str(error))
     _say(
@@ -81,6 +82,14 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         help="run these trials alone: strategy=kl_divergence, seed=1,2, beta_kl=10; several options must all hold",
     )
+    parser.add_argument(
+        OPTION,
+        metavar="SHA256",
+        action="append",
+        type=sha256_start,
+        default=[],
+        help="let added trials run this plugin, which the search space does not name; it is the plan that names it",
+    )
     parser.add_argument("--max-concurrent", metavar="N", type=_count, help="trials at a time, in place of the YAML's")
     parser.add_argument(
         "--time-budget", metavar="8h", type=_seconds, help="end after so long, as after Ctrl-C: 90m, 1h30m, 2d"
@@ -94,8 +103,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _plan(spec: SweepSpec, only: list[str]) -> Plan:
-    plan = make_plan(spec)
+def _plan(spec: SweepSpec, only: list[str], trusted: list[str]) -> Plan:
+    plan = make_plan(spec, trusted)
     return plan.selected(parse_only(only, [p.task for p in plan.planned])) if only else plan
 
 
@@ -106,10 +115,10 @@ def _run(spec: SweepSpec, plan: Plan, args: argparse.Namespace, tokens: PlannedT
         with claim(Control(plan.folder)):
             plan.folder.write(kept.FILE, kept.kept_text(Path(args.space)))
             tokens.publish()
-            problem, why = _launch(spec, _plan(spec, args.only), args)
+            problem, why = _launch(spec, _plan(spec, args.only, args.trust_plugin), args)
         if problem:
             return _refuse(problem)
-        plan = _plan(spec, args.only)
+        plan = _plan(spec, args.only, args.trust_plugin)
     return _finish(spec, plan, resume_command(args), why)
 
 
@@ -117,6 +126,7 @@ def resume_command(args: argparse.Namespace) -> str:
     """Return the command that continues the sweep, quoted for a shell."""
     parts = ["python", "-m", "selgen_ray.sweep", args.space]
     parts += [part for only in args.only for part in ("--only", only)]
+    parts += [part for digits in args.trust_plugin for part in (OPTION, digits)]
     parts += ["--max-concurrent", str(args.max_concurrent)] if args.max_concurrent else []
     parts += ["--progress", args.progress] if args.progress != "auto" else []
     return shlex.join(parts)
@@ -130,7 +140,7 @@ def _launch(spec: SweepSpec, plan: Plan, args: argparse.Namespace) -> tuple[str 
 
     def abandon(why: str) -> NoReturn:
         try:
-            _finish(spec, _plan(spec, args.only), resume_command(args), why, hurried=True)
+            _finish(spec, _plan(spec, args.only, args.trust_plugin), resume_command(args), why, hurried=True)
         finally:
             os._exit(UNFINISHED)  # Ray's own threads would keep the process, or end it with a wrong status
 
@@ -161,7 +171,8 @@ def _finish(spec: SweepSpec, plan: Plan, resume: str, why: str | None, *, hurrie
     Args:
         hurried: print the lines before the report is written, since Ray soon ends the process of a lost cluster.
     """
-    failed, left = plan.with_status(TrialStatus.FAILED), plan.with_status(TrialStatus.RUNNING, TrialStatus.PENDING)
+    failed = plan.with_status(TrialStatus.FAILED)
+    left = plan.with_status(TrialStatus.RUNNING, TrialStatus.UNREADABLE, TrialStatus.PENDING)
     lines: list[str] = []
     for p in failed:
         cause = last_line(p.error, "no cause is known")

@@ -233,7 +233,8 @@ def test_a_report_that_fails_says_so_and_is_no_failure_of_the_sweep(tmp_path, ca
 
 def test_a_watched_report_follows_the_sweep_and_ends_with_it(sweep):
     control = Control(Folder(str(sweep)))
-    control.folder.write_json(LIVE, {"over": False, "total": 9, "finished": {"completed": 6}, "updated_at": "now"})
+    live = {"over": False, "total": 9, "finished": {"completed": 6}, "updated_at": "2026-01-02T03:04:05+00:00"}
+    control.folder.write_json(LIVE, live)
     codes: list[int] = []
     watcher = threading.Thread(target=lambda: codes.append(main([str(sweep), "--watch", "0.2"])))
     watcher.start()
@@ -242,10 +243,10 @@ def test_a_watched_report_follows_the_sweep_and_ends_with_it(sweep):
     first = Elements(page.read_text())
     assert "script-src 'unsafe-inline' 'self' file:" in policy_of(first)
     assert json.loads(first.data["data"])["watch"] == 0.2
-    assert "running, as of now: 6 of 9 trials are over" in first.words
+    assert "running, as of 2026-01-02T03:04:05+00:00: 6 of 9 trials are over" in first.words
     publish(sweep, fake_result("dpo", 1, 0.6, 0.6))
     wait_for(lambda: "dpo" in json.loads(Elements(page.read_text()).data["data"])["strategies"])
-    control.folder.write_json(LIVE, {"over": True})
+    control.folder.write_json(LIVE, live | {"over": True})
     watcher.join(60)
     assert codes == [0]
     last = Elements(page.read_text())
