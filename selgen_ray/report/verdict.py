@@ -223,6 +223,7 @@ def next_step(report: Report) -> str:
     return _more_seeds(report, comparison)
 
 
+_ADD = "sweep add --seeds"
 _CONFIRM = "confirm it on new seeds, or on another model."
 
 
@@ -230,12 +231,15 @@ def _more_seeds(report: Report, comparison: Comparison) -> str:
     n, needed = len(comparison.seeds), seeds_needed(report, comparison)
     pair = f"{comparison.strategy} from {comparison.other}"
     if needed == 0:
-        return f"add a few seeds: those there are show no spread, and without one nothing separates {pair}."
+        return f"add a few seeds ({_ADD}): those there are show no spread, and without one nothing separates {pair}."
     if needed is None:
         return f"choose by cost: over {MOST_SEEDS} seeds would be needed to separate {pair}, so little do they differ."
     if needed <= n:
-        return f"add a seed: with one more the sweep may separate {pair}."
-    return f"add about {needed - n} seeds: they would separate {pair}, if the difference is what it seems."
+        return f"add a seed ({_ADD}): with one more the sweep may separate {pair}."
+    return (
+        f"add about {needed - n} seeds ({_ADD}): in four of five such sweeps that separates {pair}, "
+        "if the difference is what it seems."
+    )
 
 
 def _further(report: Report, best: Setting) -> str:

@@ -208,7 +208,8 @@ def _status(args: argparse.Namespace, folder: Folder) -> list[str]:
 
 
 _ILL = (TrialStatus.FAILED, TrialStatus.DIVERGED, TrialStatus.STOPPED, TrialStatus.UNREADABLE)
-_ORDER = ("completed", "diverged", "failed", "stopped", "removed", "unreadable", "cut off", "running", "waiting")
+_ENDED = (TrialStatus.COMPLETED, TrialStatus.DIVERGED, TrialStatus.FAILED, TrialStatus.STOPPED, TrialStatus.REMOVED)
+_ORDER = (*map(str, _ENDED), "unreadable", "cut off", str(TrialStatus.RUNNING), "waiting")
 _WORDS = {TrialStatus.PENDING: "waiting", TrialStatus.PREEMPTED: "cut off"}
 
 

@@ -122,8 +122,9 @@ def test_no_path_of_this_machine_is_on_the_page(sweep):
     """Case 15 of the verdicts; paths in a config, a message, an event, the search space, of models and of results."""
     trace = f'Traceback\n  File "{ROOT}/selgen_ray/trial/run.py", line 1\nOSError: cannot read {sweep}/naive/x'
     changes = {"error": trace, "flags": ["not saved at /data/eve/model/"], "model_path": f"{sweep}/m/model"}
-    publish(sweep, fake_result("dpo", 1, changes=changes, status="failed", file="/home/eve/data/rows.jsonl"))
-    publish(sweep, fake_result("dpo", 2, file="~/rows/other.jsonl", endpoint="https://api.openai.com/v1"))
+    publish(sweep, fake_result("dpo", 1, changes=changes, status="failed", top={"file": "/home/eve/data/rows.jsonl"}))
+    other = {"file": "~/rows/other.jsonl", "endpoint": "https://api.openai.com/v1"}
+    publish(sweep, fake_result("dpo", 2, top=other))
     (sweep / "space.yaml").write_text("base: {data: {outcome: /home/eve/data/rows.jsonl}}\n")
     Folder(str(sweep)).write("events.jsonl", json.dumps({"trial": "x", "why": str(sweep / "x")}).encode() + b"\n")
     paths = write_report(str(sweep)).paths
