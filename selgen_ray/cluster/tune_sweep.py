@@ -7,7 +7,6 @@ import contextlib
 import os
 import pickle
 import signal
-import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,6 +39,7 @@ from selgen_ray.driver.trial_queue import TrialQueue
 from selgen_ray.records.status import TrialStatus
 from selgen_ray.space import Resources, SweepSpec
 from selgen_ray.storage import Folder
+from selgen_ray.storage.scratch import scratch
 from selgen_ray.trial.task import TrialTask
 
 Granted = TrialResources | GroupResources
@@ -146,7 +146,7 @@ def _run_tuner(run: Launch, queue: TrialQueue, callbacks: list[tune.Callback]) -
     survive_lost_workers()
     shorten_dumps()
     known = dict(queue.known)
-    with tempfile.TemporaryDirectory(prefix="selgen_tune_") as scratch:  # Tune's own state is not the sweep's truth
+    with scratch("tune") as place:  # Tune's own state is not the sweep's truth
         tune.Tuner(
             _trainable(run, ray.put(known)),
             tune_config=tune.TuneConfig(
@@ -158,7 +158,7 @@ def _run_tuner(run: Launch, queue: TrialQueue, callbacks: list[tune.Callback]) -
             ),
             run_config=tune.RunConfig(
                 name=run.spec.name,
-                storage_path=scratch,
+                storage_path=str(place),
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=0),  # the queue decides which trials run again
                 callbacks=callbacks,

@@ -167,8 +167,9 @@ def _launch(spec: SweepSpec, plan: Plan, args: argparse.Namespace) -> tuple[str 
     def abandon(why: str) -> NoReturn:
         if guard.is_guarded():  # Ray may end this process before the report is written: the guard writes it
             try:
-                _say(*_rest(_plan(spec, args.only, args.trust_plugin), resume_command(args), why))
-                guard.note(f"why {why}")
+                left = _plan(spec, args.only, args.trust_plugin)
+                _say(*_rest(left, resume_command(args), why))
+                guard.note(f"why {why}" if left.with_status(TrialStatus.COMPLETED) else "over")
             finally:
                 os._exit(UNFINISHED)
         try:
