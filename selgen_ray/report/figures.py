@@ -129,7 +129,7 @@ def _multitude(axes: Axes, report: Report) -> None:
     for group in dict.fromkeys(s.group for s in report.drawn):
         means = [(s.x.mean, s.y.mean) for s in report.drawn if s.group == group and s not in large and s.x and s.y]
         if means:
-            style = _style(report.looks[group]) | {"markersize": 5, "alpha": 0.6}
+            style: dict[str, Any] = {**_style(report.looks[group]), "markersize": 5, "alpha": 0.6}
             axes.plot(*zip(*means, strict=True), linestyle="none", markeredgewidth=0, zorder=4, **style)
 
 
