@@ -13,7 +13,13 @@ from selgen_ray.errors import nearest
 from selgen_ray.schema import Strict, execution, setting
 
 EvalName = Literal[
-    "task_train", "task_test", "align_train", "align_train_minus", "align_test", "align_test_minus_align_train"
+    "task_train",
+    "task_test",
+    "align_train",
+    "align_train_minus",
+    "trait_train",
+    "align_test",
+    "align_test_minus_align_train",
 ]
 LM_EVAL = "lm_eval"
 SET_NAMES: tuple[str, ...] = (*get_args(EvalName), LM_EVAL)

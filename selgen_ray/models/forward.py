@@ -43,11 +43,20 @@ def scored_logits(model: Model, batch: Batch) -> torch.Tensor:
     Raises:
         ModelError: the model does not compute its logits token by token from its output embeddings.
     """
+    return scored_output(model, batch)[0]
+
+
+def scored_output(model: Model, batch: Batch, **options: Any) -> tuple[torch.Tensor, Any]:
+    """Return the logits of `scored_logits`, and the model's output.
+
+    Args:
+        **options: for the model's forward, such as `output_hidden_states=True`.
+    """
     with _head_gets(model, lambda hidden: hidden[batch.scored]):
-        logits = model(**batch.inputs, use_cache=False).logits
-    if logits.shape[:-1] != (batch.num_scored,):
+        output = model(**batch.inputs, use_cache=False, **options)
+    if output.logits.shape[:-1] != (batch.num_scored,):
         raise ModelError(f"{type(model).__name__} does not compute its logits by its output embeddings token by token")
-    return logits
+    return output.logits, output
 
 
 def hidden_states(model: Model, batch: Batch, **options: Any) -> tuple[torch.Tensor, Any]:
