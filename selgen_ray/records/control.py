@@ -18,7 +18,7 @@ import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 from selgen_ray.records.names import is_slug, is_trial_id, is_trial_name, trial_name
 from selgen_ray.records.results import now
@@ -122,15 +122,14 @@ def mark_name(file: str) -> str | None:
 
 
 def _name_of(mark: dict[str, Any]) -> str | None:
-    slug, config = mark.get("slug"), mark.get("config")
-    seed = config.get("seed") if isinstance(config, dict) else None
+    slug, seed = mark.get("slug"), _table(mark.get("config")).get("seed")
     return trial_name(slug, seed) if isinstance(slug, str) and is_slug(slug) and type(seed) is int else None
 
 
 def _plan(content: dict[str, Any]) -> dict[str, Any]:
-    tables = {key: content.get(key) for key in ("trials", "left_out")}
+    tables = {key: _table(content.get(key)) for key in ("trials", "left_out")}
     return content | {
-        key: {i: n for i, n in table.items() if is_trial_id(i) and is_trial_name(n)} if isinstance(table, dict) else {}
+        key: {trial_id: name for trial_id, name in table.items() if is_trial_id(trial_id) and is_trial_name(name)}
         for key, table in tables.items()
     }
 
@@ -142,9 +141,8 @@ def _live(content: dict[str, Any]) -> dict[str, Any]:
             return {}
     except (KeyError, TypeError, ValueError):
         return {}
-    running, finished, left = (content.get(key) for key in ("running", "finished", "seconds_left"))
-    lines = running.items() if isinstance(running, dict) else ()
-    counts = finished.items() if isinstance(finished, dict) else ()
+    left: Any = content.get("seconds_left")
+    lines, counts = (_table(content.get(key)).items() for key in ("running", "finished"))
     return content | {
         "running": {name: _progress(line) for name, line in lines if is_trial_name(name)},
         "finished": {status: count for status, count in counts if type(count) is int},
@@ -157,7 +155,7 @@ _TEXTS = ("phase", "status")
 
 def _progress(line: Any) -> dict[str, Any]:
     """Return the numbers of a running trial's progress line, and the texts that are shown; a step needs its total."""
-    items = line.items() if isinstance(line, dict) else ()
+    items = _table(line).items()
     kept = {key: value for key, value in items if is_finite_number(value) or (key in _TEXTS and isinstance(value, str))}
     return kept if {"step", "num_steps"} <= kept.keys() else {k: v for k, v in kept.items() if k != "step"}
 
@@ -167,7 +165,12 @@ def _parsed(content: bytes | None) -> dict[str, Any]:
         parsed = json.loads(content or b"{}")
     except (ValueError, RecursionError):
         return {}
-    return parsed if isinstance(parsed, dict) else {}
+    return _table(parsed)
+
+
+def _table(value: Any) -> dict[str, Any]:
+    """Return a JSON object, {} for anything else."""
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
 
 
 def _who() -> str:
