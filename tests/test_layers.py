@@ -14,7 +14,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "selgen_ray"
 # from the top down; rooms of one line do not import each other
 LAYERS = (
-    ("__main__", "testing"),
+    ("__main__",),
+    ("testing",),
     # `python -m selgen_ray.data` is a command of `sweep`, whose face lies where `python -m` looks for it
     ("data.__main__",),
     ("sweep", "strategies", "import_config"),

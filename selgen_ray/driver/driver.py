@@ -66,6 +66,15 @@ def claim(control: Control, lease_s: float = LEASE_S) -> Lease:
     return lease
 
 
+def record_end(sweep: Folder, why: str) -> None:
+    """Record that a sweep has ended whose driver could not do so itself. Raises StorageError."""
+    events, control = EventLog(sweep), Control(sweep)
+    events.add("sweep_ended", why=why)
+    events.flush()
+    if live := control.read(LIVE):
+        control.folder.write_json(LIVE, live | {"over": True, "running": {}})
+
+
 class Driver:
     """Does the driver's work besides running trials, in a thread of its own: event log, live state, requests.
 

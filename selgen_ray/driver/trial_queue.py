@@ -55,8 +55,9 @@ class TrialQueue:
 
     def next(self) -> TrialTask | None:
         """Return the next trial to run, or None if none may start now."""
+        limit = self._limit()  # outside of the lock: it asks Ray, whose answer may take a minute
         with self._lock:
-            if self.is_ending or self.is_paused or len(self.running) >= self._limit():
+            if self.is_ending or self.is_paused or len(self.running) >= limit:
                 return None
             if not self._waiting:
                 self.add(self._ask())

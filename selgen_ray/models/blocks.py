@@ -18,7 +18,7 @@ from selgen_ray.errors import ModelError
 from selgen_ray.models.loading import Model
 from selgen_ray.models.log_probs import upcast
 
-LAYER_KEYS = ("representation_layers", "steer_layers")
+LAYER_KEYS = ("representation_layers", "steer_layers", "ablate_layers", "penalty_layers")
 """Keys of `finetune_config` that list layers."""
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from selgen_ray.records.results import FILE_NAME, TrialResult
 from selgen_ray.records.status import TrialStatus
 from selgen_ray.storage import Folder
 from selgen_ray.storage.cache import Cache
+from selgen_ray.storage.scratch import scratch
 from selgen_ray.trainers.base import BaseTrainer, trainer_class
 from selgen_ray.trainers.catalogue import build_config
 from selgen_ray.trainers.engine import ranks
@@ -134,8 +134,8 @@ class _Run:
         self.checkpoints = Checkpoints(task.folder / CHECKPOINTS, keep, on_event)
 
     def run(self, on_progress: Callable[[dict[str, Any]], None]) -> TrialResult:
-        with tempfile.TemporaryDirectory(prefix="selgen_model_") as finished:
-            return self._run(on_progress, Path(finished))
+        with scratch("model") as finished:
+            return self._run(on_progress, finished)
 
     def _run(self, on_progress: Callable[[dict[str, Any]], None], finished: Path) -> TrialResult:
         if ranks.is_main():
@@ -197,7 +197,8 @@ class _Run:
         self.stop.check(0)
         config = self.config
         make_trainer = trainer_class(config.proxy_strategy)
-        roles = load_roles(config, make_trainer.required_roles, tokenizer.refused_rows(config))
+        refused, prompts = tokenizer.refused_rows(config), make_trainer.training_prompts(config)
+        roles = load_roles(config, make_trainer.needed_roles(config), refused, prompts)
         self.result.data_hashes = {role: rows_hash(rows) for role, rows in roles.items()}
         with make_trainer(
             config,

@@ -22,6 +22,7 @@ from selgen_ray.data.rows import proxy_share, rows_hash
 from selgen_ray.data.sets import Sets
 from selgen_ray.data.streams import by_length
 from selgen_ray.data.tokens import RULES, RowEncoder, TokenRows
+from selgen_ray.data.training_prompts import check_system_texts
 from selgen_ray.errors import ModelError
 from selgen_ray.models.loading import Model, trainable_model, trainable_parameters
 from selgen_ray.models.tokenizer import load_tokenizer
@@ -69,6 +70,10 @@ class Hooks(Protocol):
 
     def prepare(self) -> None:
         """Do the strategy's work before training."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """Return tensors that the hooks change from step to step, to be saved with the weights."""
         ...
 
     def training_scope(self) -> contextlib.AbstractContextManager[None]:
@@ -229,6 +234,7 @@ def open_run(
             context = trainable_model(cfg, config.model_seed, str(accelerator().device), fsdp=fsdp)
             model = stack.enter_context(context)
         shared = SharedValues(cache, cfg, model, strategy_code, model_hash)
+        check_system_texts(roles, tokenizer)
         encoder = RowEncoder(tokenizer, cfg.max_seq_length, cfg.loss_on)
 
         def encode(role: str, rows: list[Row]) -> TokenRows:
