@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from peft.tuners.lora import LoraLayer
-from peft.tuners.lora.layer import ParamWrapper
 from torch import Tensor, nn
 
 from selgen_ray.config.trial import TrialConfig
@@ -269,6 +267,10 @@ def _adapted(model: nn.Module) -> dict[str, AdaptedMatrix]:
     Raises:
         ModelError: an embedding is adapted: it has no B A of the form that is projected.
     """
+    # late: start-up, PEFT imports all that it may ever adapt
+    from peft.tuners.lora import LoraLayer
+    from peft.tuners.lora.layer import ParamWrapper
+
     matrices: dict[str, AdaptedMatrix] = {}
     for path, layer in model.named_modules():
         if not isinstance(layer, LoraLayer):
