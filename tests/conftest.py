@@ -24,7 +24,6 @@ from transformers import PreTrainedTokenizerFast
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from selgen_ray.testing import TEMPLATE, tiny_model, tiny_rows, tiny_tokenizer, tiny_trait
-from selgen_ray.trainers import get_trainer
 
 torch.set_num_threads(1)
 
@@ -113,7 +112,7 @@ def make_config(tiny_model_dir: str, data_files: dict[str, str], trait_file: str
         return {
             "proxy_strategy": strategy,
             "seed": seed,
-            "data": data_files | ({"trait": trait_file} if "trait" in get_trainer(strategy).required_roles else {}),
+            "data": data_files | ({"trait": trait_file} if strategy == "inoculation_adapter" else {}),
             "finetune_config": cfg,
             **(top or {}),
         }

@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
 
-from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
@@ -18,7 +17,7 @@ from selgen_ray.data.rows import load_roles
 from selgen_ray.data.sets import Sets
 from selgen_ray.data.training_prompts import with_prompts
 from selgen_ray.models import forward, saving
-from selgen_ray.models.loading import Model
+from selgen_ray.models.loading import Model, has_adapter
 from selgen_ray.models.log_probs import cross_entropy
 from selgen_ray.models.tokenizer import refused_rows
 from selgen_ray.records.results import TrainingRecord
@@ -264,7 +263,7 @@ class BaseTrainer(Strategy):
 
         That is an adapter, written by `save_adapter`, or the whole model with `save_merged` or after full fine-tuning.
         """
-        if self.cfg.save_merged and isinstance(self.model, PeftModel):
+        if self.cfg.save_merged and has_adapter(self.model):
             saving.save_merged(self.model, self.tokenizer, Path(folder))
         else:
             self.save_adapter(folder)
