@@ -11,13 +11,15 @@ from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# bitsandbytes, which the tests install beside peft, imports PyTorch's compiler at once: seconds in each process
+os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
 import boto3
 import pytest
 import torch
 from clusters import Cluster
 from moto.server import ThreadedMotoServer
-from running import slow_space, sweep
+from running import run_without_ray, slow_space
 from transformers import PreTrainedTokenizerFast
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
@@ -170,11 +172,8 @@ def joined(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
 
 
 @pytest.fixture(scope="session")
-def slow_reference(
-    tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: str, data_files: dict[str, str], joined: dict[str, str]
-) -> Path:
+def slow_reference(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: str, data_files: dict[str, str]) -> Path:
     """The folder of a sweep of 4 trials of some seconds each that nothing disturbed."""
     folder = tmp_path_factory.mktemp("slow")
-    done = sweep(slow_space(folder, tiny_model_dir, data_files), env=joined)
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_without_ray(slow_space(folder, tiny_model_dir, data_files))
     return folder

@@ -244,7 +244,7 @@ class BaseTrainer(Strategy):
     # -- public interface ------------------------------------------------------------------------------------------
 
     def train(self) -> TrainingRecord:
-        """Train from the newest checkpoint, or from the start; evaluate before, after each epoch and at the end.
+        """Train from the newest checkpoint, or from the start; evaluate before, as `evals.during` says, and at the end.
 
         Raises:
             TrialDiverged: a loss or a value of an evaluation is NaN or infinite.

@@ -246,7 +246,7 @@ def open_run(
             tokenizer=tokenizer,
             parameters=trainable_parameters(model),
             sets=Sets(roles, cfg, config.data_seed, encode, config.num_workers, proxy_share(config)),
-            memory=BatchSizes(cfg, callbacks.on_event),
+            memory=BatchSizes(cfg, callbacks.on_event, model),
             stop=ranks.agreeing(stop or StopSignal()),
             shared=shared,
             checkpoints=checkpoints,
