@@ -137,7 +137,7 @@ class BaseTrainer(Strategy):
     def prepare(self) -> None:
         """Do work before training, with the model in its starting state (also when the run is resumed)."""
 
-    def state(self) -> dict[str, Tensor]:
+    def checkpoint_state(self) -> dict[str, Tensor]:
         """Return tensors that a hook changes in place from step to step, by name: they are part of each checkpoint.
 
         It is called once, after `prepare`; a resumed run copies the values of its checkpoint into them.

@@ -278,3 +278,15 @@ def test_the_first_release_sweep_has_its_sentence(tmp_path):
         "3 of 4 trials are done; so far only naive has a setting with all its seeds, so nothing is compared."
     )
     assert [s.label for s in report.settings] == ["naive proxy mixed in", "kl_divergence β=0.1"]
+
+
+def test_a_control_that_the_sweep_names_is_no_setting_of_a_strategy_and_not_the_task_alone() -> None:
+    def role(control: str | None, mixed: bool) -> Role:
+        return roles.role_of(fake_result(top={"control": control, "train_on_proxy": mixed}))
+
+    oracle = role("oracle", mixed=False)
+    assert (oracle.kind, oracle.name, oracle.is_control) == (Kind.CONTROL, "oracle", True)
+    assert role("task alone", mixed=False).kind is Kind.TASK_ALONE
+    assert role(None, mixed=True).kind is Kind.STRATEGY
+    assert roles.role_in_name("control_oracle_1a2b3c", "") == "oracle"
+    assert roles.role_in_name("control_task-alone_1a2b3c", "") == "task alone"

@@ -74,7 +74,7 @@ class Hooks(Protocol):
         """Do the strategy's work before training."""
         ...
 
-    def state(self) -> dict[str, Tensor]:
+    def checkpoint_state(self) -> dict[str, Tensor]:
         """Return tensors that the hooks change from step to step, to be saved with the weights."""
         ...
 
