@@ -24,6 +24,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from selgen_ray.testing import TEMPLATE, tiny_model, tiny_rows, tiny_tokenizer, tiny_trait
+from selgen_ray.trainers import get_trainer
 
 torch.set_num_threads(1)
 
