@@ -167,7 +167,7 @@ def _evaluation(result: TrialResult, i: int) -> dict[str, Any]:
 R = TypeVar("R", ResultHead, TrialResult)
 _BATCH = 512  # files read at once
 # folders without results that may hold many files
-NOT_IN = ("cache", "checkpoints", "control", "model")
+NOT_IN = ("attempts", "cache", "checkpoints", "control", "model")
 
 
 def _read_all(sweep: Folder, kind: type[R]) -> Iterator[tuple[Folder, R]]:

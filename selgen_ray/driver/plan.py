@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from selgen_ray.driver.added import AddedTrial, read_added
 from selgen_ray.driver.search import Search
 from selgen_ray.reading import read_heads
-from selgen_ray.records.control import Control
+from selgen_ray.records.control import PLAN, Control
 from selgen_ray.records.status import TrialStatus
 from selgen_ray.space import SweepSpec, Trial
 from selgen_ray.storage import Folder
@@ -19,6 +19,7 @@ from selgen_ray.trial.provenance import git_commit
 from selgen_ray.trial.task import CHECKPOINTS, TrialTask
 
 T = TypeVar("T")
+_NAME = re.compile(r"[\w.=+-]*\w/seed_\d+")  # of a file that anybody may have written: no '..', no further '/'
 
 
 @dataclass(frozen=True)
@@ -43,28 +44,41 @@ class TaskMaker:
 
     Attributes:
         found: trial id -> folder of the result that is there already, and the result.
-        stamp: names the folder of new results.
+        names: trial id -> name, as the plan of the last run has it.
         commit: the git commit of the directory the sweep was started in; None outside of a repository.
     """
 
     folder: Folder
     found: dict[str, tuple[Folder, Any]]
-    stamp: str = field(default_factory=lambda: datetime.now(UTC).strftime("%Y%m%d_%H%M%S"))
+    names: Mapping[str, str] = field(default_factory=dict[str, str])
     commit: str | None = field(default_factory=git_commit)
 
     def task(self, trial: Trial | AddedTrial, config: dict[str, Any], sources: tuple[Plugin, ...]) -> TrialTask:
         """Make the task that a worker gets for a trial."""
-        place, _ = self.found.get(trial.trial_id, (None, None))
         return TrialTask(
             config=config,
             trial_id=trial.trial_id,
             slug=trial.slug,
-            folder=place or self.folder / trial.name / "results" / self.stamp,
+            folder=self._place(trial),
             model_hash=trial.model_hash,
             cache=self.folder / "cache",
             git_commit=self.commit,
             plugins=sources,
         )
+
+    def _place(self, trial: Trial | AddedTrial) -> Folder:
+        """Return the one folder of a trial's results, whoever plans it and whatever it is called by now.
+
+        A driver that was taken for dead may have begun it without leaving a result, under the name that it had then.
+        """
+        if trial.trial_id in self.found:
+            return self.found[trial.trial_id][0]
+        before = self.names.get(trial.trial_id, trial.name)
+        if before != trial.name and _NAME.fullmatch(before):
+            place = self.folder / before / "results" / trial.trial_id
+            if place.exists():
+                return place
+        return self.folder / trial.name / "results" / trial.trial_id
 
 
 @dataclass(frozen=True)
@@ -77,6 +91,7 @@ class Plan:
         num_foreign: results in the folder whose trials the search space does not name.
         searches: those whose trials are not all known yet.
         left_out: trial id -> name, of the trials of the sweep that were not selected.
+        generation: the highest one that has left a result; 0 if none says so.
     """
 
     folder: Folder
@@ -85,6 +100,7 @@ class Plan:
     make: TaskMaker
     searches: tuple[Search, ...] = ()
     left_out: dict[str, str] = field(default_factory=dict[str, str])
+    generation: int = 0
 
     def with_status(self, *statuses: TrialStatus) -> list[Planned]:
         """Return the trials whose result on storage has one of these statuses."""
@@ -176,7 +192,8 @@ def make_plan(spec: SweepSpec) -> Plan:
     folder = sweep_folder(spec)
     control = Control(folder)
     results = {result.trial_id: (place, result) for place, result in read_heads(folder)}
-    make = TaskMaker(folder, results)
+    names: dict[str, str] = control.read(PLAN).get("trials", {})
+    make = TaskMaker(folder, results, names)
     tasks = {t.trial_id: make.task(t, t.config.model_dump(mode="json"), spec.plugin_sources) for t in spec.trials}
     added = read_added(control, control.added.names())
     tasks = {trial.trial_id: make.task(trial, trial.config, trial.plugins) for trial in added} | tasks
@@ -200,4 +217,6 @@ def make_plan(spec: SweepSpec) -> Plan:
             )
             status = marked or status
         planned.append(Planned(task, status, result.error if result else None))
-    return Plan(folder, tuple(planned), len(results.keys() - tasks.keys()), make, searches)
+    generation = max((result.generation or 0 for _, result in results.values()), default=0)
+    num_foreign = len(results.keys() - tasks.keys())
+    return Plan(folder, tuple(planned), num_foreign, make, searches, generation=generation)

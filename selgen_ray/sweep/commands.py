@@ -10,7 +10,6 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from selgen_ray.driver.selection import SelectionError, find_trials
 from selgen_ray.errors import INPUT_ERRORS, StorageError
 from selgen_ray.reading import read_heads
 from selgen_ray.records.control import ALL, LIVE, PLAN, Control
+from selgen_ray.records.liveness import LEASE_S, is_driven
 from selgen_ray.records.names import trial_name
 from selgen_ray.records.results import FILE_NAME, TrialResult
 from selgen_ray.records.status import TrialStatus
@@ -27,7 +27,6 @@ from selgen_ray.storage import Folder
 
 COMMANDS = ("status", "stop", "retry", "rm", "add")
 DONE, WRONG = 0, 2
-_SILENT_S = 60.0  # a driver that has written nothing for so long counts as dead
 
 
 @dataclass
@@ -40,6 +39,7 @@ class Sweep:
         errors: trial id -> cause in one line, of trials whose result has an error.
         places: trial id -> folder of its result.
         live: the state that the driver wrote last, {} if none ever did.
+        is_driven: whether a process runs the sweep now.
     """
 
     folder: Folder
@@ -49,24 +49,14 @@ class Sweep:
     errors: dict[str, str] = field(default_factory=dict)
     places: dict[str, Folder] = field(default_factory=dict)
     live: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def silent_s(self) -> float | None:
-        """Seconds since the driver's last sign of life, by the clocks of both machines; None: no driver is running."""
-        if not self.live or self.live.get("over"):
-            return None
-        return (datetime.now(UTC) - datetime.fromisoformat(self.live["updated_at"])).total_seconds()
-
-    @property
-    def is_driven(self) -> bool:
-        """Whether a process runs the sweep now."""
-        return self.silent_s is not None and self.silent_s < _SILENT_S
+    is_driven: bool = False
 
 
 def read_state(folder: Folder) -> Sweep:
     """Read the state of a sweep from its folder. Raises StorageError: there is no sweep, or it cannot be read."""
     control = Control(folder)
-    sweep = Sweep(folder, control, live=control.read(LIVE))
+    live = control.read(LIVE)
+    sweep = Sweep(folder, control, live=live, is_driven=is_driven(control, live, on_wait=_wait))
     sweep.names |= control.read(PLAN).get("trials", {})
     added = control.added.names()
     for place, result in read_heads(folder):
@@ -93,6 +83,10 @@ def read_state(folder: Folder) -> Sweep:
                 status = TrialStatus.STOPPED
         sweep.status[trial_id] = status
     return sweep
+
+
+def _wait(driver: str) -> None:
+    sys.stderr.write(f"{driver} may be running this sweep: waiting up to {LEASE_S:.0f} s for a sign of it\n")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -198,12 +192,12 @@ def _word(status: TrialStatus) -> str:
 
 
 def _driver(sweep: Sweep) -> str:
-    silent = sweep.silent_s
-    if silent is None:
+    if not sweep.live or sweep.live.get("over"):
         return "not running"
     where = f"by process {sweep.live.get('pid')} on {sweep.live.get('host')}"
     if not sweep.is_driven:
-        return f"no sign of life for {clock(silent)}; it was run {where}"
+        when = sweep.live.get("updated_at", "an unknown time")
+        return f"not running; it was run {where}, whose last sign of life is of {when} by its clock"
     ending = f", ending ({sweep.live['ending']})" if sweep.live.get("ending") else ""
     return f"run {where}{ending}"
 

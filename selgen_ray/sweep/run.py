@@ -15,7 +15,7 @@ from typing import NoReturn
 from selgen_ray.cluster import job
 from selgen_ray.config.finetune import FinetuneConfig
 from selgen_ray.driver.display import KINDS, make_display
-from selgen_ray.driver.driver import SweepBusyError, claim
+from selgen_ray.driver.driver import SweepBusyError, SweepLostError, claim
 from selgen_ray.driver.plan import Plan, make_plan, sweep_folder
 from selgen_ray.driver.preflight import check_data
 from selgen_ray.driver.selection import SelectionError, parse_only
@@ -27,6 +27,7 @@ from selgen_ray.records.results import FILE_NAME
 from selgen_ray.records.status import TrialStatus
 from selgen_ray.records.text import first_line, last_line
 from selgen_ray.space import SweepSpec, kept, load_space
+from selgen_ray.storage.leases import Lease
 from selgen_ray.sweep import commands
 
 DONE, UNFINISHED, BAD_INPUT = 0, 1, 2
@@ -103,14 +104,22 @@ def _run(spec: SweepSpec, plan: Plan, args: argparse.Namespace, tokens: PlannedT
     """Run what is left, if anything, and report."""
     why = None
     if plan.is_open:
-        with claim(Control(plan.folder)):
+        with claim(Control(plan.folder), plan.generation) as lease:
             plan.folder.write(kept.FILE, kept.kept_text(Path(args.space)))
             tokens.publish()
-            problem, why = _launch(spec, _plan(spec, args.only), args)
+            problem, why = _launch(spec, _plan(spec, args.only), args, lease)
+        if lease.lost is not None:
+            return _end_lost(lease.lost)
         if problem:
             return _refuse(problem)
         plan = _plan(spec, args.only)
     return _finish(spec, plan, resume_command(args), why)
+
+
+def _end_lost(who: str) -> int:
+    """Say that the sweep is another process's now, which also writes its report; return the exit status."""
+    sys.stderr.write(f"{SweepLostError(who)}\n")
+    return UNFINISHED
 
 
 def resume_command(args: argparse.Namespace) -> str:
@@ -122,7 +131,7 @@ def resume_command(args: argparse.Namespace) -> str:
     return shlex.join(parts)
 
 
-def _launch(spec: SweepSpec, plan: Plan, args: argparse.Namespace) -> tuple[str | None, str | None]:
+def _launch(spec: SweepSpec, plan: Plan, args: argparse.Namespace, lease: Lease) -> tuple[str | None, str | None]:
     """Run what is left; return what is wrong with the request, if anything, and why the sweep ended early."""
     from selgen_ray.cluster import cluster  # late: a dry run, or a finished sweep, needs no Ray
     from selgen_ray.cluster.trackers import TrackerError
@@ -130,7 +139,10 @@ def _launch(spec: SweepSpec, plan: Plan, args: argparse.Namespace) -> tuple[str 
 
     def abandon(why: str) -> NoReturn:
         try:
-            _finish(spec, _plan(spec, args.only), resume_command(args), why, hurried=True)
+            if lease.lost is not None:
+                _end_lost(lease.lost)
+            else:
+                _finish(spec, _plan(spec, args.only), resume_command(args), why, hurried=True)
         finally:
             os._exit(UNFINISHED)  # Ray's own threads would keep the process, or end it with a wrong status
 
@@ -143,9 +155,12 @@ def _launch(spec: SweepSpec, plan: Plan, args: argparse.Namespace) -> tuple[str 
         cluster.check_hardware(map(FinetuneConfig.model_validate, configs), granted.gpus_per_process)
         if dashboard:
             _say(f"dashboard: {dashboard}")
-        return None, launch(Launch(spec, plan, granted, make_display(args.progress), abandon, args.time_budget))
+        display = make_display(args.progress)
+        return None, launch(Launch(spec, plan, granted, display, abandon, lease, args.time_budget))
     except KeyboardInterrupt:
         return None, "interrupted"
+    except SweepLostError as error:
+        return str(error), None
     except ConnectionError as error:
         hint = "Is it running? One with token authentication needs RAY_AUTH_MODE=token."
         return f"RAY_ADDRESS {os.environ.get('RAY_ADDRESS')!r}: {error}. {hint}", None
