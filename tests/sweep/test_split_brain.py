@@ -27,7 +27,7 @@ from selgen_ray.trial.task import TrialTask
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_driver_that_was_frozen_ends_and_every_trial_is_completed_once(tmp_path, tiny_model_dir, data_files, joined):
-    space = write_space(tmp_path, tiny_model_dir, data_files, SLOW, strategies={"naive": {}}, seeds=[1, 2, 3])
+    space = write_space(tmp_path, tiny_model_dir, data_files, SLOW, strategies={"naive": {}}, seeds=[1, 2])
     place = tmp_path / "sweeps" / "tiny"
 
     def completed() -> Counter[str]:
@@ -49,7 +49,7 @@ def test_a_driver_that_was_frozen_ends_and_every_trial_is_completed_once(tmp_pat
         others = second.communicate(timeout=180)[0]
     assert second.returncode == 0, others
     found = results(tmp_path)  # a trial with two results is an error
-    assert len(found) == 3 and {r["status"] for r in found.values()} == {"completed"}, others
+    assert len(found) == 2 and {r["status"] for r in found.values()} == {"completed"}, others
     assert completed() == Counter(found.keys())
     assert {r["generation"] for r in found.values()} == {2}
     assert all(len(list(folder.iterdir())) == 1 for folder in place.glob("*/seed_*/results"))
@@ -74,7 +74,7 @@ except TrialSuperseded as refusal:
 
 
 def test_a_worker_that_was_frozen_after_a_checkpoint_leaves_the_result_of_another_alone(make_config, tmp_path):
-    config = build_config(make_config(epochs=40, save_steps=2, logging_steps=2, max_to_eval=1, max_new_tokens=1))
+    config = build_config(make_config(epochs=10, save_steps=2, logging_steps=2, max_to_eval=1, max_new_tokens=1))
     place = Folder(str(tmp_path / "t"))
     task = TrialTask(config.model_dump(mode="json"), "0123456789abcdef", "slug_abc123", place, git_commit=None)
     (tmp_path / "task").write_bytes(pickle.dumps(replace(task, attempt=Attempt(1, 1))))
