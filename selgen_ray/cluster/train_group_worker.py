@@ -12,7 +12,7 @@ from ray.train.torch import TorchConfig
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-from selgen_ray.errors import INPUT_ERRORS, TrialError, TrialSuperseded
+from selgen_ray.errors import INPUT_ERRORS, StorageBlockedError, TrialError, TrialSuperseded, blocked_by
 from selgen_ray.records.status import TrialStatus
 
 if TYPE_CHECKING:
@@ -49,9 +49,11 @@ def train_in_group(task: TrialTask, sweep: Folder, torch_threads: int, mailbox: 
     except TrialSuperseded as error:
         reports.last({"status": TrialStatus.SUPERSEDED, "error": str(error)})
         return
-    except INPUT_ERRORS:
+    except (*INPUT_ERRORS, StorageBlockedError):
         raise
     except Exception as error:
+        if why := blocked_by(error):
+            raise StorageBlockedError(why) from error
         raise TrialError(f"{type(error).__name__}: {error}\n{last_lines()}") from error
     reports.last(last_report(task, result))
     if ranks.any_rank(sigterm_arrived()):

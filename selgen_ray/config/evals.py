@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from pydantic import field_validator, model_validator
@@ -11,6 +11,7 @@ from pydantic import field_validator, model_validator
 from selgen_ray.config.judge_prompts import ALIGNED, COHERENT
 from selgen_ray.errors import nearest
 from selgen_ray.schema import Strict, execution, setting
+from selgen_ray.storage.secrets import may_go_to_judge
 
 EvalName = Literal[
     "task_train", "task_test", "align_train", "align_train_minus", "align_test", "align_test_minus_align_train"
@@ -58,6 +59,9 @@ class JudgeConfig(Strict):
     def _names_a_variable(cls, value: str | None) -> str | None:
         if value is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
             raise ValueError("must be the name of an environment variable, never the key itself")
+        if value is not None and not may_go_to_judge(value):
+            allowed = "allowed are names such as OPENAI_API_KEY and MY_JUDGE_KEY, which are for that"
+            raise ValueError(f"names a variable that must not be sent to a judge; {allowed}")
         return value
 
     @field_validator("aligned_prompt", "coherent_prompt")
@@ -92,6 +96,40 @@ class LmEvalConfig(Strict):
         return self
 
 
+class DuringConfig(Strict):
+    """What is measured while a trial trains: after it began and before it ends, where always all rows are measured."""
+
+    every: str = setting("epoch", "when: after every epoch, every 'N steps', or never")
+    max_rows: int | None = setting(None, "rows of a set that are measured then, the first ones; default: all", ge=1)
+
+    @field_validator("every", mode="before")
+    @classmethod
+    def _when(cls, value: Any) -> str:
+        words = str(value).split()
+        if value in ("epoch", "never") or (len(words) == 2 and words[1] in ("step", "steps") and _is_count(words[0])):
+            return f"{int(words[0])} steps" if len(words) == 2 else value
+        if isinstance(value, int) or (len(words) == 1 and words[0].isdecimal()):
+            raise ValueError(f"found {value}, without its unit: write '{value} steps'; also allowed: epoch, never")
+        near = nearest(str(value), ["epoch", "never"])
+        raise ValueError(f"allowed: epoch, never, or a number of optimizer steps such as '50 steps'.{near}")
+
+    @model_validator(mode="after")
+    def _rows_of_something(self) -> DuringConfig:
+        if self.every == "never" and self.max_rows is not None:
+            raise ValueError("during.max_rows is given, but during.every is never: leave one of them out")
+        return self
+
+    def is_due(self, step: int, epoch_steps: int) -> bool:
+        """Return whether the weights after `step` optimizer steps are measured, if they are not the last ones."""
+        if self.every == "never":
+            return False
+        return step % (epoch_steps if self.every == "epoch" else int(self.every.split()[0])) == 0
+
+
+def _is_count(text: str) -> bool:
+    return text.isdecimal() and int(text) > 0
+
+
 class EvalConfig(Strict):
     """The metrics of a trial, and which of them are its capability, alignment and coherence."""
 
@@ -104,6 +142,7 @@ class EvalConfig(Strict):
     mcq_from_pairs: bool = setting(False, "ask rows with `rejected` as lettered questions too: the reply or that")
     judge: JudgeConfig = setting(JudgeConfig(), "scores free answers")
     lm_eval: LmEvalConfig = setting(LmEvalConfig(), "tasks of lm-evaluation-harness")
+    during: DuringConfig = setting(DuringConfig(), "what is measured between the start and the end of training")
     num_samples: int = execution(3, "answers of each set kept in results.json", ge=0, le=1000)
 
     @field_validator("capability", "alignment", "coherence")

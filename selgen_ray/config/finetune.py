@@ -86,7 +86,9 @@ class FinetuneConfig(Strict):
         False, "after a CUDA out-of-memory error halve the micro-batch and double the accumulation"
     )
 
-    per_device_eval_batch_size: int = execution(32, "rows of an evaluation batch", ge=1)
+    per_device_eval_batch_size: int | None = execution(
+        None, "rows of an evaluation batch at most; default: as many as its tokens allow", ge=1
+    )
     max_to_eval: int | None = setting(None, "rows of an evaluation set, the first ones; default: all", ge=1)
     max_new_tokens: int = setting(32, "length limit of a generated answer in tokens", ge=1)
 

@@ -47,6 +47,7 @@ class Sets:
 
     Attributes:
         train: role -> its training rows; for outcome, proxy and proxy_neg.
+        numbers: role -> the number of each of its training rows among all rows of the role, repeats included.
         evals: evaluation set -> its rows: the held-out rows of a trained role, all rows of another role.
         skipped: role -> number of bad rows that were left out.
         lengths: role -> lengths of its rows in tokens; see `length_report`.
@@ -72,17 +73,26 @@ class Sets:
         self._unions: dict[str, TokenRows] = {}
         self.skipped: dict[str, int] = dict(getattr(roles, "skipped", {}))
         self.train: dict[str, RowSet] = {}
+        self.numbers: dict[str, list[int]] = {}
         self.evals: dict[str, RowSet] = {}
         whole = {role: RowSet(rows, encode(role, rows)) for role, rows in roles.items()}
         self.lengths = {role: length_report(rows.encoded, config.max_seq_length) for role, rows in whole.items()}
         sizes = {role: len(rows) for role, rows in roles.items()}
         for role in (r for r in TRAINED_ROLES if r in whole):
-            self.train[role] = whole[role].take(trained_rows(role, sizes, config.train_split, data_seed, share))
+            self.numbers[role] = list(trained_rows(role, sizes, config.train_split, data_seed, share))
+            self.train[role] = whole[role].take(self.numbers[role])
         if "proxy" in whole and "proxy_neg" in whole:
             whole["proxy"] = RowSet(with_rejected(roles["proxy"], roles["proxy_neg"]), whole["proxy"].encoded)
         known: dict[tuple[str, tuple[int, ...]], RowSet] = {}  # sets of the same rows are one, to be evaluated once
         for name, (role, numbers) in eval_rows(roles, config, data_seed).items():
             self.evals[name] = known.setdefault((role, tuple(numbers)), whole[role].take(numbers))
+
+    def different(self, role: str) -> list[int]:
+        """Return the places of a role's training rows without those that only repeat one, see `upsample_proxy_to`."""
+        first: dict[int, int] = {}
+        for place, number in enumerate(self.numbers[role]):
+            first.setdefault(number, place)
+        return sorted(first.values())
 
     def union(self, stream: str) -> TokenRows:
         """Return the tokens of a stream's rows: those of one role, or of several as in 'outcome+proxy'.

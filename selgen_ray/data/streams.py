@@ -91,3 +91,36 @@ def by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+
+
+@dataclass(frozen=True)
+class BatchLimits:
+    """Limits of the batches that no gradient is computed for.
+
+    Attributes:
+        rows: rows of a batch at most; None: as many as the tokens allow.
+        tokens: tokens of a batch at most, with padding.
+        cached_tokens: tokens of a batch in generation at most: those of the prompts with padding, and the new ones.
+    """
+
+    rows: int | None = None
+    tokens: int = 4096
+    cached_tokens: int = 8192
+
+    def batches(self, lengths: Sequence[int], *, cached: bool = False) -> list[list[int]]:
+        """Group row numbers into batches of similar length, longest first; see `by_length`.
+
+        Args:
+            lengths: number of tokens of each row; a row that is longer than the limit is a batch of its own.
+            cached: they are the tokens of generation.
+        """
+        limit = self.cached_tokens if cached else self.tokens
+        order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+        batches: list[list[int]] = []
+        at = 0
+        while at < len(order):
+            size = max(1, limit // max(1, lengths[order[at]]))
+            size = size if self.rows is None else min(size, self.rows)
+            batches.append(order[at : at + size])
+            at += size
+        return batches

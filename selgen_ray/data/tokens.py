@@ -202,9 +202,9 @@ class TokenRows(Sequence[Encoded]):
         return [value for table, numbers in self._parts for value in getattr(table, column)[numbers].tolist()]
 
 
-def lengths_of(encoded: Sequence[Encoded]) -> list[int]:
-    """Return the number of tokens of each row."""
-    return encoded.lengths if isinstance(encoded, TokenRows) else [len(row) for row in encoded]
+def num_scored_of(encoded: Sequence[Encoded]) -> list[int]:
+    """Return the number of scored tokens of each row."""
+    return encoded.num_scored if isinstance(encoded, TokenRows) else [sum(row.is_reply) for row in encoded]
 
 
 def write(rows: Iterable[tuple[Encoded, int]]) -> bytes:

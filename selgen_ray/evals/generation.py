@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from selgen_ray.data.encode import encode_prompt, pad_id
+from selgen_ray.data.encode import pad_id
 from selgen_ray.data.stop_tokens import stop_ids
-from selgen_ray.data.streams import by_length
+from selgen_ray.evals.greedy import greedy_ids, is_plain
 from selgen_ray.evals.registry import EvalSet
-from selgen_ray.models.loading import Model
+from selgen_ray.models.loading import Model, base_of
 
 
 @dataclass(frozen=True)
@@ -38,34 +37,46 @@ def replies(eval_set: EvalSet, numbers: Sequence[int]) -> list[str]:
     """
     replies_by_number, cut = eval_set.answers.replies, eval_set.answers.cut
     missing = [number for number in numbers if number not in replies_by_number]
-    prompts = [encode_prompt(eval_set.rows[number], eval_set.tokenizer) for number in missing]
-    for batch in by_length([len(p) for p in prompts], eval_set.batch_size):
-        for i, reply in zip(batch, generate(eval_set, [prompts[i] for i in batch]), strict=True):
-            replies_by_number[missing[i]] = reply.text
-            if reply.is_cut:
-                cut.add(missing[i])
+    prompts = [eval_set.prompt(number) for number in missing]
+    for number, reply in zip(missing, generate(eval_set, prompts), strict=True):
+        replies_by_number[number] = reply.text
+        if reply.is_cut:
+            cut.add(number)
     return [replies_by_number[number] for number in numbers]
 
 
 def generate(eval_set: EvalSet, prompts: list[list[int]]) -> list[Reply]:
-    """Generate greedy replies to tokenised prompts, as one batch, whatever the model's own settings say."""
-    tokenizer, device = eval_set.tokenizer, eval_set.model.device
+    """Generate greedy replies to tokenised prompts, whatever the model's own settings say; equal prompts once."""
+    limit, pad, known = eval_set.max_new_tokens, pad_id(eval_set.tokenizer), eval_set.snapshot.replies
+    missing = [list(key) for key in {tuple(prompt): None for prompt in prompts} if (key, limit) not in known]
+    for batch in eval_set.limits.batches([len(prompt) + limit for prompt in missing], cached=True):
+        chosen = [missing[i] for i in batch]
+        with eval_set.snapshot.passes() as model, plain_greedy(model, eval_set.tokenizer) as config:
+            stops: Any = config.eos_token_id or ()
+            if is_plain(model):
+                continued = greedy_ids(model, chosen, pad, stops, limit)
+            else:
+                continued = _generated(model, chosen, pad, config, limit)
+        for prompt, ids in zip(chosen, continued, strict=True):
+            known[tuple(prompt), limit] = ids, next((i for i, token in enumerate(ids) if token in stops), None)
+    found = [known[tuple(prompt), limit] for prompt in prompts]
+    return [_read(ids, end, eval_set.tokenizer, limit) for ids, end in found]
+
+
+def _generated(model: Any, prompts: list[list[int]], pad: int, config: GenerationConfig, limit: int) -> list[list[int]]:
+    """Return the continuations by the model's own `generate`, for models with more than an ordinary cache."""
     width = max(len(p) for p in prompts)
-    ids = torch.full((len(prompts), width), pad_id(tokenizer), dtype=torch.long)
+    ids = torch.full((len(prompts), width), pad, dtype=torch.long)
     mask = torch.zeros_like(ids)
     for i, prompt in enumerate(prompts):
         ids[i, width - len(prompt) :] = torch.tensor(prompt)
         mask[i, width - len(prompt) :] = 1
-    model: Any = eval_set.model  # its stubs have no generate()
-    with plain_greedy(eval_set.model, tokenizer) as config:
-        config.max_new_tokens = eval_set.max_new_tokens
-        out = model.generate(input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=config)
-    stops: Any = config.eos_token_id or ()
-    return [_read(row, tokenizer, stops, eval_set.max_new_tokens) for row in out[:, width:].tolist()]
+    config.max_new_tokens = limit
+    ids, mask = ids.to(model.device), mask.to(model.device)
+    return model.generate(input_ids=ids, attention_mask=mask, generation_config=config)[:, width:].tolist()
 
 
-def _read(ids: list[int], tokenizer: PreTrainedTokenizerBase, stops: Sequence[int], limit: int) -> Reply:
-    end = next((i for i, token in enumerate(ids) if token in stops), None)
+def _read(ids: list[int], end: int | None, tokenizer: PreTrainedTokenizerBase, limit: int) -> Reply:
     text: Any = tokenizer.decode(ids[:end], skip_special_tokens=True)
     return Reply(text, end is None and len(ids) >= limit)
 
@@ -78,7 +89,7 @@ def plain_greedy(model: Model, tokenizer: PreTrainedTokenizerBase) -> Iterator[G
     leaves out, such as a repetition penalty. Generation ends at `stop_ids`, which include those of the model's own
     config.
     """
-    base_model: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    base_model: Any = base_of(model)
     own_config = base_model.generation_config
     base_model.generation_config = GenerationConfig(
         do_sample=False,

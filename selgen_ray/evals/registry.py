@@ -6,15 +6,18 @@ import functools
 import importlib
 import math
 import pkgutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
 
 from transformers import PreTrainedTokenizerBase
 
 from selgen_ray.config.evals import EvalConfig
-from selgen_ray.data.encode import Encoded
+from selgen_ray.data.encode import Encoded, pad_id
 from selgen_ray.data.forms import Row
+from selgen_ray.data.streams import BatchLimits
+from selgen_ray.evals.snapshot import Snapshot
+from selgen_ray.evals.token_memo import TokenMemo
 from selgen_ray.models.loading import Model
 
 
@@ -44,12 +47,15 @@ class EvalSet:
         tokenizer: the model's tokenizer.
         rows: the rows of the set.
         encoded: their tokens, in the same order.
-        batch_size: number of rows in a batch.
+        batch_size: number of rows in a batch, for a metric that makes its own batches.
         max_new_tokens: length limit of a generated reply, in tokens.
         max_seq_length: number of tokens after which a row with a candidate reply is cut.
         config: the section `evals`.
         asked: numbers of further rows whose replies are needed, for a judge.
         answers: the model's answers so far; metrics add to it.
+        limits: limits of a batch; default: `batch_size` rows.
+        snapshot: what this model was asked already, also for other sets; default: nothing.
+        tokens: tokens that were made already of these rows; default: none.
     """
 
     model: Model
@@ -62,6 +68,27 @@ class EvalSet:
     config: EvalConfig = field(default_factory=EvalConfig)
     asked: Sequence[int] = ()
     answers: Answers = field(default_factory=Answers)
+    limits: BatchLimits = None  # type: ignore[assignment]  # made below
+    snapshot: Snapshot = None  # type: ignore[assignment]  # made below
+    tokens: TokenMemo = field(default_factory=TokenMemo)
+
+    def __post_init__(self) -> None:
+        if self.limits is None:  # pyright: ignore[reportUnnecessaryComparison]  # see above
+            object.__setattr__(self, "limits", BatchLimits(self.batch_size))
+        if self.snapshot is None:  # pyright: ignore[reportUnnecessaryComparison]
+            object.__setattr__(self, "snapshot", Snapshot(self.model))
+
+    def prompt(self, number: int) -> list[int]:
+        """Return the token ids of everything before the reply of a row, for the model to go on from."""
+        return self.tokens.prompt(self.rows[number], self.tokenizer)
+
+    def log_probs(self, sequences: Iterable[Encoded]) -> list[float]:
+        """Return for each token sequence the log-probability of its scored tokens, their sum in nats.
+
+        Raises:
+            ModelError: the model does not compute its logits token by token from its output embeddings.
+        """
+        return self.snapshot.log_probs(sequences, pad_id(self.tokenizer), self.limits)
 
     def numbers(self, wanted: Callable[[Row], Any]) -> list[int]:
         """Return the numbers of the rows for which `wanted` is true."""
@@ -70,6 +97,7 @@ class EvalSet:
 
 Compute = Callable[[EvalSet], dict[str, float]]
 Foresee = Callable[[Sequence[Row], EvalConfig], dict[str, int]]
+Scores = Callable[[EvalSet], Sequence[Encoded]]
 
 
 @dataclass(frozen=True)
@@ -85,6 +113,8 @@ class Metric:
         foresee: (rows, section `evals`) -> {name of a value: number of rows that it will be computed from}, without a
             model; None: every value is computed from all rows.
         needs: what a row must have, in words.
+        scores: (evaluation set) -> token sequences that the function asks the log-probabilities of; those of all
+            metrics are computed together, so that a prompt is run once. None: it asks by itself.
     """
 
     name: str
@@ -93,6 +123,7 @@ class Metric:
     others: tuple[str, ...]
     foresee: Foresee | None = None
     needs: str = ""
+    scores: Scores | None = None
 
     def applies(self, rows: Sequence[Row], config: EvalConfig) -> dict[str, int]:
         """Return the number of rows that each value will be computed from; values without any rows are left out.
@@ -126,7 +157,12 @@ _METRICS: dict[str, Metric] = {}
 def metric(function: Compute) -> Compute: ...
 @overload
 def metric(
-    *, shares: Sequence[str] = (), others: Sequence[str] = (), foresee: Foresee | None = None, needs: str = ""
+    *,
+    shares: Sequence[str] = (),
+    others: Sequence[str] = (),
+    foresee: Foresee | None = None,
+    needs: str = "",
+    scores: Scores | None = None,
 ) -> Callable[[Compute], Compute]: ...
 def metric(
     function: Compute | None = None,
@@ -135,6 +171,7 @@ def metric(
     others: Sequence[str] = (),
     foresee: Foresee | None = None,
     needs: str = "",
+    scores: Scores | None = None,
 ) -> Any:
     """Register a function as a metric: it takes an `EvalSet` and returns {name of a value: value}.
 
@@ -144,7 +181,7 @@ def metric(
 
     Args:
         function: the metric.
-        shares, others, foresee, needs: see `Metric`.
+        shares, others, foresee, needs, scores: see `Metric`.
 
     Raises:
         ValueError: a function of another module has the name already.
@@ -156,7 +193,7 @@ def metric(
             raise ValueError(f"the metric {function.__name__!r} is already taken by {earlier.compute.__module__}")
         default = () if shares or others else (function.__name__,)
         declared = tuple(shares), (*others, *default)
-        _METRICS[function.__name__] = Metric(function.__name__, function, *declared, foresee, needs)
+        _METRICS[function.__name__] = Metric(function.__name__, function, *declared, foresee, needs, scores)
         return function
 
     return register if function is None else register(function)

@@ -21,7 +21,9 @@ def evaluate(eval_set: EvalSet) -> dict[str, float]:
     eval_set.model.eval()
     try:
         values: dict[str, float] = {}
-        for metric in selected(eval_set.config).values():
+        metrics = selected(eval_set.config).values()
+        eval_set.log_probs(tokens for metric in metrics if metric.scores for tokens in metric.scores(eval_set))
+        for metric in metrics:
             values |= metric(eval_set)
         replies(eval_set, eval_set.asked)
         return values

@@ -28,7 +28,7 @@ from selgen_ray.config.finetune import FinetuneConfig
 from selgen_ray.config.trial import TrialConfig
 from selgen_ray.data.positions import Positions
 from selgen_ray.errors import DataError, ModelError, nearest
-from selgen_ray.models import adapters, hub
+from selgen_ray.models import adapters, blocks, hub
 from selgen_ray.models.files import ModelFiles, find_files, model_location, read_header
 from selgen_ray.models.loading import new_lora_config
 from selgen_ray.models.tokenizer import load_tokenizer
@@ -303,14 +303,9 @@ def _refuse_target(entry: str, modules: Mapping[str, Any]) -> list[str]:
 
 
 def _check_layers(cfg: FinetuneConfig) -> None:
-    layers = getattr(cfg, "representation_layers", None)
-    if not layers:
-        return
-    count = int(_skeleton(cfg).config.get_text_config().num_hidden_layers)
-    if max(layers) > count:
-        raise ModelError(
-            f"finetune_config.representation_layers: found {max(layers)}; this model has the layers 1 to {count}"
-        )
+    for key in blocks.LAYER_KEYS:
+        if layers := getattr(cfg, key, None):
+            blocks.check_layers(key, layers, blocks.num_layers(_skeleton(cfg)))
 
 
 def _check_adapter(cfg: FinetuneConfig) -> None:

@@ -10,8 +10,14 @@ import torch
 from peft import PeftModel
 
 from selgen_ray.data.encode import Batch
+from selgen_ray.data.trees import TreeBatch
 from selgen_ray.errors import ModelError
 from selgen_ray.models.loading import Model
+
+# model_type of the models whose layers take a mask and positions as they are given, as it is in transformers 5:
+_CAUSAL = {"llama", "gemma", "cohere", "olmo2", "granite", "gpt_neox", "gpt2"}  # one causal mask
+_WINDOWED = {"mistral", "mixtral", "phi3", "qwen3_moe"}  # one mask, with the config's sliding window if it has one
+_BY_LAYER = {"qwen2", "qwen3", "gemma2", "gemma3_text", "smollm3"}  # a mask for each kind of layer
 
 
 @contextlib.contextmanager
@@ -43,11 +49,60 @@ def scored_logits(model: Model, batch: Batch) -> torch.Tensor:
     Raises:
         ModelError: the model does not compute its logits token by token from its output embeddings.
     """
-    with _head_gets(model, lambda hidden: hidden[batch.scored]):
-        logits = model(**batch.inputs, use_cache=False).logits
-    if logits.shape[:-1] != (batch.num_scored,):
+    return _logits_at(model, batch.scored, **batch.inputs)
+
+
+def _logits_at(model: Model, scored: torch.Tensor, **inputs: Any) -> torch.Tensor:
+    with _head_gets(model, lambda hidden: hidden[scored]):
+        logits = model(**inputs, use_cache=False).logits
+    if logits.ndim != 2 or len(logits) != int(scored.sum()):
         raise ModelError(f"{type(model).__name__} does not compute its logits by its output embeddings token by token")
     return logits
+
+
+def takes_trees(model: Model) -> bool:
+    """Return whether `tree_logits` can run rows that hold several sequences: the model must obey mask and positions."""
+    config: Any = model.config
+    known = config.model_type in _CAUSAL | _WINDOWED | _BY_LAYER
+    both_ways = getattr(config, "use_bidirectional_attention", False)
+    return known and not both_ways and config._attn_implementation in ("eager", "sdpa")
+
+
+def tree_logits(model: Model, batch: TreeBatch) -> torch.Tensor:
+    """Return the logits of the scored nodes of trees, tree after tree.
+
+    Returns:
+        [scored nodes of the batch, vocab]
+
+    Raises:
+        ModelError: the model does not compute its logits token by token from its output embeddings.
+    """
+    if batch.sees is None:  # no tree branches: ordinary rows, for any model
+        return _logits_at(model, batch.scored, input_ids=batch.input_ids, attention_mask=batch.is_node)
+    inputs = {"input_ids": batch.input_ids, "position_ids": batch.positions, "attention_mask": _masks(model, batch)}
+    return _logits_at(model, batch.scored, **inputs)
+
+
+def _masks(model: Model, batch: TreeBatch) -> Any:
+    """Return the attention mask of a batch of trees in the form that the model's layers take."""
+    config: Any = model.config
+    sees: Any = batch.sees
+    window = None if config.model_type in _CAUSAL else getattr(config, "sliding_window", None)
+    near = sees
+    if window is not None:  # a distance is that in the sequence, not that in the row
+        near = sees & (batch.positions[:, :, None] - batch.positions[:, None, :] < window)
+    if config.model_type in _BY_LAYER:
+        return {"full_attention": _as_mask(model, sees), "sliding_attention": _as_mask(model, near)}
+    return _as_mask(model, near)
+
+
+def _as_mask(model: Model, sees: torch.Tensor) -> torch.Tensor:
+    """Return [batch, 1, nodes, nodes]: for sdpa as it is, for eager attention as numbers to add to the scores."""
+    config: Any = model.config
+    if config._attn_implementation == "sdpa":
+        return sees[:, None]
+    lowest = torch.finfo(model.dtype).min
+    return torch.zeros(sees.shape, dtype=model.dtype, device=sees.device).masked_fill(~sees, lowest)[:, None]
 
 
 def hidden_states(model: Model, batch: Batch, **options: Any) -> tuple[torch.Tensor, Any]:

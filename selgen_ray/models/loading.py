@@ -177,6 +177,12 @@ def _unset_checkpointing(model: PreTrainedModel) -> None:
     model.disable_input_require_grads()  # transformers leaves this hook on if it did not add the adapter itself
 
 
+def base_of(model: Model) -> PreTrainedModel:
+    """Return the transformers model of a model with or without adapter."""
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    return base
+
+
 def trainable_parameters(model: Model) -> dict[str, torch.nn.Parameter]:
     """Return name -> parameter of everything that is trained, in the model's order."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}

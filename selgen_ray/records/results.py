@@ -45,6 +45,11 @@ def finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
+def _finite_number(value: Any) -> Any:
+    """Return `finite` of a number, and anything else unchanged, for pydantic to refuse."""
+    return finite(value) if isinstance(value, int | float) else value
+
+
 _LESS_IS_BETTER = re.compile(
     r"(^|[/_])(loss|perplexity|kl|sycophancy|sycophancy_all|false_rejection|misaligned_share|errors?|refusals|unparsable"
     r"|unreadable)$"
@@ -188,8 +193,8 @@ class TrialResult(TrainingRecord):
 
     @field_validator(*HEADLINES, mode="before")
     @classmethod
-    def _no_nan(cls, value: float | None) -> float | None:
-        return finite(value)
+    def _no_nan(cls, value: Any) -> Any:
+        return _finite_number(value)
 
     def value(self, name: str) -> float | None:
         """Return a headline or 'set/metric' at the last evaluation; None if it is missing or not finite."""
@@ -236,7 +241,10 @@ def json_schema() -> dict[str, Any]:
 
 
 class ResultHead(BaseModel):
-    """The part of a results.json that a plan needs: the trial and how it ended. Parsing it is ten times as fast."""
+    """The part of a results.json that a plan needs: the trial and how it ended. Parsing it is ten times as fast.
+
+    Its headlines are there to be refused where `TrialResult` refuses them.
+    """
 
     schema_version: Literal[1]
     trial_id: str
@@ -246,6 +254,14 @@ class ResultHead(BaseModel):
     error: str | None = None
     generation: int | None = None
     attempt: int | None = None
+    capability: float | None = Field(default=None, ge=0, le=1)
+    alignment: float | None = Field(default=None, ge=0, le=1)
+    coherence: float | None = Field(default=None, ge=0, le=1)
+
+    @field_validator(*HEADLINES, mode="before")
+    @classmethod
+    def _no_nan(cls, value: Any) -> Any:
+        return _finite_number(value)
 
 
 def flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:

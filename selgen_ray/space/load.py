@@ -113,6 +113,9 @@ def _early_stopping(settings: SweepSettings, document: Document, trials: list[Ch
         if node.value not in strategies:
             message = f"found {node.value!r}, but the sweep's strategies are {', '.join(sorted(strategies))}."
             problems.append(node.problem(message))
+    if any(trial.config.evals.during.every == "never" for trial in trials):
+        place = document.settings["early_stopping.scheduler"]
+        problems.append(place.problem("no setting could ever be stopped: evals.during.every is never."))
     configs = [trial.config.finetune_config for trial in trials]
     longest = max(config.epochs for config in configs)
     if rule.grace_epochs >= longest and all(config.max_steps is None for config in configs):

@@ -175,7 +175,7 @@ class Watch:
         lease = _parsed(content)
         if lease.get("released"):
             return True
-        is_over = self._silent_s >= self.lease_s or _has_died(lease)
+        is_over = self._silent_s >= self.lease_s or has_died_here(lease)
         if is_over:
             logger.warning("%s/%s: process %s is dead or frozen, taking over", self.place, name, lease.get("pid"))
         return is_over
@@ -239,7 +239,7 @@ def _state(pid: int) -> tuple[str, str] | None:
     return fields[0], fields[19]
 
 
-def _has_died(lease: dict[str, Any]) -> bool:
+def has_died_here(lease: dict[str, Any]) -> bool:
     """Return whether the holder is known to be dead; only a process on the same host can know that."""
     if lease.get("host") != this_host() or os.name != "posix":
         return False

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
 
@@ -134,6 +134,15 @@ class BaseTrainer(Strategy):
     def prepare(self) -> None:
         """Do work before training, with the model in its starting state (also when the run is resumed)."""
 
+    def training_scope(self) -> AbstractContextManager[None]:
+        """Return a context manager for what is on while the model learns and off when it is measured or deployed.
+
+        It is open around every forward and backward pass of the main phase, gradient checkpointing's recomputation
+        included; closed in `prepare`, throw-away trainings, evaluations, edits and saving. It is entered anew in each
+        step, and again where a step is repeated for lack of memory.
+        """
+        return nullcontext()
+
     def transform_gradients(self, by_slot: dict[str, GradMap], step: int) -> GradMap:
         """Return the gradient to apply, from the accumulated gradient of each slot; it is clipped afterwards."""
         return by_slot.get(MAIN, {})
@@ -199,9 +208,9 @@ class BaseTrainer(Strategy):
         """Return the given rows of a stream, padded, on the device; override it to put more into a batch."""
         return self.run.micro_batch(stream, rows)
 
-    def batches(self, stream: str) -> Iterator[Batch]:
-        """Yield every training row of a stream once, in batches of similar length, for preparations."""
-        return self.run.batches(stream, self)
+    def batches(self, stream: str, rows: Sequence[int] | None = None) -> Iterator[Batch]:
+        """Yield training rows of a stream, by default each once, in batches of similar length, for preparations."""
+        return self.run.batches(stream, self, rows)
 
     def data_key(self, stream: str) -> dict[str, Any]:
         """Return a key for `share` that identifies the training rows of a stream and their tokens."""
@@ -224,7 +233,7 @@ class BaseTrainer(Strategy):
     # -- public interface ------------------------------------------------------------------------------------------
 
     def train(self) -> TrainingRecord:
-        """Train from the newest checkpoint, or from the start; evaluate before, after each epoch and at the end.
+        """Train from the newest checkpoint, or from the start; evaluate before, as `evals.during` says, and at the end.
 
         Raises:
             TrialDiverged: a loss or a value of an evaluation is NaN or infinite.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -13,7 +12,15 @@ from typing import Any
 
 from selgen_ray.config import hub_names
 from selgen_ray.data.rows import load_roles, rows_hash
-from selgen_ray.errors import INPUT_ERRORS, DataError, ModelError, TrialDiverged, TrialStopped, TrialSuperseded
+from selgen_ray.errors import (
+    INPUT_ERRORS,
+    DataError,
+    ModelError,
+    TrialDiverged,
+    TrialStopped,
+    TrialSuperseded,
+    blocked_by,
+)
 from selgen_ray.evals.headlines import headlines
 from selgen_ray.models import hub, tokenizer
 from selgen_ray.records.attempts import Fence
@@ -21,6 +28,7 @@ from selgen_ray.records.results import TrialResult
 from selgen_ray.records.status import TrialStatus
 from selgen_ray.storage import Folder
 from selgen_ray.storage.cache import Cache
+from selgen_ray.storage.scratch import scratch
 from selgen_ray.trainers.base import BaseTrainer, trainer_class
 from selgen_ray.trainers.catalogue import build_config
 from selgen_ray.trainers.engine import ranks
@@ -49,8 +57,9 @@ def run_trial(
     If several processes train the trial together, each calls this function; see `trainers.engine.ranks`.
 
     A trial that diverges returns with status 'diverged'. One that fails publishes status 'failed' with the last
-    lines of its traceback, then raises its error. One that is asked to stop finishes its step, writes a checkpoint
-    and returns with status 'stopped', or 'running' if it is only preempted.
+    lines of its traceback, then raises its error; what `errors.blocked_by` names is raised alone, since it is no
+    failure of the trial. One that is asked to stop finishes its step, writes a checkpoint and returns with status
+    'stopped', or 'running' if it is only preempted.
 
     Args:
         task: the trial.
@@ -150,8 +159,8 @@ class _Run:
         if self.task.attempt is not None and self.before is not None and self.before.status.is_finished:
             self._clear_up()
             return self.before  # finished after this task was made, by a process that was taken for dead
-        with tempfile.TemporaryDirectory(prefix="selgen_model_") as finished:
-            return self._run(on_progress, Path(finished))
+        with scratch("model") as finished:
+            return self._run(on_progress, finished)
 
     def _run(self, on_progress: Callable[[dict[str, Any]], None], finished: Path) -> TrialResult:
         if ranks.is_main():
@@ -166,6 +175,8 @@ class _Run:
         except TrialSuperseded:
             raise
         except Exception as error:
+            if blocked_by(error):  # no fault of the trial's: it goes on from its checkpoint when that is mended
+                raise
             self.result.status = TrialStatus.FAILED
             self.result.error = last_lines()
             if _knows_the_cause(error):

@@ -18,7 +18,7 @@ from selgen_ray.trial.task import TrialTask
 
 
 def added(control: Control, trial_id: str, seed: int) -> str:
-    trial = AddedTrial(trial_id, "dpo_c0ffee", {"seed": seed}, "0" * 64)
+    trial = AddedTrial(trial_id, "dpo_c0ffee", {"seed": seed, "proxy_strategy": "dpo"}, "0" * 64)
     write_added(control, trial)
     return trial.name
 

@@ -19,6 +19,7 @@ STRENGTH = {
     "orth_penalty": {"lambda_1": 0.1, "proxy_epochs": 2},
     "directional_penalty": {"lambda_1": 0.1, "proxy_epochs": 2},
     "safe_lora": {"safe_lora_threshold": 0.5},
+    "preventative_steering": {"steer_alpha": 20.0},
 }
 
 

@@ -91,6 +91,8 @@ EVALS = {
     "extractor": "number",
     "mcq_instructions": "A or B?",
     "mcq_from_pairs": True,
+    "during.every": "3 steps",  # test_during
+    "during.max_rows": 3,
     "judge.model": "m",
     "judge.sets": ["align_train"],
     "judge.max_questions": 3,
@@ -116,10 +118,10 @@ def test_every_field_of_evals_is_classed():
 @pytest.mark.parametrize("field", [*EVALS, *EVALS_EXECUTION])
 def test_a_field_of_evals_is_part_of_the_identity_or_not(make_config, field):
     section, _, leaf = field.rpartition(".")
-    judged = {"model": "n"} if section else {}
-    plain = make_config(top={"evals": {"judge": judged}} if section else {})
+    before = {"judge": {"model": "n"}} if section == "judge" else {section: {}} if section else {}
+    plain = make_config(top={"evals": before})
     value = (EVALS | EVALS_EXECUTION)[field]
-    changed = make_config(top={"evals": {"judge": judged | {leaf: value}} if section else {leaf: value}})
+    changed = make_config(top={"evals": {section: before[section] | {leaf: value}} if section else {leaf: value}})
     assert (id_of(changed) == id_of(plain)) == (field in EVALS_EXECUTION)
 
 

@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from selgen_ray.config.evals import EvalConfig
-from selgen_ray.data.encode import replace_reply
+from selgen_ray.data.encode import Encoded, replace_reply
 from selgen_ray.data.forms import Row
-from selgen_ray.evals.log_probabilities import reply_log_probabilities
+from selgen_ray.evals.log_probabilities import reply_log_probabilities, reply_tokens
 from selgen_ray.evals.registry import EvalSet, metric
 
 
@@ -21,10 +21,21 @@ def _foresee(rows: Sequence[Row], config: EvalConfig) -> dict[str, int]:
     }
 
 
+def _candidates(eval_set: EvalSet) -> list[Row]:
+    """Return each row with `choices` as many times as it has some, each time with another one as its reply."""
+    asked = (row for row in eval_set.rows if row.get("choices"))
+    return [replace_reply(row, reply) for row in asked for reply in row["choices"]]
+
+
+def _scores(eval_set: EvalSet) -> list[Encoded]:
+    return reply_tokens(eval_set, _candidates(eval_set))
+
+
 @metric(
     shares=("choice_accuracy", "balanced_accuracy"),
     foresee=_foresee,
     needs="'choices' and 'answer'; for balanced_accuracy each a 'label' too, of two or more values",
+    scores=_scores,
 )
 def choice(eval_set: EvalSet) -> dict[str, float]:
     """Measure on rows with `choices` how often `answer` is the choice with the highest total log-probability.
@@ -60,8 +71,7 @@ def most_likely(eval_set: EvalSet) -> dict[int, str]:
     if "choice" not in picks:
         numbers = eval_set.numbers(lambda row: row.get("choices"))
         rows = {number: eval_set.rows[number] for number in numbers}
-        candidates = [replace_reply(row, reply) for row in rows.values() for reply in row["choices"]]
-        scores = iter(reply_log_probabilities(eval_set, candidates))
+        scores = iter(reply_log_probabilities(eval_set, _candidates(eval_set)))
         picks["choice"] = {}
         for number, row in rows.items():
             score_of_reply = {reply: next(scores)[0] for reply in row["choices"]}

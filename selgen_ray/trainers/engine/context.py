@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -69,6 +69,10 @@ class Hooks(Protocol):
 
     def prepare(self) -> None:
         """Do the strategy's work before training."""
+        ...
+
+    def training_scope(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context manager that is open around the forward and backward passes of the main phase."""
         ...
 
     def transform_gradients(self, by_slot: dict[str, GradMap], step: int) -> GradMap:
@@ -143,10 +147,12 @@ class RunContext:
         """Return the given rows of a stream, padded, on the device."""
         return collate(self.sets.union(stream), rows, pad_id(self.tokenizer), self.accelerator.device)
 
-    def batches(self, stream: str, hooks: Hooks) -> Iterator[Batch]:
-        """Yield every training row of a stream once, in batches of similar length, for preparations."""
-        for rows in by_length(self.sets.union(stream).lengths, self.memory.eval_batch_size):
-            yield hooks.micro_batch(stream, rows)
+    def batches(self, stream: str, hooks: Hooks, rows: Sequence[int] | None = None) -> Iterator[Batch]:
+        """Yield training rows of a stream, by default each once, in batches of similar length, for preparations."""
+        lengths = self.sets.union(stream).lengths
+        numbers = range(len(lengths)) if rows is None else rows
+        for places in by_length([lengths[number] for number in numbers], self.memory.eval_batch_size):
+            yield hooks.micro_batch(stream, [numbers[place] for place in places])
 
     def passes(self, compute: Callable[[], T]) -> T:
         """Call `compute`, which runs the model over many batches without gradients, and return its value.
@@ -234,7 +240,7 @@ def open_run(
             tokenizer=tokenizer,
             parameters=trainable_parameters(model),
             sets=Sets(roles, cfg, config.data_seed, encode, config.num_workers, proxy_share(config)),
-            memory=BatchSizes(cfg, callbacks.on_event),
+            memory=BatchSizes(cfg, callbacks.on_event, model),
             stop=ranks.agreeing(stop or StopSignal()),
             shared=shared,
             checkpoints=checkpoints,

@@ -165,14 +165,14 @@ class PhaseCourse:
 
 
 class Course(PhaseCourse):
-    """Trains the main phase of a run, with an evaluation at the end of each epoch and after each edit."""
+    """Trains the main phase of a run, with evaluations as `evals.during` says, at the end, and after each edit."""
 
     def __init__(self, run: RunContext, hooks: Hooks, evaluations: Evaluations):
         super().__init__(run, main_phase(run, hooks), run.checkpoints)
         self._hooks, self._evaluations = hooks, evaluations
 
     def after_step(self, progress: Progress) -> None:
-        """Log and record; evaluate at the end of each epoch; then save a checkpoint, and stop, if they are due."""
+        """Log and record; evaluate as `evals.during` says, and at the end; then save a checkpoint, and stop, if due."""
         run, step = self.run, progress.step
         if self.log_is_due(progress):
             reading = self.log(progress)
@@ -181,7 +181,7 @@ class Course(PhaseCourse):
             run.record.add_reading(step, reading.losses, reading.metrics)
             reading.check_finite(step)
         is_last = step == self.phase.job.num_steps
-        if step % self.phase.epoch_steps == 0 or is_last:
+        if is_last or run.config.evals.during.is_due(step, self.phase.epoch_steps):
             self.evaluate(progress)
             self.reset_throughput(progress)
         if not is_last:  # after the last step only evaluations are left, and they check for a stop themselves
@@ -198,7 +198,8 @@ class Course(PhaseCourse):
     def evaluate(self, progress: Progress) -> None:
         """Evaluate the weights in training; if a stop cuts that off, save a checkpoint that says so, and raise."""
         try:
-            self._evaluations.take(progress.step, progress.step / self.phase.epoch_steps)
+            max_rows = self.run.config.evals.during.max_rows if progress.step < self.phase.job.num_steps else None
+            self._evaluations.take(progress.step, progress.step / self.phase.epoch_steps, max_rows=max_rows)
         except TrialStopped:
             self.save_now(progress, self.state(due=True))
             raise
@@ -245,6 +246,7 @@ def main_phase(run: RunContext, hooks: Hooks) -> Phase:
         max_steps=run.cfg.max_steps,
         transform_gradients=hooks.transform_gradients,
         after_optimizer_step=hooks.after_optimizer_step,
+        scope=hooks.training_scope,
     )
     run.num_steps = phase.job.num_steps
     return phase

@@ -18,6 +18,8 @@ from selgen_ray.evals.judge.judge import Item, Judge, Verdicts
 from selgen_ray.evals.judge.metrics import SHARES, items_of, judged_values
 from selgen_ray.evals.questions import is_question, question_of
 from selgen_ray.evals.run import evaluate
+from selgen_ray.evals.snapshot import Snapshot
+from selgen_ray.evals.token_memo import TokenMemo
 from selgen_ray.records.results import TrainingRecord
 from selgen_ray.storage import Folder
 from selgen_ray.trainers.engine import ranks
@@ -63,20 +65,22 @@ class Evaluations:
     def __init__(self, run: RunContext, judge: Judge | None):
         self._run, self._judge = run, judge
         self._config = run.config.evals
+        self._tokens = TokenMemo()
 
-    def take(self, step: int, epoch: float, version: str = "") -> None:
+    def take(self, step: int, epoch: float, version: str = "", max_rows: int | None = None) -> None:
         """Evaluate the current weights; record the values, and call `on_evaluation`, which publishes them.
 
         Args:
             step: optimizer steps finished.
             epoch: the same in epochs, such as 1.5.
             version: names the weights if they are not those of `step`, such as 'projected'; '': they are.
+            max_rows: rows of a set that are measured, the first ones; None: all. The start model's are always all.
 
         Raises:
             TrialDiverged: a value is NaN or infinite.
         """
         start = time.monotonic()
-        measured = self.now() if step or version else self.base()
+        measured = self.now(max_rows) if step or version else self.base()
         results = self.record(measured, step, epoch, version)
         self._run.add_time("eval_s", start)
         self._run.callbacks.on_evaluation()
@@ -84,11 +88,17 @@ class Evaluations:
 
     # -- passes of the model -------------------------------------------------------------------------------------------
 
-    def now(self) -> Measured:
-        """Return the measurement of the current weights on every set, without the judge's scores."""
+    def now(self, max_rows: int | None = None) -> Measured:
+        """Return the measurement of the current weights on every set, without the judge's scores.
+
+        Args:
+            max_rows: rows of a set that are measured, the first ones; None: all.
+        """
         measured: Measured = {}
-        for rows, names in self._distinct_sets():
-            measurement = self._run.passes(lambda rows=rows, names=names: self._measure(rows, names))
+        snapshot = Snapshot(self._run.model)
+        for whole, names in self._distinct_sets():
+            rows = whole if max_rows is None else whole.take(range(min(max_rows, len(whole.rows))))
+            measurement = self._run.passes(lambda rows=rows, names=names: self._measure(rows, names, snapshot))
             measured |= dict.fromkeys(names, measurement)
         measured = {name: measured[name] for name in self._run.sets.evals}
         if self._config.lm_eval.tasks:
@@ -101,7 +111,8 @@ class Evaluations:
         run = self._run
         key: dict[str, Any] = {name: rows_hash(list(rows.rows)) for name, rows in run.sets.evals.items()}
         key |= run.cfg.model_dump(include={"max_seq_length", "max_new_tokens", "loss_on"})
-        key |= {"metrics": sorted(evals_registry.selected(self._config)), "evals": identity(self._config), "answers": 2}
+        asked = {name: value for name, value in identity(self._config).items() if name != "during"}
+        key |= {"metrics": sorted(evals_registry.selected(self._config)), "evals": asked, "answers": 3}
         if run.metric_code:
             key["metric_code"] = run.metric_code
         return run.shared.json("base_evaluation", key, self.now)
@@ -113,7 +124,7 @@ class Evaluations:
             by_id.setdefault(id(rows), (rows, []))[1].append(name)
         return by_id.values()
 
-    def _measure(self, rows: RowSet, names: list[str]) -> dict[str, Any]:
+    def _measure(self, rows: RowSet, names: list[str], snapshot: Snapshot) -> dict[str, Any]:
         cfg, judge = self._run.cfg, self._config.judge
         is_judged = any(self._is_judged(name) for name in names)
         length = (judge.max_new_tokens if is_judged else None) or cfg.max_new_tokens
@@ -127,6 +138,9 @@ class Evaluations:
             cfg.max_seq_length,
             self._config,
             self._judged_rows(rows.rows) if is_judged else (),
+            limits=self._run.memory.eval_limits,
+            snapshot=snapshot,
+            tokens=self._tokens,
         )
         values = evaluate(eval_set)
         answers = eval_set.answers
@@ -161,7 +175,8 @@ class Evaluations:
         pairs: dict[str, dict[int, tuple[Item, Item]]] = {}
         for name in [name for name in measured if self._is_judged(name)]:
             rows, replies = self._run.sets.evals[name].rows, measured[name]["replies"]
-            pairs[name] = {n: items_of(question_of(rows[n]), replies[str(n)]) for n in self._judged_rows(rows)}
+            asked = (n for n in self._judged_rows(rows) if str(n) in replies)  # during training perhaps not all
+            pairs[name] = {n: items_of(question_of(rows[n]), replies[str(n)]) for n in asked}
         if judge is None or not pairs:
             return completed, flags
         verdicts = judge.score([item for by_row in pairs.values() for pair in by_row.values() for item in pair], check)

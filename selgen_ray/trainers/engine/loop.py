@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,6 +79,7 @@ class Job:
         attempt: (function that computes a step's gradients, progress) -> the gradients; it may call the function again
             when memory runs out.
         state: tensors that the hooks change from step to step, saved and restored with the weights.
+        scope: makes a context manager that is open around the forward and backward passes of each attempt at a step.
     """
 
     phase: str
@@ -96,6 +98,7 @@ class Job:
     idle_batch: Callable[[str, int], Batch | None] = lambda stream, step: None
     attempt: Callable[[Callable[[], dict[str, GradMap]], Progress], dict[str, GradMap]] = lambda compute, _: compute()
     state: dict[str, Tensor] = field(default_factory=dict)
+    scope: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def __post_init__(self) -> None:
         self.loss_scale = LossScale(self.model, self.parameters)
@@ -167,7 +170,9 @@ def _step(job: Job, progress: Progress) -> None:
     counts = _counts(job, fetched[0], progress)
 
     def compute() -> dict[str, GradMap]:  # a second call, after memory ran out, fetches smaller micro-batches
-        return _gradients(job, fetched.pop() if fetched else _fetch(job, step), counts, progress)
+        micro_batches = fetched.pop() if fetched else _fetch(job, step)
+        with job.scope():
+            return _gradients(job, micro_batches, counts, progress)
 
     rank_gradients = job.attempt(compute, progress)
     by_slot = {slot: ranks.summed_gradients(gradients, job.parameters) for slot, gradients in rank_gradients.items()}

@@ -28,7 +28,7 @@ class Phase:
         terms: the terms of every step; those of weight 0 are dropped, so that a strategy of strength zero is exactly
             training without it.
         epochs, max_steps: the length; `max_steps` optimizer steps, when given, replace the epochs.
-        job_hooks: `transform_gradients`, `after_optimizer_step` and `state` of the `Job`.
+        job_hooks: `transform_gradients`, `after_optimizer_step`, `state` and `scope` of the `Job`.
 
     Attributes:
         job: the input of the loop, `loop.fit`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -41,7 +41,7 @@ class BaseValues:
         compute: Callable[[Batch], list[Tensor]],
     ):
         def every_row(_: Any) -> dict[str, Tensor]:
-            rows = _ask_base(
+            rows = ask_start_model(
                 run, hooks, stream, compute if kind else lambda batch: [row.cpu() for row in compute(batch)]
             )
             return {"values": torch.cat(rows), "lengths": torch.tensor([len(row) for row in rows])}
@@ -54,10 +54,25 @@ class BaseValues:
         return torch.cat([self.rows[row] for row in batch.rows]).to(batch.input_ids.device)
 
 
-def _ask_base(run: RunContext, hooks: Hooks, stream: str, compute: Callable[[Batch], list[Tensor]]) -> list[Tensor]:
+def ask_start_model(
+    run: RunContext,
+    hooks: Hooks,
+    stream: str,
+    compute: Callable[[Batch], list[Tensor]],
+    rows: Sequence[int] | None = None,
+) -> list[Tensor]:
+    """Return the value of the start model for each row of a stream, or for each of `rows`, in their order.
+
+    The start model is the base, with the adapter that training continues from, if any. It is asked in evaluation mode,
+    without gradients.
+
+    Args:
+        compute: batch -> the value of each of its rows.
+    """
+
     def every_row() -> dict[int, Tensor]:
         by_row: dict[int, Tensor] = {}
-        for batch in run.batches(stream, hooks):
+        for batch in run.batches(stream, hooks, rows):
             by_row |= zip(batch.rows, compute(batch), strict=True)
         return by_row
 
@@ -68,7 +83,7 @@ def _ask_base(run: RunContext, hooks: Hooks, stream: str, compute: Callable[[Bat
     with torch.no_grad(), reference:
         by_row = run.passes(every_row)
     run.model.train(was_training)
-    return [by_row[row] for row in sorted(by_row)]
+    return [by_row[row] for row in (sorted(by_row) if rows is None else rows)]
 
 
 class BaseLogProbs:

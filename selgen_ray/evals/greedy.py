@@ -1,0 +1,65 @@
+"""Greedy search that drops the rows of a batch that have ended, so that the last reply does not cost all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+from transformers.generation import GenerationMixin
+
+from selgen_ray.models.forward import takes_trees
+from selgen_ray.models.loading import Model, base_of
+
+_WORTH_DROPPING = 0.75  # of a batch's rows: if more go on, to copy their part of the cache costs more than it saves
+
+
+def is_plain(model: Model) -> bool:
+    """Return whether `greedy_ids` gives what the model's own `generate` does: it has nothing but an ordinary cache."""
+    prepares = type(base_of(model)).prepare_inputs_for_generation
+    return takes_trees(model) and prepares is GenerationMixin.prepare_inputs_for_generation
+
+
+def greedy_ids(
+    model: Model, prompts: Sequence[list[int]], pad: int, stops: Collection[int], limit: int
+) -> list[list[int]]:
+    """Return the most likely continuation of each prompt, token by token, as one batch.
+
+    Args:
+        model: one that `is_plain`, in evaluation mode.
+        prompts: token ids.
+        pad: id of the padding token.
+        stops: ids of the tokens that end a reply; the first of them is its last token.
+        limit: number of new tokens at most.
+    """
+    width = max(map(len, prompts))
+    ids = torch.full((len(prompts), width), pad, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for i, prompt in enumerate(prompts):  # padded on the left, so that all replies begin in the same column
+        ids[i, width - len(prompt) :] = torch.tensor(prompt)
+        mask[i, width - len(prompt) :] = 1
+    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+    ids, mask, positions = (tensor.to(model.device) for tensor in (ids, mask, positions))
+    config: Any = model.config
+    cache: Any = DynamicCache(config=config)
+    replies: list[list[int]] = [[] for _ in prompts]
+    in_batch, going = list(range(len(prompts))), set(range(len(prompts)))  # numbers of prompts
+    for step in range(limit):
+        inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "past_key_values": cache}
+        best = model(**inputs, use_cache=True, logits_to_keep=1).logits[:, -1].argmax(dim=-1)
+        for number, token in zip(in_batch, best.tolist(), strict=True):
+            if number in going:
+                replies[number].append(token)
+                going -= {number} if token in stops else set()
+        if not going or step + 1 == limit:
+            break
+        if len(going) <= _WORTH_DROPPING * len(in_batch):
+            kept = torch.tensor([i for i, number in enumerate(in_batch) if number in going], device=best.device)
+            in_batch = [number for number in in_batch if number in going]
+            cache.batch_select_indices(kept)
+            best, mask, positions = best[kept], mask[kept], positions[kept]
+        ids = best[:, None]
+        mask = torch.cat([mask, mask.new_ones(len(in_batch), 1)], dim=1)
+        positions = positions[:, -1:] + 1
+    return replies

@@ -1,0 +1,82 @@
+"""A LoRA adapter added to the weights of its layers while no weight changes: one matrix product a layer, not three."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from peft import PeftModel
+from peft.tuners.lora import Linear as LoraLinear
+from torch import Tensor, nn
+
+from selgen_ray.models.loading import Model
+
+_MOST_BYTES = 2 << 30  # of the sums, on a CPU
+_SHARE = 0.25  # of a GPU's free memory
+
+
+class MergedAdapter:
+    """The sums of a model's base weights and its active adapter; the weights themselves are not touched.
+
+    Only plain LoRA on plain linear layers in float32 or float64 is summed, where a sum is exact to rounding; other
+    layers, such as quantised ones, half-precision ones and those of DoRA, keep computing base and adapter apart. So do
+    all layers if the sums would need too much memory.
+
+    Args:
+        model: a model whose weights do not change for as long as this object is used.
+    """
+
+    def __init__(self, model: Model):
+        layers = [layer for layer in model.modules() if _is_plain(layer)] if isinstance(model, PeftModel) else []
+        needed = sum(layer.base_layer.weight.nbytes for layer in layers)
+        self._layers = layers if needed <= _room(model) else []
+        self._weights: list[Tensor] = []
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """Let the layers compute with the sums inside this context; the model must be in evaluation mode."""
+        if not self._weights:
+            with torch.no_grad():
+                self._weights = [_sum(layer) for layer in self._layers]
+        try:
+            for layer, weight in zip(self._layers, self._weights, strict=True):
+                vars(layer)["forward"] = functools.partial(_linear, layer.base_layer, weight)
+            yield
+        finally:
+            for layer in self._layers:
+                vars(layer).pop("forward", None)
+
+
+def _is_plain(layer: Any) -> bool:
+    """Return whether a layer computes x W^T + b + scaling (x A^T) B^T of its active adapters, and nothing else."""
+    if type(layer) is not LoraLinear or "forward" in vars(layer) or layer.disable_adapters or layer.merged:
+        return False
+    base: Any = layer.base_layer
+    plain = type(base) is nn.Linear and type(base.weight) is nn.Parameter and "forward" not in vars(base)
+    names = [name for name in layer.active_adapters if name in layer.lora_A]
+    is_vanilla = not any(name in layer.lora_variant or layer.lora_bias[name] for name in names)
+    weights = [base.weight, *(part[name].weight for name in names for part in (layer.lora_A, layer.lora_B))]
+    has_hooks = any(m._forward_hooks or m._forward_pre_hooks for m in (base, *layer.lora_A.values()))
+    precise = all(weight.dtype in (torch.float32, torch.float64) for weight in weights)
+    return plain and is_vanilla and precise and not has_hooks and not layer.fan_in_fan_out
+
+
+def _sum(layer: Any) -> Tensor:
+    weight = layer.base_layer.weight
+    for name in layer.active_adapters:
+        if name in layer.lora_A:
+            weight = weight + layer.get_delta_weight(name).to(weight.dtype)
+    return weight.detach()
+
+
+def _linear(base: nn.Linear, weight: Tensor, x: Tensor) -> Tensor:
+    return F.linear(x, weight, base.bias)
+
+
+def _room(model: Model) -> float:
+    device: Any = model.device
+    return _SHARE * torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _MOST_BYTES
