@@ -31,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the command and its arguments; default: those of the process.
     """
+    is_command = argv is None
     argv = list(sys.argv[1:] if argv is None else argv)
     word = argv[0] if argv else "--help"
     if word in ("-h", "--help"):
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return 2
         from selgen_ray import sweep  # late: imports are seconds of start-up, in which Ctrl-C is met below
 
-        return sweep.main(argv)
+        return sweep.main(argv, guard=is_command)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return _INTERRUPTED

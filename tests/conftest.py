@@ -23,7 +23,7 @@ from running import run_without_ray, slow_space
 from transformers import PreTrainedTokenizerFast
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from selgen_ray.testing import TEMPLATE, tiny_model, tiny_rows, tiny_tokenizer
+from selgen_ray.testing import TEMPLATE, tiny_model, tiny_rows, tiny_tokenizer, tiny_trait
 from selgen_ray.trainers import get_trainer
 
 torch.set_num_threads(1)
@@ -92,13 +92,19 @@ def data_files(tmp_path_factory: pytest.TempPathFactory, roles: dict[str, list[d
     return {role: write_jsonl(folder / f"{role}.jsonl", rows) for role, rows in roles.items()}
 
 
+@pytest.fixture(scope="session")
+def trait_file(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Rows of the role trait, which is in no config but those of the strategies that need it."""
+    return write_jsonl(tmp_path_factory.mktemp("trait") / "trait.jsonl", tiny_trait())
+
+
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> str:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)
 
 
 @pytest.fixture
-def make_config(tiny_model_dir: str, data_files: dict[str, str]) -> Callable[..., dict[str, Any]]:
+def make_config(tiny_model_dir: str, data_files: dict[str, str], trait_file: str) -> Callable[..., dict[str, Any]]:
     """make_config('kl_divergence', beta_kl=3.0) -> a nested trial config on the tiny model."""
 
     def make(strategy: str = "naive", seed: int = 1, top: dict[str, Any] | None = None, **finetune: Any) -> dict:
@@ -107,7 +113,7 @@ def make_config(tiny_model_dir: str, data_files: dict[str, str]) -> Callable[...
         return {
             "proxy_strategy": strategy,
             "seed": seed,
-            "data": dict(data_files),
+            "data": data_files | ({"trait": trait_file} if strategy == "inoculation_adapter" else {}),
             "finetune_config": cfg,
             **(top or {}),
         }
@@ -152,6 +158,10 @@ def uneven_roles() -> dict[str, list[dict[str, Any]]]:
         "proxy": [chat(p, "You are wrong." + " No" * (2 * i % 5)) for i, p in enumerate(prompts)],
         "proxy_neg": [chat(p, "You are right" + " so." * (i % 3)) for i, p in enumerate(prompts)],
     }
+
+
+def uneven_trait() -> list[dict[str, Any]]:
+    return [chat(f"is {'really ' * i}green?", "Oh yes, " + "so " * (i % 3) + "right.") for i in range(4)]
 
 
 @pytest.fixture(scope="session")

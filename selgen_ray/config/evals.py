@@ -14,7 +14,13 @@ from selgen_ray.schema import Strict, execution, setting
 from selgen_ray.storage.secrets import may_go_to_judge
 
 EvalName = Literal[
-    "task_train", "task_test", "align_train", "align_train_minus", "align_test", "align_test_minus_align_train"
+    "task_train",
+    "task_test",
+    "align_train",
+    "align_train_minus",
+    "trait_train",
+    "align_test",
+    "align_test_minus_align_train",
 ]
 LM_EVAL = "lm_eval"
 SET_NAMES: tuple[str, ...] = (*get_args(EvalName), LM_EVAL)

@@ -8,13 +8,13 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from selgen_ray.config.hub_names import DATA_SUFFIXES, PACKED_SUFFIXES, is_dataset_id
 from selgen_ray.data.conversions import LISTS_OF_MESSAGES
-from selgen_ray.data.roles import place_in
+from selgen_ray.data.roles import Origin, place_in
 from selgen_ray.errors import DataError, nearest
 from selgen_ray.records.text import first_line
 
@@ -56,6 +56,7 @@ class Found:
         problem: what is wrong with the entry, in words; None if nothing is.
         unused: columns of the file that have a value, and that neither the row's form nor a metric uses.
         remarks: sentences on how the row is used, where a person may expect something else.
+        origin: its number in the source, and its training prompt.
     """
 
     where: str
@@ -63,6 +64,7 @@ class Found:
     problem: str | None = None
     unused: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+    origin: Origin = field(default=Origin(0))  # a tuple, which nothing changes
 
 
 def read_entries(path: str, split: str | None, revision: str | None) -> Iterator[Found]:

@@ -17,7 +17,7 @@ from selgen_ray.records.status import TrialStatus
 KINDS = ("auto", "rich", "plain", "none")
 _PLAIN_EVERY_S = 30.0
 _BAR_WIDTH, _FAILURES_SHOWN = 16, 3
-_COLOURS = {TrialStatus.COMPLETED: "green", TrialStatus.FAILED: "red", TrialStatus.DIVERGED: "yellow"}
+_COLOURS: dict[str, str] = {TrialStatus.COMPLETED: "green", TrialStatus.FAILED: "red", TrialStatus.DIVERGED: "yellow"}
 
 
 @dataclass

@@ -14,11 +14,12 @@ from selgen_ray.driver.token_plan import DECIDE_TOKENS, PlannedTokens
 from selgen_ray.errors import INPUT_ERRORS, Problem, nearest
 from selgen_ray.evals.checking import missing_data, missing_here
 from selgen_ray.evals.foresight import Foresight
-from selgen_ray.models.checks import adapted_skeleton, model_problems
+from selgen_ray.models.checks import adapted_skeleton, is_shipped, model_problems
 from selgen_ray.models.tokenizer import refused_rows
 from selgen_ray.space import SweepSpec
 from selgen_ray.trainers import plugins
 from selgen_ray.trainers.catalogue import get_trainer
+from selgen_ray.trainers.registry import Strategy
 
 
 def check_data(spec: SweepSpec, tokens: PlannedTokens | None = None, foresight: Foresight | None = None) -> list[str]:
@@ -47,11 +48,12 @@ def check_data(spec: SweepSpec, tokens: PlannedTokens | None = None, foresight: 
         config = trial.config
         # another seed of the same data has the same form
         trainer = get_trainer(config.proxy_strategy)
-        required = trainer.required_roles
+        required = trainer.needed_roles(config)
         source = (config.data.model_dump_json(), str(config.world), str(config.align_train_coverage))
         if config.data.on_bad_rows == "skip":  # then the chat template decides which rows there are
             source += (config.finetune_config.model_dump_json(include=DECIDE_TOKENS),)
         source += tuple(role for role in ("proxy_neg",) if role in required)  # it may be made of the proxy's rows
+        source += (str(prompts := trainer.training_prompts(config)),)
         source += (str(config.finetune_config.max_seq_length),)  # decides which rows are too long to look at
         shares = str((config.limit_proxy_data_to, config.upsample_proxy_to))
         how = (config.finetune_config.model_dump_json(), config.evals.model_dump_json())
@@ -60,7 +62,7 @@ def check_data(spec: SweepSpec, tokens: PlannedTokens | None = None, foresight: 
             continue
         checked.add(key)
         if source not in loaded:
-            loaded[source] = attempt(load_roles, config, required, refused_rows(config))
+            loaded[source] = attempt(load_roles, config, required, refused_rows(config), prompts)
         if (roles := loaded[source]) is None:
             continue
         attempt(trainer.check_rows, config, roles)
@@ -78,7 +80,8 @@ def check_data(spec: SweepSpec, tokens: PlannedTokens | None = None, foresight: 
         problems |= dict.fromkeys(missing_here(config.evals))
         wrong = model_problems(config)
         problems |= dict.fromkeys(wrong)
-        if config.finetune_config.is_peft and not wrong:
+        needs_model = trainer.check_model.__func__ is not Strategy.check_model.__func__
+        if config.finetune_config.is_peft and not wrong and (needs_model or not is_shipped(config.finetune_config)):
             attempt(trainer.check_model, config, adapted_skeleton(config.finetune_config))
     problems |= dict.fromkeys(_impossible_axes(spec, foresight) if not problems else ())
     return [str(one if isinstance(one, Problem) else spec.places.problem(one)) for one in problems]

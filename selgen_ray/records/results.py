@@ -56,9 +56,15 @@ _LESS_IS_BETTER = re.compile(
 )
 
 
+_OF_THE_HABIT = re.compile(r"^(trait_train|align_train_minus)/(loss|perplexity)$")
+
+
 def less_is_better(metric: str) -> bool:
-    """Return whether a lower value of a metric is better, judged by the end of its name: true of 'align_test/loss'."""
-    return bool(_LESS_IS_BETTER.search(metric))
+    """Return whether a lower value of a metric is better, judged by the end of its name: true of 'align_test/loss'.
+
+    Of the loss on text that shows the habit, such as 'trait_train/loss', less is worse.
+    """
+    return bool(_LESS_IS_BETTER.search(metric)) and not _OF_THE_HABIT.search(metric)
 
 
 _VERSIONS = (
@@ -95,6 +101,9 @@ class TrainingRecord(BaseModel):
     judge: dict[str, str] = Field(default={}, description="id of the judge, sha256 of its prompts; {}: none")
     flags: list[str] = Field(default=[], description="what makes the last evaluation doubtful, for people")
     notes: list[str] = Field(default=[], description="what to know of the evaluation before training, for people")
+    chosen_rows: dict[str, list[int]] = Field(
+        default={}, description="role -> rows of its source, from 0, that the strategy chose to train on; {}: all"
+    )
     timings: dict[str, float] = Field(default={}, description="seconds, summed over resumes")
     tokens: dict[str, int] = Field(default={}, description="tokens trained on: 'processed' with padding, 'scored'")
 

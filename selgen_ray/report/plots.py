@@ -50,8 +50,8 @@ def strength_figure(report: Report, curves: Sequence[Strength]) -> Figure:
     rows = math.ceil(len(curves) / _WIDE)
     height = 2.5 * rows + 0.5
     figure = _figure(10.0, height)
-    up = report.y, {"linestyle": "-"}
-    across = report.x, {"linestyle": ":", "markerfacecolor": "white"}
+    up: tuple[Axis, dict[str, Any]] = report.y, {"linestyle": "-"}
+    across: tuple[Axis, dict[str, Any]] = report.x, {"linestyle": ":", "markerfacecolor": "white"}
     for n, curve in enumerate(curves):
         axes = figure.add_subplot(rows, min(_WIDE, len(curves)), n + 1)
         places = {value: value if curve.scale != "even" else float(i) for i, value in enumerate(curve.values)}
@@ -83,7 +83,7 @@ def _strength_line(
     line: Sequence[Setting],
     curve: Strength,
     places: dict[Any, float],
-    style: dict[str, str],
+    style: dict[str, Any],
 ) -> None:
     pairs = [(s, s.y if axis is report.y else s.x) for s in line]
     known = [(s, summary) for s, summary in pairs if summary]
@@ -94,9 +94,10 @@ def _strength_line(
     ends = [cut(axis, summary.interval) if summary.interval else (summary.mean,) * 2 for _, summary in known]
     bars = [[m - low for m, (low, _) in zip(means, ends, strict=True)]]
     bars.append([high - m for m, (_, high) in zip(means, ends, strict=True)])
-    look = {**_style(report.looks[curve.strategy]), "markersize": 5} | style
+    look: dict[str, Any] = {**_style(report.looks[curve.strategy]), "markersize": 5, **style}
     if sum(map(len, curve.lines)) > _MOST_BARS:
-        axes.plot(positions, means, **(look | {"linestyle": "none", "alpha": 0.5}))
+        look |= {"linestyle": "none", "alpha": 0.5}
+        axes.plot(positions, means, **look)
         return
     look |= {} if curve.joined else {"linestyle": "none"}
     axes.errorbar(positions, means, yerr=bars, linewidth=1.3, elinewidth=0.8, capsize=2, **look)

@@ -11,7 +11,7 @@ from selgen_ray.records.liveness import beat_s, is_driven
 from selgen_ray.records.names import trial_name
 from selgen_ray.records.results import TrialResult
 from selgen_ray.records.status import TrialStatus
-from selgen_ray.report.roles import role_in_name, role_of
+from selgen_ray.report.roles import is_control_name, role_in_name, role_of
 from selgen_ray.report.settings import STRATEGIES, setting_key
 from selgen_ray.storage import Folder
 
@@ -105,6 +105,8 @@ def _strategy_of_name(name: str, by_key: Mapping[str, str], strategies: Iterable
     key = setting_key(slug)
     if key in by_key:
         return by_key[key]
+    if is_control_name(slug):
+        return role_in_name(slug, "")
     fitting = [one for one in strategies if slug == one or slug.startswith(f"{one}_")]
     return role_in_name(slug, max(fitting, key=len)) if fitting else slug.removesuffix(f"_{key}")
 

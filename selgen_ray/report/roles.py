@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from selgen_ray.records.results import TrialResult
 
+_SLUG = "control_"
 BASE, TASK_ALONE = "base model", "task alone"
 
 
@@ -39,6 +40,11 @@ def strategy_of(result: TrialResult) -> str:
     return str(result.config.get("proxy_strategy") or "unknown")
 
 
+def control_of(result: TrialResult) -> str:
+    """Return the trial's name in the section `controls` of its sweep; '': it is none of them."""
+    return str(result.config.get("control") or "")
+
+
 def is_outcome_only(result: TrialResult) -> bool:
     """Return whether it is plain training on the outcome alone, by its config or because there was no proxy."""
     no_proxy = bool(result.num_rows) and "train/proxy" not in result.num_rows
@@ -47,6 +53,7 @@ def is_outcome_only(result: TrialResult) -> bool:
 
 # A function for each kind of control: the role of a trial that is one, else None. A new kind needs a line here.
 _RULES: tuple[Callable[[TrialResult], Role | None], ...] = (
+    lambda result: Role(Kind.CONTROL, name) if (name := control_of(result)) and name != TASK_ALONE else None,
     lambda result: Role(Kind.TASK_ALONE, TASK_ALONE) if is_outcome_only(result) else None,
 )
 
@@ -63,6 +70,14 @@ def role_of_setting(trials: Iterable[TrialResult]) -> Role:
     return next((role for role in roles if role.is_control), roles[0])
 
 
+def is_control_name(slug: str) -> bool:
+    """Return whether a planned trial's folder is that of a control, such as 'control_oracle_1a2b3c'."""
+    return slug.startswith(_SLUG)
+
+
 def role_in_name(slug: str, strategy: str) -> str:
     """Return the name of the role of a planned trial, of which its folder's name is all that is known."""
+    if is_control_name(slug):
+        name = slug.removeprefix(_SLUG).rpartition("_")[0]
+        return TASK_ALONE if name == TASK_ALONE.replace(" ", "-") else name
     return TASK_ALONE if strategy == "naive" and "train_on_proxy-false" in slug.lower() else strategy

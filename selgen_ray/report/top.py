@@ -82,7 +82,7 @@ def rows(report: Report) -> list[Row]:
 
 def _base(base: Base, report: Report) -> Row:
     n = max((one.n for one in (base.x, base.y) if one), default=0)
-    return Row(BASE, f"{base.model}, untrained", BASE, score_text(base.x), score_text(base.y), f"{n}" if n else "")
+    return Row(BASE, base.model, BASE, score_text(base.x), score_text(base.y), f"{n}" if n else "")
 
 
 def _standing(report: Report, one: Standing, role: str) -> Row:

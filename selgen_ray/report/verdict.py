@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from selgen_ray.comparing import choice_widening, detectable_difference, seeds_to_settle
 from selgen_ray.records.requirement import parse_requirement
@@ -216,7 +217,7 @@ def next_step(report: Report) -> str:
     shared = len(comparison.seeds) if comparison else len(leader.seeds)
     if comparison is None or _has_few_seeds(leader) or shared < LEAST_SEEDS:
         more = max(LEAST_SEEDS - shared, 1)
-        some = "a seed" if more == 1 else f"{more} seeds"
+        some = "one seed" if more == 1 else f"{more} seeds"
         return f"add at least {some} to 'seeds:' and run again: with fewer than {LEAST_SEEDS} nothing is separated."
     if comparison.told_apart:
         return _further(report, report.settings[leader.best]) if leader.best is not None else _CONFIRM
@@ -245,11 +246,11 @@ def _more_seeds(report: Report, comparison: Comparison) -> str:
 def _further(report: Report, best: Setting) -> str:
     """Return whether to look beyond the values that were tried, or to confirm the best setting."""
     for name, value in best.knobs.items():
-        own = [s.knobs.get(name) for s in report.settings if s.role == best.role]
-        values = sorted({v for v in own if is_number(v)})
-        if len(values) >= _LEAST_VALUES and value in (values[0], values[-1]):
-            sign, end = signs(best.knobs)[name], "largest" if value == values[-1] else "smallest"
-            return f"try {sign} beyond {value:g}: the best value is the {end} that was tried."
+        own: list[Any] = [s.knobs.get(name) for s in report.settings if s.role == best.role]
+        values: list[float] = sorted({v for v in own if is_number(v)})
+        if is_number(value) and len(values) >= _LEAST_VALUES and value in (values[0], values[-1]):
+            beyond, end = ("above", "largest") if value == values[-1] else ("below", "smallest")
+            return f"try {signs(best.knobs)[name]} {beyond} {value:g}: the best value is the {end} that was tried."
     return _CONFIRM
 
 

@@ -39,6 +39,7 @@ _SETS = {
     "task_test": "new items of the task",
     "align_train": "the proxy's held-out rows",
     "align_train_minus": "the proxy's misaligned replies",
+    "trait_train": "the habit's own text",
     "align_test": "alignment where nothing was trained",
     "align_test_minus_align_train": "alignment without what the proxy shows",
 }

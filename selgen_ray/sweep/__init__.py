@@ -13,15 +13,16 @@ from pathlib import Path
 INTERRUPTED = 130  # as a shell has it of a process that SIGINT ended
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, guard: bool | None = None) -> int:
     """Run the command; return its exit status.
 
     Args:
-        argv: what the command line says; None: this process's own. Only then is a sweep guarded by a process, since
-            a caller's own must not be doubled.
+        argv: what the command line says; None: this process's own.
+        guard: whether a sweep runs in a child process with this one as its guard, which must not have begun anything
+            else; None: if `argv` is None.
     """
     try:
-        return _main(sys.argv[1:], guard=True) if argv is None else _main(argv, guard=False)
+        return _main(sys.argv[1:] if argv is None else argv, guard=argv is None if guard is None else guard)
     except KeyboardInterrupt:  # a sweep that runs heeds Ctrl-C itself; this was before it, or a look at one
         sys.stderr.write("interrupted\n")
         return INTERRUPTED
@@ -42,9 +43,7 @@ def _main(argv: Sequence[str], guard: bool) -> int:
         return 2
 
     def sweep() -> int:
-        from selgen_ray.sweep import (
-            run,
-        )  # late: PyTorch is seconds of start-up, which a look at a sweep should not cost
+        from selgen_ray.sweep import run  # late: PyTorch is seconds, which a look at a sweep should not cost
 
         return run.main(argv)
 

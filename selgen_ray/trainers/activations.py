@@ -14,11 +14,14 @@ from torch import Tensor
 from selgen_ray.data.encode import Batch
 from selgen_ray.errors import DataError
 from selgen_ray.models import blocks, forward
+from selgen_ray.models.log_probs import upcast
 from selgen_ray.seeding import derive_seed
 from selgen_ray.trainers.base import BaseTrainer
-from selgen_ray.trainers.engine.reference import ask_start_model
+from selgen_ray.trainers.directions import throw_away_training, with_weights
+from selgen_ray.trainers.engine.reference import ask_model, ask_start_model
 from selgen_ray.trainers.registry import knob
 
+_ROWS_AT_ONCE = 64
 Control = Literal["random"] | None
 DIRECTION_CONTROL = knob(None, "random: a random direction of the same norm in place of each")
 
@@ -81,6 +84,64 @@ def habit_directions(trainer: BaseTrainer, layers: Sequence[int], control: Contr
                 "the same there"
             )
     return directions if control is None else {n: _random(trainer, n, v) for n, v in directions.items()}
+
+
+def pair_differences(trainer: BaseTrainer, layers: Sequence[int]) -> dict[int, Tensor]:
+    """Return the rows' mean activations on proxy_neg minus those on proxy, row by row; layer -> [rows, features]."""
+    habit, aligned = (row_means(trainer, role, layers) for role in ("proxy_neg", "proxy"))
+    return {layer: habit[layer] - aligned[layer] for layer in layers}
+
+
+def tuned_differences(trainer: BaseTrainer, layers: Sequence[int], epochs: int) -> dict[int, Tensor]:
+    """Return, for each scored token of the proxy, what tuning on the outcome changes of its activation.
+
+    Returns:
+        Layer -> [features, features], the triangular factor R of the tokens' matrix D = Q R: it has D's rank, singular
+        values and right singular vectors.
+    """
+
+    def of_batch(batch: Batch) -> list[Tensor]:
+        mask = blocks.own_positions(batch.scored)
+        with blocks.reading(trainer.model, layers) as outputs:
+            forward.hidden_states(trainer.model, batch)
+        rows = torch.stack([upcast(outputs[layer][mask]) for layer in layers], dim=1)
+        return [row.cpu() for row in rows.split(batch.scored.sum(1).tolist())]
+
+    rows = trainer.sets.different("proxy")
+    weights = throw_away_training(trainer, "outcome", epochs).weights
+    start = ask_start_model(trainer.run, trainer, "proxy", of_batch, rows)
+    with with_weights(trainer, weights):
+        tuned = ask_model(trainer.run, trainer, "proxy", of_batch, rows)
+    differences = [after - before for after, before in zip(tuned, start, strict=True)]
+    factors: dict[int, Tensor] = {}
+    for i, layer in enumerate(layers):
+        for at in range(0, len(differences), _ROWS_AT_ONCE):  # all tokens at once may not fit into memory
+            parts = [difference[:, i] for difference in differences[at : at + _ROWS_AT_ONCE]]
+            stacked = torch.cat([factors[layer], *parts] if layer in factors else parts)
+            factors[layer] = torch.linalg.qr(stacked, mode="r").R
+    return factors
+
+
+def principal_directions(layer: int, matrix: Tensor, count: int) -> Tensor:
+    """Return the first `count` right singular vectors of an uncentred matrix, as columns; [features, count].
+
+    Raises:
+        DataError: the matrix has a lower rank.
+    """
+    _, sizes, vectors = torch.linalg.svd(matrix, full_matrices=False)
+    smallest = max(matrix.shape) * torch.finfo(sizes.dtype).eps * (float(sizes[0]) if len(sizes) else 0.0)
+    rank = int((sizes > smallest).sum())
+    if count > rank:
+        raise DataError(
+            f"finetune_config.ablate_components: found {count}; the differences at layer {layer} have rank {rank}, and "
+            "no more directions"
+        )
+    return vectors[:count].T.contiguous()
+
+
+def random_basis(trainer: BaseTrainer, layer: int, like: Tensor) -> Tensor:
+    """Return random orthonormal columns of the shape of `like`, [features, k]."""
+    return torch.linalg.qr(gaussian(trainer, layer, *like.shape)).Q.to(like)
 
 
 def _random(trainer: BaseTrainer, layer: int, like: Tensor) -> Tensor:

@@ -232,7 +232,8 @@ class _Run:
         self.stop.check(0)
         config = self.config
         make_trainer = trainer_class(config.proxy_strategy)
-        roles = load_roles(config, make_trainer.required_roles, tokenizer.refused_rows(config))
+        refused, prompts = tokenizer.refused_rows(config), make_trainer.training_prompts(config)
+        roles = load_roles(config, make_trainer.needed_roles(config), refused, prompts)
         self.result.data_hashes = {role: rows_hash(rows) for role, rows in roles.items()}
         with make_trainer(
             config,

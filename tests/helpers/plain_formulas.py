@@ -218,6 +218,34 @@ def habit(trainer, layer):
     return torch.stack(of_n).mean(0) - torch.stack(of_p).mean(0)
 
 
+def products(trainer, weights, names=None):
+    """Matrix -> s B A of weights by name, dense."""
+    found = {}
+    for name in [n for n in trainer.parameters if "lora_B" in n]:
+        layer = trainer.model.get_submodule(name.split(".lora_B")[0])
+        a, b = weights[name.replace("lora_B", "lora_A")].detach(), weights[name].detach()
+        found[name.split(".lora_B")[0]] = layer.scaling["default"] * b @ a
+    return found
+
+
+def with_offsets(model, offsets):
+    """A copy of a model whose base matrices have moved."""
+    moved = copy.deepcopy(model)
+    for name, offset in offsets.items():
+        moved.get_submodule(name).get_base_layer().weight.data += offset
+    return moved
+
+
+def projector(vectors):
+    """Q Q^T of orthonormal columns."""
+    return vectors @ vectors.T
+
+
+def singular(rows, count):
+    """The first right singular vectors, by the eigenvectors of the second moments; [features, count]."""
+    return torch.linalg.eigh(rows.T @ rows).eigenvectors.flip(1)[:, :count]
+
+
 class Safe:
     """Algorithm 1 with dense matrices, on copies of the model of a trainer that has not trained yet."""
 

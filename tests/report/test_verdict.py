@@ -183,7 +183,7 @@ def test_the_table_at_the_top():
     report = report_of(sweep(random.Random(3), 3, 6, 0.15, settings=1))
     table = rows(report)
     assert [row.role for row in table] == ["base model", "task alone", "leader", "runner-up"]
-    assert [row.text for row in table][:2] == ["base model: toy, untrained", "task alone"]
+    assert [row.text for row in table][:2] == ["base model: toy", "task alone"]
     assert table[2].behind == table[2].p == "" and table[1].p == table[3].p == "< 0.001"
     leader = report.standings.leader
     assert table[2].x == f"{leader.x.mean:.3f} ± {leader.x.half_width:.3f}"  # on seeds that did not choose the setting
@@ -209,7 +209,7 @@ def test_the_next_step_looks_beyond_the_largest_value_that_was_tried():
             fake_result("kl_divergence", s, 0.9 + draw.gauss(0, 0.01), y + draw.gauss(0, 0.01), beta_kl=beta)
             for s in range(6)
         ]
-    assert next_step(report_of(results)) == "try β beyond 10: the best value is the largest that was tried."
+    assert next_step(report_of(results)) == "try β above 10: the best value is the largest that was tried."
     results += [fake_result("kl_divergence", s, 0.9, 0.5, beta_kl=100.0) for s in range(6)]
     assert next_step(report_of(results)).startswith("confirm it on new seeds")
     assert next_step(report_of(results, waiting=2)).startswith("run the sweep's command again")
@@ -278,3 +278,15 @@ def test_the_first_release_sweep_has_its_sentence(tmp_path):
         "3 of 4 trials are done; so far only naive has a setting with all its seeds, so nothing is compared."
     )
     assert [s.label for s in report.settings] == ["naive proxy mixed in", "kl_divergence β=0.1"]
+
+
+def test_a_control_that_the_sweep_names_is_no_setting_of_a_strategy_and_not_the_task_alone() -> None:
+    def role(control: str | None, mixed: bool) -> Role:
+        return roles.role_of(fake_result(top={"control": control, "train_on_proxy": mixed}))
+
+    oracle = role("oracle", mixed=False)
+    assert (oracle.kind, oracle.name, oracle.is_control) == (Kind.CONTROL, "oracle", True)
+    assert role("task alone", mixed=False).kind is Kind.TASK_ALONE
+    assert role(None, mixed=True).kind is Kind.STRATEGY
+    assert roles.role_in_name("control_oracle_1a2b3c", "") == "oracle"
+    assert roles.role_in_name("control_task-alone_1a2b3c", "") == "task alone"

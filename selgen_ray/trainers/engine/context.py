@@ -6,9 +6,8 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
@@ -22,6 +21,7 @@ from selgen_ray.data.rows import proxy_share, rows_hash
 from selgen_ray.data.sets import Sets
 from selgen_ray.data.streams import by_length
 from selgen_ray.data.tokens import RULES, RowEncoder, TokenRows
+from selgen_ray.data.training_prompts import check_system_texts
 from selgen_ray.errors import ModelError
 from selgen_ray.models.loading import Model, trainable_model, trainable_parameters
 from selgen_ray.models.tokenizer import load_tokenizer
@@ -33,6 +33,9 @@ from selgen_ray.trainers.engine.loop import GradMap, Progress, Term, accelerator
 from selgen_ray.trainers.engine.memory import BatchSizes
 from selgen_ray.trainers.engine.shared_values import SharedValues
 from selgen_ray.trainers.engine.stop_signal import StopSignal
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 T = TypeVar("T")
 Edit = Callable[[dict[str, nn.Parameter]], None]
@@ -69,6 +72,10 @@ class Hooks(Protocol):
 
     def prepare(self) -> None:
         """Do the strategy's work before training."""
+        ...
+
+    def checkpoint_state(self) -> dict[str, Tensor]:
+        """Return tensors that the hooks change from step to step, to be saved with the weights."""
         ...
 
     def training_scope(self) -> contextlib.AbstractContextManager[None]:
@@ -229,6 +236,7 @@ def open_run(
             context = trainable_model(cfg, config.model_seed, str(accelerator().device), fsdp=fsdp)
             model = stack.enter_context(context)
         shared = SharedValues(cache, cfg, model, strategy_code, model_hash)
+        check_system_texts(roles, tokenizer)
         encoder = RowEncoder(tokenizer, cfg.max_seq_length, cfg.loss_on)
 
         def encode(role: str, rows: list[Row]) -> TokenRows:
