@@ -9,6 +9,7 @@ from enum import StrEnum
 from selgen_ray.records.results import TrialResult
 
 BASE, TASK_ALONE = "base model", "task alone"
+_OF_CONTROLS = "control_"
 
 
 class Kind(StrEnum):
@@ -18,7 +19,7 @@ class Kind(StrEnum):
     TASK_ALONE = "task alone"
     """Trained on the task without any proxy: the gain of a strategy is measured from here."""
     CONTROL = "control"
-    """A control that the sweep names, such as one on clean data."""
+    """A control that the sweep's section `controls` names, such as one on clean data."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,16 @@ def is_outcome_only(result: TrialResult) -> bool:
     return strategy_of(result) == "naive" and (result.config.get("train_on_proxy") is False or no_proxy)
 
 
-# A function for each kind of control: the role of a trial that is one, else None. A new kind needs a line here.
+def _named(result: TrialResult) -> Role | None:
+    """Return the role of a control that the section `controls` names; the task alone has a kind of its own."""
+    name = result.config.get("control")
+    return Role(Kind.CONTROL, str(name)) if name and name != TASK_ALONE else None
+
+
+# A function for each kind of control: the role of a trial that is one, else None. A new kind needs a line here. Named
+# ones come first: 'oracle' is trained on clean data alone, and must not pass for the task alone.
 _RULES: tuple[Callable[[TrialResult], Role | None], ...] = (
+    _named,
     lambda result: Role(Kind.TASK_ALONE, TASK_ALONE) if is_outcome_only(result) else None,
 )
 
@@ -64,5 +73,13 @@ def role_of_setting(trials: Iterable[TrialResult]) -> Role:
 
 
 def role_in_name(slug: str, strategy: str) -> str:
-    """Return the name of the role of a planned trial, of which its folder's name is all that is known."""
+    """Return the name of the role of a planned trial, of which its folder's name is all that is known.
+
+    Args:
+        slug: 'naive_train_on_proxy-false_1a2b3c', or of a control 'control_oracle_1a2b3c'.
+        strategy: what the slug begins with, as far as a strategy is known.
+    """
+    if slug.startswith(_OF_CONTROLS):
+        name = slug.removeprefix(_OF_CONTROLS).rpartition("_")[0]
+        return TASK_ALONE if name == TASK_ALONE.replace(" ", "-") else name
     return TASK_ALONE if strategy == "naive" and "train_on_proxy-false" in slug.lower() else strategy
