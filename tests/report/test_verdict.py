@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
 from fake_sweep import fake_result
 
 from selgen_ray.records.names import trial_name
