@@ -108,7 +108,7 @@ def _strategy_of_name(name: str, by_key: Mapping[str, str], strategies: Iterable
     if is_control_name(slug):
         return role_in_name(slug, "")
     fitting = [one for one in strategies if slug == one or slug.startswith(f"{one}_")]
-    return role_in_name(slug, max(fitting, key=len)) if fitting else slug.removesuffix(f"_{key}")
+    return role_in_name(slug, max(fitting, key=len) if fitting else slug.removesuffix(f"_{key}"))
 
 
 def progress_text(progress: Progress) -> str:

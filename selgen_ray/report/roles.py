@@ -19,7 +19,7 @@ class Kind(StrEnum):
     TASK_ALONE = "task alone"
     """Trained on the task without any proxy: the gain of a strategy is measured from here."""
     CONTROL = "control"
-    """A control that the sweep names, such as one on clean data."""
+    """A control that the sweep's section `controls` names, such as one on clean data."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,16 @@ def is_outcome_only(result: TrialResult) -> bool:
     return strategy_of(result) == "naive" and (result.config.get("train_on_proxy") is False or no_proxy)
 
 
-# A function for each kind of control: the role of a trial that is one, else None. A new kind needs a line here.
+def _named(result: TrialResult) -> Role | None:
+    """Return the role of a control that the section `controls` names; the task alone has a kind of its own."""
+    name = control_of(result)
+    return Role(Kind.CONTROL, name) if name and name != TASK_ALONE else None
+
+
+# A function for each kind of control: the role of a trial that is one, else None. A new kind needs a line here. Named
+# ones come first: 'oracle' is trained on clean data alone, and must not pass for the task alone.
 _RULES: tuple[Callable[[TrialResult], Role | None], ...] = (
-    lambda result: Role(Kind.CONTROL, name) if (name := control_of(result)) and name != TASK_ALONE else None,
+    _named,
     lambda result: Role(Kind.TASK_ALONE, TASK_ALONE) if is_outcome_only(result) else None,
 )
 
@@ -76,7 +83,12 @@ def is_control_name(slug: str) -> bool:
 
 
 def role_in_name(slug: str, strategy: str) -> str:
-    """Return the name of the role of a planned trial, of which its folder's name is all that is known."""
+    """Return the name of the role of a planned trial, of which its folder's name is all that is known.
+
+    Args:
+        slug: 'naive_train_on_proxy-false_1a2b3c', or of a control 'control_oracle_1a2b3c'.
+        strategy: what the slug begins with, as far as a strategy is known.
+    """
     if is_control_name(slug):
         name = slug.removeprefix(_SLUG).rpartition("_")[0]
         return TASK_ALONE if name == TASK_ALONE.replace(" ", "-") else name
