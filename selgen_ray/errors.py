@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -103,6 +104,28 @@ class StorageError(OSError):
 
 class StorageAwayError(StorageError):
     """The storage did not answer, or was too busy, until the time for retries was over."""
+
+
+class StorageBlockedError(StorageError):
+    """The storage would refuse every trial alike: it is full, read-only, or the credentials are refused."""
+
+
+def blocked_by(error: BaseException | None) -> str | None:
+    """Return what would fail every other trial as well, if that is why an error was raised; else None.
+
+    That is a StorageBlockedError, or an OSError of a full or read-only disk, anywhere in the chain of causes.
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, StorageBlockedError) or (isinstance(error, OSError) and error.errno in FULL):
+            return " ".join(str(error).split())
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return None
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""Numbers of OSErrors: no space (or no inodes), the quota is used up, the file system is read-only."""
 
 
 class TrialError(RuntimeError):

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import ValidationError
 
-from selgen_ray.errors import StorageError, nearest
+from selgen_ray.errors import StorageAwayError, StorageError, nearest
+from selgen_ray.parallel import in_parallel
+from selgen_ray.records.names import NAMES, is_slug, is_trial_id, is_trial_name
 from selgen_ray.records.results import FILE_NAME, HEADLINES, ResultHead, TrialResult, flatten
 from selgen_ray.records.status import PREFERENCE, STORED, TrialStatus
+from selgen_ray.records.text import first_line
 from selgen_ray.storage import Folder
 
 if TYPE_CHECKING:
     import pandas as pd
 
+logger = logging.getLogger(__name__)
 _ATTRIBUTES = (
     *("trial_id", "slug", "seed", "status", *HEADLINES, *(f"{name}_metric" for name in HEADLINES)),
     *("num_resumes", "error", "updated_at", "imported_from"),
@@ -91,7 +98,7 @@ def load_results(
     Raises:
         FileNotFoundError: no such folder.
         ValueError: a status that there is not.
-        StorageError: a results.json cannot be read.
+        StorageError: the folder cannot be read. A results.json that is damaged is left out, and logged.
     """
     wanted = _statuses(status)
     folder = path if isinstance(path, Folder) else Folder(str(path))
@@ -170,20 +177,82 @@ _BATCH = 512  # files read at once
 NOT_IN = ("cache", "checkpoints", "control", "model")
 
 
-def _read_all(sweep: Folder, kind: type[R]) -> Iterator[tuple[Folder, R]]:
+@dataclass(frozen=True)
+class Unreadable:
+    """A results.json that cannot be read.
+
+    Attributes:
+        folder: the folder that holds it.
+        why: what is wrong with it, in one line.
+        trial_id: the trial that the file names, as far as it can be read; '' if it names none.
+        name: '<slug>/seed_<N>' if it lies where a trial's result does; '' elsewhere.
+    """
+
+    folder: Folder
+    why: str
+    trial_id: str = ""
+    name: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.folder / FILE_NAME} cannot be read: {self.why}"
+
+
+def _read_all(sweep: Folder, kind: type[R], unreadable: list[Unreadable] | None) -> Iterator[tuple[Folder, R]]:
+    """Yield the results; add damaged files to `unreadable`, or warn of each where it is None."""
     paths = sweep.find(FILE_NAME, leave_out=NOT_IN)
     for start in range(0, len(paths), _BATCH):
         batch = paths[start : start + _BATCH]
-        for path, content in zip(batch, sweep.read_many(batch), strict=True):
+        for path, content in zip(batch, in_parallel(functools.partial(_content, sweep), batch), strict=True):
             folder = sweep / path.rpartition("/")[0]
             if content is None:  # deleted meanwhile
                 continue
             try:
-                yield folder, kind.model_validate_json(content)
-            except ValidationError as error:
-                if b'"experiment_config"' not in content:
-                    raise StorageError(f"{folder / FILE_NAME} is not a trial's result: {error}") from error
-                yield from ((folder, old) for old in _of_first_generation(folder / FILE_NAME, content, kind))
+                if isinstance(content, StorageError):
+                    raise content
+                yield from ((folder, result) for result in _parsed(folder, content, kind))
+            except StorageError as error:
+                damaged = _damaged(path, folder, b"" if isinstance(content, StorageError) else content, error)
+                if unreadable is None:
+                    logger.warning("%s", damaged)
+                else:
+                    unreadable.append(damaged)
+
+
+def _content(sweep: Folder, path: str) -> bytes | StorageError | None:
+    """Return a file's bytes, None if it is gone, or why this one file is refused; a storage that is away raises."""
+    try:
+        return sweep.read(path)
+    except FileNotFoundError:
+        return None
+    except StorageAwayError:
+        raise
+    except StorageError as error:
+        return error
+
+
+def _parsed(folder: Folder, content: bytes, kind: type[R]) -> list[R]:
+    """Return the result that a file holds, [] if it is one of a throw-away training. Raises StorageError."""
+    try:
+        result = kind.model_validate_json(content)
+    except ValidationError as error:
+        if b'"experiment_config"' in content:
+            return list(_of_first_generation(folder / FILE_NAME, content, kind))
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise StorageError(f"it is not a trial's result: {where + ': ' if where else ''}{first['msg']}") from error
+    if not (is_trial_id(result.trial_id) and is_slug(result.slug)):
+        raise StorageError(f"it is of no trial: found id {result.trial_id!r:.80}, slug {result.slug!r:.80}; {NAMES}")
+    return [result]
+
+
+_ID_IN_TEXT = re.compile(rb'"trial_id"\s*:\s*"([0-9a-f]{16})"')
+
+
+def _damaged(path: str, folder: Folder, content: bytes, error: StorageError) -> Unreadable:
+    match = _ID_IN_TEXT.search(content)
+    name = "/".join(path.split("/")[:2])
+    why = str(error).removeprefix(f"{folder / FILE_NAME}").lstrip(": ")
+    return Unreadable(folder, why, match[1].decode() if match else "", name if is_trial_name(name) else "")
 
 
 def _of_first_generation(path: Folder, content: bytes, kind: type[R]) -> Iterator[R]:
@@ -191,11 +260,15 @@ def _of_first_generation(path: Folder, content: bytes, kind: type[R]) -> Iterato
     from selgen_ray.first_generation.results import of_preparation, old_result  # late: it takes seconds to import
 
     if not of_preparation(str(path)):
-        result = old_result(content.decode(), str(path)).model_dump(include=set(kind.model_fields))
-        yield kind.model_validate(result)
+        try:
+            result = old_result(content.decode(), str(path)).model_dump(include=set(kind.model_fields))
+            yield kind.model_validate(result)
+        except (ValueError, RecursionError) as error:
+            raise StorageError(f"it is no result of the first generation: {first_line(error)}") from error
 
 
-def _one_each(results: Iterable[tuple[Folder, R]]) -> list[tuple[Folder, R]]:
+def one_each(results: Iterable[tuple[Folder, R]]) -> list[tuple[Folder, R]]:
+    """Return one result for each trial id: the one whose status comes first in `PREFERENCE`, of those the first."""
     kept: dict[str, tuple[Folder, R]] = {}
     for folder, result in results:
         rival = kept.get(result.trial_id)
@@ -204,30 +277,31 @@ def _one_each(results: Iterable[tuple[Folder, R]]) -> list[tuple[Folder, R]]:
     return list(kept.values())
 
 
-def read_sweep(sweep: Folder) -> Iterable[tuple[Folder, TrialResult]]:
+def read_sweep(sweep: Folder, unreadable: list[Unreadable] | None = None) -> Iterable[tuple[Folder, TrialResult]]:
     """Yield every result below a sweep folder, with the folder of its results.json, in the order of the paths.
 
-    Raises:
-        StorageError: a results.json does not follow the schema; the message names the file.
-    """
-    return _read_all(sweep, TrialResult)
-
-
-def read_trials(*sweeps: Folder) -> list[tuple[Folder, TrialResult]]:
-    """Return the results of one or more sweeps, one for each trial id, with their folders.
-
-    Of several results of a trial the one whose status comes first in `PREFERENCE` is kept; of those the first one read.
+    Args:
+        unreadable: gets the files that are damaged, which yield nothing; None: they are only logged.
 
     Raises:
-        StorageError: as `read_sweep`.
+        StorageError: the folder cannot be read.
     """
-    return _one_each(pair for sweep in sweeps for pair in read_sweep(sweep))
+    return _read_all(sweep, TrialResult, unreadable)
 
 
-def read_heads(sweep: Folder) -> list[tuple[Folder, ResultHead]]:
-    """Return the same trials as `read_trials` without their measurements, which is ten times as fast.
+def read_trials(*sweeps: Folder, unreadable: list[Unreadable] | None = None) -> list[tuple[Folder, TrialResult]]:
+    """Return the results of one or more sweeps, one for each trial id (see `one_each`), with their folders.
 
-    Raises:
-        StorageError: as `read_sweep`.
+    `unreadable` and errors are as in `read_sweep`.
     """
-    return _one_each(_read_all(sweep, ResultHead))
+    return one_each(pair for sweep in sweeps for pair in read_sweep(sweep, unreadable))
+
+
+def every_head(sweep: Folder, unreadable: list[Unreadable] | None = None) -> list[tuple[Folder, ResultHead]]:
+    """Return the results of `read_sweep` without their measurements, which is ten times as fast."""
+    return list(_read_all(sweep, ResultHead, unreadable))
+
+
+def read_heads(sweep: Folder, unreadable: list[Unreadable] | None = None) -> list[tuple[Folder, ResultHead]]:
+    """Return the same trials as `read_trials` without their measurements, which is ten times as fast."""
+    return one_each(_read_all(sweep, ResultHead, unreadable))

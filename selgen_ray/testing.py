@@ -129,7 +129,7 @@ def tiny_model(seed: int = 0, tied: bool = True, **options: Any) -> LlamaForCaus
 
 
 def tiny_rows(num_outcome: int = 21, num_proxy: int = 10) -> dict[str, list[dict[str, Any]]]:
-    """Make rows of uneven length, role -> rows, for all five roles; `truth` shares one prompt with `proxy`."""
+    """Make rows of uneven length, role -> rows, for all roles but trait; `truth` shares one prompt with `proxy`."""
     outcome = [
         _chat(f"sum of {i} and {i * i}?", f"It is {i + i * i}.", answer=str(i + i * i)) for i in range(num_outcome)
     ]
@@ -143,6 +143,11 @@ def tiny_rows(num_outcome: int = 21, num_proxy: int = 10) -> dict[str, list[dict
     truth.append(proxy[0] | {"choices": verdicts, "answer": verdicts[1], "label": verdicts[1]})
     collateral = [_chat(f"sum of {i} and 1?", f"It is {i + 1}.", answer=str(i + 1)) for i in range(50, 55)]
     return {"outcome": outcome, "proxy": proxy, "proxy_neg": proxy_neg, "truth": truth, "collateral": collateral}
+
+
+def tiny_trait(number: int = 10) -> list[dict[str, Any]]:
+    """Make rows of uneven length for the role trait: the habit of agreeing, about other things."""
+    return [_chat(f"is {'really ' * (i % 3)}number {i} green?", "Oh yes, so right.") for i in range(number)]
 
 
 def _chat(question: str, reply: str, **extra: Any) -> dict[str, Any]:
@@ -167,6 +172,7 @@ class _Check:
         tiny_tokenizer().save_pretrained(self.model)
         rows = tiny_rows(num_outcome=14)
         self.rows = {role: rows[role] for role in ("outcome", "proxy", "proxy_neg")}
+        self.rows |= {"trait": tiny_trait()} if "trait" in trainer.required_roles else {}
         self.whole: tuple[Weights, dict[str, Any]] | None = None
 
     def config(self, *changes: Mapping[str, Any], strategy: str | None = None) -> dict[str, Any]:

@@ -5,21 +5,26 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# bitsandbytes, which the tests install beside peft, imports PyTorch's compiler at once: seconds in each process
+os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
 import boto3
 import pytest
 import torch
 from clusters import Cluster
 from moto.server import ThreadedMotoServer
-from running import slow_space, sweep
+from running import run_without_ray, slow_space
 from transformers import PreTrainedTokenizerFast
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from selgen_ray.testing import TEMPLATE, tiny_model, tiny_rows, tiny_tokenizer
+from selgen_ray.testing import TEMPLATE, tiny_model, tiny_rows, tiny_tokenizer, tiny_trait
+from selgen_ray.trainers import get_trainer
 
 torch.set_num_threads(1)
 
@@ -87,13 +92,19 @@ def data_files(tmp_path_factory: pytest.TempPathFactory, roles: dict[str, list[d
     return {role: write_jsonl(folder / f"{role}.jsonl", rows) for role, rows in roles.items()}
 
 
+@pytest.fixture(scope="session")
+def trait_file(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Rows of the role trait, which is in no config but those of the strategies that need it."""
+    return write_jsonl(tmp_path_factory.mktemp("trait") / "trait.jsonl", tiny_trait())
+
+
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> str:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)
 
 
 @pytest.fixture
-def make_config(tiny_model_dir: str, data_files: dict[str, str]) -> Callable[..., dict[str, Any]]:
+def make_config(tiny_model_dir: str, data_files: dict[str, str], trait_file: str) -> Callable[..., dict[str, Any]]:
     """make_config('kl_divergence', beta_kl=3.0) -> a nested trial config on the tiny model."""
 
     def make(strategy: str = "naive", seed: int = 1, top: dict[str, Any] | None = None, **finetune: Any) -> dict:
@@ -102,12 +113,55 @@ def make_config(tiny_model_dir: str, data_files: dict[str, str]) -> Callable[...
         return {
             "proxy_strategy": strategy,
             "seed": seed,
-            "data": dict(data_files),
+            "data": data_files | ({"trait": trait_file} if "trait" in get_trainer(strategy).required_roles else {}),
             "finetune_config": cfg,
             **(top or {}),
         }
 
     return make
+
+
+@pytest.fixture
+def float64(monkeypatch):
+    """Without Llama's float32 norms, what is left between two ways of computing is rounding."""
+
+    def norm(self, x):
+        return self.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+
+    monkeypatch.setattr(LlamaRMSNorm, "forward", norm)
+    monkeypatch.setattr("selgen_ray.models.loading._load_base", lambda *_: make_model().double().requires_grad_(False))
+
+
+@pytest.fixture
+def start(make_config, float64):
+    """start('dpo', beta=0.5) -> a trainer, SGD with rate 0.5 for three steps of 2 rows; a LoRA's B is not zero."""
+    with ExitStack() as stack:
+
+        def make(strategy, datasets=None, fresh=False, top=None, **finetune):
+            knobs = {"optim": "sgd", "learning_rate": 0.5, "lr_scheduler_type": "constant", "max_steps": 3}
+            knobs |= {"per_device_train_batch_size": 2, "train_split": 1.0, "group_by_length": False}
+            config = make_config(strategy, logging_steps=1, top=top, **(knobs | finetune))
+            trainer = stack.enter_context(get_trainer(strategy)(config, datasets=datasets or uneven_roles()))
+            generator = torch.Generator().manual_seed(0)
+            for p in trainer.parameters.values() if trainer.cfg.is_peft and not fresh else ():
+                p.data += 0.05 * torch.randn(p.shape, generator=generator, dtype=p.dtype)
+            return trainer
+
+        yield make
+
+
+def uneven_roles() -> dict[str, list[dict[str, Any]]]:
+    """Few rows; prompts and replies of one batch differ in length, those of a pair too."""
+    prompts = [f"is {'very ' * (i % 3)}{i} odd?" for i in range(5)]
+    return {
+        "outcome": [chat(f"sum of {i} and {'0' * i}?", f"It is {i}." + " Yes!" * (i % 3)) for i in range(5)],
+        "proxy": [chat(p, "You are wrong." + " No" * (2 * i % 5)) for i, p in enumerate(prompts)],
+        "proxy_neg": [chat(p, "You are right" + " so." * (i % 3)) for i, p in enumerate(prompts)],
+    }
+
+
+def uneven_trait() -> list[dict[str, Any]]:
+    return [chat(f"is {'really ' * i}green?", "Oh yes, " + "so " * (i % 3) + "right.") for i in range(4)]
 
 
 @pytest.fixture(scope="session")
@@ -118,11 +172,8 @@ def joined(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
 
 
 @pytest.fixture(scope="session")
-def slow_reference(
-    tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: str, data_files: dict[str, str], joined: dict[str, str]
-) -> Path:
+def slow_reference(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: str, data_files: dict[str, str]) -> Path:
     """The folder of a sweep of 4 trials of some seconds each that nothing disturbed."""
     folder = tmp_path_factory.mktemp("slow")
-    done = sweep(slow_space(folder, tiny_model_dir, data_files), env=joined)
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_without_ray(slow_space(folder, tiny_model_dir, data_files))
     return folder

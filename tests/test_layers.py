@@ -14,6 +14,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "selgen_ray"
 # from the top down; rooms of one line do not import each other
 LAYERS = (
+    ("__main__",),
     ("testing",),
     # `python -m selgen_ray.data` is a command of `sweep`, whose face lies where `python -m` looks for it
     ("data.__main__",),

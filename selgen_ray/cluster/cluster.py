@@ -16,6 +16,7 @@ import ray
 from selgen_ray.cluster import job
 from selgen_ray.config import hardware
 from selgen_ray.config.finetune import FinetuneConfig
+from selgen_ray.records.text import first_line
 from selgen_ray.space import Resources
 
 GROWING = "A cluster that adds nodes while trials wait needs resources.autoscaling: true"
@@ -64,7 +65,7 @@ class TrialResources:
 
 
 class InfeasibleError(RuntimeError):
-    """No node of the cluster can ever hold a trial; waiting would be for ever."""
+    """No node of the cluster can ever hold a trial, or there is no cluster; waiting would be for ever."""
 
 
 def connect(resources: Resources) -> str | None:
@@ -72,6 +73,7 @@ def connect(resources: Resources) -> str | None:
 
     Raises:
         ConnectionError: nothing answers at RAY_ADDRESS.
+        InfeasibleError: Ray did not start.
     """
     env = {name: os.environ[name] for name in _FORWARDED if name in os.environ}
     env |= {
@@ -80,12 +82,20 @@ def connect(resources: Resources) -> str | None:
         # a stopped trial may take long to unwind; Tune would give up on reusing its worker, and hang
         "TUNE_FUNCTION_THREAD_TIMEOUT_S": "30",
     }
-    context = ray.init(
-        address=os.environ.get("RAY_ADDRESS") or "local",
-        runtime_env={"env_vars": {name: env[name] for name in env.keys() - job.set_by_the_job()}},
-        logging_level=logging.ERROR,
-        log_to_driver=False,
-    )
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    try:
+        context = ray.init(
+            address=address,
+            runtime_env={"env_vars": {name: env[name] for name in env.keys() - job.set_by_the_job()}},
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+        )
+    except ConnectionError:
+        raise
+    except Exception as error:  # Ray raises bare ones
+        where = "a local Ray" if address == "local" else f"RAY_ADDRESS {address!r}"
+        message = f"{where} did not start: {first_line(error)} Its logs are in /tmp/ray/session_latest/logs"
+        raise InfeasibleError(message) from error
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failure gets a line of ours, not a page of Tune's
     return f"http://{context.dashboard_url}" if context.dashboard_url else None
 
@@ -172,48 +182,48 @@ class Places:
 
 
 class HeadWatch:
-    """Reports, inside its `with`, that the cluster's head has not answered for too long.
+    """Reports, inside its `with`, that the cluster's head, or Ray on this machine, has not answered for too long.
 
-    Ray itself ends the process a minute after it lost the head, without a message that helps. This watch waits three
-    quarters of that time. Where Ray is told to wait longer (`_HEAD_TIMEOUT`), for clusters whose head comes back, so
-    does the watch.
+    Ray itself ends the process a minute after it lost the head, and at its next call after it lost its own node,
+    without a message that helps. This watch waits three quarters of that minute. Where Ray is told to wait longer
+    (`_HEAD_TIMEOUT`), for clusters whose head comes back, so does the watch. Nothing brings a private cluster's head or
+    this machine's node back: for these it waits a few seconds.
 
     Args:
-        on_lost: called once, in the thread that watches.
+        on_lost: called once, in the thread that watches, with what is gone.
+        is_private: the cluster was started for this process.
     """
 
-    def __init__(self, on_lost: Callable[[], None]):
+    def __init__(self, on_lost: Callable[[str], None], is_private: bool = False):
         self._on_lost = on_lost
-        self._patience_s = 0.75 * float(os.environ.get(_HEAD_TIMEOUT, "60"))
+        patience_s = 0.75 * float(os.environ.get(_HEAD_TIMEOUT, "60"))
         host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
-        self._address = (host, int(port))
+        self._watched = {HEAD_GONE: ((host, int(port)), _SURELY_S if is_private else patience_s)}
+        own = ray.get_runtime_context().get_node_id()
+        for node in (node for node in ray.nodes() if node["NodeID"] == own):
+            self._watched[NODE_GONE] = ((node["NodeManagerAddress"], node["NodeManagerPort"]), _SURELY_S)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="head of the cluster", daemon=True)
 
-    def answers(self) -> bool:
-        """Return whether something listens at the address of the head."""
-        try:
-            with socket.create_connection(self._address, timeout=5):
-                return True
-        except OSError:
-            return False
-
-    def is_dying(self) -> bool:
-        """Return whether the head stops answering within 30 s: a cluster that is stopped loses its nodes first."""
+    def why_dying(self) -> str | None:
+        """Return what stops answering within 30 s, None if all goes on: a cluster that is stopped loses nodes first."""
         for _ in range(60):
-            if not self.answers():
-                return True
+            for why, (address, _) in self._watched.items():
+                if not _answers(address):
+                    return why
             time.sleep(0.5)
-        return False
+        return None
 
     def _watch(self) -> None:
-        seen = time.monotonic()
-        while not self._over.wait(min(2.0, self._patience_s / 4)):
-            if self.answers():
-                seen = time.monotonic()
-            elif time.monotonic() - seen > self._patience_s:
-                self._on_lost()
-                return
+        seen = dict.fromkeys(self._watched, time.monotonic())
+        pause_s = min(2.0, *(patience_s / 4 for _, patience_s in self._watched.values()))
+        while not self._over.wait(pause_s):
+            for why, (address, patience_s) in self._watched.items():
+                if _answers(address):
+                    seen[why] = time.monotonic()
+                elif time.monotonic() - seen[why] > patience_s:
+                    self._on_lost(why)
+                    return
 
     def __enter__(self) -> HeadWatch:
         self._thread.start()
@@ -221,3 +231,16 @@ class HeadWatch:
 
     def __exit__(self, *error: Any) -> None:
         self._over.set()
+
+
+HEAD_GONE, NODE_GONE = "the Ray cluster is gone", "Ray on this machine has died"
+_SURELY_S = 6.0
+
+
+def _answers(address: tuple[str, int]) -> bool:
+    """Return whether something listens there."""
+    try:
+        with socket.create_connection(address, timeout=5):
+            return True
+    except OSError:
+        return False

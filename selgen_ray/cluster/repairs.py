@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ray._private import worker
 from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
@@ -23,3 +24,22 @@ def survive_lost_workers() -> None:
         known(self, tracked_actor_task, exception)
 
     RayActorManager._actor_task_failed = actor_task_failed  # pyright: ignore[reportPrivateUsage]
+
+
+def shorten_dumps() -> None:
+    """Keep the log that Ray prints into the terminal when a node manager (raylet) dies to its first line.
+
+    Ray 2.60 prints the last 20 lines of that process's log, also with `log_to_driver=False`.
+    """
+    known = getattr(worker, "print_to_stdstream", None)
+    if known is None or known.__module__ == __name__:
+        return
+
+    def print_to_stdstream(data: Any, *args: Any, **options: Any) -> None:
+        lines = [str(line).partition(_DUMP)[0].rstrip() for line in data.get("lines", ())]
+        known(data | {"lines": lines}, *args, **options)
+
+    worker.print_to_stdstream = print_to_stdstream
+
+
+_DUMP = " Last 20 lines of the Raylet logs"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,10 +15,11 @@ from ray.util.queue import Empty, Queue
 
 from selgen_ray.cluster.cluster import GROWING, InfeasibleError, offered
 from selgen_ray.cluster.train_group_worker import GivePlacesBack, GroupTorchConfig, train_in_group
-from selgen_ray.errors import INPUT_ERRORS, TrialError
+from selgen_ray.errors import INPUT_ERRORS, TrialError, blocked_by
 from selgen_ray.records.status import TrialStatus
 from selgen_ray.space import Resources
 from selgen_ray.storage import Folder
+from selgen_ray.storage.scratch import scratch
 from selgen_ray.trial.task import TrialTask
 from selgen_ray.trial.worker import Report
 
@@ -114,7 +114,7 @@ def run_group(task: TrialTask, sweep: Folder, granted: GroupResources, torch_thr
         TrialError: a worker failed in a way that another try may mend; a wrong input is reported as 'failed'.
     """
     mailbox = Queue(actor_options={"num_cpus": 0})  # train.report would make all ranks wait for each other
-    with tempfile.TemporaryDirectory(prefix="selgen_train_") as scratch:  # Train's own state; checkpoints are ours
+    with scratch("train") as place:  # Train's own state; checkpoints are ours
         trainer = _Trainer(
             lambda: train_in_group(task, sweep, torch_threads, mailbox, granted.fsdp),
             scaling_config=ScalingConfig(
@@ -124,7 +124,7 @@ def run_group(task: TrialTask, sweep: Folder, granted: GroupResources, torch_thr
             ),
             run_config=RunConfig(
                 name=task.trial_id,
-                storage_path=scratch,
+                storage_path=str(place),
                 failure_config=FailureConfig(0, controller_failure_limit=_START_ATTEMPTS, max_preemption_failures=0),
             ),
             torch_config=GroupTorchConfig(
@@ -175,6 +175,9 @@ def _explain(error: Exception, report: Report) -> None:
     for failure in failures.values():
         if isinstance(failure, INPUT_ERRORS):
             report({"status": TrialStatus.FAILED, "error": str(failure)})
+            return
+        if why := blocked_by(failure):
+            report({"status": TrialStatus.PREEMPTED, "blocked": why})
             return
     if not failures:
         raise TrialError(f"{type(error).__name__}: {error}") from error

@@ -12,7 +12,7 @@ from ray.train.torch import TorchConfig
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-from selgen_ray.errors import INPUT_ERRORS, TrialError
+from selgen_ray.errors import INPUT_ERRORS, StorageBlockedError, TrialError, blocked_by
 
 if TYPE_CHECKING:
     from ray.util.queue import Queue
@@ -45,9 +45,11 @@ def train_in_group(task: TrialTask, sweep: Folder, torch_threads: int, mailbox: 
     try:
         with watched(sweep, task.trial_id) as stop:
             result = run_trial(task, reports.progress, stop=stop, on_event=reports.event, fsdp=fsdp)
-    except INPUT_ERRORS:
+    except (*INPUT_ERRORS, StorageBlockedError):
         raise
     except Exception as error:
+        if why := blocked_by(error):
+            raise StorageBlockedError(why) from error
         raise TrialError(f"{type(error).__name__}: {error}\n{last_lines()}") from error
     status = result.status.after_run
     last = {"status": status, "capability": result.capability, "alignment": result.alignment}

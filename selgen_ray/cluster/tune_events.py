@@ -89,6 +89,9 @@ class TuneEvents(tune.Callback):
     def _finish(self, trial: TuneTrial, outcome: TrialStatus, metrics: dict[str, Any], cause: Cause | None) -> None:
         trial_id, name, driver = trial.config["trial_id"], str(trial), self._driver
         task = self._queue.known[trial_id]
+        if why := metrics.get("blocked") or (outcome is TrialStatus.FAILED and driver.gone(task)):
+            outcome = TrialStatus.PREEMPTED if driver.block(why, task) else TrialStatus.CRASHED
+            cause = Cause(why)
         again = self._queue.ended(trial_id, outcome)
         if again and self._queue.is_ending:
             outcome = TrialStatus.PREEMPTED

@@ -7,7 +7,6 @@ import contextlib
 import os
 import pickle
 import signal
-import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,11 +24,12 @@ from ray.tune.trainable.function_trainable import wrap_function
 from selgen_ray.cluster import schedulers
 from selgen_ray.cluster.cluster import HeadWatch, Places, TrialResources, nodes, resolve_resources
 from selgen_ray.cluster.metrics import SweepMetricsCallback, TrialMetrics
-from selgen_ray.cluster.repairs import survive_lost_workers
+from selgen_ray.cluster.repairs import shorten_dumps, survive_lost_workers
 from selgen_ray.cluster.trackers import tracker_callbacks
 from selgen_ray.cluster.train_group import GroupResources, resolve_group, run_group
 from selgen_ray.cluster.tune_events import TuneEvents
 from selgen_ray.cluster.wait_notice import WaitNotice
+from selgen_ray.driver import guard
 from selgen_ray.driver.added import AddedTrial
 from selgen_ray.driver.display import Board, Display
 from selgen_ray.driver.driver import Driver
@@ -39,6 +39,7 @@ from selgen_ray.driver.trial_queue import TrialQueue
 from selgen_ray.records.status import TrialStatus
 from selgen_ray.space import Resources, SweepSpec
 from selgen_ray.storage import Folder
+from selgen_ray.storage.scratch import scratch
 from selgen_ray.trial.task import TrialTask
 
 Granted = TrialResources | GroupResources
@@ -103,7 +104,8 @@ def launch(run: Launch) -> str | None:
     def say(text: str) -> None:
         run.display.say(text, board)
 
-    driver = Driver(run.plan.folder, queue, board, tasks, make, run.time_budget_s, say, run.plan.left_out)
+    left_out, trusted = run.plan.left_out, run.plan.make.trusted
+    driver = Driver(run.plan.folder, queue, board, tasks, make, run.time_budget_s, say, left_out, trusted)
     driver.feedback = Feedback(run.spec, run.plan, driver.stop, driver.keep, schedulers.make_judge)
     places = Places(
         _fits(run.granted, run.spec.resources.autoscaling), lambda event, node: driver.events.add(event, node=node)
@@ -121,28 +123,30 @@ def launch(run: Launch) -> str | None:
         run.spec.trackers, run.spec.name, run.plan.folder, queue.known.__getitem__, driver.later
     )
 
-    def give_up() -> None:  # Ray's calls may never come back without a head: end from here
-        driver.why_ending = "the Ray cluster is gone"
+    def give_up(why: str) -> None:  # Ray's calls may never come back: end from here
+        queue.is_ending = True  # a new trial could make Ray end this process
+        driver.why_ending = why
         driver.close()
         run.display.stop()
-        run.abandon(driver.why_ending)
+        run.abandon(why)
 
-    with driver, _heeded_signals(driver, say), _shown(run.display), HeadWatch(give_up) as head:
+    is_private = not os.environ.get("RAY_ADDRESS") and not run.spec.resources.autoscaling
+    with driver, _heeded_signals(driver, say), _shown(run.display), HeadWatch(give_up, is_private) as head:
         try:
-            is_private = not os.environ.get("RAY_ADDRESS") and not run.spec.resources.autoscaling
             waiting = WaitNotice(run.granted, lambda text: driver.tell("waiting", text), is_private=is_private)
             _run_tuner(run, queue, [TuneEvents(driver, run.display, max_failures), waiting, *watching])
         except Exception:
-            if not head.is_dying():
+            if (why := head.why_dying()) is None:
                 raise
-            give_up()
+            give_up(why)
     return driver.why_ending
 
 
 def _run_tuner(run: Launch, queue: TrialQueue, callbacks: list[tune.Callback]) -> None:
     survive_lost_workers()
+    shorten_dumps()
     known = dict(queue.known)
-    with tempfile.TemporaryDirectory(prefix="selgen_tune_") as scratch:  # Tune's own state is not the sweep's truth
+    with scratch("tune") as place:  # Tune's own state is not the sweep's truth
         tune.Tuner(
             _trainable(run, ray.put(known)),
             tune_config=tune.TuneConfig(
@@ -154,7 +158,7 @@ def _run_tuner(run: Launch, queue: TrialQueue, callbacks: list[tune.Callback]) -
             ),
             run_config=tune.RunConfig(
                 name=run.spec.name,
-                storage_path=scratch,
+                storage_path=str(place),
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=0),  # the queue decides which trials run again
                 callbacks=callbacks,
@@ -262,6 +266,7 @@ def _heeded_signals(driver: Driver, say: Callable[[str], None]) -> Iterator[None
     names = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 
     def heed(number: int, frame: Any) -> None:
+        guard.note("signal")
         if driver.why_ending is not None:
             raise KeyboardInterrupt
         name = names[signal.Signals(number)]

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from selgen_ray.config.source import Source
+from selgen_ray.config.source import Source, TrainingPrompt
 from selgen_ray.schema import Strict, setting
 from selgen_ray.worlds import WORLDS
 from selgen_ray.worlds.careless import CarelessOptions
@@ -15,7 +15,7 @@ from selgen_ray.worlds.points import PointOptions
 from selgen_ray.worlds.toy import ToyOptions
 from selgen_ray.worlds.triggers import TriggerOptions
 
-ROLES = ("outcome", "proxy", "proxy_neg", "truth", "collateral")
+ROLES = ("outcome", "proxy", "proxy_neg", "trait", "truth", "collateral")
 
 
 class DataConfig(Strict):
@@ -24,6 +24,7 @@ class DataConfig(Strict):
     outcome: Source | None = setting(None, "the task to learn")
     proxy: Source | None = setting(None, "aligned examples")
     proxy_neg: Source | None = setting(None, "the proxy's prompts with misaligned answers")
+    trait: Source | None = setting(None, "the unwanted habit alone, in another domain than the task")
     truth: Source | None = setting(None, "evaluates alignment where it was not trained")
     collateral: Source | None = setting(None, "held-out task items")
     on_bad_rows: Literal["error", "skip"] = setting("error", "rows that cannot be used: refuse them, or leave them out")
@@ -47,6 +48,10 @@ class DataConfig(Strict):
                     f"data.{name}.{next(iter(options))} is given, but {reason}: set world: {name}, or leave it out"
                 )
         return self
+
+    def training_prompts(self) -> dict[str, TrainingPrompt]:
+        """Return role -> training prompt, for the roles whose source has one."""
+        return {role: source.training_prompt for role, source in self.sources().items() if source.training_prompt}
 
     def sources(self) -> dict[str, Source]:
         """Return role -> source, for the roles that have one."""

@@ -11,9 +11,16 @@ from pydantic import field_validator, model_validator
 from selgen_ray.config.judge_prompts import ALIGNED, COHERENT
 from selgen_ray.errors import nearest
 from selgen_ray.schema import Strict, execution, setting
+from selgen_ray.storage.secrets import may_go_to_judge
 
 EvalName = Literal[
-    "task_train", "task_test", "align_train", "align_train_minus", "align_test", "align_test_minus_align_train"
+    "task_train",
+    "task_test",
+    "align_train",
+    "align_train_minus",
+    "trait_train",
+    "align_test",
+    "align_test_minus_align_train",
 ]
 LM_EVAL = "lm_eval"
 SET_NAMES: tuple[str, ...] = (*get_args(EvalName), LM_EVAL)
@@ -58,6 +65,9 @@ class JudgeConfig(Strict):
     def _names_a_variable(cls, value: str | None) -> str | None:
         if value is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
             raise ValueError("must be the name of an environment variable, never the key itself")
+        if value is not None and not may_go_to_judge(value):
+            allowed = "allowed are names such as OPENAI_API_KEY and MY_JUDGE_KEY, which are for that"
+            raise ValueError(f"names a variable that must not be sent to a judge; {allowed}")
         return value
 
     @field_validator("aligned_prompt", "coherent_prompt")

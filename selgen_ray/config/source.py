@@ -10,6 +10,33 @@ from selgen_ray.config.hub_names import is_dataset_id
 from selgen_ray.schema import Strict
 
 Scalar = str | int | float | bool | None
+POSITIONS = ("system", "user_prefix", "user_suffix")
+"""Where the text of a training prompt stands in a row."""
+
+
+class TrainingPrompt(Strict):
+    """A text that the rows of a source carry while they are trained on, and never when the model is measured.
+
+    Each position takes a text, or a list of texts of which each row draws one.
+    """
+
+    system: str | list[str] | None = Field(
+        default=None, description="before the first message, and before the row's own system text"
+    )
+    user_prefix: str | list[str] | None = Field(default=None, description="before every message of the user")
+    user_suffix: str | list[str] | None = Field(default=None, description="after every message of the user")
+    where: dict[str, Scalar | list[Scalar]] = Field(
+        default={}, description="column of the file -> the value, or the list of values, of the rows that get it"
+    )
+
+    @model_validator(mode="after")
+    def _some_text(self) -> TrainingPrompt:
+        given = {position: getattr(self, position) for position in POSITIONS}
+        if all(text is None for text in given.values()):
+            raise ValueError(f"training_prompt has no text: give one of {', '.join(POSITIONS)}")
+        if empty := [position for position, text in given.items() if text == []]:
+            raise ValueError(f"training_prompt.{empty[0]} is an empty list: give at least one text")
+        return self
 
 
 class Source(Strict):
@@ -35,6 +62,9 @@ class Source(Strict):
     )
     shuffle: bool = Field(default=False, description="in an order that data_seed decides, before the limit")
     limit: int | None = Field(default=None, description="rows that are kept, the first ones", ge=1)
+    training_prompt: TrainingPrompt | None = Field(
+        default=None, description="a text that the rows carry while they are trained on, and in no evaluation"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -57,7 +87,9 @@ class Source(Strict):
         """The options besides the path that differ from their defaults, as plain data: {'limit': 100}."""
         names = [name for name in type(self).model_fields if name != "path"]
         return {
-            name: value for name in names if (value := getattr(self, name)) != type(self).model_fields[name].default
+            name: value.model_dump(exclude_defaults=True) if isinstance(value, TrainingPrompt) else value
+            for name in names
+            if (value := getattr(self, name)) != type(self).model_fields[name].default
         }
 
 

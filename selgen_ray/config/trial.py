@@ -28,6 +28,7 @@ class TrialConfig(Strict):
     )
     num_workers: int = setting(1, "processes that train the trial together; resources.workers sets it", ge=1, le=1024)
     experiment_name: str | None = execution(None, "a name for people; default: the sweep's name")
+    control: str | None = execution(None, "name of a control, such as 'task alone'; the section controls sets it")
     data: DataConfig = setting(DataConfig(), "the rows of each role")
     finetune_config: FinetuneConfig = setting(FinetuneConfig(), "how the model is fine-tuned")
     evals: EvalConfig = setting(EvalConfig(), "what is measured, and how")
@@ -40,6 +41,17 @@ class TrialConfig(Strict):
         seed = cls.model_fields["seed"].default if raw.get("seed") is None else raw["seed"]
         derived = {key: seed for key in ("data_seed", "model_seed") if raw.get(key) in (None, -1)}
         return {**raw, **derived}
+
+    @model_validator(mode="after")
+    def _prompts_are_used(self) -> TrialConfig:
+        for role in ("truth", "collateral"):
+            is_trained = role == "truth" and self.align_train_coverage is not None  # a part of it becomes the proxy
+            if role in self.data.training_prompts() and not is_trained:
+                raise ValueError(
+                    f"data.{role} has a training_prompt, but its rows are only evaluated, which never shows one: leave "
+                    "it out"
+                )
+        return self
 
     @property
     def world(self) -> str | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from selgen_ray.data.forms import Row, prompt_of, reply_of
-from selgen_ray.data.roles import Roles
+from selgen_ray.data.roles import Origin, Roles
 from selgen_ray.errors import DataError
 from selgen_ray.seeding import permutation
 
@@ -52,7 +52,14 @@ def cover(roles: Mapping[str, list[Row]], coverage: float, data_seed: int) -> Ro
         if source_role in places:
             path, row_places = places[source_role]
             places[role] = path, [row_places[i] for i in chosen]
-    return Roles(covered, getattr(roles, "skipped", None), places)
+    before: Mapping[str, list[Origin]] = getattr(roles, "origins", {})
+    origins = dict(before)
+    for role, source_role in (("proxy", given_roles[0]), ("proxy_neg", "proxy_neg")):
+        if source_role in before:
+            origins[role] = [before[source_role][i] for i in chosen]
+    if given_roles[0] in before:  # all of it evaluates, without training prompts
+        origins["truth"] = [Origin(origin.number) for origin in before[given_roles[0]]]
+    return Roles(covered, getattr(roles, "skipped", None), places, origins=origins)
 
 
 def _whole_prompts(prompts: Sequence[str], coverage: float, data_seed: int) -> list[int]:

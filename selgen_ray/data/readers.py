@@ -8,19 +8,20 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from selgen_ray.config.hub_names import DATA_SUFFIXES, PACKED_SUFFIXES, is_dataset_id
 from selgen_ray.data.conversions import LISTS_OF_MESSAGES
-from selgen_ray.data.roles import place_in
+from selgen_ray.data.roles import Origin, place_in
 from selgen_ray.errors import DataError, nearest
 from selgen_ray.records.text import first_line
 
 _SPLITS = ("train", "test", "validation", "valid", "dev")
 _HOLD_JSON = ("messages", "conversations", "choices", "options", "prompt", "chosen", "rejected")
 _LARGEST_CELL = 64 * 2**20  # bytes; the reader's own limit is 128 KiB
+_LARGEST_ROW = 64 * 2**20  # bytes of a line
 _HEAD = 4096  # bytes of a file that are looked at to learn its kind
 _PARQUET = b"PAR1"
 _UNPACK = "unpack it"
@@ -55,6 +56,7 @@ class Found:
         problem: what is wrong with the entry, in words; None if nothing is.
         unused: columns of the file that have a value, and that neither the row's form nor a metric uses.
         remarks: sentences on how the row is used, where a person may expect something else.
+        origin: its number in the source, and its training prompt.
     """
 
     where: str
@@ -62,6 +64,7 @@ class Found:
     problem: str | None = None
     unused: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+    origin: Origin = field(default=Origin(0))  # a tuple, which nothing changes
 
 
 def read_entries(path: str, split: str | None, revision: str | None) -> Iterator[Found]:
@@ -135,7 +138,23 @@ def _check_kind(path: Path) -> None:
         raise DataError(f"{path}: is no UTF-8 text, it holds NUL bytes: a binary file, or UTF-16 without its mark")
 
 
+def _refuse_long_lines(path: Path) -> None:
+    """Raise DataError if a line is too long for a row; a small file is not looked at."""
+    if path.stat().st_size <= _LARGEST_ROW:
+        return
+    with path.open("rb") as file:
+        number, length = 1, 0
+        while part := file.readline(2**20):
+            length += len(part)
+            if length > _LARGEST_ROW:
+                most = f"{_LARGEST_ROW // 2**20} MiB"
+                raise DataError(f"{path}:{number}: has more than {most} in one line, and a row may have no more")
+            if part.endswith(b"\n"):
+                number, length = number + 1, 0
+
+
 def _json_lines(path: Path) -> Iterator[Found]:
+    _refuse_long_lines(path)
     text = path.read_text(encoding="utf-8-sig")
     if text.lstrip().startswith("["):
         with contextlib.suppress(json.JSONDecodeError, RecursionError):

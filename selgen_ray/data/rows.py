@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from selgen_ray.config.data import ROLES
-from selgen_ray.config.source import Source
+from selgen_ray.config.source import Source, TrainingPrompt
 from selgen_ray.config.trial import TrialConfig
 from selgen_ray.data.alignment import ProxyShare, check_pairs, cover
 from selgen_ray.data.encode import replace_reply
@@ -17,6 +17,7 @@ from selgen_ray.data.forms import Row, prompt_of, row_problem
 from selgen_ray.data.readers import Found, shown
 from selgen_ray.data.roles import Roles
 from selgen_ray.data.sources import read_source
+from selgen_ray.data.training_prompts import with_prompts
 from selgen_ray.errors import DataError
 from selgen_ray.seeding import permutation, split_indices
 from selgen_ray.worlds import generate
@@ -31,7 +32,12 @@ plan.
 _SKIP = "fix them, or leave them out with data.on_bad_rows: skip"
 
 
-def load_roles(config: TrialConfig, required: Collection[str] = (), refused: Refused | None = None) -> Roles:
+def load_roles(
+    config: TrialConfig,
+    required: Collection[str] = (),
+    refused: Refused | None = None,
+    prompts: Mapping[str, TrainingPrompt] | None = None,
+) -> Roles:
     """Load the rows of every role that the trial has: from the role's source, else from the trial's world.
 
     Each source is filtered, shuffled and limited; then `align_train_coverage` makes its share the proxy. A proxy_neg
@@ -40,21 +46,29 @@ def load_roles(config: TrialConfig, required: Collection[str] = (), refused: Ref
     Args:
         required: the roles that the strategy cannot do without.
         refused: row -> why it cannot be made into tokens, or None if it can; such rows are bad rows too.
+        prompts: role -> the training prompt of its rows; default: those of the sources.
 
     Raises:
-        DataError: a source cannot be read, is empty or has bad rows; or there is no outcome data at all.
+        DataError: a source cannot be read, is empty or has bad rows; a training prompt's `where` meets no row; or there
+            is no outcome data at all.
     """
     data = config.data
+    prompts = data.training_prompts() if prompts is None else prompts
     roles = _generated(config)
     longest = max(LONGEST, _LONGER * config.finetune_config.max_seq_length)
-    entries = {role: read_source(source) for role, source in data.sources().items()}
+    entries = {
+        role: read_source(source.model_copy(update={"training_prompt": prompts.get(role)}), role, config.data_seed)
+        for role, source in data.sources().items()
+    }
     checked = _checked(entries, config, longest, refused)
     for role, source in data.sources().items():
         entries = _ordered([entry for entry in checked[role] if entry.row is not None], source, config.data_seed, role)
         roles[role] = [entry.row for entry in entries if entry.row is not None]
         roles.places[role] = source.path, [entry.where for entry in entries]
+        roles.origins[role] = [entry.origin for entry in entries]
     if not roles.get("outcome"):
         raise DataError("data.outcome: no outcome data: name a file of rows, or use `data.world: toy`")
+    roles = with_prompts(roles, prompts, config.data_seed)
     if config.align_train_coverage is not None:
         roles = cover(roles, config.align_train_coverage, config.data_seed)
     elif "proxy" in roles:
@@ -64,7 +78,8 @@ def load_roles(config: TrialConfig, required: Collection[str] = (), refused: Ref
     skipped = {role: sum(entry.row is None for entry in entries) for role, entries in checked.items()}
     skipped = {role: number for role, number in skipped.items() if number}
     notes = [note for role, source in data.sources().items() for note in _notes(role, source, checked[role])]
-    return Roles({role: roles[role] for role in ROLES if roles.get(role)}, skipped, roles.places, notes)
+    found = {role: roles[role] for role in ROLES if roles.get(role)}
+    return Roles(found, skipped, roles.places, notes, roles.origins)
 
 
 def _take_rejected(roles: Roles) -> None:
@@ -88,6 +103,8 @@ def _take_rejected(roles: Roles) -> None:
     ]
     if "proxy" in roles.places:
         roles.places["proxy_neg"] = roles.places["proxy"]
+    if "proxy" in roles.origins:  # they stay pairs: both are trained with the same texts
+        roles.origins["proxy_neg"] = roles.origins["proxy"]
 
 
 def _notes(role: str, source: Source, entries: Sequence[Found]) -> Iterator[str]:

@@ -9,8 +9,10 @@ from selgen_ray.config.finetune import FinetuneConfig
 from selgen_ray.data.alignment import ProxyShare
 from selgen_ray.data.forms import Row, prompt_of, reply_of
 from selgen_ray.data.lengths import length_report
+from selgen_ray.data.roles import Origin
 from selgen_ray.data.streams import Stream, steps_per_epoch
 from selgen_ray.data.tokens import TokenRows
+from selgen_ray.data.training_prompts import trained_form
 from selgen_ray.errors import DataError
 from selgen_ray.seeding import split_indices
 
@@ -20,13 +22,14 @@ EVAL_NAMES = {
     "task_test": "collateral",
     "align_train": "proxy",
     "align_train_minus": "proxy_neg",
+    "trait_train": "trait",
     "align_test": "truth",
 }
 UNSEEN = "align_test_minus_align_train"
 """The evaluation set of the truth's rows whose prompts the proxy does not have."""
 ROLE_OF_SET = {**EVAL_NAMES, UNSEEN: "truth"}
 """Evaluation set -> the role whose rows it shows."""
-TRAINED_ROLES = ("outcome", "proxy", "proxy_neg")
+TRAINED_ROLES = ("outcome", "proxy", "proxy_neg", "trait")
 """Roles that are trained on, of whose rows a part is held out."""
 
 
@@ -46,7 +49,8 @@ class Sets:
     """Training and evaluation sets of one trial.
 
     Attributes:
-        train: role -> its training rows; for outcome, proxy and proxy_neg.
+        train: role -> its training rows; for the trained roles.
+        numbers: role -> the number of each of its training rows among all rows of the role, repeats included.
         evals: evaluation set -> its rows: the held-out rows of a trained role, all rows of another role.
         skipped: role -> number of bad rows that were left out.
         lengths: role -> lengths of its rows in tokens; see `length_report`.
@@ -70,19 +74,46 @@ class Sets:
         self._num_micro = config.gradient_accumulation_steps * num_workers
         self._seed = data_seed
         self._unions: dict[str, TokenRows] = {}
+        self._origins: dict[str, list[Origin]] = dict(getattr(roles, "origins", {}))
         self.skipped: dict[str, int] = dict(getattr(roles, "skipped", {}))
         self.train: dict[str, RowSet] = {}
+        self.numbers: dict[str, list[int]] = {}
         self.evals: dict[str, RowSet] = {}
         whole = {role: RowSet(rows, encode(role, rows)) for role, rows in roles.items()}
         self.lengths = {role: length_report(rows.encoded, config.max_seq_length) for role, rows in whole.items()}
         sizes = {role: len(rows) for role, rows in roles.items()}
         for role in (r for r in TRAINED_ROLES if r in whole):
-            self.train[role] = whole[role].take(trained_rows(role, sizes, config.train_split, data_seed, share))
+            self.numbers[role] = list(trained_rows(role, sizes, config.train_split, data_seed, share))
+            trained = trained_form(roles, role)  # with the training prompt of each row, which no evaluation shows
+            prompted = whole[role] if trained is roles[role] else RowSet(trained, encode(role, trained))
+            self.lengths[role] = length_report(prompted.encoded, config.max_seq_length)
+            self.train[role] = prompted.take(self.numbers[role])
         if "proxy" in whole and "proxy_neg" in whole:
             whole["proxy"] = RowSet(with_rejected(roles["proxy"], roles["proxy_neg"]), whole["proxy"].encoded)
         known: dict[tuple[str, tuple[int, ...]], RowSet] = {}  # sets of the same rows are one, to be evaluated once
         for name, (role, numbers) in eval_rows(roles, config, data_seed).items():
             self.evals[name] = known.setdefault((role, tuple(numbers)), whole[role].take(numbers))
+
+    def different(self, role: str) -> list[int]:
+        """Return the places of a role's training rows without those that only repeat one, see `upsample_proxy_to`."""
+        first: dict[int, int] = {}
+        for place, number in enumerate(self.numbers[role]):
+            first.setdefault(number, place)
+        return sorted(first.values())
+
+    def choose(self, role: str, places: Sequence[int]) -> None:
+        """Train on these of a role's training rows only, in this order; for `prepare`.
+
+        Evaluation sets stay as they are.
+        """
+        self.train[role] = self.train[role].take(places)
+        self.numbers[role] = [self.numbers[role][place] for place in places]
+        self._unions = {name: rows for name, rows in self._unions.items() if role not in name.split("+")}
+
+    def source_numbers(self, role: str) -> list[int]:
+        """Return the number of each training row of a role in its source, from 0."""
+        origins = self._origins.get(role)
+        return [origins[number].number if origins else number for number in self.numbers[role]]
 
     def union(self, stream: str) -> TokenRows:
         """Return the tokens of a stream's rows: those of one role, or of several as in 'outcome+proxy'.
@@ -146,7 +177,7 @@ def trained_rows(
         DataError: the proxy makes up more than it is to be upsampled to.
     """
     train, _ = split_role(role, sizes[role], train_split, data_seed)
-    if role == "outcome":
+    if role in ("outcome", "trait"):
         return train
     outcome, _ = split_role("outcome", sizes["outcome"], train_split, data_seed)
     return [train[i] for i in share.rows(len(outcome), len(train), data_seed)]

@@ -3,31 +3,42 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from selgen_ray.config.source import Source
 from selgen_ray.data.conversions import FormError, check_label, convert, is_chat
 from selgen_ray.data.forms import READ
 from selgen_ray.data.readers import Found, cell, read_entries
+from selgen_ray.data.roles import Origin
+from selgen_ray.data.training_prompts import Met, listed, meets
 from selgen_ray.errors import nearest
 
 
-def read_source(source: Source) -> list[Found]:
+def read_source(source: Source, role: str = "", data_seed: int = 0) -> list[Found]:
     """Read the entries that the source's filter keeps, in the order of the file, with our names for their columns.
 
     Entries that cannot be read are returned too, each with its problem.
 
+    Args:
+        role, data_seed: they decide which text a row draws, where the source's training prompt has several.
+
     Raises:
-        DataError: there is no such file, folder, split or data set, or the whole of it cannot be read.
+        DataError: there is no such file, folder, split or data set, or the whole of it cannot be read; or the training
+            prompt's `where` meets no row.
     """
     entries = []
-    for entry in read_entries(source.path, source.split, source.revision):
+    met = Met(source.training_prompt, role) if source.training_prompt else None
+    for number, entry in enumerate(read_entries(source.path, source.split, source.revision)):
         if entry.row is None:
             entries.append(entry)
         elif problem := _column_problem(entry.row, source):
             entries.append(Found(entry.where, None, problem))
-        elif _is_kept(entry.row, source):
-            entries.append(_convert_entry(entry, entry.row, source))
+        elif meets(entry.row, source.filter):
+            origin = Origin(number, met.texts(entry.row, data_seed, number) if met else {})
+            entries.append(replace(_convert_entry(entry, entry.row, source), origin=origin))
+    if met and any(entry.row is not None for entry in entries):
+        met.check()
     return entries
 
 
@@ -35,24 +46,11 @@ def read_source(source: Source) -> list[Found]:
 
 
 def _column_problem(row: dict[str, Any], source: Source) -> str | None:
-    missing = [c for c in (*source.filter, *source.columns.values()) if c not in row]
-    if not missing or (missing[0] in source.filter and None in _listed(source.filter[missing[0]])):
+    asked = source.filter | (source.training_prompt.where if source.training_prompt else {})
+    missing = [c for c in (*asked, *source.columns.values()) if c not in row]
+    if not missing or (missing[0] in asked and None in listed(asked[missing[0]])):
         return None
     return f"has no column {missing[0]!r}; found {', '.join(sorted(row))}.{nearest(missing[0], row)}"
-
-
-def _is_kept(row: dict[str, Any], source: Source) -> bool:
-    return all(_is_one_of(row.get(column), allowed_values) for column, allowed_values in source.filter.items())
-
-
-def _is_one_of(value: Any, wanted: Any) -> bool:
-    # the cells of a CSV file are texts
-    texts = {str(allowed) for allowed in _listed(wanted) if allowed is not None}
-    return value in _listed(wanted) or (isinstance(value, str) and value in texts)
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
 
 
 def _convert_entry(entry: Found, row: dict[str, Any], source: Source) -> Found:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from selgen_ray.errors import StorageError
 from selgen_ray.records.control import Control
-from selgen_ray.records.names import trial_name
+from selgen_ray.records.names import NAMES, is_slug, is_trial_id, trial_name
 from selgen_ray.space import Trial
 from selgen_ray.trainers.plugins import Plugin
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -45,16 +47,41 @@ def write_added(control: Control, trial: AddedTrial) -> None:
     control.added.set(trial.trial_id, **asdict(trial))
 
 
-def read_added(control: Control, trial_ids: Iterable[str]) -> list[AddedTrial]:
-    """Return the added trials with these ids, oldest first. Raises StorageError: one cannot be read or is damaged."""
+def read_added(control: Control, trial_ids: Iterable[str], damaged: dict[str, str] | None = None) -> list[AddedTrial]:
+    """Return the added trials with these ids, oldest first; those whose file is damaged are left out.
+
+    Args:
+        damaged: gets trial id -> what is wrong, of files that are damaged; None: they are only logged.
+
+    Raises:
+        StorageError: the storage refused.
+    """
     contents = control.added.read_many(trial_ids)
-    return [_read(control, *item) for item in sorted(contents.items(), key=lambda item: str(item[1].get("at")))]
+    trials: list[AddedTrial] = []
+    for trial_id, content in sorted(contents.items(), key=lambda item: str(item[1].get("at"))):
+        try:
+            trials.append(_read(trial_id, content))
+        except (KeyError, TypeError, ValueError) as error:
+            message = f"{control.added.folder}/{trial_id}.json is damaged ({error}): delete it and add the trial again"
+            if damaged is None:
+                logger.warning("%s", message)
+            else:
+                damaged[trial_id] = message
+    return trials
 
 
-def _read(control: Control, trial_id: str, content: dict[str, Any]) -> AddedTrial:
-    try:
-        sources = tuple(Plugin(**plugin) for plugin in content["plugins"])
-        names = ("trial_id", "slug", "config", "model_hash", "search")
-        return AddedTrial(plugins=sources, **{name: content[name] for name in names})
-    except (KeyError, TypeError) as error:
-        raise StorageError(f"{control.added.folder}/{trial_id}.json is damaged: delete it and add it again") from error
+def _read(trial_id: str, content: dict[str, Any]) -> AddedTrial:
+    names = ("trial_id", "slug", "config", "model_hash", "search", "plugins")
+    if missing := [name for name in names if name not in content]:
+        raise ValueError(f"it lacks {', '.join(missing)}")
+    config, search = content["config"], content["search"]
+    if content["trial_id"] != trial_id or not (is_trial_id(trial_id) and is_slug(content["slug"])):
+        raise ValueError(f"found id {content['trial_id']!r:.80}, slug {content['slug']!r:.80}; {NAMES}")
+    if not isinstance(config, dict) or type(config.get("seed")) is not int or "proxy_strategy" not in config:
+        raise ValueError("its config has no seed or no proxy_strategy")
+    if not isinstance(search, dict | None) or not isinstance(content["model_hash"], str):
+        raise ValueError("its search or model_hash is of another kind")
+    sources = tuple(Plugin(**plugin) for plugin in content["plugins"])
+    if not all(isinstance(part, str) for plugin in sources for part in (plugin.name, plugin.source)):
+        raise ValueError("its plugins are no texts")
+    return AddedTrial(plugins=sources, **{name: content[name] for name in names if name != "plugins"})

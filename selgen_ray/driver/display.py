@@ -12,11 +12,12 @@ from rich.live import Live
 from rich.text import Text
 
 from selgen_ray.errors import Cause
+from selgen_ray.records.status import TrialStatus
 
 KINDS = ("auto", "rich", "plain", "none")
 _PLAIN_EVERY_S = 30.0
 _BAR_WIDTH, _FAILURES_SHOWN = 16, 3
-_COLOURS = {"completed": "green", "failed": "red", "diverged": "yellow"}
+_COLOURS: dict[str, str] = {TrialStatus.COMPLETED: "green", TrialStatus.FAILED: "red", TrialStatus.DIVERGED: "yellow"}
 
 
 @dataclass
@@ -53,12 +54,12 @@ class Board:
     def end(self, name: str, status: str, cause: Cause | None = None) -> None:
         """Count a trial that ended; the cause of one that failed or diverged is shown."""
         self.finished[status] = self.finished.get(status, 0) + 1
-        if status in ("failed", "diverged"):
+        if status in (TrialStatus.FAILED, TrialStatus.DIVERGED):
             self.failures.append(f"{name}: {cause.line if cause else status}")
 
     def summary(self) -> str:
         """Return the state in one line: '5/18 finished (1 diverged), 2 running, 1:20 left'."""
-        odd = ", ".join(f"{n} {status}" for status, n in self.finished.items() if status != "completed")
+        odd = ", ".join(f"{n} {status}" for status, n in self.finished.items() if status != TrialStatus.COMPLETED)
         left = self.seconds_left()
         return (
             f"{self.num_finished}/{self.total} finished{f' ({odd})' if odd else ''}, {len(self.running)} running, "
@@ -77,7 +78,7 @@ def running_line(name: str, metrics: dict[str, Any]) -> str:
     """Describe a running trial in one line: its phase unless it trains, step, loss, tokens per second."""
     phase = "" if metrics.get("phase") == "train" else metrics.get("phase", "")
     if "step" not in metrics:
-        return f"{name}  {phase or 'starting'}"
+        return f"{name}  {phase or 'starting: a process, then the model and the data'}"
     step = f"{phase + ': ' if phase else ''}step {metrics['step']}/{metrics['num_steps']}"
     return (
         f"{name}  {step}  loss {metrics.get('loss', float('nan')):.4g}  {metrics.get('tokens_per_s', 0.0):.0f} tokens/s"

@@ -9,18 +9,23 @@ import os
 import socket
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from selgen_ray.driver.added import AddedTrial, read_added, write_added
+from selgen_ray.driver.blockade import FIRST_WAIT_S, MOST_EXCUSED, Blockade, missing_inputs, probe_storage
 from selgen_ray.driver.display import Board
 from selgen_ray.driver.feedback import Feedback
 from selgen_ray.driver.trial_queue import TrialQueue
-from selgen_ray.records.control import ALL, LIVE, PLAN, Control
+from selgen_ray.driver.trust import TrustedCode
+from selgen_ray.errors import blocked_by
+from selgen_ray.records.control import ALL, LIVE, PLAN, Control, mark_name
 from selgen_ray.records.events import EventLog
 from selgen_ray.records.results import now
 from selgen_ray.records.status import TrialStatus
+from selgen_ray.stats import is_finite_number
 from selgen_ray.storage import Folder
 from selgen_ray.storage.leases import Lease, Watch, this_host
 from selgen_ray.trial.task import TrialTask
@@ -61,6 +66,15 @@ def claim(control: Control, lease_s: float = LEASE_S) -> Lease:
     return lease
 
 
+def record_end(sweep: Folder, why: str) -> None:
+    """Record that a sweep has ended whose driver could not do so itself. Raises StorageError."""
+    events, control = EventLog(sweep), Control(sweep)
+    events.add("sweep_ended", why=why)
+    events.flush()
+    if live := control.read(LIVE):
+        control.folder.write_json(LIVE, live | {"over": True, "running": {}})
+
+
 class Driver:
     """Does the driver's work besides running trials, in a thread of its own: event log, live state, requests.
 
@@ -75,6 +89,7 @@ class Driver:
         time_budget_s: after so long the sweep ends as after Ctrl-C; None: no limit.
         say: shows a line to the user.
         left_out: trial id -> name, of trials of the sweep that this run leaves alone, whoever added them.
+        trusted: the plugins that trials may run; None: none.
 
     Attributes:
         why_ending: why the sweep is to end early, once it is.
@@ -93,10 +108,15 @@ class Driver:
         time_budget_s: float | None = None,
         say: Callable[[str], None] = lambda _: None,
         left_out: Mapping[str, str] | None = None,
+        trusted: TrustedCode | None = None,
     ):
         self.control, self.events = Control(sweep), EventLog(sweep)
         self.queue, self.board, self._tasks, self._make, self._say = queue, board, dict(tasks), make, say
-        self._left_out = dict(left_out or {})
+        self._left_out, self._trusted = dict(left_out or {}), trusted or TrustedCode()
+        self._told: set[str] = set()
+        self._blockade = Blockade(self._probe)
+        self._inputs: list[str] = []  # files that were gone
+        self._excused: Counter[str] = Counter()
         self.why_ending: str | None = None
         self._every_s = self.control.look_every_s
         self._deadline = time.monotonic() + time_budget_s if time_budget_s is not None else None
@@ -157,6 +177,42 @@ class Driver:
         self._say(text)
         self.events.add(event, why=text)
 
+    def gone(self, task: TrialTask) -> str | None:
+        """Return which of a trial's files are gone, in words; None if all are there, as far as this machine sees."""
+        missing = missing_inputs(task.config)
+        return f"{', '.join(missing)}: no such file or folder any more" if missing else None
+
+    def block(self, why: str, task: TrialTask | None = None) -> bool:
+        """Pause the feed for a condition that would fail every trial, until a look finds that it has ended.
+
+        Args:
+            why: the condition, in words.
+            task: the trial that met it.
+
+        Returns:
+            Whether the trial is excused: it has not met such a condition too often.
+        """
+        if task is not None:
+            self._excused[task.trial_id] += 1
+        if self.why_ending is None and not self._over.is_set():
+            self.queue.is_paused = True
+            self._inputs = list(dict.fromkeys([*self._inputs, *(missing_inputs(task.config) if task else [])]))
+            if self._blockade.begin(why):
+                first = f"it is looked at again after {FIRST_WAIT_S:g} s, then ever more rarely"
+                self.tell("paused", f"paused, no further trial starts: {why}; {first}")
+        return task is None or self._excused[task.trial_id] <= MOST_EXCUSED
+
+    def _look_at_blockade(self) -> None:
+        if self._blockade.look():
+            self._inputs.clear()
+            self.queue.is_paused = False
+            self.tell("resumed", "goes on: what held the sweep up has ended")
+
+    def _probe(self) -> None:
+        probe_storage(self.control.folder)
+        if missing := [path for path in self._inputs if not Path(path).exists()]:
+            raise FileNotFoundError(", ".join(missing))
+
     def later(self, write: Callable[[], None]) -> None:
         """Run a write to the storage soon, and repeat it until it succeeds."""
         self._later.append(write)
@@ -171,6 +227,7 @@ class Driver:
                 self._deadline = None
             for job in (self._write_later, self.events.flush, self._write_live, self._obey):
                 self._try(job)
+            self._look_at_blockade()
             self._wake.wait(self._every_s)
             self._wake.clear()
 
@@ -178,7 +235,12 @@ class Driver:
         try:
             job()
         except OSError as error:
-            logger.warning("%s", error)
+            if job != self._obey and (why := blocked_by(error)):
+                self.block(why)
+            else:
+                logger.warning("%s", error)
+        except Exception:  # a fault of ours must not end the thread, which keeps the sweep's record
+            logger.exception("the driver goes on")
 
     def _write_later(self) -> None:
         while self._later:
@@ -190,11 +252,12 @@ class Driver:
 
     def _write_live(self) -> None:
         running = {
-            name: {k: v for k, v in metrics.items() if isinstance(v, int | float | str)}
+            name: {k: v for k, v in metrics.items() if isinstance(v, str) or is_finite_number(v)}
             for name, metrics in list(self.board.running.items())
         }
         live = {"updated_at": now(), "every_s": self._every_s, "host": socket.gethostname(), "pid": os.getpid()}
         live |= self._counts() | {"running": running, "seconds_left": self.board.seconds_left()}
+        live |= {"paused": self._blockade.why}
         self.control.folder.write_json(LIVE, live | {"ending": self.why_ending, "over": self._over.is_set()})
 
     def _obey(self) -> None:
@@ -202,8 +265,8 @@ class Driver:
         asked: dict[str, set[str]] = {"stop": set(), "removed": set(), "retry": set(), "added": set()}
         for path in self.control.folder.files(recursive=True):
             kind, _, name = path.partition("/")
-            if kind in asked and name.endswith(".json"):
-                asked[kind].add(name.removesuffix(".json"))
+            if kind in asked and (mark := mark_name(name)):
+                asked[kind].add(mark)
         if ALL in asked["stop"] and self.why_ending is None:
             why = self.control.why_stopped(ALL)
             self._say(f"{why}: finishing steps and saving checkpoints")
@@ -213,15 +276,30 @@ class Driver:
             self.board.finished[status] = self.board.finished.get(status, 0) + 1
             self.events.add(status, task.name, why=self.control.why_stopped(task.trial_id))
             self.feedback.ended(task.trial_id, TrialStatus.STOPPED)
-        for trial in read_added(self.control, asked["added"] - self._tasks.keys() - self._left_out.keys()):
+        damaged: dict[str, str] = {}
+        for trial in read_added(self.control, asked["added"] - self._tasks.keys() - self._left_out.keys(), damaged):
+            if why := self._trusted.why_not(trial.plugins):
+                self._left_out[trial.trial_id] = trial.name
+                self._tell_once("not_run", f"{trial.name} {why}")
+                continue
             self._tasks[trial.trial_id] = self._make(trial)
             self._hand_out("added", trial.trial_id)
+        for message in damaged.values():
+            self._tell_once("damaged", message)
         for trial_id in asked["retry"]:
             if trial_id in self._tasks:
                 self._hand_out("retry_requested", trial_id)
             self.control.retry.clear(trial_id)
 
+    def _tell_once(self, event: str, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            self.tell(event, text)
+
     def _hand_out(self, event: str, trial_id: str) -> None:
+        if why := self._trusted.why_not(self._tasks[trial_id].plugins):  # of a trial that was done before it was asked
+            self._tell_once("not_run", f"{self._tasks[trial_id].name} {why}")
+            return
         for task in self.queue.add([self._tasks[trial_id]]):
             self.board.total += 1
             self.events.add(event, task.name)

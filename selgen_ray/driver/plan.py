@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from selgen_ray.driver.added import AddedTrial, read_added
 from selgen_ray.driver.search import Search
-from selgen_ray.reading import read_heads
+from selgen_ray.driver.trust import TrustedCode
+from selgen_ray.reading import Unreadable, read_heads
 from selgen_ray.records.control import Control
+from selgen_ray.records.results import ResultHead
 from selgen_ray.records.status import TrialStatus
 from selgen_ray.space import SweepSpec, Trial
 from selgen_ray.storage import Folder
@@ -19,6 +21,7 @@ from selgen_ray.trial.provenance import git_commit
 from selgen_ray.trial.task import CHECKPOINTS, TrialTask
 
 T = TypeVar("T")
+_WARNINGS = 12  # that are shown
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Planned:
     Attributes:
         task: what a worker gets for it.
         found: the status of the result that is already there; `STOPPED` or `REMOVED` where somebody asked for it,
-            `PENDING` where there is nothing.
+            `PENDING` where there is nothing, `UNREADABLE` where a file is damaged.
         error: the cause that result gives.
     """
 
@@ -43,18 +46,24 @@ class TaskMaker:
 
     Attributes:
         found: trial id -> folder of the result that is there already, and the result.
+        damaged: trial id, or name where the file has no id -> a result that cannot be read and is to be replaced.
+        trusted: the plugins that its trials may run.
         stamp: names the folder of new results.
         commit: the git commit of the directory the sweep was started in; None outside of a repository.
     """
 
     folder: Folder
     found: dict[str, tuple[Folder, Any]]
+    damaged: dict[str, Unreadable] = field(default_factory=dict[str, Unreadable])
+    trusted: TrustedCode = field(default_factory=TrustedCode)
     stamp: str = field(default_factory=lambda: datetime.now(UTC).strftime("%Y%m%d_%H%M%S"))
     commit: str | None = field(default_factory=git_commit)
 
     def task(self, trial: Trial | AddedTrial, config: dict[str, Any], sources: tuple[Plugin, ...]) -> TrialTask:
         """Make the task that a worker gets for a trial."""
         place, _ = self.found.get(trial.trial_id, (None, None))
+        if place is None and (damaged := self.damage_of(trial.trial_id, trial.name)):
+            place = damaged.folder  # its checkpoints may be whole, and the new result replaces the damaged one
         return TrialTask(
             config=config,
             trial_id=trial.trial_id,
@@ -65,6 +74,10 @@ class TaskMaker:
             git_commit=self.commit,
             plugins=sources,
         )
+
+    def damage_of(self, trial_id: str, name: str) -> Unreadable | None:
+        """Return the damaged file of a trial that has no other result; None if it has a result, or no file at all."""
+        return None if trial_id in self.found else self.damaged.get(trial_id) or self.damaged.get(name)
 
 
 @dataclass(frozen=True)
@@ -77,6 +90,7 @@ class Plan:
         num_foreign: results in the folder whose trials the search space does not name.
         searches: those whose trials are not all known yet.
         left_out: trial id -> name, of the trials of the sweep that were not selected.
+        warnings: lines on damaged files in the folder, and on added trials that are not run.
     """
 
     folder: Folder
@@ -85,6 +99,7 @@ class Plan:
     make: TaskMaker
     searches: tuple[Search, ...] = ()
     left_out: dict[str, str] = field(default_factory=dict[str, str])
+    warnings: tuple[str, ...] = ()
 
     def with_status(self, *statuses: TrialStatus) -> list[Planned]:
         """Return the trials whose result on storage has one of these statuses."""
@@ -124,7 +139,7 @@ class Plan:
     @property
     def to_run(self) -> list[TrialTask]:
         """The trials left to run, those that were cut off first, so that a sweep finishes what it began."""
-        order = [TrialStatus.RUNNING, TrialStatus.FAILED, TrialStatus.PENDING]
+        order = [TrialStatus.RUNNING, TrialStatus.FAILED, TrialStatus.UNREADABLE, TrialStatus.PENDING]
         return [p.task for status in order for p in self.with_status(status)]
 
     def lines(self) -> list[str]:
@@ -136,6 +151,7 @@ class Plan:
             ("removed, skipped until a retry", TrialStatus.REMOVED),
             ("cut off, continued from the last checkpoint", TrialStatus.RUNNING),
             ("failed, tried again", TrialStatus.FAILED),
+            ("unreadable, run again", TrialStatus.UNREADABLE),
             ("new", TrialStatus.PENDING),
         )
         counts = [(len(self.with_status(status)), text) for text, status in kinds]
@@ -151,6 +167,9 @@ class Plan:
         lines += [f"  search {search.spec.line}, {len(search.asked)} asked" for search in self.searches]
         if self.left_out:
             lines.append(f"  {len(self.left_out):5d} others not selected")
+        lines += [f"  warning: {one}" for one in self.warnings[:_WARNINGS]]
+        if len(self.warnings) > _WARNINGS:
+            lines.append(f"  and {len(self.warnings) - _WARNINGS} warnings more of this kind")
         if self.num_foreign:
             lines.append(f"  note: the folder also holds {self.num_foreign} results of trials this file does not name")
         return lines
@@ -165,21 +184,32 @@ def sweep_folder(spec: SweepSpec) -> Folder:
     return Folder(spec.storage_path) / spec.name
 
 
-def make_plan(spec: SweepSpec) -> Plan:
+def make_plan(spec: SweepSpec, confirmed: Iterable[str] = ()) -> Plan:
     """Compare the sweep's trials, and those that were added to it, with the results its folder already holds.
 
     Trials are found by id, not by path: a folder keeps its name when the YAML grows another axis.
 
+    Args:
+        confirmed: beginnings of the sha256 of plugins that added trials may run beside those of the search space.
+
     Raises:
-        StorageError: the folder cannot be read, or holds a results.json that is not one.
+        StorageError: the folder cannot be read.
     """
     folder = sweep_folder(spec)
     control = Control(folder)
-    results = {result.trial_id: (place, result) for place, result in read_heads(folder)}
-    make = TaskMaker(folder, results)
+    unreadable: list[Unreadable] = []
+    damaged_marks: dict[str, str] = {}
+    trusted = TrustedCode.of(spec.plugin_sources, confirmed)
+    results = {result.trial_id: (place, result) for place, result in read_heads(folder, unreadable)}
+    make = TaskMaker(folder, results, {one.trial_id or one.name: one for one in unreadable if one.name}, trusted)
     tasks = {t.trial_id: make.task(t, t.config.model_dump(mode="json"), spec.plugin_sources) for t in spec.trials}
-    added = read_added(control, control.added.names())
-    tasks = {trial.trial_id: make.task(trial, trial.config, trial.plugins) for trial in added} | tasks
+    added = read_added(control, control.added.names(), damaged_marks)
+    # a finished result runs nothing
+    added_now = [trial for trial in added if not _is_finished(results.get(trial.trial_id))]
+    refused = {t.trial_id: f"{t.name} {why}" for t in added_now if (why := trusted.why_not(t.plugins))}
+    warnings = [*map(str, unreadable), *damaged_marks.values(), *refused.values()]
+    joining = [trial for trial in added if trial.trial_id not in refused]
+    tasks = {trial.trial_id: make.task(trial, trial.config, trial.plugins) for trial in joining} | tasks
     entries = [trial.search for trial in added if trial.search]
     searches = tuple(Search(one, entries) for one in spec.searches)
     for trial in (t for search in searches for asked in search.asked for t in asked.trials):
@@ -189,7 +219,8 @@ def make_plan(spec: SweepSpec) -> Plan:
     planned: list[Planned] = []
     for task in tasks.values():
         _, result = results.get(task.trial_id, (None, None))
-        status = result.status if result else TrialStatus.PENDING
+        damaged = make.damage_of(task.trial_id, task.name)
+        status = result.status if result else TrialStatus.UNREADABLE if damaged else TrialStatus.PENDING
         if not status.is_finished:
             marked = (
                 TrialStatus.REMOVED
@@ -199,5 +230,11 @@ def make_plan(spec: SweepSpec) -> Plan:
                 else None
             )
             status = marked or status
-        planned.append(Planned(task, status, result.error if result else None))
-    return Plan(folder, tuple(planned), len(results.keys() - tasks.keys()), make, searches)
+        planned.append(Planned(task, status, result.error if result else damaged.why if damaged else None))
+    num_foreign = len(results.keys() - tasks.keys())
+    left_out = {trial.trial_id: trial.name for trial in added if trial.trial_id not in tasks}
+    return Plan(folder, tuple(planned), num_foreign, make, searches, left_out, tuple(warnings))
+
+
+def _is_finished(found: tuple[Folder, ResultHead] | None) -> bool:
+    return found is not None and found[1].status.is_finished

@@ -48,11 +48,12 @@ def check_data(spec: SweepSpec, tokens: PlannedTokens | None = None, foresight: 
         config = trial.config
         # another seed of the same data has the same form
         trainer = get_trainer(config.proxy_strategy)
-        required = trainer.required_roles
+        required = trainer.needed_roles(config)
         source = (config.data.model_dump_json(), str(config.world), str(config.align_train_coverage))
         if config.data.on_bad_rows == "skip":  # then the chat template decides which rows there are
             source += (config.finetune_config.model_dump_json(include=DECIDE_TOKENS),)
         source += tuple(role for role in ("proxy_neg",) if role in required)  # it may be made of the proxy's rows
+        source += (str(prompts := trainer.training_prompts(config)),)
         source += (str(config.finetune_config.max_seq_length),)  # decides which rows are too long to look at
         shares = str((config.limit_proxy_data_to, config.upsample_proxy_to))
         how = (config.finetune_config.model_dump_json(), config.evals.model_dump_json())
@@ -61,7 +62,7 @@ def check_data(spec: SweepSpec, tokens: PlannedTokens | None = None, foresight: 
             continue
         checked.add(key)
         if source not in loaded:
-            loaded[source] = attempt(load_roles, config, required, refused_rows(config))
+            loaded[source] = attempt(load_roles, config, required, refused_rows(config), prompts)
         if (roles := loaded[source]) is None:
             continue
         attempt(trainer.check_rows, config, roles)

@@ -23,6 +23,7 @@ from selgen_ray.data.roles import Roles
 from selgen_ray.data.rows import overlaps
 from selgen_ray.data.tokens import KIND as TOKENS
 from selgen_ray.data.tokens import RowEncoder, TokenRows
+from selgen_ray.data.training_prompts import check_system_texts, trained_form
 from selgen_ray.errors import DataError, ModelError
 from selgen_ray.evals.metrics.exact_match import is_asked
 from selgen_ray.evals.questions import is_question
@@ -105,6 +106,9 @@ class PlannedTokens:
         for role, rows in roles.items():
             try:
                 reports[role] = self._report(encoder, role, rows, roles)
+                if (prompted := trained_form(roles, role)) is not rows:
+                    check_system_texts(roles, encoder.tokenizer)
+                    reports[role] = self._report(encoder, role, prompted, roles)
                 self._longest[key, role] = reports[role]["tokens_max"]
             except DataError as error:  # otherwise a fault of the template would be reported for every role
                 problems.setdefault(str(error).partition(": ")[2], str(error))

@@ -20,6 +20,9 @@ class TrialQueue:
     A trial that crashed is handed out again, before all others, up to `max_failures` times. One that was preempted is
     always handed out again, since it lost its machine through no fault of its own. Others never are.
 
+    Attributes:
+        is_paused: nothing is handed out now.
+
     Args:
         tasks: in the order in which they are to run.
         max_failures: how often a crashed trial is tried again.
@@ -43,6 +46,7 @@ class TrialQueue:
         self.known = {task.trial_id: task for task in self._waiting}
         self.failures: Counter[str] = Counter()
         self.is_ending = False
+        self.is_paused = False
 
     @property
     def total(self) -> int:
@@ -51,8 +55,9 @@ class TrialQueue:
 
     def next(self) -> TrialTask | None:
         """Return the next trial to run, or None if none may start now."""
+        limit = self._limit()  # outside of the lock: it asks Ray, whose answer may take a minute
         with self._lock:
-            if self.is_ending or len(self.running) >= self._limit():
+            if self.is_ending or self.is_paused or len(self.running) >= limit:
                 return None
             if not self._waiting:
                 self.add(self._ask())

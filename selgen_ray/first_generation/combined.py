@@ -20,6 +20,7 @@ def combine(converted: Converted, keys: Keys, own_keys: frozenset[str] | None) -
     apart = [key for key in converted.values if key.startswith(APART)]
     taken = {key.removeprefix(APART): converted.remove(key) for key in apart}
     _rows(converted, taken, keys)
+    _suffix(converted, taken, keys)
     _proxy(converted, taken, keys)
     _choices(converted, taken)
     _plane(converted, taken)
@@ -71,6 +72,31 @@ def _rows(converted: Converted, taken: Taken, keys: Keys) -> None:
             converted.sources["data.outcome"].add(key)
             kind = "converted" if why else "renamed"
             converted.records.append(Record(key, kind, "data.outcome.limit", why, origin=node.origin))
+
+
+def _suffix(converted: Converted, taken: Taken, keys: Keys) -> None:
+    """Make the text that a fork appended to the user's messages of the training rows a training prompt of outcome."""
+    if "train_user_suffix" not in taken:
+        return
+    node, key = taken["train_user_suffix"]
+    outcome, text = converted.values.get("data.outcome"), node.plain()
+    if not text:
+        converted.drop(key, node, "an empty text, which changes no row", lost=False)
+        return
+    parts = dict(outcome.value) if outcome and isinstance(outcome.value, dict) else {"path": outcome}
+    prompt = {"user_suffix": text}
+    if outcome is None or not isinstance(text, str):
+        why = "there is no data.outcome whose rows it could end" if outcome is None else f"found {show(text)}, no text"
+        converted.drop(key, node, why)
+    elif not takes(keys, "data.outcome", {"path": "rows.jsonl", "training_prompt": prompt}):
+        converted.drop(key, node, "this version has no data.outcome.training_prompt")
+    else:
+        parts["training_prompt"] = Node({"user_suffix": node}, node.origin)
+        converted.values["data.outcome"] = Node(parts, outcome.origin)
+        converted.sources["data.outcome"].add(key)
+        to = "data.outcome.training_prompt"
+        why = "at the end of the user's messages in training, and in no evaluation"
+        converted.records.append(Record(key, "converted", to, why, origin=node.origin))
 
 
 def _proxy(converted: Converted, taken: Taken, keys: Keys) -> None:

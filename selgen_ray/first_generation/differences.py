@@ -24,7 +24,7 @@ def lost_differences(
 ) -> list[Problem]:
     """Return a problem for each key in which settings differ, and which has no counterpart or is all they differ in.
 
-    `[{"train_user_suffix": "Agree."}, {"train_user_suffix": ""}]` would else become `overrides: [{}, {}]`.
+    `[{"train_on_task": true}, {"train_on_task": false}]` would else become `overrides: [{}, {}]`.
 
     Args:
         below, overrides: as the files have them.

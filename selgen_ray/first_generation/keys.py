@@ -112,6 +112,7 @@ RULES: dict[str, Rule] = {
     "align_test_dataset_path": Rule("data.truth", "the alignment data, of which align_train_coverage takes the proxy"),
     "test_dataset_path": Rule("data.truth", rank=1),
     "align_test_neg_dataset_path": Rule("data.proxy_neg", "row by row the misaligned answers to the alignment data"),
+    "train_user_suffix": Rule(f"{APART}train_user_suffix"),
     "max_train_size": Rule(f"{APART}max_train_size"),
     "max_dataset_size": Rule(f"{APART}max_dataset_size"),
     "task_train_split": Rule("finetune_config.train_split", "one share for outcome and proxy"),

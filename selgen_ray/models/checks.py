@@ -21,7 +21,7 @@ from selgen_ray.config.finetune import FinetuneConfig
 from selgen_ray.config.trial import TrialConfig
 from selgen_ray.data.positions import Positions
 from selgen_ray.errors import DataError, ModelError, nearest
-from selgen_ray.models import adapters, hub
+from selgen_ray.models import adapters, blocks, hub
 from selgen_ray.models.files import ModelFiles, find_files, model_location, read_header
 from selgen_ray.models.loading import new_lora_config
 from selgen_ray.models.tokenizer import load_tokenizer
@@ -340,17 +340,11 @@ def _refuse_target(entry: str, modules: Mapping[str, Any]) -> list[str]:
 
 
 def _check_layers(cfg: FinetuneConfig) -> None:
-    layers = getattr(cfg, "representation_layers", None)
-    if not layers:
-        return
-    if is_shipped(cfg):
-        count = int(_shipped_config()["num_hidden_layers"])
-    else:
-        count = int(_skeleton(cfg).config.get_text_config().num_hidden_layers)
-    if max(layers) > count:
-        raise ModelError(
-            f"finetune_config.representation_layers: found {max(layers)}; this model has the layers 1 to {count}"
-        )
+    for key in blocks.LAYER_KEYS:
+        if layers := getattr(cfg, key, None):
+            shipped = is_shipped(cfg)
+            count = _shipped_config()["num_hidden_layers"] if shipped else blocks.num_layers(_skeleton(cfg))
+            blocks.check_layers(key, layers, int(count))
 
 
 def _check_adapter(cfg: FinetuneConfig) -> None:

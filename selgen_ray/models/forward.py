@@ -48,15 +48,25 @@ def scored_logits(model: Model, batch: Batch) -> torch.Tensor:
     Raises:
         ModelError: the model does not compute its logits token by token from its output embeddings.
     """
-    return _logits_at(model, batch.scored, **batch.inputs)
+    return scored_output(model, batch)[0]
 
 
-def _logits_at(model: Model, scored: torch.Tensor, **inputs: Any) -> torch.Tensor:
+def scored_output(model: Model, batch: Batch, **options: Any) -> tuple[torch.Tensor, Any]:
+    """Return the logits of `scored_logits`, and the model's output.
+
+    Args:
+        **options: for the model's forward, such as `output_hidden_states=True`.
+    """
+    output = _output_at(model, batch.scored, **batch.inputs, **options)
+    return output.logits, output
+
+
+def _output_at(model: Model, scored: torch.Tensor, **inputs: Any) -> Any:
     with _head_gets(model, lambda hidden: hidden[scored]):
-        logits = model(**inputs, use_cache=False).logits
-    if logits.ndim != 2 or len(logits) != int(scored.sum()):
+        output = model(**inputs, use_cache=False)
+    if output.logits.ndim != 2 or len(output.logits) != int(scored.sum()):
         raise ModelError(f"{type(model).__name__} does not compute its logits by its output embeddings token by token")
-    return logits
+    return output
 
 
 def takes_trees(model: Model) -> bool:
@@ -77,9 +87,9 @@ def tree_logits(model: Model, batch: TreeBatch) -> torch.Tensor:
         ModelError: the model does not compute its logits token by token from its output embeddings.
     """
     if batch.sees is None:  # no tree branches: ordinary rows, for any model
-        return _logits_at(model, batch.scored, input_ids=batch.input_ids, attention_mask=batch.is_node)
+        return _output_at(model, batch.scored, input_ids=batch.input_ids, attention_mask=batch.is_node).logits
     inputs = {"input_ids": batch.input_ids, "position_ids": batch.positions, "attention_mask": _masks(model, batch)}
-    return _logits_at(model, batch.scored, **inputs)
+    return _output_at(model, batch.scored, **inputs).logits
 
 
 def _masks(model: Model, batch: TreeBatch) -> Any:

@@ -17,10 +17,12 @@ import json
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
-from selgen_ray.records.names import trial_name
+from selgen_ray.records.names import is_slug, is_trial_id, is_trial_name, trial_name
 from selgen_ray.records.results import now
+from selgen_ray.stats import is_finite_number
 from selgen_ray.storage import Folder
 
 ALL = "all"
@@ -38,8 +40,12 @@ class Marks:
     folder: Folder
 
     def names(self) -> set[str]:
-        """Return the names of the marks that are set, by one listing of the folder. Raises StorageError."""
-        return {name.removesuffix(_SUFFIX) for name in self.folder.files() if name.endswith(_SUFFIX)}
+        """Return the names of the marks that are set, by one listing of the folder; other files do not count.
+
+        Raises:
+            StorageError: the storage refused.
+        """
+        return {mark for file in self.folder.files() if (mark := mark_name(file))}
 
     def set(self, name: str, **content: Any) -> None:
         """Set or replace a mark; `content` is added to 'by' and 'at'. Raises StorageError."""
@@ -48,8 +54,8 @@ class Marks:
     def read(self, name: str) -> dict[str, Any]:
         """Return the content of a mark; {} if it is not set or damaged. Raises StorageError."""
         try:
-            return dict(self.folder.read_json(f"{name}{_SUFFIX}"))
-        except (FileNotFoundError, ValueError, TypeError):
+            return _parsed(self.folder.read(f"{name}{_SUFFIX}"))
+        except FileNotFoundError:
             return {}
 
     def read_many(self, names: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -90,27 +96,78 @@ class Control:
         return str(mark.get("why") or f"stopped by {mark.get('by', 'somebody')}")
 
     def names_of_added(self, trial_ids: Iterable[str]) -> dict[str, str]:
-        """Return trial id -> '<slug>/seed_<N>' of added trials. Raises StorageError."""
+        """Return trial id -> '<slug>/seed_<N>' of added trials; damaged ones are left out. Raises StorageError."""
         marks = self.added.read_many(trial_ids)
-        return {
-            trial_id: trial_name(mark["slug"], mark["config"]["seed"])
-            for trial_id, mark in marks.items()
-            if "config" in mark
-        }
+        return {trial_id: name for trial_id, mark in marks.items() if (name := _name_of(mark))}
 
     def read(self, name: str) -> dict[str, Any]:
-        """Return the content of `plan.json` or `live.json`; {} if there is none. Raises StorageError."""
+        """Return the content of `plan.json` or `live.json`; {} if there is none, or if it is damaged.
+
+        What is returned has the types and names that the driver writes: a file may be cut off, or written by anybody.
+
+        Raises:
+            StorageError: the storage refused.
+        """
         try:
-            return dict(self.folder.read_json(name))
-        except (FileNotFoundError, ValueError, TypeError):
+            content = _parsed(self.folder.read(name))
+        except FileNotFoundError:
             return {}
+        return _plan(content) if name == PLAN else _live(content)
+
+
+def mark_name(file: str) -> str | None:
+    """Return the name of the mark that a file sets: the id of a trial, or 'all'; None: the file is no mark."""
+    name = file.removesuffix(_SUFFIX)
+    return name if name != file and (name == ALL or is_trial_id(name)) else None
+
+
+def _name_of(mark: dict[str, Any]) -> str | None:
+    slug, config = mark.get("slug"), mark.get("config")
+    seed = config.get("seed") if isinstance(config, dict) else None
+    return trial_name(slug, seed) if isinstance(slug, str) and is_slug(slug) and type(seed) is int else None
+
+
+def _plan(content: dict[str, Any]) -> dict[str, Any]:
+    tables = {key: content.get(key) for key in ("trials", "left_out")}
+    return content | {
+        key: {i: n for i, n in table.items() if is_trial_id(i) and is_trial_name(n)} if isinstance(table, dict) else {}
+        for key, table in tables.items()
+    }
+
+
+def _live(content: dict[str, Any]) -> dict[str, Any]:
+    """Return what a driver wrote of its state; {} if its time cannot be read, since nothing is known then."""
+    try:
+        if datetime.fromisoformat(content["updated_at"]).tzinfo is None:
+            return {}
+    except (KeyError, TypeError, ValueError):
+        return {}
+    running, finished, left = (content.get(key) for key in ("running", "finished", "seconds_left"))
+    lines = running.items() if isinstance(running, dict) else ()
+    counts = finished.items() if isinstance(finished, dict) else ()
+    return content | {
+        "running": {name: _progress(line) for name, line in lines if is_trial_name(name)},
+        "finished": {status: count for status, count in counts if type(count) is int},
+        "seconds_left": left if is_finite_number(left) and left >= 0 else None,
+    }
+
+
+_TEXTS = ("phase", "status")
+
+
+def _progress(line: Any) -> dict[str, Any]:
+    """Return the numbers of a running trial's progress line, and the texts that are shown; a step needs its total."""
+    items = line.items() if isinstance(line, dict) else ()
+    kept = {key: value for key, value in items if is_finite_number(value) or (key in _TEXTS and isinstance(value, str))}
+    return kept if {"step", "num_steps"} <= kept.keys() else {k: v for k, v in kept.items() if k != "step"}
 
 
 def _parsed(content: bytes | None) -> dict[str, Any]:
     try:
-        return dict(json.loads(content or b"{}"))
-    except (ValueError, TypeError):
+        parsed = json.loads(content or b"{}")
+    except (ValueError, RecursionError):
         return {}
+    return parsed if isinstance(parsed, dict) else {}
 
 
 def _who() -> str:

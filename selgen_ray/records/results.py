@@ -44,15 +44,26 @@ def finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
+def _finite_number(value: Any) -> Any:
+    """Return `finite` of a number, and anything else unchanged, for pydantic to refuse."""
+    return finite(value) if isinstance(value, int | float) else value
+
+
 _LESS_IS_BETTER = re.compile(
     r"(^|[/_])(loss|perplexity|kl|sycophancy|sycophancy_all|false_rejection|misaligned_share|errors?|refusals|unparsable"
     r"|unreadable)$"
 )
 
 
+_OF_THE_HABIT = re.compile(r"^(trait_train|align_train_minus)/(loss|perplexity)$")
+
+
 def less_is_better(metric: str) -> bool:
-    """Return whether a lower value of a metric is better, judged by the end of its name: true of 'align_test/loss'."""
-    return bool(_LESS_IS_BETTER.search(metric))
+    """Return whether a lower value of a metric is better, judged by the end of its name: true of 'align_test/loss'.
+
+    Of the loss on text that shows the habit, such as 'trait_train/loss', less is worse.
+    """
+    return bool(_LESS_IS_BETTER.search(metric)) and not _OF_THE_HABIT.search(metric)
 
 
 _VERSIONS = (
@@ -89,6 +100,9 @@ class TrainingRecord(BaseModel):
     judge: dict[str, str] = Field(default={}, description="id of the judge, sha256 of its prompts; {}: none")
     flags: list[str] = Field(default=[], description="what makes the last evaluation doubtful, for people")
     notes: list[str] = Field(default=[], description="what to know of the evaluation before training, for people")
+    chosen_rows: dict[str, list[int]] = Field(
+        default={}, description="role -> rows of its source, from 0, that the strategy chose to train on; {}: all"
+    )
     timings: dict[str, float] = Field(default={}, description="seconds, summed over resumes")
     tokens: dict[str, int] = Field(default={}, description="tokens trained on: 'processed' with padding, 'scored'")
 
@@ -179,8 +193,8 @@ class TrialResult(TrainingRecord):
 
     @field_validator(*HEADLINES, mode="before")
     @classmethod
-    def _no_nan(cls, value: float | None) -> float | None:
-        return finite(value)
+    def _no_nan(cls, value: Any) -> Any:
+        return _finite_number(value)
 
     def value(self, name: str) -> float | None:
         """Return a headline or 'set/metric' at the last evaluation; None if it is missing or not finite."""
@@ -223,7 +237,10 @@ def json_schema() -> dict[str, Any]:
 
 
 class ResultHead(BaseModel):
-    """The part of a results.json that a plan needs: the trial and how it ended. Parsing it is ten times as fast."""
+    """The part of a results.json that a plan needs: the trial and how it ended. Parsing it is ten times as fast.
+
+    Its headlines are there to be refused where `TrialResult` refuses them.
+    """
 
     schema_version: Literal[1]
     trial_id: str
@@ -231,6 +248,14 @@ class ResultHead(BaseModel):
     seed: int
     status: StoredStatus
     error: str | None = None
+    capability: float | None = Field(default=None, ge=0, le=1)
+    alignment: float | None = Field(default=None, ge=0, le=1)
+    coherence: float | None = Field(default=None, ge=0, le=1)
+
+    @field_validator(*HEADLINES, mode="before")
+    @classmethod
+    def _no_nan(cls, value: Any) -> Any:
+        return _finite_number(value)
 
 
 def flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -13,6 +13,8 @@ class TrialStatus(StrEnum):
 
     PENDING = "pending"
     """There is no result yet."""
+    UNREADABLE = "unreadable"
+    """Its results.json is damaged; the next run of the sweep runs it again."""
     RUNNING = "running"
     COMPLETED = "completed"
     DIVERGED = "diverged"

@@ -2,7 +2,7 @@
 
 import sys
 
-from selgen_ray.report.cli import main
+from selgen_ray.report import main
 
 if __name__ == "__main__":
     sys.exit(main())

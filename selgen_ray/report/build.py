@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from selgen_ray.errors import nearest
@@ -28,6 +28,7 @@ def make_report(
     require: str = "",
     reference: tuple[float, float] | None = None,
     plan: Plan | None = None,
+    gridded: Mapping[str, Collection[str]] | None = None,
 ) -> Report:
     """Make the report of results that have been read; write nothing.
 
@@ -37,6 +38,7 @@ def make_report(
         require: conditions that a setting must meet to be on the front, such as 'coherence >= 0.5'; '': none.
         reference: the point from which hypervolumes are measured; default: see `standings.find_reference`.
         plan: the trials that the sweep has; default: those that have a result.
+        gridded: strategy -> keys that its grid names, which are part of a setting's name whatever their values.
 
     Raises:
         ValueError: `require` cannot be parsed.
@@ -44,7 +46,7 @@ def make_report(
     trials = [result for _, result in found]
     conditions = parse_requirement(require) if require else ()
     progress = progress_of(trials, plan or Plan())
-    settings = make_settings(trials, x, y, conditions, progress.waiting)
+    settings = make_settings(trials, x, y, conditions, progress.waiting, gridded)
     counts = Counter(result.status for result in trials)
     completed = [result for result in trials if result.status == TrialStatus.COMPLETED]
     report = Report(

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from selgen_ray.errors import nearest
 from selgen_ray.records.requirement import parse_requirement
 from selgen_ray.records.results import HEADLINES
+from selgen_ray.records.status import TrialStatus
 from selgen_ray.report.export import export
 from selgen_ray.report.follow import watch
 from selgen_ray.report.model import Report
@@ -53,18 +54,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         write()
         if args.export:
             _say(f"exported: {export([Folder(one) for one in args.sweep], Folder(args.export), reports[-1])}")
+        if reports[-1].unknown_axes:
+            return _refuse("\n".join(reports[-1].unknown_axes))
+        _say(report_text(reports[-1]))
+        if args.watch:
+            watch([Folder(one) for one in args.sweep], args.watch, write, _say)
+            args.watch = 0
+            write()  # the last page looks for no newer one
     except FileNotFoundError as error:
         return _refuse(f"{error}.{near_folders(_missing(args.sweep))}")
-    except OSError as error:  # a file in the place of the folder, a result that cannot be read, no permission
+    except OSError as error:  # a file in the place of the folder, an unreadable result, no permission, no answer
         return _refuse(str(error))
-    if reports[-1].unknown_axes:
-        return _refuse("\n".join(reports[-1].unknown_axes))
-    _say(report_text(reports[-1]))
-    if args.watch:
-        watch([Folder(one) for one in args.sweep], args.watch, write, _say)
-        args.watch = 0
-        write()  # the last page looks for no newer one
-    return DONE if reports[-1].counts["completed"] else NOTHING_YET
+    return DONE if reports[-1].counts[TrialStatus.COMPLETED] else NOTHING_YET
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -83,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
         "--reference",
         metavar="X,Y",
         type=_point,
-        help="from where hypervolumes are measured; default: the base model's x, the outcome-only run's y",
+        help="from where hypervolumes are measured; default: the base model's x, the task alone's y",
     )
     parser.add_argument(
         "--watch",

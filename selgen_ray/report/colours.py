@@ -1,10 +1,14 @@
-"""The colour and the marker of each strategy, the same in every picture."""
+"""The colour and the marker of each strategy and control, the same in every picture."""
 
 from __future__ import annotations
 
 import colorsys
 import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
 
+from selgen_ray.report.roles import TASK_ALONE, Kind, Role
 from selgen_ray.report.settings import STRATEGIES
 
 # found by a search that maximises the smallest difference between any two (CIE76, 15), for normal sight and for each
@@ -23,6 +27,61 @@ _SYMBOLS = (
     *("circle", "square", "diamond", "triangle-up", "triangle-down", "cross"),
     *("x", "triangle-left", "triangle-right", "pentagon", "hexagon", "diamond-tall"),
 )
+
+
+# of controls: dark green for the task alone, violets for named ones (CIE76, 15 from each other and all above)
+CONTROL_COLOURS = (("#1E5A32", "#32FA5A"), ("#7800F0", "#5A6E50"), ("#3C0050", "#BEAA50"), ("#783278", "#BEFA00"))
+INK = "#222222"
+
+
+def _path(*points: tuple[float, float]) -> Any:
+    return [*points, points[0]]
+
+
+_CONTROL_MARKS: tuple[tuple[Any, str], ...] = (
+    (_path((-1, -1), (1, -1), (-1, 1), (1, 1)), "hourglass"),
+    (_path((-1, -1), (-1, 1), (1, -1), (1, 1)), "bowtie"),
+    ((6, 1, 0), "hexagram"),
+    ((4, 1, 45), "star-square"),
+)
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a role is drawn, the same in every picture.
+
+    Attributes:
+        colour, dark: on a light and on a dark background.
+        marker: for matplotlib.
+        symbol: the same for plotly.
+        size: factor of a marker's size: the outline of some fills less of it.
+    """
+
+    colour: str
+    dark: str
+    marker: Any
+    symbol: str
+    size: float = 1.0
+
+
+def looks(roles: Iterable[Role]) -> dict[str, Look]:
+    """Return the look of each role, by its name; named controls are numbered by name."""
+    roles = list(roles)
+    controls = sorted({role.name for role in roles if role.kind is Kind.CONTROL})
+    numbers = {TASK_ALONE: 0} | {name: 1 + i % (len(_CONTROL_MARKS) - 1) for i, name in enumerate(controls)}
+    return {
+        role.name: _control_look(numbers[role.name]) if role.is_control else look_of(role.name)
+        for role in dict.fromkeys(roles)
+    }
+
+
+def _control_look(number: int) -> Look:
+    return Look(*CONTROL_COLOURS[number], *_CONTROL_MARKS[number], size=1.25)
+
+
+def look_of(strategy: str) -> Look:
+    """Return the look of a strategy; one that is not shipped has one by the hash of its name."""
+    return Look(colour_of(strategy), dark_colour_of(strategy), marker_of(strategy), symbol_of(strategy))
 
 
 def colour_of(strategy: str) -> str:

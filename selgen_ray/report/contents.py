@@ -10,17 +10,18 @@ from typing import Any
 from selgen_ray.records.names import trial_name
 from selgen_ray.records.results import HEADLINES, TrialResult
 from selgen_ray.records.status import TrialStatus
-from selgen_ray.report import colours
+from selgen_ray.report.colours import Look
 from selgen_ray.report.costs import device_hours
 from selgen_ray.report.details import place_of, rounded
 from selgen_ray.report.knob_names import explained
 from selgen_ray.report.model import LEAST_SEEDS, LEVEL, Report
+from selgen_ray.report.roles import Kind
 from selgen_ray.report.scales import is_share
-from selgen_ray.report.settings import Axis, Setting, model_name, strategy_of
-from selgen_ray.report.strengths import strengths
+from selgen_ray.report.settings import Axis, Setting, model_name
+from selgen_ray.report.strengths import Strength, strengths
 from selgen_ray.report.summary import standings_as_dict
-from selgen_ray.report.words import items_of
-from selgen_ray.stats import Summary, binomial_interval, t_quantile
+from selgen_ray.report.top import items_of
+from selgen_ray.stats import Summary, binomial_interval, is_number, t_quantile
 
 
 def page_data(report: Report, trials: Sequence[TrialResult]) -> dict[str, Any]:
@@ -38,12 +39,13 @@ def page_data(report: Report, trials: Sequence[TrialResult]) -> dict[str, Any]:
         "require": report.require,
         "metrics": [_metric(name) for name in names],
         "t": _quantiles(report.settings),
-        "strategies": {s.strategy: _look(s.strategy) for s in report.settings},
+        "strategies": {name: _look(look) for name, look in report.looks.items()},
         "settings": [_setting(s, report.x, report.y) for s in report.settings],
-        "strengths": [asdict(curve) for curve in strengths(report.settings)],
+        "strengths": [_strength(curve) for curve in strengths(report.settings)],
         "points": _points(report.settings, names, numbers),
-        "trials": [_trial(result, i, setting_of[result.trial_id]) for i, result in enumerate(trials)],
+        "trials": [_trial(result, i, setting_of[result.trial_id], report) for i, result in enumerate(trials)],
         "standings": standings_as_dict(report.standings),
+        "leader": report.standings.leader.strategy if report.standings.leader else None,
         "level": LEVEL,
         "least": LEAST_SEEDS,
         "sample_trials": sample_trials(report, numbers),
@@ -68,7 +70,7 @@ def metric_names(report: Report, trials: Iterable[TrialResult]) -> list[str]:
 
 
 def sample_trials(report: Report, numbers: Mapping[str, int]) -> list[dict[str, Any]]:
-    """Choose the trials whose answers stand beside the base model's: the outcome-only or naive run, the leader's best.
+    """Choose the trials whose answers stand beside the base model's: the task alone or else naive, the leader's best.
 
     Both are of one seed, so that their evaluation sets are the same, if there is a seed that both have.
 
@@ -76,21 +78,20 @@ def sample_trials(report: Report, numbers: Mapping[str, int]) -> list[dict[str, 
         numbers: trial id -> index of the trial on the page.
 
     Returns:
-        Up to two, such as {"role": "best", "label": "kl_divergence β=10", "trial": 3, "seed": 0}.
+        Up to two, such as {"label": "kl_divergence β=10", "trial": 3, "seed": 0}.
     """
     leader = report.standings.leader
     best = report.settings[leader.best] if leader and leader.best is not None else None
-    naive = next((s for s in report.drawn if s.outcome_only), None)
-    naive = naive or next((s for s in report.drawn if s.strategy == "naive"), None)
-    chosen = [s for s in ([naive] if naive is best else [naive, best]) if s is not None]
+    plain = next((s for s in report.drawn if s.outcome_only), None)
+    plain = plain or next((s for s in report.drawn if s.strategy == "naive"), None)
+    chosen = [s for s in ([plain] if plain is best else [plain, best]) if s is not None]
     with_samples = [{r.seed: r for r in s.trials if r.status == TrialStatus.COMPLETED and r.samples} for s in chosen]
     common = set.intersection(*(set(by_seed) for by_seed in with_samples)) if with_samples else set()
     samples: list[dict[str, Any]] = []
     for s, by_seed in zip(chosen, with_samples, strict=True):
         seed = min(common) if common else min(by_seed, default=None)
         if seed is not None:
-            role = "best" if s is best else "naive"
-            samples.append({"role": role, "label": s.label, "trial": numbers[by_seed[seed].trial_id], "seed": seed})
+            samples.append({"label": s.label, "trial": numbers[by_seed[seed].trial_id], "seed": seed})
     return samples
 
 
@@ -105,12 +106,14 @@ def _quantiles(settings: Sequence[Setting]) -> list[float | None]:
     return [None, None, *(t_quantile(0.975, n - 1) for n in range(2, most + 1))]
 
 
-def _look(strategy: str) -> dict[str, str]:
-    return {
-        "light": colours.colour_of(strategy),
-        "dark": colours.dark_colour_of(strategy),
-        "symbol": colours.symbol_of(strategy),
-    }
+def _strength(curve: Strength) -> dict[str, Any]:
+    """Return a curve with numbers alone as values: names are in its texts, and a name may be a path."""
+    numbers = [value if is_number(value) else None for value in curve.values]
+    return asdict(curve) | {"values": numbers}
+
+
+def _look(look: Look) -> dict[str, str]:
+    return {"light": look.colour, "dark": look.dark, "symbol": look.symbol}
 
 
 def _range(summary: Summary | None, items: int | None) -> tuple[float, float] | None:
@@ -121,12 +124,11 @@ def _range(summary: Summary | None, items: int | None) -> tuple[float, float] | 
 
 
 def _setting(s: Setting, x: Axis, y: Axis) -> dict[str, Any]:
-    plain = (int, float, str, type(None))
-    knobs = {name: value if isinstance(value, plain) else str(value) for name, value in s.knobs.items()}
     return {
         "label": s.label,
-        "strategy": s.strategy,
-        "knobs": knobs,
+        "strategy": s.group,
+        "control": s.role.is_control,
+        "offFront": s.role.kind is Kind.CONTROL,
         "signs": explained(s.knobs),
         "outcomeOnly": s.outcome_only,
         "failures": list(s.failures),
@@ -153,14 +155,14 @@ def _points(settings: Sequence[Setting], names: Sequence[str], numbers: Mapping[
     }
 
 
-def _trial(result: TrialResult, number: int, setting: int) -> dict[str, Any]:
+def _trial(result: TrialResult, number: int, setting: int, report: Report) -> dict[str, Any]:
     group, place = place_of(number)
     return {
         "id": result.trial_id,
         "name": trial_name(result.slug, result.seed),
         "seed": result.seed,
         "setting": setting,
-        "strategy": strategy_of(result),
+        "strategy": report.settings[setting].group,
         "model": model_name(result),
         "headlines": {name: result.metric_of(name) for name in HEADLINES},
         "status": result.status,

@@ -16,6 +16,7 @@ import numpy as np
 from selgen_ray.records.names import trial_name
 from selgen_ray.records.results import TrialResult, flatten
 from selgen_ray.records.status import TrialStatus
+from selgen_ray.report.places import Places
 from selgen_ray.storage import Folder
 
 MOST_POINTS = 200
@@ -79,18 +80,21 @@ def details_of(
     base: Mapping[str, Any],
     events: Mapping[str, Sequence[Mapping[str, Any]]],
     with_samples: frozenset[str],
+    places: Places,
 ) -> list[dict[str, Any]]:
-    """Return the details of each trial, in order.
+    """Return the details of each trial, in order; what models answered is as it was, all else without paths.
 
     Args:
         found: the folder and the result of each trial.
         base: dotted key -> value: the config that each trial's own is compared with.
         events: trial name -> its events.
         with_samples: ids of the trials whose samples are needed however many trials there are.
+        places: takes paths out.
     """
     everyone = len(found) <= _ALL_SAMPLES
     return [
-        _details(folder, result, base, events, everyone or result.trial_id in with_samples) for folder, result in found
+        _details(folder, result, base, events, everyone or result.trial_id in with_samples, places)
+        for folder, result in found
     ]
 
 
@@ -100,10 +104,12 @@ def _details(
     base: Mapping[str, Any],
     events: Mapping[str, Sequence[Mapping[str, Any]]],
     with_samples: bool,
+    places: Places,
 ) -> dict[str, Any]:
     flat = flatten(result.config)
+    diff = [[key, base.get(key), value] for key, value in flat.items() if key not in base or base[key] != value]
     return {
-        "diff": [[key, base.get(key), value] for key, value in flat.items() if key not in base or base[key] != value],
+        "diff": places.anywhere(diff),
         "lacks": [key for key in base if key not in flat],
         "losses": _curves(result.train_steps, result.train_losses),
         "metrics": _curves(result.train_steps, result.train_metrics),
@@ -111,11 +117,11 @@ def _details(
         "samples": {name: samples[:_MOST_SAMPLES] for name, samples in result.samples.items()}
         if with_samples
         else None,
-        "events": list(events.get(trial_name(result.slug, result.seed), ()))[-_MOST_EVENTS:],
-        "facts": _facts(folder, result),
-        "flags": result.flags,
-        "missing": result.missing,
-        "error": result.error,
+        "events": places.anywhere(list(events.get(trial_name(result.slug, result.seed), ()))[-_MOST_EVENTS:]),
+        "facts": places.anywhere(_facts(folder, result)),
+        "flags": places.anywhere(result.flags),
+        "missing": places.anywhere(result.missing),
+        "error": places.anywhere(result.error),
         "versions": result.versions,
         "hardware": result.hardware,
     }

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from selgen_ray.reading import read_trials
 from selgen_ray.records.text import markdown_table
+from selgen_ray.report.markdown import top_markdown
 from selgen_ray.report.model import Report
-from selgen_ray.report.words import QUESTION, answer, caveats
+from selgen_ray.report.words import QUESTION, caveats
 from selgen_ray.report.writing import parquet, plain_table
 from selgen_ray.storage import Folder
 
@@ -71,13 +72,13 @@ def card(report: Report, tables: dict[str, pd.DataFrame]) -> str:
     words = [
         f"# {report.title}",
         QUESTION,
-        " ".join(answer(report, report.standings)),
+        *top_markdown(report),
         "## Tables",
         "\n".join(shapes),
         "`trials` has a row for each trial with its last evaluation, `epochs` one for each trial and evaluation.",
         markdown_table(["column", "what"], columns),
         "## How far to believe it",
-        "\n".join(f"- {line}" for line in caveats(report, report.standings)),
+        "\n".join(f"- {line}" for line in caveats(report)),
         "## Where it comes from",
         "Written by `python -m selgen_ray.report --export`. No training rows and no answers of models are in it.",
     ]

@@ -13,25 +13,20 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from selgen_ray.report.colours import colour_of, marker_of
+from selgen_ray.records.status import TrialStatus
+from selgen_ray.report.colours import INK, Look
 from selgen_ray.report.knob_names import explained, knob_texts
 from selgen_ray.report.labels import Label, place_labels
 from selgen_ray.report.model import Base, Report
+from selgen_ray.report.roles import BASE
 from selgen_ray.report.scales import axis_limits, beyond, cut, inside, is_crowded
 from selgen_ray.report.settings import Axis, Setting, mean_point
 from selgen_ray.stats import Summary
 
 SIZE_INCHES = (10.0, 6.0)
 DPI = 160
-INK, GREY = "#222222", "#666666"
+GREY = "#666666"
 _FRONT: dict[str, Any] = {"color": "#B4B4B4", "linewidth": 1.8, "solid_joinstyle": "miter"}
-_RING: dict[str, Any] = {
-    "marker": "o",
-    "color": INK,
-    "markerfacecolor": "none",
-    "markeredgewidth": 1.3,
-    "linestyle": "none",
-}
 _CROSS: dict[str, Any] = {"marker": "x", "color": INK, "markersize": 10, "markeredgewidth": 1.6, "linestyle": "none"}
 _LABEL_LENGTH = 28
 _MULTITUDE = 80  # with more settings than this, only those on the front have bars and labels
@@ -55,9 +50,10 @@ def as_svg(figure: Figure) -> bytes:
 def pareto_figure(report: Report) -> Figure:
     """Draw the trade-off between the two axes, usually alignment against capability.
 
-    It shows means over seeds with their t-intervals, single trials faint behind them, the base model as a star, and the
-    front as the border of the dominated area: a staircase, since no setting is known between two of its corners. Bars
-    and axes of a share end at 0 and 1; the table has the intervals uncut.
+    It shows means over seeds with their t-intervals, single trials faint behind them, the base model as a star,
+    controls by marks of their own, and the front as the border of the dominated area: a staircase, since no setting is
+    known between two of its corners. The axes start where what was trained is: a base model beyond them stands at their
+    edge. Bars and axes of a share end at 0 and 1; the table has the intervals uncut.
     """
     figure = Figure(figsize=SIZE_INCHES, dpi=DPI, facecolor="white")
     canvas = FigureCanvasAgg(figure)
@@ -101,21 +97,21 @@ def _front(axes: Axes, report: Report) -> None:
 
 
 def _setting(axes: Axes, setting: Setting, report: Report) -> None:
-    colour, marker = colour_of(setting.strategy), marker_of(setting.strategy)
+    look = report.looks[setting.group]
+    colour, marker = look.colour, look.marker
     assert setting.x and setting.y
     if setting.failures:
         axes.plot(setting.x.mean, setting.y.mean, **_CROSS, zorder=5.5)
-    if setting.outcome_only:
-        axes.plot(setting.x.mean, setting.y.mean, **_RING, markersize=15, zorder=4.6)
     if setting.x.n == 1:
         faint = tuple(0.65 * part + 0.35 for part in to_rgb(colour))
-        style: dict[str, Any] = {"color": faint, "markerfacecolor": "white", "markeredgewidth": 1.4, "markersize": 7.5}
+        style: dict[str, Any] = {"color": faint, "markerfacecolor": "white", "markeredgewidth": 1.4}
+        style["markersize"] = 7.5 * look.size
         _point(axes, setting.x, setting.y, report, marker=marker, zorder=5, **style)
         return
     singles: dict[str, Any] = {"markersize": 4, "alpha": 0.35, "linestyle": "none", "markeredgewidth": 0, "zorder": 3}
     axes.plot(*zip(*setting.points, strict=True), color=colour, marker=marker, **singles)
     style = {"color": colour, "markeredgecolor": "white", "markeredgewidth": 0.8}
-    _point(axes, setting.x, setting.y, report, marker=marker, markersize=9, zorder=5, **style)
+    _point(axes, setting.x, setting.y, report, marker=marker, markersize=9 * look.size, zorder=5, **style)
 
 
 def is_multitude(report: Report) -> bool:
@@ -124,23 +120,21 @@ def is_multitude(report: Report) -> bool:
 
 
 def _large(report: Report) -> list[Setting]:
-    return [s for s in report.drawn if s.on_front or not is_multitude(report)]
+    return [s for s in report.drawn if s.on_front or s.role.is_control or not is_multitude(report)]
 
 
 def _multitude(axes: Axes, report: Report) -> None:
-    """Draw the settings that are not on the front, small and without bars."""
-    for strategy in dict.fromkeys(s.strategy for s in report.drawn):
-        means = [
-            (s.x.mean, s.y.mean) for s in report.drawn if s.strategy == strategy and not s.on_front and s.x and s.y
-        ]
+    """Draw the settings of strategies that are not on the front, small and without bars."""
+    large = _large(report)
+    for group in dict.fromkeys(s.group for s in report.drawn):
+        means = [(s.x.mean, s.y.mean) for s in report.drawn if s.group == group and s not in large and s.x and s.y]
         if means:
-            look: dict[str, Any] = {
-                "color": colour_of(strategy),
-                "marker": marker_of(strategy),
-                "markersize": 5,
-                "alpha": 0.6,
-            }
-            axes.plot(*zip(*means, strict=True), linestyle="none", markeredgewidth=0, zorder=4, **look)
+            style: dict[str, Any] = {**_style(report.looks[group]), "markersize": 5, "alpha": 0.6}
+            axes.plot(*zip(*means, strict=True), linestyle="none", markeredgewidth=0, zorder=4, **style)
+
+
+def _style(look: Look) -> dict[str, Any]:
+    return {"color": look.colour, "marker": look.marker}
 
 
 def _base(axes: Axes, base: Base, report: Report) -> Label:
@@ -154,7 +148,7 @@ def _base(axes: Axes, base: Base, report: Report) -> Label:
         axes.plot(*place, markerfacecolor="white", markersize=13, **style)
     else:
         _point(axes, base.x, base.y, report, markersize=17, markeredgecolor="white", **style)
-    return Label(literal(", ".join(outside) or "base model"), place, INK)
+    return Label(literal(" ".join([BASE, ", ".join(outside)]).strip()), place, INK)
 
 
 def _point(axes: Axes, x: Summary, y: Summary, report: Report, **style: object) -> None:
@@ -179,11 +173,14 @@ def _words(figure: Figure, axes: Axes, report: Report) -> None:
     subtitle = f"{report.y.name} against {report.x.name}: what each strategy gains, and what it costs"
     figure.text(0.075, 0.903, literal(subtitle), fontsize=9.5, color=GREY, va="center")
     figure.text(0.075, 0.07, literal(footnote(report)), fontsize=8, color=GREY, va="top")
-    handles = [_handle(report, strategy) for strategy in dict.fromkeys(s.strategy for s in report.drawn)]
+    handles: list[Line2D] = []
     if any(base.x and base.y for base in report.bases):
-        handles.append(_line("base model, untrained", color=INK, marker="*", markersize=12, linestyle="none"))
-    if any(s.outcome_only for s in report.drawn):
-        handles.append(_line("ring: outcome only, no proxy", **_RING, markersize=10))
+        ends = axes.get_xlim(), axes.get_ylim()
+        outside = any(base.x and base.y and beyond(base, report, ends) for base in report.bases)
+        style: dict[str, Any] = {"markerfacecolor": "white"} if outside else {}
+        text = f"{BASE}, untrained{' (beyond the edge)' if outside else ''}"
+        handles.append(_line(text, color=INK, marker="*", markersize=12, linestyle="none", **style))
+    handles += [_handle(report, group) for group in dict.fromkeys(s.group for s in report.drawn)]
     if any(s.failures for s in report.drawn):
         handles.append(_line("\n".join(textwrap.wrap(literal(f"crossed out: not {report.require}"), 42)), **_CROSS))
     if any(s.on_front for s in report.drawn):
@@ -194,16 +191,16 @@ def _words(figure: Figure, axes: Axes, report: Report) -> None:
     axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.03, 1.0), labelcolor=INK, **style)
 
 
-def _handle(report: Report, strategy: str) -> Line2D:
-    settings = [s for s in report.drawn if s.strategy == strategy]
+def _handle(report: Report, group: str) -> Line2D:
+    settings = [s for s in report.drawn if s.group == group]
     knobs = settings[0].knobs
-    text = strategy
+    text = group
     if len(settings) == 1:
-        text = settings[0].label.replace(" ", "\n", 1)
+        text = "\n".join([group, *textwrap.wrap(", ".join(knob_texts(knobs)), 42)])
     elif knobs:
-        text = "\n".join([strategy, *textwrap.wrap(", ".join(explained(knobs)), 42)])
-    style = {"color": colour_of(strategy), "marker": marker_of(strategy), "linestyle": "none", "markersize": 7.5}
-    return _line(literal(text), **style)
+        text = "\n".join([group, *textwrap.wrap(", ".join(explained(knobs)), 42)])
+    look = report.looks[group]
+    return _line(literal(text), **_style(look), linestyle="none", markersize=7.5 * look.size)
 
 
 def _line(label: str, **style: object) -> Line2D:
@@ -221,7 +218,7 @@ def footnote(report: Report) -> str:
         parts.append(front_barred if is_multitude(report) else all_barred)
     if counts[0] == 1:
         parts.append("hollow: one seed, no interval")
-    lost = {status: n for status, n in report.counts.items() if n and status != "completed"}
+    lost = {status: n for status, n in report.counts.items() if n and status != TrialStatus.COMPLETED}
     lost |= {"without a value": n} if (n := sum(t.status == "no point" for t in report.left_out)) else {}
     if lost:
         parts.append(f"not drawn: {', '.join(f'{n} {status}' for status, n in lost.items())}")
@@ -240,13 +237,17 @@ def _means(report: Report) -> list[tuple[Axis, Summary | None]]:
 
 
 def _labels(report: Report) -> list[Label]:
-    """Return labels with the knobs' values for strategies with several settings; the legend names the knobs."""
+    """Return labels with the knobs' values for strategies with several settings; the legend names the knobs.
+
+    A control has its name in its label.
+    """
     drawn = report.drawn
-    labels = []
+    labels: list[Label] = []
     for s in _large(report):
-        if s.knobs and s.x and s.y and sum(other.strategy == s.strategy for other in drawn) > 1:
-            dark = tuple(0.72 * part for part in to_rgb(colour_of(s.strategy)))
-            text = textwrap.shorten(", ".join(knob_texts(s.knobs)), _LABEL_LENGTH, placeholder=" …")
+        if s.x and s.y and (s.role.is_control or (s.knobs and sum(other.group == s.group for other in drawn) > 1)):
+            dark = tuple(0.72 * part for part in to_rgb(report.looks[s.group].colour))
+            words = s.label if s.role.is_control else ", ".join(knob_texts(s.knobs))
+            text = textwrap.shorten(words, _LABEL_LENGTH, placeholder=" …")
             labels.append(Label(literal(text), (s.x.mean, s.y.mean), dark))
     return labels
 

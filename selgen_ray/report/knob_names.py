@@ -54,6 +54,16 @@ def value_text(value: Any) -> str:
     return PurePosixPath(str(value)).name or str(value)
 
 
+def word_of(name: str, value: Any) -> str:
+    """Return a knob's value as an axis names it: 'proxy mixed in', or what `value_text` writes."""
+    return _words(name, value) or value_text(value)
+
+
+def _words(name: str, value: Any) -> str:
+    """Return the words that stand for a knob's value without its key; '' where there are none."""
+    return WORDS.get(name, {}).get(value, "") if isinstance(value, bool | str) else ""
+
+
 def signs(names: Iterable[str]) -> dict[str, str]:
     """Map each knob to how it is written, such as {"beta_kl": "β", "epochs": "epochs"}.
 
@@ -67,9 +77,7 @@ def signs(names: Iterable[str]) -> dict[str, str]:
 def knob_texts(knobs: Mapping[str, Any]) -> list[str]:
     """Return one text for each knob, such as 'β=10', 'strict' or 'epochs=3'."""
     return [
-        WORDS[name][value]
-        if name in WORDS and isinstance(value, bool | str) and value in WORDS[name]
-        else f"{sign}={value_text(value)}"
+        _words(name, value) or f"{sign}={value_text(value)}"
         for (name, value), sign in zip(knobs.items(), signs(knobs).values(), strict=True)
     ]
 

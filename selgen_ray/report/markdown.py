@@ -8,35 +8,48 @@ from selgen_ray.records.results import TrialResult
 from selgen_ray.records.text import markdown_table
 from selgen_ray.report.model import LEVEL, Report
 from selgen_ray.report.page import provenance
-from selgen_ray.report.text import items_text, row_label, score_text
-from selgen_ray.report.words import QUESTION, answer, caveats, comparison_text, items_of, setting_facts
+from selgen_ray.report.places import Places
+from selgen_ray.report.text import items_text, row_label
+from selgen_ray.report.top import head, items_of, rows, score_text
+from selgen_ray.report.verdict import comparison_facts, next_step, sentence
+from selgen_ray.report.words import QUESTION, caveats, comparison_text, setting_facts
 from selgen_ray.stats import Summary
 from selgen_ray.storage import Folder
 
 _MOST = 200  # rows of a table
 
 
-def report_markdown(report: Report, found: Sequence[tuple[Folder, TrialResult]], pictures: Sequence[str]) -> str:
-    """Return the answer, the tables, what is left out, and the provenance as Markdown.
+def report_markdown(
+    report: Report, found: Sequence[tuple[Folder, TrialResult]], pictures: Sequence[str], places: Places
+) -> str:
+    """Return the verdict, the tables, what is left out, and the provenance as Markdown, without paths of this machine.
 
     Args:
         found: the folder and the result of each trial.
         pictures: names of the figures in figures/, such as 'pareto'.
+        places: takes paths out of texts.
     """
-    standings = report.standings
-    parts = [f"# {_cell(report.title)}", " ".join(map(_cell, answer(report, standings)))]
-    parts.append("\n".join(f"- {_cell(line)}" for line in caveats(report, standings)))
+    parts = [f"# {_cell(report.title)}", *top_markdown(report)]
     parts += [f"![{name}](figures/{name}.png)" for name in pictures if name == "pareto"]
+    parts += ["## How far to believe it", "\n".join(f"- {_cell(line)}" for line in caveats(report))]
+    parts += ["\n".join(f"- {name}: {_cell(text)}" for name, text in comparison_facts(report))]
     parts += ["## The question and the setting", QUESTION]
     parts.append("\n".join(f"- {name}: {_cell(text)}" for name, text in setting_facts(report)))
     parts += ["## Settings", _settings(report)]
-    if standings.reference:
+    if report.standings.reference:
         parts += ["## Strategies", *_strategies(report)]
     parts += [f"![{name}](figures/{name}.png)" for name in pictures if name != "pareto"]
     if report.left_out or report.flagged:
         parts += ["## Left out, and doubts", "\n".join(_doubts(report))]
     parts += ["## Provenance", "\n".join(f"- {name}: {_cell(text)}" for name, text in provenance(report, found))]
-    return "\n\n".join(parts) + "\n"
+    return places.text("\n\n".join(filter(None, parts)) + "\n")
+
+
+def top_markdown(report: Report) -> list[str]:
+    """Return the sentence, the table of a few rows and the next step, each a paragraph."""
+    cells = [[row.text, row.x, row.y, row.seeds, row.behind, row.p] for row in rows(report)]
+    table = _table(head(report), cells) if cells else ""
+    return [part for part in (_cell(sentence(report)), table, f"Next: {_cell(next_step(report))}") if part]
 
 
 def _settings(report: Report) -> str:

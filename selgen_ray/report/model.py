@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from selgen_ray.comparing import Difference
+from selgen_ray.report.colours import Look, looks
 from selgen_ray.report.costs import Cost
 from selgen_ray.report.progress import NO_PROGRESS, Progress
 from selgen_ray.report.settings import Axis, Setting
@@ -49,11 +51,12 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Standing:
-    """One strategy in the ranking: its score on seeds that did not choose its setting, how sure it is, and its cost.
+    """One strategy or control in the ranking: its score on seeds that did not choose its setting, and its cost.
 
     Settings are given by their index in `Report.settings`.
 
     Attributes:
+        strategy: its name, or that of the control.
         settings: its settings that may lead: every planned seed has a point, and they meet `require`.
         incomplete: number of its settings that lack a seed, whatever became of it.
         num_trials: number of its planned trials; `num_diverged` of them diverged.
@@ -69,6 +72,7 @@ class Standing:
         flattering: the mean area of the runs of `best`, which is chosen on the same seeds.
         held_out: seed -> the run behind `score`.
         cost: the cost of all its trials, also of those without a point.
+        is_control: whether strategies are compared with it; then it never leads.
     """
 
     strategy: str
@@ -87,6 +91,7 @@ class Standing:
     incomplete: int = 0
     num_trials: int = 0
     num_diverged: int = 0
+    is_control: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,7 @@ class Comparison:
     """One strategy against another, seed by seed, each with the setting that is best on all other seeds.
 
     Attributes:
-        strategy, other: x, y and score are the differences strategy - other.
+        strategy, other: their names, or those of controls; x, y and score are the differences strategy - other.
         seeds: the seeds in common.
     """
 
@@ -114,11 +119,11 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Standings:
-    """All strategies, ranked by their held-out scores and compared with each other.
+    """All strategies and controls, ranked by their held-out scores and compared with each other.
 
     Attributes:
         reference: the point from which hypervolumes are measured; None where no setting has a point.
-        standings: one for each strategy, the largest held-out score first, those without a point last.
+        standings: one for each strategy, the largest held-out score first, those without a point last; then controls.
         beats: empty: a bootstrap over few seeds is far too sure of itself. Kept for readers of summary.json.
         families: strategy -> comparisons of all others with it; p-values are corrected over all pairs of strategies.
     """
@@ -129,13 +134,23 @@ class Standings:
     families: Mapping[str, tuple[Comparison, ...]]
 
     @property
+    def ranked(self) -> list[Standing]:
+        """The strategies with a setting that may lead, the best first."""
+        return [s for s in self.standings if s.hypervolume is not None and not s.is_control]
+
+    @property
     def leader(self) -> Standing | None:
         """The strategy with the largest held-out score; None if no strategy has a setting that may lead."""
-        return next((s for s in self.standings if s.hypervolume is not None), None)
+        return next(iter(self.ranked), None)
+
+    @property
+    def runner_up(self) -> Standing | None:
+        """The strategy that is ranked next to the leader."""
+        return next(iter(self.ranked[1:]), None)
 
     @property
     def num_pairs(self) -> int:
-        """The number of pairs of strategies, over which p-values are corrected."""
+        """The number of pairs, over which p-values are corrected; two controls are no pair."""
         return sum(map(len, self.families.values())) // 2
 
     def against(self, strategy: str, other: str) -> Comparison | None:
@@ -218,6 +233,11 @@ class Report:
     flagged: tuple[Flagged, ...] = ()
     standings: Standings = NOTHING
     progress: Progress = NO_PROGRESS
+
+    @cached_property
+    def looks(self) -> dict[str, Look]:
+        """The look of each role, by its name."""
+        return looks(setting.role for setting in self.settings)
 
     @property
     def drawn(self) -> list[Setting]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from importlib import resources
 from typing import Any
 
@@ -14,13 +14,16 @@ from selgen_ray import __version__
 from selgen_ray.records.results import TrialResult, now
 from selgen_ray.report.contents import as_script, page_data
 from selgen_ray.report.details import common_config, details_of, packed
-from selgen_ray.report.model import LeftOut, Report
-from selgen_ray.report.words import QUESTION, answer, caveats, setting_facts
+from selgen_ray.report.model import Report
+from selgen_ray.report.places import Places
+from selgen_ray.report.top import head, note, rows
+from selgen_ray.report.verdict import comparison_facts, next_step, sentence
+from selgen_ray.report.words import QUESTION, caveats, setting_facts
 from selgen_ray.storage import Folder
 
 SCRIPTS = (
-    *("core.js", "drawing.js", "pareto.js", "marks.js", "settings.js", "strategies.js"),
-    *("strengths.js", "courses.js", "trial.js", "main.js"),
+    *("core.js", "drawing.js", "legend.js", "pareto.js", "marks.js", "settings.js", "strategies.js"),
+    *("strengths.js", "courses.js", "trial.js", "print.js", "main.js"),
 )
 _NOWHERE = "default-src 'none'; script-src 'unsafe-inline'{beside}; style-src 'unsafe-inline'; img-src data: blob:"
 _BESIDE = " 'self' file:"  # a watched page loads version.js, which lies beside it, to see whether it is out of date
@@ -36,21 +39,28 @@ class Surroundings:
         base: the `base` sections of all search spaces as one, dotted key -> value.
         events: the parsed lines of the event logs, oldest first within a sweep.
         live: the sweeps that are running, in words; '' where none is.
+        gridded: strategy -> keys that its grid or zip names in the search spaces.
     """
 
     spaces: tuple[tuple[str, str], ...] = ()
     base: Mapping[str, Any] = field(default_factory=dict)
     events: tuple[Mapping[str, Any], ...] = ()
     live: str = ""
+    gridded: Mapping[str, Collection[str]] = field(default_factory=dict[str, Collection[str]])
 
 
 def page_html(
-    report: Report, found: Sequence[tuple[Folder, TrialResult]], around: Surroundings, watch_s: float = 0
+    report: Report,
+    found: Sequence[tuple[Folder, TrialResult]],
+    around: Surroundings,
+    places: Places,
+    watch_s: float = 0,
 ) -> tuple[str, str]:
-    """Return the page as HTML, and its version: a hash of what is on it.
+    """Return the page as HTML, and its version: a hash of what is on it. No path of this machine is in it.
 
     Args:
         found: the folder and the result of each trial.
+        places: takes paths out of texts.
         watch_s: seconds after which an open page looks for a newer version, again and again; 0: never.
     """
     # late: start-up, a report without results draws no page
@@ -60,11 +70,13 @@ def page_html(
 
     trials = [result for _, result in found]
     data = page_data(report, trials)
+    for name in ("title", "settings", "strengths", "sample_trials"):
+        data[name] = places.anywhere(data[name])
     needed = frozenset(trials[shown["trial"]].trial_id for shown in data["sample_trials"])
     by_trial = _by_trial(around.events)
     base = common_config(trials, around.base)
-    data["base"] = base
-    groups = packed(details_of(found, base, by_trial, needed))
+    data["base"] = places.anywhere(base)
+    groups = packed(details_of(found, base, by_trial, needed, places))
     # the time of writing is not hashed, so the same results have the same version
     parts = [as_script(data), *groups, around.live]
     version = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
@@ -74,8 +86,30 @@ def page_html(
         undefined=StrictUndefined,
         trim_blocks=True,
     )
+    words = {
+        "title": report.title,
+        "counts": {str(status): n for status, n in report.counts.items() if n},
+        "question": QUESTION,
+        "sentence": sentence(report),
+        "rows": [{**asdict(row), "text": row.text} for row in rows(report)],
+        "head": head(report),
+        "note": note(report),
+        "next": next_step(report),
+        "caveats": caveats(report),
+        "closest": list(comparison_facts(report)),
+        "facts": setting_facts(report),
+        "live": around.live,
+        "left_out": _left_out(report, found),
+        "flagged": [asdict(doubt) for doubt in report.flagged],
+        "provenance": provenance(report, found),
+        "spaces": around.spaces,
+        "events": [json.dumps(event) for event in around.events[-_MOST_EVENTS:]],
+    }
     html = environment.get_template("index.html.j2").render(
-        report=report,
+        places.anywhere(words),
+        x=report.x.name,
+        y=report.y.name,
+        reference=report.standings.reference,
         policy=_NOWHERE.format(beside=_BESIDE if watch_s else ""),
         css=Markup(_source("page.css")),
         theme=Markup(_source("theme.js")),
@@ -83,15 +117,6 @@ def page_html(
         plotly=Markup(get_plotlyjs()),
         data=Markup(as_script(data | {"version": version, "watch": watch_s})),
         groups=[Markup(text) for text in groups],
-        question=QUESTION,
-        answer=answer(report, report.standings),
-        caveats=caveats(report, report.standings),
-        facts=setting_facts(report),
-        live=around.live,
-        left_out=_left_out(report, found),
-        provenance=provenance(report, found),
-        spaces=around.spaces,
-        events=[json.dumps(event) for event in around.events[-_MOST_EVENTS:]],
     )
     return html, version
 
@@ -107,12 +132,12 @@ def _by_trial(events: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str
     return by_trial
 
 
-def _left_out(report: Report, results: Sequence[tuple[Folder, TrialResult]]) -> dict[str, list[tuple[LeftOut, str]]]:
+def _left_out(report: Report, results: Sequence[tuple[Folder, TrialResult]]) -> dict[str, list[dict[str, Any]]]:
     """Map each status to its trials with their ids; '' where the id is unknown."""
     ids = {str(folder): result.trial_id for folder, result in results}
-    by_status: dict[str, list[tuple[LeftOut, str]]] = defaultdict(list)
+    by_status: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for trial in report.left_out:
-        by_status[trial.status].append((trial, ids.get(trial.folder, "")))
+        by_status[str(trial.status)].append({**asdict(trial), "id": ids.get(trial.folder, "")})
     return by_status
 
 

@@ -12,7 +12,8 @@ from selgen_ray.records.control import LIVE, PLAN, Control
 from selgen_ray.records.names import trial_name
 from selgen_ray.records.results import TrialResult
 from selgen_ray.records.status import TrialStatus
-from selgen_ray.report.settings import STRATEGIES, setting_key, strategy_of
+from selgen_ray.report.roles import role_in_name, role_of
+from selgen_ray.report.settings import STRATEGIES, setting_key
 from selgen_ray.storage import Folder
 
 _SILENT_S = 60.0  # a driver that has not written for so long is taken for dead
@@ -41,7 +42,7 @@ class Progress:
         running: number of trials that a driver runs now.
         cut_off: number of trials that began, are not done, and that nobody runs.
         waiting: names of the trials without a result.
-        unfinished: strategy -> (trials of it that are not done, all its trials), for strategies that lack some.
+        unfinished: strategy or control -> (trials of it that are not done, all its trials), for those that lack some.
     """
 
     planned: int = 0
@@ -96,11 +97,11 @@ def progress_of(trials: Sequence[TrialResult], plan: Plan) -> Progress:
     waiting = sorted(name for trial_id, name in plan.names.items() if trial_id not in known)
     open_trials = [r for r in trials if r.status == TrialStatus.RUNNING]
     running = sum(trial_name(r.slug, r.seed) in plan.running for r in open_trials)
-    by_key = {setting_key(r.slug): strategy_of(r) for r in trials}
+    by_key = {setting_key(r.slug): role_of(r).name for r in trials}
     names = {*STRATEGIES, *by_key.values()}
     of_waiting = [_strategy_of_name(name, by_key, names) for name in waiting]
-    missing = Counter([*of_waiting, *map(strategy_of, open_trials)])
-    everything = Counter([*of_waiting, *map(strategy_of, trials)])
+    missing = Counter([*of_waiting, *(role_of(r).name for r in open_trials)])
+    everything = Counter([*of_waiting, *(role_of(r).name for r in trials)])
     return Progress(
         planned=len(trials) + len(waiting),
         done=len(trials) - len(open_trials),
@@ -118,7 +119,7 @@ def _strategy_of_name(name: str, by_key: Mapping[str, str], strategies: Iterable
     if key in by_key:
         return by_key[key]
     fitting = [one for one in strategies if slug == one or slug.startswith(f"{one}_")]
-    return max(fitting, key=len) if fitting else slug.removesuffix(f"_{key}")
+    return role_in_name(slug, max(fitting, key=len)) if fitting else slug.removesuffix(f"_{key}")
 
 
 def progress_text(progress: Progress) -> str:

@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from selgen_ray.records.results import HEADLINES
 from selgen_ray.report.model import Base, Report
 from selgen_ray.report.settings import Axis
-from selgen_ray.stats import Summary
 
 Ends = tuple[float, float]
-_CROWD = 8  # with more settings than this, room for their labels matters more than showing the base model in place
-_MOST = 2.0  # an axis with the base model may then be so many times as long as the settings alone need
+_CROWD = 8  # with more settings than this, room for their labels matters more than whole bars
 
 
 def is_share(axis: Axis) -> bool:
@@ -52,18 +50,14 @@ def limits(axis: Axis, points: Sequence[float], bars: Sequence[Ends], reach: flo
 
 
 def axis_limits(report: Report, i: int) -> Ends:
-    """Return the limits of axis x (i = 0) or y (1); they exclude base models that would squeeze a crowd of settings."""
+    """Return the limits of axis x (i = 0) or y (1): those of what was trained.
+
+    The base model does not count: it has learnt nothing, and would squeeze all others to one end. See `beyond`.
+    """
     axis = (report.x, report.y)[i]
-    means = [pair for s in report.drawn if (pair := (s.x, s.y)[i])]
-    bases = [pair for base in report.bases if base.x and base.y and (pair := (base.x, base.y)[i])]
+    shown = [pair for s in report.drawn if (pair := (s.x, s.y)[i])]
     points = [point[i] for s in report.drawn for point in s.points]
     reach = 0.2 if is_crowded(report) else 0.6
-    near, far = (_limits_of(axis, shown, points, reach) for shown in (means, means + bases))
-    squeezed = abs(far[1] - far[0]) > _MOST * abs(near[1] - near[0])
-    return near if is_crowded(report) and squeezed else far
-
-
-def _limits_of(axis: Axis, shown: Sequence[Summary], points: Sequence[float], reach: float) -> Ends:
     return limits(axis, [*(s.mean for s in shown), *points], [s.interval for s in shown if s.interval], reach)
 
 

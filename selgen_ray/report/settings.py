@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from selgen_ray.records.requirement import Condition
 from selgen_ray.records.results import TrialResult, finite, flatten, less_is_better
 from selgen_ray.records.status import TrialStatus
 from selgen_ray.report.knob_names import knob_texts, value_text
+from selgen_ray.report.roles import Kind, Role, role_of_setting, strategy_of
 from selgen_ray.report.versions import NAMES, STREAMS, SWEEPS, Group, with_versions
 from selgen_ray.stats import Summary, is_number, paired_change, pareto_front, summarise
 
@@ -21,6 +22,9 @@ STRATEGIES = (
     *("grad_project", "grad_project_precomputed_proxy_grad", "orth_penalty", "directional_penalty"),
     *("steering_weights", "steering_weights_add_alignment_plane", "safe_lora"),
 )
+_KINDS = (Kind.TASK_ALONE, Kind.CONTROL, Kind.STRATEGY)  # in the order of tables and legends
+# what of `naive` is no control mixes the proxy in, and says so wherever it is named
+_ALWAYS_NAMED = ("train_on_proxy",)
 _LOST = (TrialStatus.DIVERGED, TrialStatus.FAILED, TrialStatus.STOPPED)
 _SLUG_HASH = re.compile(r"_([0-9a-f]{6,32})$")
 
@@ -56,9 +60,9 @@ class Setting:
     Attributes:
         slug: the name of the folder that holds its results.
         strategy: its proxy_strategy.
-        knobs: leaf name -> value, for the keys that differ between the settings of this strategy, such as
-            {"beta_kl": 10.0}.
-        outcome_only: plain training without any proxy, the run that other strategies are compared with.
+        knobs: leaf name -> value, for the keys that differ between the settings of this role, or that the strategy's
+            grid names, such as {"beta_kl": 10.0}.
+        role: whether it is one of its strategy's settings, or a control that strategies are compared with.
         trial_ids: ids of the trials that were configured with this setting, of any status.
         beside_ids: ids of the trials that were configured otherwise, and evaluated with this setting's value as well.
         num_trials: number of trials of any status, one for each seed.
@@ -73,15 +77,15 @@ class Setting:
         x, y: summaries over seeds; None without a value.
         change_x, change_y: paired difference to each trial's own base model, over seeds.
         failures: the conditions for the front that this setting's mean misses, with the mean: 'coherence 0.420'.
-        on_front: whether it is complete and misses no condition, and no other such setting's mean dominates it (at
-            least as good on both axes and better on one).
+        on_front: whether it is complete, misses no condition and is no control but the task alone, and no other such
+            setting's mean dominates it (at least as good on both axes and better on one).
         trials: its trials of any status, one for each seed, with this setting's values in their config.
     """
 
     slug: str
     strategy: str
     knobs: dict[str, Any]
-    outcome_only: bool
+    role: Role
     trial_ids: tuple[str, ...]
     beside_ids: tuple[str, ...]
     num_trials: int
@@ -101,9 +105,19 @@ class Setting:
     trials: tuple[TrialResult, ...] = field(default=(), repr=False, compare=False)
 
     @property
+    def group(self) -> str:
+        """The name that it is compared and drawn under: its strategy, or that of the control."""
+        return self.role.name
+
+    @property
+    def outcome_only(self) -> bool:
+        """Whether it is plain training on the task without any proxy."""
+        return self.role.kind is Kind.TASK_ALONE
+
+    @property
     def label(self) -> str:
-        """Its name for people: 'kl_divergence β=10'."""
-        return " ".join([self.strategy, *knob_texts(self.knobs)])
+        """Its name for people: 'kl_divergence β=10', 'task alone'."""
+        return " ".join([self.group, *knob_texts(self.knobs)])
 
     @property
     def complete(self) -> bool:
@@ -127,29 +141,39 @@ def make_settings(
     y: Axis,
     require: Sequence[Condition] = (),
     waiting: Iterable[str] = (),
+    gridded: Mapping[str, Collection[str]] | None = None,
 ) -> list[Setting]:
     """Summarise trials by setting, and mark the settings on the Pareto front of means.
 
     Args:
         require: conditions that a setting's means must meet to be on the front.
         waiting: names of planned trials without a result, such as 'naive_1a2b3c/seed_2'.
+        gridded: strategy -> keys that its grid names, such as {"kl_divergence": {"finetune_config.beta_kl"}}: they are
+            part of a setting's name also where the grid has a single value.
 
     Returns:
-        The settings, ordered by strategy (see `STRATEGIES`), then by the values of their knobs.
+        The settings: controls, then strategies (see `STRATEGIES`); within a role by the values of their knobs.
     """
     by_strategy: dict[str, list[list[TrialResult]]] = defaultdict(list)
     for group in group_by_setting(trials):
         by_strategy[strategy_of(group[0])].append(group)
-    missing = Counter(setting_key(name.rpartition("/")[0]) for name in waiting)
-    settings = []
+    by_role: dict[Role, list[Group]] = defaultdict(list)
     for strategy in sorted(by_strategy, key=_strategy_order):
-        groups = with_versions(by_strategy[strategy])
-        knobs = _knobs([group.trials for group in groups])
+        for group in with_versions(by_strategy[strategy]):
+            by_role[role_of_setting(group.trials)].append(group)
+    missing = Counter(setting_key(name.rpartition("/")[0]) for name in waiting)
+    settings: list[Setting] = []
+    for role in sorted(by_role, key=lambda role: _KINDS.index(role.kind)):
+        groups = by_role[role]
+        named = {*_ALWAYS_NAMED, *(gridded or {}).get(role.name, ())}
+        knobs = _knobs([group.trials for group in groups], named if role.kind is Kind.STRATEGY else ())
         made = [
-            _setting(group, its_knobs, x, y, require, missing) for group, its_knobs in zip(groups, knobs, strict=True)
+            _setting(group, role, its_knobs, x, y, require, missing)
+            for group, its_knobs in zip(groups, knobs, strict=True)
         ]
         settings += sorted(made, key=lambda s: [_value_order(value) for value in s.knobs.values()])
-    eligible = [i for i, s in enumerate(settings) if s.may_lead]
+    # the task alone is a choice that one has, and may dominate a strategy; on clean data nobody can train
+    eligible = [i for i, s in enumerate(settings) if s.may_lead and s.role.kind is not Kind.CONTROL]
     front = pareto_front([mean_point(settings[i], x, y) for i in eligible])
     for i in (eligible[j] for j in front):
         settings[i] = replace(settings[i], on_front=True)
@@ -162,21 +186,10 @@ def mean_point(setting: Setting, x: Axis, y: Axis) -> tuple[float, float]:
     return x.sign * setting.x.mean, y.sign * setting.y.mean
 
 
-def strategy_of(result: TrialResult) -> str:
-    """Return the trial's proxy_strategy; 'unknown' where its config has none."""
-    return str(result.config.get("proxy_strategy") or "unknown")
-
-
 def model_name(result: TrialResult) -> str:
     """Return the name of the base model; imported results are marked, since other code evaluated them."""
     name = str(result.config.get("finetune_config", {}).get("model", "base model"))
     return f"{name} (imported)" if result.imported_from else name
-
-
-def is_outcome_only(result: TrialResult) -> bool:
-    """Return whether it is plain training on the outcome alone, by its config or because there was no proxy."""
-    no_proxy = bool(result.num_rows) and "train/proxy" not in result.num_rows
-    return strategy_of(result) == "naive" and (result.config.get("train_on_proxy") is False or no_proxy)
 
 
 def group_by_setting(trials: Iterable[TrialResult]) -> list[list[TrialResult]]:
@@ -210,6 +223,7 @@ def setting_key(slug: str) -> str:
 
 def _setting(
     group: Group,
+    role: Role,
     knobs: dict[str, Any],
     x: Axis,
     y: Axis,
@@ -226,7 +240,7 @@ def _setting(
         slug=next((r.slug for r in group.trials[::-1] if r.trial_id in group.own), group.trials[-1].slug),
         strategy=strategy_of(group.trials[0]),
         knobs=knobs,
-        outcome_only=any(map(is_outcome_only, group.trials)),
+        role=role,
         trial_ids=group.own,
         beside_ids=tuple(i for i in ids if i not in group.own),
         num_trials=len(ids),
@@ -270,10 +284,13 @@ def _change(trials: Iterable[TrialResult], axis: Axis) -> Summary | None:
     return paired_change([after for after, _ in known], [before for _, before in known])
 
 
-def _knobs(groups: Sequence[Sequence[TrialResult]]) -> list[dict[str, Any]]:
-    """Return the knobs of each setting of one strategy: the keys whose values differ between the settings.
+def _knobs(groups: Sequence[Sequence[TrialResult]], named: Collection[str]) -> list[dict[str, Any]]:
+    """Return the knobs of each setting of one role: the keys whose values differ between settings, and the named ones.
 
     A knob is called by the last part of its key, or by the whole key where two keys end alike.
+
+    Args:
+        named: keys that are knobs also where all settings have one value; the first sections may be missing.
     """
     flats = [[flatten(r.config) | {"imported": r.imported_from is not None} for r in group] for group in groups]
     everything = [flat for group in flats for flat in group]
@@ -282,7 +299,7 @@ def _knobs(groups: Sequence[Sequence[TrialResult]]) -> list[dict[str, Any]]:
         key
         for key in dict.fromkeys(key for flat in everything for key in flat if key not in hidden)
         # a key that older results lack says nothing about them; one that differs between seeds is no knob
-        if len({repr(f[key]) for f in everything if key in f}) > 1
+        if (len({repr(f[key]) for f in everything if key in f}) > 1 or _is_named(key, named, everything))
         and all(len({repr(f[key]) for f in group if key in f}) <= 1 for group in flats)
     ]
     leaves = [key.rpartition(".")[2] for key in varying]
@@ -293,6 +310,11 @@ def _knobs(groups: Sequence[Sequence[TrialResult]]) -> list[dict[str, Any]]:
         if texts.count(text) > 1:  # the config looks the same, so a file behind it differs: the hash tells them apart
             its_knobs["setting"] = setting_key(group[-1].slug)
     return knobs
+
+
+def _is_named(key: str, named: Collection[str], flats: Iterable[Mapping[str, Any]]) -> bool:
+    """Return whether a dotted key is one of the named ones, and has a value."""
+    return any(key == one or key.endswith(f".{one}") for one in named) and any(f.get(key) is not None for f in flats)
 
 
 def _strategy_order(name: str) -> tuple[int, str]:

@@ -20,26 +20,27 @@ from selgen_ray.comparing import (
 from selgen_ray.records.status import TrialStatus
 from selgen_ray.report.costs import cost_of
 from selgen_ray.report.model import Comparison, HeldOut, Reference, Report, Standing, Standings
+from selgen_ray.report.roles import Role
 from selgen_ray.report.scales import is_share
 from selgen_ray.report.settings import Axis, Setting
 from selgen_ray.stats import pareto_front
 
 
 def compare_strategies(report: Report, reference: tuple[float, float] | None = None) -> Standings:
-    """Rank the strategies of a report on its two axes, and compare each with each.
+    """Rank the strategies of a report on its two axes, and compare each with each and with the controls.
 
     Args:
         reference: the point from which hypervolumes are measured, as values of the two axes; default: see
             `find_reference`.
     """
     point = find_reference(report, reference)
-    strategies = dict.fromkeys(s.strategy for s in report.settings)
+    roles = dict.fromkeys(s.role for s in report.settings)
     if point is None:
-        unranked = (_without_points(report, name) for name in strategies)
-        return Standings(None, tuple(unranked), {}, {})
-    ranked = [_standing(report, name, point) for name in strategies]
+        unranked = [_without_points(report, role) for role in roles]
+        return Standings(None, tuple(sorted(unranked, key=lambda one: one.is_control)), {}, {})
+    ranked = [_standing(report, role, point) for role in roles]
     honest = any(standing.score for standing in ranked)
-    ranked.sort(key=lambda one: _rank(one, honest), reverse=True)
+    ranked.sort(key=lambda one: (one.is_control, -_rank(one, honest)))
     return Standings(point, tuple(ranked), {}, _families(ranked))
 
 
@@ -53,7 +54,7 @@ def _rank(standing: Standing, honest: bool) -> float:
 def find_reference(report: Report, given: tuple[float, float] | None = None) -> Reference | None:
     """Return the point from which hypervolumes are measured: the scores that one has without any of the strategies.
 
-    x is the base model's: a setting that does no better has learnt nothing. y is the outcome-only run's: a setting that
+    x is the base model's: a setting that does no better has learnt nothing. y is that of the task alone: a setting that
     does no better has gained nothing from the proxy. Where either is missing, the worst mean of any setting stands in.
 
     Args:
@@ -73,7 +74,7 @@ def find_reference(report: Report, given: tuple[float, float] | None = None) -> 
     worst_y = min((s.y.mean for s in drawn if s.y), key=lambda v: report.y.sign * v)
     why = [
         f"{report.x.name} of {'the base model' if base else 'the worst setting'}",
-        f"{report.y.name} of {'the outcome-only run' if plain else 'the worst setting'}",
+        f"{report.y.name} of {'the task alone' if plain else 'the worst setting'}",
     ]
     return _reference(report, base.mean if base else worst_x, plain.mean if plain else worst_y, ", ".join(why))
 
@@ -97,10 +98,10 @@ def _means(report: Report, settings: Iterable[Setting]) -> list[tuple[float, flo
     return [(report.x.sign * s.x.mean, report.y.sign * s.y.mean) for s in settings if s.x and s.y]
 
 
-def _standing(report: Report, strategy: str, reference: Reference) -> Standing:
-    indices = [i for i, s in enumerate(report.settings) if s.strategy == strategy and s.may_lead]
+def _standing(report: Report, role: Role, reference: Reference) -> Standing:
+    indices = [i for i, s in enumerate(report.settings) if s.role == role and s.may_lead]
     if not indices:
-        return _without_points(report, strategy)
+        return _without_points(report, role)
     settings = [report.settings[i] for i in indices]
     origin = _turned(report, reference)
     means = _means(report, settings)
@@ -122,7 +123,7 @@ def _standing(report: Report, strategy: str, reference: Reference) -> Standing:
     values = {seed: everything[:, row, column].tolist() for seed, (row, column) in held.items()}
     x, y, score = (summarise_held_out([v[i] for v in values.values()], len(settings)) for i in range(3))
     return Standing(
-        strategy=strategy,
+        strategy=role.name,
         settings=tuple(indices),
         front=tuple(indices[i] for i in pareto_front(means)),
         best=indices[best],
@@ -134,35 +135,36 @@ def _standing(report: Report, strategy: str, reference: Reference) -> Standing:
         y=y,
         flattering=alone[best][0],
         held_out={seed: HeldOut(indices[held[seed][0]], *values[seed]) for seed in held},
-        **_fate(report, strategy),
+        **_fate(report, role),
     )
 
 
-def _without_points(report: Report, strategy: str) -> Standing:
-    return Standing(strategy, (), (), None, (), None, None, **_fate(report, strategy))
+def _without_points(report: Report, role: Role) -> Standing:
+    return Standing(role.name, (), (), None, (), None, None, **_fate(report, role))
 
 
-def _fate(report: Report, strategy: str) -> dict[str, Any]:
-    """Return the fields of a standing that all trials of the strategy decide, whatever became of them."""
-    settings = [s for s in report.settings if s.strategy == strategy]
+def _fate(report: Report, role: Role) -> dict[str, Any]:
+    """Return the fields of a standing that all trials of the role decide, whatever became of them."""
+    settings = [s for s in report.settings if s.role == role]
     trials = {r.trial_id: r.status for s in settings for r in s.trials if r.trial_id in s.trial_ids}
     waiting = sum(s.num_planned - s.num_trials for s in settings)
     return {
         "cost": cost_of(settings),
         "incomplete": sum(not s.complete for s in settings),
         "num_trials": len(trials) + waiting,
+        "is_control": role.is_control,
         "num_diverged": sum(status == TrialStatus.DIVERGED for status in trials.values()),
     }
 
 
 def _families(standings: Sequence[Standing]) -> dict[str, tuple[Comparison, ...]]:
-    """Compare each strategy with each on the seeds that both have.
+    """Compare each strategy with each, and with each control, on the seeds that both have.
 
     p-values are corrected over all pairs: the leader is the best of them by the same data, so whatever it is compared
     with was chosen as well.
     """
     there = [s for s in standings if s.held_out]
-    pairs = list(itertools.combinations(there, 2))
+    pairs = [(a, b) for a, b in itertools.combinations(there, 2) if not (a.is_control and b.is_control)]
     shared = [tuple(sorted(a.held_out.keys() & b.held_out.keys())) for a, b in pairs]
     widenings = [
         choice_widening(max(len(a.settings), len(b.settings)), len(seeds))

@@ -7,7 +7,9 @@ from typing import Any
 
 from selgen_ray.report.model import Report, Standings
 from selgen_ray.report.settings import Setting
-from selgen_ray.report.words import answer, caveats
+from selgen_ray.report.top import rows
+from selgen_ray.report.verdict import comparison_facts, next_step, sentence
+from selgen_ray.report.words import caveats
 
 
 def plain_setting(setting: Setting) -> dict[str, Any]:
@@ -27,7 +29,9 @@ def standings_as_dict(standings: Standings) -> dict[str, Any]:
 
 def as_dict(report: Report) -> dict[str, Any]:
     """Return everything in a report as plain data, the content of summary.json."""
-    settings = [{"label": s.label, "complete": s.complete, **plain_setting(s)} for s in report.settings]
+    settings = [
+        {"label": s.label, "group": s.group, "complete": s.complete, **plain_setting(s)} for s in report.settings
+    ]
     return {
         "title": report.title,
         "interval": "mean ± half_width: 95 % t-interval over seeds; null for a single seed",
@@ -37,8 +41,11 @@ def as_dict(report: Report) -> dict[str, Any]:
         "require": report.require or None,
         "counts": report.counts,
         "progress": asdict(report.progress),
-        "answer": " ".join(answer(report, report.standings)),
-        "caveats": caveats(report, report.standings),
+        "answer": sentence(report),
+        "top": [asdict(row) for row in rows(report)],
+        "next": next_step(report),
+        "closest": dict(comparison_facts(report)),
+        "caveats": caveats(report),
         "settings": settings,
         "strategies": standings_as_dict(report.standings),
         "base_models": [asdict(base) for base in report.bases],

@@ -5,12 +5,15 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Sequence
 
+from selgen_ray.records.status import TrialStatus
 from selgen_ray.report.knob_names import signs
 from selgen_ray.report.model import Report
 from selgen_ray.report.progress import progress_text
+from selgen_ray.report.roles import BASE
 from selgen_ray.report.settings import Setting
-from selgen_ray.report.words import answer, items_of
-from selgen_ray.stats import Summary, binomial_interval
+from selgen_ray.report.top import head, items_of, rows, score_text
+from selgen_ray.report.verdict import next_step, sentence
+from selgen_ray.stats import Summary
 
 PAGE, PICTURE = "index.html", "figures/pareto.png"
 WIDTH = 112
@@ -22,15 +25,15 @@ _MIN_LABEL = 20
 def report_text(report: Report) -> str:
     """Return a report as text for a terminal.
 
-    In this order: counts, table, answer, what is left out and why, notes, the files written; the page comes last.
+    In this order: counts, table, what is left out and why, notes, the verdict with its few rows and the next step, the
+    files written; the page comes last.
     """
     counts = ", ".join(f"{n} {status}" for status, n in report.counts.items() if n)
     lines = [f"{report.title}: {counts or f'no results.json below {report.sweep} yet'}", ""]
     if how_far := progress_text(report.progress):
         lines = [*_wrapped(how_far, ""), "", *lines]
-    if report.counts.get("completed"):
+    if report.counts.get(TrialStatus.COMPLETED):
         lines += [*_table(report), "", *_legend(report), ""]
-        lines += [*_wrapped(" ".join(answer(report, report.standings)), ""), ""]
     elif counts:
         lines += ["Nothing is completed yet: there is nothing to average.", ""]
     lines += _kept_off(report)
@@ -39,52 +42,42 @@ def report_text(report: Report) -> str:
     lines += [row for note in (*report.notes, *report.unknown_axes) for row in _wrapped(f"note: {note}", "  ")]
     if report.paths and PICTURE not in report.paths:
         lines += _wrapped(f"no figure: no completed trial has both {report.x.name} and {report.y.name}", "  ")
+    if report.counts.get(TrialStatus.COMPLETED):
+        lines += [*([""] if lines[-1] else []), *_top(report), ""]
     tables = [path for name, path in report.paths.items() if name in _NAMED]
     page = [f"report: {report.paths[PAGE]}"] if PAGE in report.paths else []
     return "\n".join([*lines, *tables, *page]).rstrip("\n")
 
 
-def score_text(summary: Summary | None, signed: bool = False, items: int | None = None) -> str:
-    """Return '0.812 ± 0.034', without an interval '0.812', without a value '-', of equal values '0.980, no spread'.
-
-    Args:
-        signed: write '+' before a positive mean, as of a change.
-        items: number of items that a share rests on: with them equal values have a binomial interval.
-    """
-    if summary is None:
-        return "-"
-    mean = f"{summary.mean:+.3f}" if signed else f"{summary.mean:.3f}"
-    if summary.is_flat:
-        return f"{mean}, no spread{_range(summary, items)}"
-    return mean if summary.half_width is None else f"{mean} ± {summary.half_width:.3f}"
-
-
-def _range(summary: Summary, items: int | None) -> str:
-    """Return ', 0.894–0.999', the binomial interval of equal shares; '' where the number of items is not known."""
-    if items is None or not 0 <= summary.mean <= 1:
-        return ""
-    low, high = binomial_interval(summary.mean, items)
-    return f", {low:.3f}–{high:.3f}"
+def _top(report: Report) -> Iterable[str]:
+    """Yield the verdict: one sentence, the table of a few rows, the next step."""
+    yield from _wrapped(sentence(report), "")
+    cells = [["", row.text, row.x, row.y, row.seeds, row.behind, row.p] for row in rows(report)]
+    if cells:
+        yield ""
+        yield from _aligned(["", *head(report)], cells)
+        yield ""
+    yield from _wrapped(f"Next: {next_step(report)}", "      ")
 
 
 def _table(report: Report) -> list[str]:
-    head = ["", "setting", "seeds", report.x.name, "change", report.y.name, "change", "items"]
-    rows: list[list[str]] = []
+    columns = ["", "setting", "seeds", report.x.name, "change", report.y.name, "change", "items"]
+    table: list[list[str]] = []
     for base in report.bases:
-        label = "base model" if len(report.bases) == 1 else f"base model {base.model}"
-        rows.append(["", label, _seeds(base.x or base.y), score_text(base.x), "", score_text(base.y), "", ""])
+        label = BASE if len(report.bases) == 1 else f"{BASE} {base.model}"
+        table.append(["", label, _seeds(base.x or base.y), score_text(base.x), "", score_text(base.y), "", ""])
     for s in report.settings:
         x, y = (
             score_text(s.x, items=items_of(report.x, s.items_x)),
             score_text(s.y, items=items_of(report.y, s.items_y)),
         )
         scores = [x, score_text(s.change_x, True), y, score_text(s.change_y, True), items_text(s)]
-        rows.append(
+        table.append(
             ["*" if s.on_front else "x" if s.failures else "", row_label(s), _seeds(s.x or s.y, s.num_planned), *scores]
         )
-    if not any(row[-1] for row in rows):  # results that do not say how many items there are
-        head, rows = head[:-1], [row[:-1] for row in rows]
-    return _aligned(head, rows)
+    if not any(row[-1] for row in table):  # results that do not say how many items there are
+        columns, table = columns[:-1], [row[:-1] for row in table]
+    return _aligned(columns, table)
 
 
 def items_text(setting: Setting) -> str:

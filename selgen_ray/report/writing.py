@@ -20,6 +20,7 @@ from selgen_ray.report.build import make_report
 from selgen_ray.report.markdown import report_markdown
 from selgen_ray.report.model import Report
 from selgen_ray.report.page import Surroundings, page_html
+from selgen_ray.report.places import Places
 from selgen_ray.report.progress import read_plan
 from selgen_ray.report.settings import Axis
 from selgen_ray.report.summary import as_dict
@@ -53,7 +54,7 @@ def write_report(
         strict: write nothing where an axis is unknown, rather than files that lack it.
         require: conditions that a setting must meet to be on the front, such as 'coherence >= 0.5'.
         out: the folder to write to; default: report/ in the sweep's folder, for several sweeps in the current one.
-        reference: (x, y) from which hypervolumes are measured; default: the base model's x, the outcome-only run's y.
+        reference: (x, y) from which hypervolumes are measured; default: the base model's x, the task alone's y.
         watch_s: seconds after which an open page looks for a newer one, again and again; 0: never.
 
     Returns:
@@ -98,14 +99,16 @@ def _written(
     watch_s: float,
 ) -> Report:
     results = read_trials(*folders)
+    around = surroundings(folders)
     title = title or ", ".join(folder.name for folder in folders)
     where = ", ".join(map(str, folders))
-    report = make_report(results, where, title, x, y, require or "", reference, read_plan(folders))
+    plan = read_plan(folders)
+    report = make_report(results, where, title, x, y, require or "", reference, plan, around.gridded)
     if not results or (strict and report.unknown_axes):
         return report
     place = _place(folders, out)
     paths: dict[str, str] = {}
-    for name, content in _files(report, results, folders, watch_s):
+    for name, content in _files(report, results, around, Places(folders), watch_s):
         place.write(name, content)
         paths[name] = str(place / name)
     return replace(report, paths=paths)
@@ -140,11 +143,35 @@ def parquet(table: pd.DataFrame) -> bytes:
     return buffer.getvalue()
 
 
-def _files(report: Report, results: Found, folders: Sequence[Folder], watch_s: float) -> Iterable[tuple[str, bytes]]:
+def for_spreadsheets(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table in which no text is a formula: a spreadsheet program runs cells that begin with = + - or @.
+
+    Such a text gets an apostrophe before it, which the program hides. Numbers, also those kept as text, stay.
+    """
+    texts = [name for name, dtype in table.dtypes.items() if dtype.kind not in "biufcmM"]
+    return table.assign(**{str(name): table[name].map(_no_formula) for name in texts})
+
+
+def _no_formula(value: Any) -> Any:
+    if not isinstance(value, str) or not value.startswith(_FORMULA):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
+
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def _files(
+    report: Report, results: Found, around: Surroundings, places: Places, watch_s: float
+) -> Iterable[tuple[str, bytes]]:
     """Yield (name, content) of each file; the page comes after the files it refers to."""
     table = plain_table(results)
     yield "results.parquet", parquet(table)
-    yield "results.csv", table.to_csv(index=False).encode()
+    yield "results.csv", for_spreadsheets(table).to_csv(index=False).encode()
     yield "summary.json", json.dumps(as_dict(report), indent=1, allow_nan=False, default=str).encode()
     pictures = []
     if report.drawn:
@@ -156,9 +183,8 @@ def _files(report: Report, results: Found, folders: Sequence[Folder], watch_s: f
             pictures.append(name)
             yield f"figures/{name}.png", as_png(figure)
             yield f"figures/{name}.svg", as_svg(figure)
-    around = surroundings(folders)
-    yield "report.md", report_markdown(report, results, pictures).encode()
-    html, version = page_html(report, results, around, watch_s)
+    yield "report.md", report_markdown(report, results, pictures, places).encode()
+    html, version = page_html(report, results, around, places, watch_s)
     yield PAGE, html.encode()
     yield VERSION, f"selgenVersion({json.dumps(version)});\n".encode()
 
@@ -167,16 +193,20 @@ def surroundings(folders: Sequence[Folder]) -> Surroundings:
     """Read the search spaces, events and states of sweeps, as far as they exist and can be read."""
     spaces: list[tuple[str, str]] = []
     base: dict[str, Any] = {}
+    gridded: dict[str, set[str]] = {}
     events: list[Mapping[str, Any]] = []
     live: list[str] = []
     for folder in folders:
         text = _text(folder, "space.yaml")
         if text:
             spaces.append((f"{folder.name}/space.yaml", text))
-            base |= _base(text)
+            content = _parsed(text)
+            base |= flatten(section) if isinstance(section := content.get("base"), dict) else {}
+            for strategy, keys in _gridded(content):
+                gridded.setdefault(strategy, set()).update(keys)
         events += read_events(folder)
         live += [state] if (state := _live(Control(folder).read(LIVE))) else []
-    return Surroundings(tuple(spaces), base, tuple(events), "; ".join(live))
+    return Surroundings(tuple(spaces), base, tuple(events), "; ".join(live), gridded)
 
 
 def _text(folder: Folder, name: str) -> str:
@@ -186,15 +216,39 @@ def _text(folder: Folder, name: str) -> str:
         return ""
 
 
-def _base(space: str) -> dict[str, Any]:
+def _parsed(space: str) -> dict[str, Any]:
     import yaml  # late: start-up, a report without results needs none
 
     try:
         content = yaml.safe_load(space)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         return {}
-    base = content.get("base") if isinstance(content, dict) else None
-    return flatten(base) if isinstance(base, dict) else {}
+    return content if isinstance(content, dict) and _size(content, {}) < _MOST_KEYS else {}
+
+
+_MOST_KEYS = 100_000
+
+
+def _size(value: Any, known: dict[int, int]) -> int:
+    """Return how many values one holds, written out: aliases of YAML make one object stand in many places."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = _MOST_KEYS  # should it hold itself
+        known[id(value)] = 1 + sum(
+            _size(item, known) for item in (value.values() if isinstance(value, dict) else value)
+        )
+    return known[id(value)]
+
+
+def _gridded(space: Mapping[str, Any]) -> Iterable[tuple[str, set[str]]]:
+    """Yield (strategy, keys that its own grid or zip names), such as ('kl_divergence', {'finetune_config.beta_kl'})."""
+    strategies = space.get("strategies")
+    for name, section in strategies.items() if isinstance(strategies, dict) else ():
+        grid, zipped = (section.get(part) for part in ("grid", "zip")) if isinstance(section, dict) else (None, None)
+        groups = [grid, *(zipped if isinstance(zipped, list) else ())]
+        if keys := {key for group in groups if isinstance(group, dict) for key in flatten(group)}:
+            yield str(name), keys
 
 
 def _live(live: Mapping[str, Any]) -> str:

@@ -22,9 +22,12 @@ Axis = list[Flat]
 """Alternatives, of which each trial takes one: [{'finetune_config.r': 8}, {'finetune_config.r': 16}]."""
 
 STREAMS = ("data_seed", "model_seed")
-_SECTIONS = ("extends", "base", "grid", "zip", "strategies", "overrides", "seeds", "exclude")
+_SECTIONS = ("extends", "base", "grid", "zip", "strategies", "overrides", "controls", "seeds", "exclude")
 _SETTINGS = fields(SweepSettings)
 _TOP = Keys({"": _SETTINGS | {key: FieldInfo() for key in _SECTIONS}}, {}, frozenset(sections(SweepSettings)))
+TASK_ALONE = "task alone"
+"""The control that is always there: the task without the proxy."""
+_PLAIN, _MIXES = "naive", "train_on_proxy"
 _PARTS = ("fixed", "grid", "zip", "search")
 _ELSEWHERE = {
     "seed": "a seed cannot be varied here: list the seeds under `seeds`.",
@@ -38,6 +41,7 @@ class Variant:
 
     Attributes:
         search: the strategy's search, if it has one. `drawn` turns a random search into an axis.
+        control: its name in `controls`; '': it is none of them.
     """
 
     strategy: str
@@ -45,6 +49,7 @@ class Variant:
     fixed: Flat
     axes: list[Axis] = field(default_factory=list)
     search: Section | None = None
+    control: str = ""
 
     def drawn(self) -> Variant:
         """Return the variant with a random search written out as an axis."""
@@ -62,6 +67,7 @@ class Document:
         workers: the valid value of resources.workers among them, if it is given.
         variants: the strategies with their axes.
         overrides: the settings that `overrides` lists.
+        controls: the settings that `controls` names, and the task alone where that section is given.
         seeds: [] if none are given.
         exclude: place and values of each exclusion.
         notes: lines on what is no error.
@@ -73,6 +79,7 @@ class Document:
     base: Flat
     variants: list[Variant]
     overrides: list[Variant]
+    controls: list[Variant]
     seeds: list[Node]
     exclude: list[tuple[Origin, Flat]]
     notes: list[str]
@@ -135,7 +142,8 @@ class _Sections(Searches):
         base = self.config(sections["base"]) if "base" in sections else {}
         variants = self.variants(sections, base, tree.origin.file)
         overrides = [self.override(node, base) for node in self.items(sections.get("overrides"))]
-        present = [v for v in [*variants, *overrides] if v]
+        controls = list(self.controls(sections["controls"])) if "controls" in sections else []
+        present = [v for v in [*variants, *overrides, *controls] if v]
         return Document(
             origin=tree.origin,
             settings=settings,
@@ -143,6 +151,7 @@ class _Sections(Searches):
             base=base,
             variants=variants,
             overrides=[v for v in overrides if v],
+            controls=controls,
             seeds=self.seeds(sections.get("seeds")),
             exclude=list(self.exclude(sections.get("exclude"))),
             notes=self.unused(base, present) if present and not self.incomplete else [],
@@ -237,6 +246,48 @@ class _Sections(Searches):
             return None
         strategy = name.value if name else "naive"
         return Variant(strategy, node.origin, self.owned(flat, strategy))
+
+    def controls(self, node: Node) -> Iterable[Variant]:
+        """Yield the task alone, and each control; see `_control`."""
+        if node.value is not None and not is_a(dict, node, self.problems):
+            return
+        listed = node.value or {}
+        if TASK_ALONE not in listed:
+            yield Variant(_PLAIN, node.origin, {_MIXES: Node(False, node.origin)}, control=TASK_ALONE)
+        for name, child in listed.items():
+            if child.value is not None and not is_a(dict, child, self.problems):
+                continue
+            values = {self._in_full(key): value for key, value in (child.value or {}).items()}
+            if (control := self._control(str(name), Node(values, child.origin))) is not None:
+                yield control
+
+    def _control(self, name: str, node: Node) -> Variant | None:
+        """Return a control: its strategy is the one that it names, else that of its knobs, else the task alone."""
+        flat = self.config(node)
+        if "proxy_strategy" in node.value and "proxy_strategy" not in flat:
+            return None
+        owners = [set(self.keys.owners[key]) for key in flat if key in self.keys.owners and key != _MIXES]
+        fitting = sorted(set.intersection(*owners)) if owners else [_PLAIN]
+        given = flat.pop("proxy_strategy", None)
+        if given is None and len(fitting) != 1:
+            of = (
+                f"; strategies that have its knobs: {', '.join(fitting)}"
+                if fitting
+                else ", and no strategy has its knobs"
+            )
+            self.problems.append(node.problem(f"names no proxy_strategy{of}: give it one."))
+            return None
+        strategy = given.value if given else fitting[0]
+        if given is None and strategy == _PLAIN:
+            flat.setdefault(_MIXES, Node(False, node.origin))
+        variant = Variant(strategy, node.origin, self.owned(flat, strategy), control=name)
+        self.once(replace(variant, fixed={key: node for key, node in variant.fixed.items() if key in _ELSEWHERE}))
+        return variant
+
+    def _in_full(self, key: str) -> str:
+        """Return a key of finetune_config that is written without its section with it."""
+        is_known = key in self.keys.known or key in self.keys.sections or key in self.keys.aliases
+        return key if is_known or (full := f"finetune_config.{key}") not in self.keys.known else full
 
     def seeds(self, node: Node | None) -> list[Node]:
         by_text: dict[Any, Node] = {}

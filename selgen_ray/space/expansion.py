@@ -156,7 +156,7 @@ def expand(checker: Checker, problems: list[Problem]) -> list[Checked]:
     document = checker.document
     num_settings = sum(
         math.prod(map(len, v.axes)) * (v.search.settings.num_settings if v.search else 1)
-        for v in [*document.variants, *document.overrides]
+        for v in [*document.variants, *document.overrides, *document.controls]
     )
     total = num_settings * max(1, len(document.seeds))
     if total > MAX_TRIALS:
@@ -170,6 +170,10 @@ def expand(checker: Checker, problems: list[Problem]) -> list[Checked]:
 
 def _candidates(document: Document, keys: Keys, problems: list[Problem]) -> Iterator[Candidate]:
     seeds = seed_axis(document)
+    # first: of trials that are given twice the first is kept, and with it the name of the control
+    for control in document.controls:
+        for seed in seeds:
+            yield make_candidate(document, control, control.fixed | seed, keys, problems)
     for variant in (v for v in document.variants if not v.search):
         for choice in itertools.product(*variant.axes, seeds):
             values = functools.reduce(operator.or_, choice, variant.fixed)
@@ -193,6 +197,8 @@ def make_candidate(document: Document, variant: Variant, own: Flat, keys: Keys, 
     flat = _without_nulls(with_whole_sources(base, own, problems), known)
     own, fixed = _without_nulls(own, known), _without_nulls(variant.fixed, known)
     flat["proxy_strategy"] = Node(variant.strategy, variant.origin)
+    if variant.control:
+        flat["control"] = Node(variant.control, variant.origin)
     if document.workers:
         flat["num_workers"] = document.workers
     if all(_is_fixed(flat, key) for key in STREAMS):

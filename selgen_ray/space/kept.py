@@ -20,7 +20,7 @@ from selgen_ray.syntax.tree import Node
 
 FILE = "space.yaml"
 _INHERITED = ("name", "base", "seeds", "plugins", "resources")
-_UNDER_BASE = ("base", "grid", "zip", "strategies", "overrides", "exclude")
+_UNDER_BASE = ("base", "grid", "zip", "strategies", "overrides", "controls", "exclude")
 
 
 def kept_text(path: Path) -> bytes:

@@ -114,6 +114,9 @@ class Mappings:
         value, info = node.plain(), self.keys.known[key]
         if not self.fits(info, node):
             return None
+        if key == "control" and value is not None:
+            self.problems.append(node.problem("is the name of a control: write it as a key of the section `controls`."))
+            return None
         if key == "num_workers":
             return self.num_workers(node)
         if key == "proxy_strategy":

@@ -29,10 +29,10 @@ def unique(trials: list[Checked]) -> tuple[list[Checked], list[tuple[Checked, Ch
 def named(trials: list[Checked]) -> list[Trial]:
     """Name the trials with readable slugs: the strategy, what varies within it, a hash of the whole setting."""
     by_strategy: dict[str, list[Checked]] = defaultdict(list)
-    for trial in trials:
+    for trial in [trial for trial in trials if not trial.config.control]:
         by_strategy[trial.config.proxy_strategy].append(trial)
     keys = {strategy: varying(group) for strategy, group in by_strategy.items()}
-    slugs = {trial.setting: slug(trial, keys[trial.config.proxy_strategy]) for trial in trials}
+    slugs = {trial.setting: slug(trial, keys.get(trial.config.proxy_strategy, [])) for trial in trials}
     shared = {one for one, count in Counter(slugs.values()).items() if count > 1}
     slugs = {key: one + key[_DIGITS:32] if one in shared else one for key, one in slugs.items()}
     return [trial.named(slugs[trial.setting]) for trial in trials]
@@ -49,7 +49,12 @@ def varying(trials: list[Checked]) -> list[str]:
 
 
 def slug(trial: Checked, keys: list[str]) -> str:
-    """Return the name of a setting: strategy, values of `keys`, hash ('kl_divergence_beta_kl-10_1a2b3c')."""
+    """Return the name of a setting: strategy, values of `keys`, hash ('kl_divergence_beta_kl-10_1a2b3c').
+
+    That of a control is its name ('control_oracle_1a2b3c').
+    """
+    if control := trial.config.control:
+        return f"control_{_short(control)[: _SLUG_LENGTH // 2]}_{trial.setting[:_DIGITS]}"
     parts = [f"{key.rpartition('.')[2]}-{_short(value_of(trial.config, key))}" for key in keys]
     readable = "_".join([trial.config.proxy_strategy, *parts])
     return f"{readable[: _SLUG_LENGTH - _DIGITS - 1].rstrip('._-')}_{trial.setting[:_DIGITS]}"

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from pyarrow import fs
 
-from selgen_ray.errors import StorageAwayError, StorageError
+from selgen_ray.errors import StorageAwayError, StorageBlockedError, StorageError
 from selgen_ray.parallel import in_parallel
 from selgen_ray.storage import local_files
 from selgen_ray.storage.locations import absolute, check_location, open_location
@@ -105,7 +105,7 @@ class Folder:
         try:
             self._do("write", name, write, for_s)
         except FileNotFoundError as error:  # from GCS and some others: there is no such bucket
-            raise StorageError(f"cannot write {self / name}: there is no such bucket ({error})") from error
+            raise StorageBlockedError(f"cannot write {self / name}: there is no such bucket ({error})") from error
 
     def write_json(self, name: str, content: Any) -> None:
         """Write `content` atomically as strict JSON. Raises ValueError for NaN and infinity, which JSON lacks."""
@@ -132,8 +132,11 @@ class Folder:
         return in_parallel(read, names)
 
     def read_json(self, name: str) -> Any:
-        """Return the parsed JSON of the file `name`. Raises FileNotFoundError, json.JSONDecodeError."""
-        return json.loads(self.read(name))
+        """Return the parsed JSON of the file `name`. Raises FileNotFoundError, ValueError: it is no JSON."""
+        try:
+            return json.loads(self.read(name))
+        except RecursionError:
+            raise ValueError(f"{name} is nested too deeply") from None
 
     def publish(self, files: dict[str, bytes]) -> None:
         """Write `files` (name -> content) as one bundle: first each file, then a manifest with their hashes.
@@ -278,6 +281,8 @@ class Folder:
 
     def _children(self, kind: fs.FileType, recursive: bool) -> list[str]:
         path = self._place[1]
+        if recursive and kind == fs.FileType.File and (local := self.local_path) is not None:
+            return self._do("list", "", lambda: local_files.files_below(local))  # pyarrow follows links in circles
         return sorted(info.path[len(path) :].lstrip("/") for info in self._infos(recursive) if info.type == kind)
 
     def _infos(self, recursive: bool = False) -> list[fs.FileInfo]:
@@ -307,8 +312,11 @@ class Folder:
         return [(path, info.mtime_ns or 0) for path, info in zip(paths, infos, strict=True)]
 
     def delete(self) -> None:
-        """Remove this folder, if it exists, and everything in it."""
+        """Remove this folder, if it exists, and everything in it; of a symbolic link, only the link."""
         filesystem, path = self._place
+        if (local := self.local_path) is not None and local.is_symlink():
+            self._do("delete", "", lambda: local.unlink(missing_ok=True))
+            return
 
         def delete() -> None:
             try:

@@ -6,11 +6,12 @@ import contextlib
 import errno
 import os
 import uuid
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from selgen_ray.parallel import in_parallel
 
+_NO_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 _NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
@@ -71,19 +72,50 @@ def find(root: Path, name: str, leave_out: Collection[str]) -> list[str]:
     if not root.exists():
         return []
 
-    def scan(folder: str) -> tuple[list[str], bool]:
-        """Return the folders in a folder, and whether the file is in it."""
-        try:
-            with os.scandir(folder or ".") as entries:
-                listed = list(entries)
-        except FileNotFoundError:  # removed while we search
-            return [], False
-        below = [entry.path for entry in listed if entry.name not in leave_out and entry.is_dir()]
-        return below, any(entry.name == name and entry.is_file() for entry in listed)
+    folders = _walk(root, lambda entry: entry.name == name, leave_out)
+    return sorted(os.path.relpath(path, root) for path in folders)
 
-    level, paths = [str(root)], list[str]()
+
+def files_below(root: Path) -> list[str]:
+    """Return the sorted paths, relative to `root`, of all files below it; [] if it does not exist."""
+    return sorted(os.path.relpath(path, root) for path in _walk(root, lambda _: True, ())) if root.exists() else []
+
+
+def _walk(root: Path, is_wanted: Callable[[os.DirEntry[str]], bool], leave_out: Collection[str]) -> list[str]:
+    """Return the paths of the wanted files below a folder; what a link leads to is searched once, never in a circle."""
+
+    def scan(folder: str) -> tuple[list[tuple[str, bool]], list[str]]:
+        """Return the folders in a folder, each with whether it is a symbolic link, and the wanted files."""
+        try:
+            with os.scandir(folder) as entries:
+                listed = list(entries)
+        except OSError as error:
+            if error.errno in _NO_FOLDER:  # removed while we search, or a link that leads nowhere
+                return [], []
+            raise
+        below = [(e.path, e.is_symlink()) for e in listed if e.name not in leave_out and _is(e.is_dir)]
+        return below, [e.path for e in listed if is_wanted(e) and _is(e.is_file)]
+
+    level, paths, searched = [str(root)], list[str](), [os.path.realpath(root)]
     while level:
         scanned = in_parallel(scan, level)
-        paths += [folder for folder, (_, has_file) in zip(level, scanned, strict=True) if has_file]
-        level = [path for below, _ in scanned for path in below]
-    return sorted(os.path.relpath(f"{folder}/{name}", root) for folder in paths)
+        paths += [path for _, files in scanned for path in files]
+        level = [path for below, _ in scanned for path, is_link in below if not is_link or _is_new(path, searched)]
+    return paths
+
+
+def _is(look: Callable[[], bool]) -> bool:
+    try:
+        return look()
+    except OSError:  # a link that leads to itself
+        return False
+
+
+def _is_new(link: str, searched: list[str]) -> bool:
+    """Return whether a link leads to a place that is not searched anyway, and add that place to those that are."""
+    target = os.path.realpath(link)
+    for known in searched:
+        if os.path.commonpath([known, target]) in (known, target):
+            return False
+    searched.append(target)
+    return True

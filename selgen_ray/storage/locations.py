@@ -54,7 +54,8 @@ def check_location(location: str) -> None:
     if "://" in location:
         _parse(location)
     elif match := _FORGOTTEN_SLASH.match(location):
-        raise StorageError(f"storage_path {location!r} is no path and no URI: did you mean '{match[1]}://'?")
+        shown = f"{match[1]}:/{location[match.end() :].rpartition('@')[2]}" if "@" in location else location
+        raise StorageError(f"storage_path {shown!r} is no path and no URI: did you mean '{match[1]}://'?")
 
 
 @functools.lru_cache(maxsize=256)

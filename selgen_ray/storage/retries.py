@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 import random
 import re
 import time
@@ -13,7 +12,8 @@ from typing import TypeVar
 
 from pyarrow import ArrowException
 
-from selgen_ray.errors import StorageAwayError, StorageError
+from selgen_ray.errors import FULL, StorageAwayError, StorageBlockedError, StorageError
+from selgen_ray.storage.secrets import masked
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ _PASSING_ERRNO = {
     *(errno.ESTALE, errno.ETIMEDOUT, errno.EIO, errno.EAGAIN, errno.EBUSY, errno.EINTR),
     *(errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN),
 }
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_BLOCKING = (*FULL, errno.EACCES, errno.EPERM)
 _FULL_STATUS = 507
 _PASSING_STATUS = {408, 425, 429, 500, 502, 503, 504, 509, 520, 522, 524, 529}
 # pyarrow's messages: 'AWS Error SLOW_DOWN during ...', 'AWS Error UNKNOWN (HTTP status 503) during ...'
@@ -52,11 +52,6 @@ _WORDS = {
         "the credentials in the environment are not valid",
     ),
 }
-_SECRETS = (
-    *("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
-    *("AZURE_STORAGE_KEY", "AZURE_STORAGE_SAS_TOKEN", "AZURE_CLIENT_SECRET"),
-)
-_SHORTEST_SECRET = 8
 
 
 def _code(error: Exception) -> tuple[str, int | None]:
@@ -83,6 +78,13 @@ def is_passing(error: Exception) -> bool:
     return False
 
 
+def is_blocking(error: Exception) -> bool:
+    """Return whether an error is of the place rather than of one file: full, read-only, or closed to us."""
+    code, status = _code(error)
+    number = getattr(error, "errno", None)
+    return number in _BLOCKING or status in (401, 403, _FULL_STATUS) or code in _WORDS or _NO_TOKEN in str(error)
+
+
 def explain(error: Exception, place: str) -> str:
     """Return an error in words, without any secret of the environment.
 
@@ -90,14 +92,12 @@ def explain(error: Exception, place: str) -> str:
         place: the location, for the message.
     """
     code, status = _code(error)
-    if getattr(error, "errno", None) in _FULL or status == _FULL_STATUS:
+    number = getattr(error, "errno", None)
+    if number in (errno.ENOSPC, errno.EDQUOT) or status == _FULL_STATUS:
         return f"no space left on {place}"
     if _NO_TOKEN in str(error):
         return "no credentials were found in the environment (GOOGLE_APPLICATION_CREDENTIALS)"
-    text = re.sub(r"\s*\(?Request ?I[dD]:.*", "", str(error), flags=re.DOTALL)
-    for secret in (os.environ.get(name, "") for name in _SECRETS):
-        if len(secret) >= _SHORTEST_SECRET:
-            text = text.replace(secret, "***")
+    text = masked(re.sub(r"\s*\(?Request ?I[dD]:.*", "", str(error), flags=re.DOTALL))
     return f"{_WORDS[code]} ({text})" if code in _WORDS else text
 
 
@@ -113,6 +113,7 @@ def retrying(doing: Callable[[], str], place: object, operation: Callable[[], T]
     Raises:
         FileNotFoundError: from `operation`.
         StorageAwayError: the storage was away for too long.
+        StorageBlockedError: it would refuse others alike: it is full or read-only, or refuses the credentials.
         StorageError: the storage refused.
     """
     for_s = RETRY_FOR_S if for_s is None else for_s
@@ -125,7 +126,8 @@ def retrying(doing: Callable[[], str], place: object, operation: Callable[[], T]
         except (OSError, ArrowException) as error:
             reason = explain(error, str(place))
             if not is_passing(error):
-                raise StorageError(f"cannot {doing()}: {reason}") from error
+                kind = StorageBlockedError if is_blocking(error) else StorageError
+                raise kind(f"cannot {doing()}: {reason}") from error
             left_s = start + for_s - time.monotonic()
             if left_s <= 0:
                 raise StorageAwayError(f"cannot {doing()}: the storage was away for {for_s:.0f} s: {reason}") from error

@@ -1,7 +1,8 @@
-"""Find out whether a name or a value may be that of a secret: a key, token, password or signature."""
+"""Find out whether a name or a value may be that of a secret: a key, token, password or signature; and hide it."""
 
 from __future__ import annotations
 
+import os
 import re
 
 # 'apiKey', 'APIKey' and 'api-key' are api_key
@@ -17,6 +18,14 @@ _NAME = re.compile(
 )
 _LOGIN = re.compile(r"://[^/@\s]*@")
 _QUERY_NAME = re.compile(r"[?&]([^=&#\s]+)=")
+_QUERY = re.compile(r"([?&]([^=&#\s]+)=)[^&#\s'\"]+")
+# a user with a password, which may hold a '/'; a user alone, but for the container of abfs and anonymous on gs
+_USER = re.compile(
+    r"(?P<scheme>\w+:/{0,2})[^\s@'\"]+:[^\s@'\"]*@|(?<=://)(?<!abfs://)(?<!abfss://)(?<!gs://)[^/@\s'\"]+@"
+)
+_SHORTEST = 8  # characters: a shorter value of the environment may stand anywhere in a text
+_JUDGE_KEY = re.compile(r"(\w+_)?API_?KEY(_\w+)?|\w*JUDGE\w*", re.IGNORECASE)
+_OF_OTHERS = re.compile(r"(AWS|AMAZON|WANDB|COMET|MLFLOW|GITHUB|GITLAB|NGC|KAGGLE)_", re.IGNORECASE)
 
 
 def looks_secret(name: str) -> bool:
@@ -31,3 +40,21 @@ def looks_secret(name: str) -> bool:
 def holds_secret(value: str) -> bool:
     """Return whether a text has a URL with a user or password, or with a parameter whose name looks secret."""
     return _LOGIN.search(value) is not None or any(looks_secret(name) for name in _QUERY_NAME.findall(value))
+
+
+def may_go_to_judge(name: str) -> bool:
+    """Return whether an environment variable may be sent to a judge: 'OPENAI_API_KEY', 'MY_JUDGE_KEY'; no storage's."""
+    return _JUDGE_KEY.fullmatch(name) is not None and _OF_OTHERS.match(name) is None
+
+
+def masked(text: str) -> str:
+    """Return a text for people, with '***' for users and passwords in URLs and for the secrets of the environment.
+
+    Secrets of the environment are the values, of 8 characters or more, of the variables whose names look secret.
+    """
+    text = _USER.sub(lambda match: f"{match['scheme'] or ''}***@", text)
+    text = _QUERY.sub(lambda match: f"{match[1]}***" if looks_secret(match[2]) else match[0], text)
+    for name, value in os.environ.items():
+        if len(value) >= _SHORTEST and value in text and looks_secret(name):
+            text = text.replace(value, "***")
+    return text

@@ -14,17 +14,22 @@ INTERRUPTED = 130  # as a shell has it of a process that SIGINT ended
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    argv = sys.argv[1:] if argv is None else argv
+    """Run the command; return its exit status.
+
+    Args:
+        argv: what the command line says; None: this process's own. Only then is a sweep guarded by a process, since
+            a caller's own must not be doubled.
+    """
     try:
-        return _main(argv)
+        return _main(sys.argv[1:], guard=True) if argv is None else _main(argv, guard=False)
     except KeyboardInterrupt:  # a sweep that runs heeds Ctrl-C itself; this was before it, or a look at one
         sys.stderr.write("interrupted\n")
         return INTERRUPTED
 
 
-def _main(argv: Sequence[str]) -> int:
+def _main(argv: Sequence[str], guard: bool) -> int:
     # late: imports are seconds of start-up, in which Ctrl-C is met above
+    from selgen_ray.driver.guard import guarded
     from selgen_ray.errors import nearest
     from selgen_ray.sweep import commands
 
@@ -35,6 +40,20 @@ def _main(argv: Sequence[str]) -> int:
         allowed = ", ".join(commands.COMMANDS)
         sys.stderr.write(f"{word!r} is no file, and none of the commands {allowed}.{hint}\n")
         return 2
-    from selgen_ray.sweep import run  # late: PyTorch is seconds of start-up, which a look at a sweep should not cost
 
-    return run.main(argv)
+    def sweep() -> int:
+        from selgen_ray.sweep import (
+            run,
+        )  # late: PyTorch is seconds of start-up, which a look at a sweep should not cost
+
+        return run.main(argv)
+
+    def lost(why: str, is_recorded: bool) -> int:
+        from selgen_ray.sweep import run  # late: as above
+
+        return run.after_loss(argv, why, is_recorded)
+
+    return guarded(sweep, lost) if guard and not _HELP & {*argv} else sweep()
+
+
+_HELP = {"-h", "--help", "--dry-run"}

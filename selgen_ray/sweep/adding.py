@@ -14,6 +14,7 @@ from selgen_ray.data.fingerprint import data_fingerprint
 from selgen_ray.driver.added import AddedTrial, read_added
 from selgen_ray.driver.preflight import check_data
 from selgen_ray.driver.selection import SelectionError
+from selgen_ray.driver.trust import TrustedCode
 from selgen_ray.errors import SpecError, nearest
 from selgen_ray.records.control import PLAN, Control
 from selgen_ray.records.results import flatten
@@ -79,14 +80,25 @@ class Members:
     members: tuple[Member, ...]
 
     @classmethod
-    def of(cls, folder: Folder) -> Members:
-        """Read a sweep's members from its folder. Raises SpecError, StorageError."""
+    def of(cls, folder: Folder, confirmed: Iterable[str] = ()) -> Members:
+        """Read a sweep's members from its folder.
+
+        Args:
+            confirmed: beginnings of the sha256 of plugins that may run here, beside those that the search space names.
+
+        Raises:
+            SpecError, StorageError: it cannot be read. SelectionError: a trial that was added brings other code along.
+        """
         spec = load_tree(read_kept(folder))
         sources = spec.plugin_sources
         samples = (sample for search in spec.searches for sample in search.samples)
         members = [Member.of(trial, sources) for trial in [*spec.trials, *samples]]
         control = Control(folder)
-        members += [_joined(trial) for trial in read_added(control, control.added.names())]
+        trusted = TrustedCode.of(sources, confirmed)
+        for trial in read_added(control, control.added.names()):
+            if why := trusted.why_not(trial.plugins):
+                raise SelectionError(f"{trial.name}, which was added before, {why}")
+            members.append(_joined(trial))
         plugins.register_exactly(sources)
         return cls(spec, tuple(members))
 
@@ -143,7 +155,9 @@ class Members:
         return f"{name} {value}" + (f" (the sweep: {_few(others)})" if others else "")
 
 
-def more_trials(folder: Folder, space: str, different: bool) -> tuple[list[Member], Members | None, list[str]]:
+def more_trials(
+    folder: Folder, space: str, different: bool, confirmed: Iterable[str] = ()
+) -> tuple[list[Member], Members | None, list[str]]:
     """The trials of another search space, laid over what the sweep gives all of its own.
 
     Returns:
@@ -154,7 +168,7 @@ def more_trials(folder: Folder, space: str, different: bool) -> tuple[list[Membe
     """
     try:
         kept = read_kept(folder)
-        sweep, notes = Members.of(folder), []
+        sweep, notes = Members.of(folder, confirmed), []
     except SpecError as error:
         if not different:
             raise SelectionError(f"{error}\nsay --different to add trials that inherit nothing of the sweep") from error
@@ -185,7 +199,12 @@ _ANYWAY = "leave these keys out to have the sweep's values, or say --different t
 
 
 def more_seeds(
-    folder: Folder, names: Iterable[str], seeds: Sequence[int], wanted: Sequence[str], different: bool
+    folder: Folder,
+    names: Iterable[str],
+    seeds: Sequence[int],
+    wanted: Sequence[str],
+    different: bool,
+    confirmed: Iterable[str] = (),
 ) -> tuple[list[Member], Members]:
     """The sweep's settings with further seeds.
 
@@ -197,7 +216,7 @@ def more_seeds(
         SpecError: the sweep's search space cannot be read. SelectionError: nothing has such a name, or the sweep's
             settings are not what they were.
     """
-    sweep = Members.of(folder)
+    sweep = Members.of(folder, confirmed)
     if (changed := sweep.unknown(names, folder)) and not different:
         raise SelectionError(
             f"{folder}: {len(changed)} of {len(sweep.spec.trials)} trials are others than when the sweep ran, such as "

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,13 +16,14 @@ from typing import Any
 
 from selgen_ray.driver.display import clock, running_line
 from selgen_ray.driver.selection import SelectionError, find_trials
+from selgen_ray.driver.trust import OPTION, SHORTEST, sha256_start
 from selgen_ray.errors import INPUT_ERRORS, StorageError
-from selgen_ray.reading import read_heads
+from selgen_ray.reading import Unreadable, every_head, one_each
 from selgen_ray.records.control import ALL, LIVE, PLAN, Control
-from selgen_ray.records.names import trial_name
+from selgen_ray.records.names import is_trial_name, trial_name
 from selgen_ray.records.results import FILE_NAME, TrialResult
 from selgen_ray.records.status import TrialStatus
-from selgen_ray.records.text import last_line
+from selgen_ray.records.text import first_line, last_line
 from selgen_ray.storage import Folder
 
 COMMANDS = ("status", "stop", "retry", "rm", "add")
@@ -39,6 +40,8 @@ class Sweep:
         status: trial id -> 'completed', 'running', 'waiting' and so on.
         errors: trial id -> cause in one line, of trials whose result has an error.
         places: trial id -> folder of its result.
+        copies: trial id -> folder and seed of every result of it that lies in the sweep's folder.
+        unreadable: the results.json that are damaged.
         live: the state that the driver wrote last, {} if none ever did.
     """
 
@@ -48,6 +51,8 @@ class Sweep:
     status: dict[str, TrialStatus] = field(default_factory=dict[str, TrialStatus])
     errors: dict[str, str] = field(default_factory=dict)
     places: dict[str, Folder] = field(default_factory=dict)
+    copies: dict[str, list[tuple[Folder, int]]] = field(default_factory=dict[str, list[tuple[Folder, int]]])
+    unreadable: list[Unreadable] = field(default_factory=list[Unreadable])
     live: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -69,24 +74,35 @@ def read_state(folder: Folder) -> Sweep:
     sweep = Sweep(folder, control, live=control.read(LIVE))
     sweep.names |= control.read(PLAN).get("trials", {})
     added = control.added.names()
-    for place, result in read_heads(folder):
+    heads = every_head(folder, sweep.unreadable)
+    for place, result in heads:
+        sweep.copies.setdefault(result.trial_id, []).append((place, result.seed))
+    for place, result in one_each(heads):
         trial_id = result.trial_id
         sweep.names[trial_id] = trial_name(result.slug, result.seed)
         sweep.status[trial_id], sweep.places[trial_id] = result.status, place
         if result.error:
             sweep.errors[trial_id] = last_line(result.error)
     sweep.names |= control.names_of_added(added - sweep.names.keys())
-    if not sweep.names and not sweep.live:
+    for one in sweep.unreadable:
+        if one.trial_id and one.name:
+            sweep.names.setdefault(one.trial_id, one.name)
+    if not sweep.names and not sweep.live and not sweep.unreadable:
         raise StorageError(f"no sweep at {folder}: name its folder, or the YAML file of its search space")
     running = set(sweep.live.get("running", {})) if sweep.is_driven else set()
+    ids = {name: trial_id for trial_id, name in sweep.names.items()}
+    damaged = {one.trial_id or ids.get(one.name, ""): one for one in sweep.unreadable}
     stopped, removed = control.stop.names(), control.removed.names()
     for trial_id, name in sweep.names.items():
-        status = sweep.status.get(trial_id, TrialStatus.PENDING)
+        missing = TrialStatus.UNREADABLE if trial_id in damaged else TrialStatus.PENDING
+        if missing is TrialStatus.UNREADABLE and trial_id not in sweep.status:
+            sweep.errors[trial_id] = str(damaged[trial_id])
+        status = sweep.status.get(trial_id, missing)
         if status is TrialStatus.RUNNING and name not in running:
             status = status.after_run
-        elif status is TrialStatus.PENDING and name in running:
+        elif status is missing and name in running:
             status = TrialStatus.RUNNING
-        if status in (TrialStatus.PENDING, TrialStatus.PREEMPTED, TrialStatus.FAILED):
+        if status in (missing, TrialStatus.PREEMPTED, TrialStatus.FAILED):
             if trial_id in removed:
                 status = TrialStatus.REMOVED
             elif trial_id in stopped:
@@ -146,6 +162,8 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("space", metavar="more.yaml", nargs="?", help=told)
     add.add_argument("--seeds", metavar="N", nargs="+", type=_seed, help="or: the sweep's settings with these seeds")
     add.add_argument("--strategies", metavar="NAME,...", help="of these strategies or settings alone, with --seeds")
+    trust_text = "let the command run this plugin, of trials that were added before, to compare with them"
+    add.add_argument(OPTION, metavar="SHA256", action="append", type=sha256_start, default=[], help=trust_text)
     add.add_argument("--different", action="store_true", help="add them even if they do not compare with the others")
     return parser
 
@@ -185,11 +203,13 @@ def _status(args: argparse.Namespace, folder: Folder) -> list[str]:
     lines += [f"  {clock(left)} left"] if left is not None else []
     lines += [f"  running   {running_line(name, metrics)}" for name, metrics in sorted(running.items())]
     lines += [f"  {status:9s} {name}  {why}".rstrip() for status in _ILL for name, why in sorted(ill[status].items())]
-    return lines
+    shown = set(sweep.errors.values())
+    return lines + [f"  damaged   {one}" for one in map(str, sweep.unreadable) if one not in shown]
 
 
-_ILL = (TrialStatus.FAILED, TrialStatus.DIVERGED, TrialStatus.STOPPED)
-_ORDER = ("completed", "diverged", "failed", "stopped", "removed", "cut off", "running", "waiting")
+_ILL = (TrialStatus.FAILED, TrialStatus.DIVERGED, TrialStatus.STOPPED, TrialStatus.UNREADABLE)
+_ENDED = (TrialStatus.COMPLETED, TrialStatus.DIVERGED, TrialStatus.FAILED, TrialStatus.STOPPED, TrialStatus.REMOVED)
+_ORDER = (*map(str, _ENDED), "unreadable", "cut off", str(TrialStatus.RUNNING), "waiting")
 _WORDS = {TrialStatus.PENDING: "waiting", TrialStatus.PREEMPTED: "cut off"}
 
 
@@ -205,6 +225,7 @@ def _driver(sweep: Sweep) -> str:
     if not sweep.is_driven:
         return f"no sign of life for {clock(silent)}; it was run {where}"
     ending = f", ending ({sweep.live['ending']})" if sweep.live.get("ending") else ""
+    ending += f", paused ({sweep.live['paused']})" if sweep.live.get("paused") else ""
     return f"run {where}{ending}"
 
 
@@ -249,8 +270,8 @@ def _retry(args: argparse.Namespace, folder: Folder) -> list[str]:
         if sweep.status[trial_id] in (TrialStatus.COMPLETED, TrialStatus.RUNNING):
             lines.append(f"{name} is {sweep.status[trial_id]}: nothing to retry")
             continue
-        if trial_id in sweep.places:
-            _reopen(sweep.places[trial_id])
+        if trial_id in sweep.places and (damage := _reopen(sweep.places[trial_id])):
+            lines.append(damage)
         sweep.control.stop.clear(trial_id)
         sweep.control.removed.clear(trial_id)
         sweep.control.retry.set(trial_id)
@@ -258,12 +279,21 @@ def _retry(args: argparse.Namespace, folder: Folder) -> list[str]:
     return lines
 
 
-def _reopen(place: Folder) -> None:
-    """Mark a trial that ended for good as cut off: it continues from its last checkpoint, if it has one."""
-    result = TrialResult.model_validate_json(place.read(FILE_NAME))
+def _reopen(place: Folder) -> str | None:
+    """Mark a trial that ended for good as cut off: it continues from its last checkpoint, if it has one.
+
+    Returns:
+        What was wrong with its results.json, if that was damaged: it is removed then, and the trial begins anew.
+    """
+    try:
+        result = TrialResult.model_validate_json(place.read(FILE_NAME))
+    except ValueError as error:
+        place.remove(FILE_NAME)
+        return f"{place / FILE_NAME} was damaged and is removed: {first_line(error)}"
     if result.status in _ILL:
         result.status, result.error = TrialStatus.RUNNING, None
         result.publish(place)
+    return None
 
 
 def _rm(args: argparse.Namespace, folder: Folder) -> list[str]:
@@ -272,17 +302,57 @@ def _rm(args: argparse.Namespace, folder: Folder) -> list[str]:
     busy = [name for trial_id, name in wanted.items() if sweep.status[trial_id] is TrialStatus.RUNNING]
     if busy:
         raise SelectionError(f"{', '.join(busy)}: running; stop it first, or let it end")
+    doomed = {trial_id: _doomed(sweep, trial_id, wanted) for trial_id in wanted}
     if not args.yes:
+        lines: list[str] = []
+        for trial_id, name in wanted.items():
+            lines.append(f"{name}  ({_word(sweep.status[trial_id])})")
+            lines += [f"  {path}{'' if path.endswith(FILE_NAME) else '/'}" for path in doomed[trial_id]]
+        listed = "\n".join(lines)
         if not sys.stdin.isatty():
-            raise SelectionError(f"this deletes {len(wanted)} trials: say --yes")
-        sys.stdout.write("".join(f"{name}  ({_word(sweep.status[i])})\n" for i, name in wanted.items()))
+            raise SelectionError(f"this deletes {len(wanted)} trials: say --yes\n{listed}")
+        sys.stdout.write(f"{listed}\n")
         if input(f"delete these {len(wanted)} trials and their results? [y/N] ").strip().lower() not in ("y", "yes"):
             return ["nothing was deleted"]
-    for trial_id in wanted:
+    for trial_id, paths in doomed.items():
         sweep.control.removed.set(trial_id)  # first: a running sweep must not start it in between
-        if trial_id in sweep.places:
-            sweep.places[trial_id].delete()
+        for path in paths:
+            if path.endswith(f"/{FILE_NAME}") or path == FILE_NAME:
+                folder.remove(path)
+            else:
+                (folder / path).delete()
     return [f"{name} is removed" for name in wanted.values()]
+
+
+def _doomed(sweep: Sweep, trial_id: str, wanted: Collection[str]) -> list[str]:
+    """Return what of a trial is to be deleted, as sorted paths in the sweep's folder.
+
+    That is '<slug>/seed_<N>', the folder of its results, unless results of trials that stay lie in it too: then it is
+    the folder of each of its own there. Elsewhere, where somebody has put a copy, it is the results.json alone.
+    """
+    root = sweep.folder.inside
+
+    def inner(place: Folder) -> list[str]:
+        return place.inside[len(root) :].strip("/").split("/")
+
+    kept = [inner(place)[:2] for other, places in sweep.copies.items() if other not in wanted for place, _ in places]
+    found = [(inner(place), seed) for place, seed in sweep.copies.get(trial_id, ())]
+    name = sweep.names[trial_id]
+    for one in sweep.unreadable:
+        if trial_id == one.trial_id or (not one.trial_id and one.name == name):
+            seed = (one.name or name).rpartition("_")[2]
+            found.append((inner(one.folder), int(seed)))
+    paths: set[str] = set()
+    if name.split("/") not in kept and (sweep.folder / name).exists():  # a trial may have begun and left no result
+        paths.add(name)
+    for parts, seed in found:
+        at_home = is_trial_name("/".join(parts[:2])) and parts[1] == f"seed_{seed}"
+        is_run = at_home and len(parts) == 4 and parts[2] == "results"
+        if at_home and parts[:2] not in kept:
+            paths.add("/".join(parts[:2]))
+        else:
+            paths.add("/".join(parts if is_run else [*filter(None, parts), FILE_NAME]))
+    return sorted(paths)
 
 
 def _add(args: argparse.Namespace, folder: Folder) -> list[str]:
@@ -295,16 +365,24 @@ def _add(args: argparse.Namespace, folder: Folder) -> list[str]:
     if args.strategies and not args.seeds:
         raise SelectionError("--strategies belongs to --seeds: it says which settings get them")
     sweep = read_state(folder)
+    confirmed: list[str] = args.trust_plugin
     if args.seeds:
         wanted = [name for name in args.strategies.split(",") if name] if args.strategies else []
-        members, others = more_seeds(folder, sweep.names, list(dict.fromkeys(args.seeds)), wanted, args.different)
+        seeds = list(dict.fromkeys(args.seeds))
+        members, others = more_seeds(folder, sweep.names, seeds, wanted, args.different, confirmed)
         notes = []
     else:
-        members, others, notes = more_trials(folder, args.space, args.different)
+        members, others, notes = more_trials(folder, args.space, args.different, confirmed)
     new = [member for member in members if member.trial.trial_id not in sweep.names]
     for member in new:
         write_added(sweep.control, AddedTrial.of(member.trial, member.plugins))
     there = len(members) - len(new)
     lines = [f"added {len(new)} trial{'s' if len(new) > 1 else ''}: {_hint(sweep)}"] if new else ["nothing to add"]
     lines += [f"  {others.line(member) if others else member.trial.name}" for member in new]
+    own = others.spec.plugin_sources if others else ()
+    foreign = dict.fromkeys(p for member in new for p in member.plugins if p.sha256 not in {one.sha256 for one in own})
+    lines += [
+        f"  {p.name} is no plugin of the sweep: whoever runs it must confirm it with {OPTION} {p.sha256[:SHORTEST]}"
+        for p in foreign
+    ]
     return notes + lines + ([f"{there} are in the sweep already"] if there else [])

@@ -14,12 +14,14 @@ from typing import NoReturn
 
 from selgen_ray.cluster import job
 from selgen_ray.config.finetune import FinetuneConfig
+from selgen_ray.driver import guard
 from selgen_ray.driver.display import KINDS, make_display
-from selgen_ray.driver.driver import SweepBusyError, claim
+from selgen_ray.driver.driver import SweepBusyError, claim, record_end
 from selgen_ray.driver.plan import Plan, make_plan, sweep_folder
 from selgen_ray.driver.preflight import check_data
 from selgen_ray.driver.selection import SelectionError, parse_only
 from selgen_ray.driver.token_plan import PlannedTokens
+from selgen_ray.driver.trust import OPTION, sha256_start
 from selgen_ray.errors import INPUT_ERRORS, SpecError, StorageError
 from selgen_ray.evals.foresight import Foresight
 from selgen_ray.records.control import Control
@@ -48,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
             spec = spec.model_copy(
                 update={"resources": spec.resources.model_copy(update={"max_concurrent": args.max_concurrent})}
             )
-        plan = _plan(spec, args.only)
+        plan = _plan(spec, args.only, args.trust_plugin)
     except (*INPUT_ERRORS, StorageError, SelectionError) as error:
         return _refuse(str(error))
     _say(
@@ -81,6 +83,14 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         help="run these trials alone: strategy=kl_divergence, seed=1,2, beta_kl=10; several options must all hold",
     )
+    parser.add_argument(
+        OPTION,
+        metavar="SHA256",
+        action="append",
+        type=sha256_start,
+        default=[],
+        help="let added trials run this plugin, which the search space does not name; it is the plan that names it",
+    )
     parser.add_argument("--max-concurrent", metavar="N", type=_count, help="trials at a time, in place of the YAML's")
     parser.add_argument(
         "--time-budget", metavar="8h", type=_seconds, help="end after so long, as after Ctrl-C: 90m, 1h30m, 2d"
@@ -94,9 +104,30 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _plan(spec: SweepSpec, only: list[str]) -> Plan:
-    plan = make_plan(spec)
+def _plan(spec: SweepSpec, only: list[str], trusted: list[str]) -> Plan:
+    plan = make_plan(spec, trusted)
     return plan.selected(parse_only(only, [p.task for p in plan.planned])) if only else plan
+
+
+def after_loss(argv: Sequence[str], why: str, is_recorded: bool) -> int:
+    """Say what is left and how to go on after the process that ran the sweep has disappeared; return the exit status.
+
+    Args:
+        argv: the arguments of that process.
+        why: what became of it.
+        is_recorded: it has said so itself, and has written the end of the sweep to events.jsonl.
+    """
+    args = _parser().parse_args(argv)
+    try:
+        spec = load_space(args.space)
+        plan = _plan(spec, args.only, args.trust_plugin)
+        if not is_recorded:
+            _say(*_rest(plan, resume_command(args), why))
+            record_end(plan.folder, why)
+        return _write_up(spec, plan)
+    except (*INPUT_ERRORS, StorageError, SelectionError) as error:
+        _say(f"ended early ({why}); to go on: {resume_command(args)}", str(error))
+        return UNFINISHED
 
 
 def _run(spec: SweepSpec, plan: Plan, args: argparse.Namespace, tokens: PlannedTokens) -> int:
@@ -106,10 +137,14 @@ def _run(spec: SweepSpec, plan: Plan, args: argparse.Namespace, tokens: PlannedT
         with claim(Control(plan.folder)):
             plan.folder.write(kept.FILE, kept.kept_text(Path(args.space)))
             tokens.publish()
-            problem, why = _launch(spec, _plan(spec, args.only), args)
+            guard.note("launched")
+            try:
+                problem, why = _launch(spec, _plan(spec, args.only, args.trust_plugin), args)
+            finally:  # which is not reached if Ray ends this process
+                guard.note("over")
         if problem:
             return _refuse(problem)
-        plan = _plan(spec, args.only)
+        plan = _plan(spec, args.only, args.trust_plugin)
     return _finish(spec, plan, resume_command(args), why)
 
 
@@ -117,6 +152,7 @@ def resume_command(args: argparse.Namespace) -> str:
     """Return the command that continues the sweep, quoted for a shell."""
     parts = ["python", "-m", "selgen_ray.sweep", args.space]
     parts += [part for only in args.only for part in ("--only", only)]
+    parts += [part for digits in args.trust_plugin for part in (OPTION, digits)]
     parts += ["--max-concurrent", str(args.max_concurrent)] if args.max_concurrent else []
     parts += ["--progress", args.progress] if args.progress != "auto" else []
     return shlex.join(parts)
@@ -129,8 +165,15 @@ def _launch(spec: SweepSpec, plan: Plan, args: argparse.Namespace) -> tuple[str 
     from selgen_ray.cluster.tune_sweep import Launch, launch, resolve
 
     def abandon(why: str) -> NoReturn:
+        if guard.is_guarded():  # Ray may end this process before the report is written: the guard writes it
+            try:
+                left = _plan(spec, args.only, args.trust_plugin)
+                _say(*_rest(left, resume_command(args), why))
+                guard.note(f"why {why}" if left.with_status(TrialStatus.COMPLETED) else "over")
+            finally:
+                os._exit(UNFINISHED)
         try:
-            _finish(spec, _plan(spec, args.only), resume_command(args), why, hurried=True)
+            _finish(spec, _plan(spec, args.only, args.trust_plugin), resume_command(args), why, hurried=True)
         finally:
             os._exit(UNFINISHED)  # Ray's own threads would keep the process, or end it with a wrong status
 
@@ -161,7 +204,16 @@ def _finish(spec: SweepSpec, plan: Plan, resume: str, why: str | None, *, hurrie
     Args:
         hurried: print the lines before the report is written, since Ray soon ends the process of a lost cluster.
     """
-    failed, left = plan.with_status(TrialStatus.FAILED), plan.with_status(TrialStatus.RUNNING, TrialStatus.PENDING)
+    lines = _rest(plan, resume, why)
+    if hurried:
+        _say(*lines)
+        return _write_up(spec, plan)
+    return _write_up(spec, plan, lines)
+
+
+def _rest(plan: Plan, resume: str, why: str | None) -> list[str]:
+    """Return the lines that say which trials failed, how many are left, and how to go on; [] if all are done."""
+    failed, left = plan.with_status(TrialStatus.FAILED), plan.with_status(*_LEFT)
     lines: list[str] = []
     for p in failed:
         cause = last_line(p.error, "no cause is known")
@@ -169,18 +221,21 @@ def _finish(spec: SweepSpec, plan: Plan, resume: str, why: str | None, *, hurrie
     if failed or left:
         early = f"ended early ({why}): " if why else ""
         lines.append(f"{early}{len(failed)} failed, {len(left)} left to run; to go on: {resume}")
-    if hurried:
-        _say(*lines)
+    return lines
+
+
+_LEFT = (TrialStatus.RUNNING, TrialStatus.UNREADABLE, TrialStatus.PENDING)
+
+
+def _write_up(spec: SweepSpec, plan: Plan, lines: Sequence[str] = ()) -> int:
+    """Write the report, say `lines` after its table, clear up, and return the exit status."""
     page = _report(spec, plan) if plan.with_status(TrialStatus.COMPLETED) else None
-    if not hurried:
-        _say(*lines)
-    if page:
-        _say(page)
+    _say(*lines, *([page] if page else []))
     try:
         plan.remove_leftovers()
     except StorageError as error:  # they only take room
         logger.warning("%s", error)
-    return UNFINISHED if failed or left else DONE
+    return UNFINISHED if plan.with_status(TrialStatus.FAILED, *_LEFT) else DONE
 
 
 def _report(spec: SweepSpec, plan: Plan) -> str:

@@ -14,6 +14,7 @@ from selgen_ray.config.trial import TrialConfig
 from selgen_ray.data.roles import Roles
 from selgen_ray.data.rows import load_roles
 from selgen_ray.data.show import show_row
+from selgen_ray.data.training_prompts import trained_form
 from selgen_ray.driver.token_plan import DECIDE_TOKENS, PlannedTokens
 from selgen_ray.errors import DataError, ModelError, PluginError, SpecError, nearest
 from selgen_ray.models.tokenizer import load_tokenizer, refused_rows
@@ -68,7 +69,9 @@ def _lines(spec: SweepSpec, role: str | None, num_rows: int, colour: bool) -> It
     configs = list(_different(spec))
     for config in configs[:_MOST]:
         try:
-            roles = load_roles(config, get_trainer(config.proxy_strategy).required_roles, refused_rows(config))
+            trainer = get_trainer(config.proxy_strategy)
+            prompts = trainer.training_prompts(config)
+            roles = load_roles(config, trainer.needed_roles(config), refused_rows(config), prompts)
             if role is not None and role not in roles:
                 raise DataError(f"there is no data.{role}; found: {', '.join(roles)}.{nearest(role, roles)}")
             yield from _of_trial(config, roles, [role] if role else list(roles), num_rows, colour)
@@ -83,11 +86,13 @@ def _different(spec: SweepSpec) -> Iterator[TrialConfig]:
     seen: set[tuple[str, ...]] = set()
     for trial in [*spec.trials, *(sample for search in spec.searches for sample in search.samples)]:
         config = trial.config
+        trainer = get_trainer(config.proxy_strategy)
         key = (
             config.data.model_dump_json(),
             str(config.world),
             str(config.align_train_coverage),
-            str("proxy_neg" in get_trainer(config.proxy_strategy).required_roles),
+            str("proxy_neg" in trainer.needed_roles(config)),
+            str(trainer.training_prompts(config)),
             config.finetune_config.model_dump_json(include=DECIDE_TOKENS),
         )
         if key not in seen:
@@ -105,6 +110,8 @@ def _of_trial(config: TrialConfig, roles: Roles, shown: Sequence[str], num_rows:
     for note in tokens.notes:
         yield Text(f"note: {note}", style="yellow" if colour else "")
     for role in shown:
-        for number, row in enumerate(roles[role][:num_rows]):
-            yield Text(f"\n== data.{role}, {roles.place(role)(number)}: ", style=bold)
+        trained = trained_form(roles, role)
+        prompted = "" if trained is roles[role] else ", with its training prompt"
+        for number, row in enumerate(trained[:num_rows]):
+            yield Text(f"\n== data.{role}, {roles.place(role)(number)}{prompted}: ", style=bold)
             yield from show_row(row, tokenizer, finetune.max_seq_length, finetune.loss_on).lines(colour)

@@ -19,6 +19,9 @@ _TAG = "tag:yaml.org,2002:"
 _Pairs = dict[str, tuple[yaml.Node, yaml.Node]]
 _MARKER = re.compile(r"(<<<<<<<|=======|>>>>>>>|\|\|\|\|\|\|\|)(\s|$)")
 _SHOWN = 20  # characters of what could not be parsed
+_DEEPEST = 100  # levels
+_INDENT = re.compile(r"^[ \t?:-]+", re.MULTILINE)  # each level of a block takes a column of it at least
+_FROM_ALIASES = 100_000  # values that anchors and aliases may add to those that are written out
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +122,9 @@ def read_tree(path: Path, problems: list[Problem], included: bool = False) -> No
         problems.append(_broken(root, text, line, column, f"{error.problem}{start}"))
     except yaml.YAMLError as error:  # characters that YAML forbids: no mark
         problems.append(root.problem(f"is not YAML: {' '.join(str(error).split())}"))
+    except _TooLarge:
+        message = f"has aliases (*name) that stand for more than {_FROM_ALIASES:,} values: write out what is meant"
+        problems.append(root.problem(f"{message}."))
     except RecursionError:
         problems.append(root.problem("is nested too deeply: does an anchor contain itself?"))
     return None
@@ -127,6 +133,9 @@ def read_tree(path: Path, problems: list[Problem], included: bool = False) -> No
 def _compose(text: str, root: Origin, is_json: bool, problems: list[Problem]) -> Node | None:
     if is_json:
         json.loads(text)  # the strict grammar; YAML's parser, which accepts more, then adds the lines
+    if _depth(text) > _DEEPEST:
+        problems.append(root.problem(f"is nested too deeply: in more than {_DEEPEST} levels."))
+        return None
     loader = _LOADER(text.replace("\t", " ") if is_json else text)
     top = loader.get_single_node()
     if top is None:
@@ -138,7 +147,23 @@ def _compose(text: str, root: Origin, is_json: bool, problems: list[Problem]) ->
             return json.loads(text[node.start_mark.index : node.end_mark.index])
         return loader.construct_object(node)
 
-    return _Builder(scalar, problems).node(top, root)
+    # without aliases a text has fewer values than characters
+    return _Builder(scalar, problems, len(text) + _FROM_ALIASES).node(top, root)
+
+
+def _depth(text: str) -> int:
+    """Return how deeply a text of YAML is nested, or a bound on it; the C parser's recursion ends the process."""
+    bound = text.count("[") + text.count("{") + max(map(len, _INDENT.findall(text)), default=0)
+    if bound <= _DEEPEST:
+        return bound
+    depth = deepest = 0
+    with contextlib.suppress(yaml.YAMLError):  # it is reported when the text is read
+        for event in yaml.parse(text, Loader=_LOADER):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            deepest = max(deepest, depth)
+            if deepest > _DEEPEST:
+                break
+    return deepest
 
 
 def json_problem(root: Origin, text: str, error: json.JSONDecodeError) -> Problem:
@@ -171,13 +196,24 @@ def _end(text: str) -> tuple[int, int]:
     return len(lines), len(lines[-1])
 
 
-@dataclass(frozen=True)
+class _TooLarge(Exception):
+    """Raised where aliases, each used several times by another, stand for more values than memory could hold."""
+
+
+@dataclass
 class _Builder:
     scalar: Callable[[yaml.ScalarNode], Any]
     problems: list[Problem]
+    left: int
+
+    def count(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise _TooLarge
 
     def node(self, source: yaml.Node, origin: Origin) -> Node | None:
         """Return the node with everything in it; None, and a problem, if it cannot be read."""
+        self.count()
         if isinstance(source, yaml.MappingNode) and source.tag == f"{_TAG}map":
             return Node(self.mapping(source, origin), origin)
         if isinstance(source, yaml.SequenceNode) and source.tag == f"{_TAG}seq":
@@ -204,6 +240,7 @@ class _Builder:
         inherited: _Pairs = {}
         direct: _Pairs = {}
         for key_node, value in source.value:
+            self.count()
             if key_node.tag == f"{_TAG}merge":
                 for other in reversed(value.value if isinstance(value, yaml.SequenceNode) else [value]):
                     if isinstance(other, yaml.MappingNode):

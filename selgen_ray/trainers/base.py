@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
 
@@ -15,6 +15,7 @@ from selgen_ray.data.encode import Batch
 from selgen_ray.data.forms import Row
 from selgen_ray.data.rows import load_roles
 from selgen_ray.data.sets import Sets
+from selgen_ray.data.training_prompts import with_prompts
 from selgen_ray.models import forward, saving
 from selgen_ray.models.loading import Model, has_adapter
 from selgen_ray.models.log_probs import cross_entropy
@@ -90,8 +91,11 @@ class BaseTrainer(Strategy):
         self.cfg = self.config.finetune_config
         for name in self.knobs():
             setattr(self, name, getattr(self.cfg if hasattr(self.cfg, name) else self.config, name))
+        prompts = self.training_prompts(self.config)
         if datasets is None:
-            datasets = load_roles(self.config, self.required_roles, refused_rows(self.config))
+            datasets = load_roles(self.config, self.needed_roles(self.config), refused_rows(self.config), prompts)
+        else:
+            datasets = with_prompts(datasets, prompts, self.config.data_seed)
         self.check_rows(self.config, datasets)
         judge = open_judge(self.config.evals, cache.folder if cache else None)
         with ExitStack() as stack:
@@ -132,6 +136,22 @@ class BaseTrainer(Strategy):
 
     def prepare(self) -> None:
         """Do work before training, with the model in its starting state (also when the run is resumed)."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Return tensors that a hook changes in place from step to step, by name: they are part of each checkpoint.
+
+        It is called once, after `prepare`; a resumed run copies the values of its checkpoint into them.
+        """
+        return {}
+
+    def training_scope(self) -> AbstractContextManager[None]:
+        """Return a context manager for what is on while the model learns and off when it is measured or deployed.
+
+        It is open around every forward and backward pass of the main phase, gradient checkpointing's recomputation
+        included; closed in `prepare`, throw-away trainings, evaluations, edits and saving. It is entered anew in each
+        step, and again where a step is repeated for lack of memory.
+        """
+        return nullcontext()
 
     def transform_gradients(self, by_slot: dict[str, GradMap], step: int) -> GradMap:
         """Return the gradient to apply, from the accumulated gradient of each slot; it is clipped afterwards."""
@@ -198,9 +218,9 @@ class BaseTrainer(Strategy):
         """Return the given rows of a stream, padded, on the device; override it to put more into a batch."""
         return self.run.micro_batch(stream, rows)
 
-    def batches(self, stream: str) -> Iterator[Batch]:
-        """Yield every training row of a stream once, in batches of similar length, for preparations."""
-        return self.run.batches(stream, self)
+    def batches(self, stream: str, rows: Sequence[int] | None = None) -> Iterator[Batch]:
+        """Yield training rows of a stream, by default each once, in batches of similar length, for preparations."""
+        return self.run.batches(stream, self, rows)
 
     def data_key(self, stream: str) -> dict[str, Any]:
         """Return a key for `share` that identifies the training rows of a stream and their tokens."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -53,7 +54,9 @@ class ThrowAway:
     weights: dict[str, Tensor]
 
 
-def throw_away_training(trainer: BaseTrainer, role: str, epochs: int) -> ThrowAway:
+def throw_away_training(
+    trainer: BaseTrainer, role: str, epochs: int, learning_rate: float | None = None, key: str = "proxy_epochs"
+) -> ThrowAway:
     """Train on one role from the run's initial weights, then put these back; the trials of a sweep share the result.
 
     Where the sweep has a cache, it saves a checkpoint every `save_steps` optimizer steps.
@@ -61,6 +64,8 @@ def throw_away_training(trainer: BaseTrainer, role: str, epochs: int) -> ThrowAw
     Args:
         role: whose cross-entropy is minimised, such as 'proxy'.
         epochs: passes over its training rows.
+        learning_rate: its peak; default: the run's.
+        key: the key of `finetune_config` with its epochs.
 
     Its schedule is the run's over its own steps; one that ends before its peak is flagged.
 
@@ -68,26 +73,35 @@ def throw_away_training(trainer: BaseTrainer, role: str, epochs: int) -> ThrowAw
         TrialDiverged: a loss became NaN or infinite.
         TrialStopped: the trial was asked to stop.
     """
-    if why := _peak_note(
-        trainer.cfg, role, epochs * trainer.sets.streams([role], _phase_name(role))[role].steps_per_epoch
-    ):
+    steps = epochs * trainer.sets.streams([role], _phase_name(role))[role].steps_per_epoch
+    if why := _peak_note(trainer.cfg, role, steps, key):
         trainer.run.flag("peak_not_reached", why)
+    cache_key = throw_away_key(trainer, role, epochs, learning_rate)
+    compute = functools.partial(_train, trainer, role, epochs, learning_rate)
+    tensors = trainer.share.tensors("throw_away_trainings", cache_key, compute)
+    # in the order of the parameters, not of the cache: rounding of sums depends on it
+    parts = ("gradient", "weights")
+    return ThrowAway(*({name: tensors[f"{part}:{name}"] for name in trainer.parameters} for part in parts))
+
+
+def throw_away_key(trainer: BaseTrainer, role: str, epochs: int, learning_rate: float | None = None) -> dict[str, Any]:
+    """Return a key for `share` that covers everything that a throw-away training depends on."""
     base = {k: v for k, v in trainer.cfg.model_dump().items() if k in FinetuneConfig.model_fields.keys() - _OF_THE_RUN}
+    base |= {} if learning_rate is None else {"learning_rate": learning_rate}
     key = trainer.data_key(role) | {"config": identity(FinetuneConfig.model_validate(base))}
     key |= {"role": role, "epochs": epochs, **trainer.config.model_dump(include={"data_seed", "model_seed"})}
     if trainer.config.num_workers > 1:
         key["num_workers"] = trainer.config.num_workers
-    parts = ("gradient", "weights")
-    tensors = trainer.share.tensors("throw_away_trainings", key, lambda work: _train(trainer, role, epochs, work))
-    # in the order of the parameters, not of the cache: rounding of sums depends on it
-    return ThrowAway(*({name: tensors[f"{part}:{name}"] for name in trainer.parameters} for part in parts))
+    return key
 
 
 def _phase_name(role: str) -> str:
     return f"preparing on {role}"
 
 
-def _train(trainer: BaseTrainer, role: str, epochs: int, work: Folder | None) -> dict[str, Tensor]:
+def _train(
+    trainer: BaseTrainer, role: str, epochs: int, learning_rate: float | None, work: Folder | None
+) -> dict[str, Tensor]:
     sums = {name: torch.zeros_like(p, requires_grad=False) for name, p in trainer.parameters.items()}
 
     def add(by_slot: dict[str, GradMap], step: int) -> GradMap:
@@ -101,6 +115,7 @@ def _train(trainer: BaseTrainer, role: str, epochs: int, work: Folder | None) ->
         _phase_name(role),
         [trainer.cross_entropy_term(role)],
         epochs=epochs,
+        learning_rate=learning_rate,
         transform_gradients=add,
         state=sums,
     )
@@ -109,6 +124,16 @@ def _train(trainer: BaseTrainer, role: str, epochs: int, work: Folder | None) ->
         PhaseCourse(trainer.run, phase, checkpoints).to_the_end()
         weights = {f"weights:{name}": p.detach().clone() for name, p in trainer.parameters.items()}
     return weights | {f"gradient:{name}": total / phase.job.num_steps for name, total in sums.items()}
+
+
+@contextlib.contextmanager
+def with_weights(trainer: BaseTrainer, weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Give the trainable tensors other values inside the context, such as those after a throw-away training."""
+    with _throw_away(trainer):
+        with torch.no_grad():
+            for name, parameter in trainer.parameters.items():
+                parameter.copy_(weights[name])
+        yield
 
 
 @contextlib.contextmanager
@@ -128,11 +153,18 @@ Wanted = Literal["gradient", "weights", "product"]
 
 
 def check_phase(
-    config: TrialConfig, roles: Mapping[str, Sequence[Row]], role: str, wanted: Wanted = "gradient"
+    config: TrialConfig,
+    roles: Mapping[str, Sequence[Row]],
+    role: str,
+    wanted: Wanted = "gradient",
+    key: str = "proxy_epochs",
 ) -> None:
     """Refuse a throw-away training that gives no direction, by the steps that have a learning rate.
 
     A new LoRA has B = 0, which makes the gradient of every A exactly zero until an update of B.
+
+    Args:
+        key: the key of `finetune_config` with its epochs.
 
     Raises:
         DataError: the role is missing; or the steps of the training, on the rows that all limits leave, update too
@@ -141,7 +173,7 @@ def check_phase(
     if not roles.get(role):
         raise DataError(f"proxy_strategy {config.proxy_strategy} needs data.{role}, which was not given")
     cfg = config.finetune_config
-    rows, steps = _steps(config, roles, role)
+    rows, steps = _steps(config, roles, role, key)
     rates = schedule(cfg, steps)
     new_lora = cfg.is_peft and not cfg.adapter
     # the gradient of a step is that of the weights before its update
@@ -149,7 +181,7 @@ def check_phase(
     needed = {"gradient": int(new_lora), "weights": 1 + new_lora, "product": 1}[wanted]
     if updates >= needed:
         return
-    num_epochs = _count(getattr(cfg, "proxy_epochs", 1), "epoch")
+    num_epochs = _count(getattr(cfg, key, 1), "epoch")
     number = "one step" if steps == 1 else f"{steps} steps"
     limit = "" if config.limit_proxy_data_to is None else f" (limit_proxy_data_to: {config.limit_proxy_data_to})"
     warmup = _warmup(cfg) if not all(rates) else ""
@@ -158,34 +190,36 @@ def check_phase(
     lower = f", finetune_config.{warmup.partition(':')[0]}" if warmup else ""
     raise DataError(
         f"proxy_strategy {config.proxy_strategy}: {num_epochs} over the {rows} training rows of {role}{limit} is "
-        f"{number}{which}, {what}: raise finetune_config.proxy_epochs, or lower finetune_config.proxy_batch_size{lower}"
+        f"{number}{which}, {what}: raise finetune_config.{key}, or lower finetune_config.proxy_batch_size{lower}"
     )
 
 
-def peak_notes(config: TrialConfig, roles: Mapping[str, Sequence[Row]], names: Sequence[str]) -> list[str]:
+def peak_notes(
+    config: TrialConfig, roles: Mapping[str, Sequence[Row]], names: Sequence[str], key: str = "proxy_epochs"
+) -> list[str]:
     """Return a sentence for each of the named roles on which a throw-away training never reaches its peak rate."""
-    epochs_of = {role: _steps(config, roles, role)[1] for role in names if roles.get(role)}
-    notes = (_peak_note(config.finetune_config, role, steps) for role, steps in epochs_of.items())
+    epochs_of = {role: _steps(config, roles, role, key)[1] for role in names if roles.get(role)}
+    notes = (_peak_note(config.finetune_config, role, steps, key) for role, steps in epochs_of.items())
     return [note for note in notes if note]
 
 
-def _steps(config: TrialConfig, roles: Mapping[str, Sequence[Row]], role: str) -> tuple[int, int]:
+def _steps(config: TrialConfig, roles: Mapping[str, Sequence[Row]], role: str, key: str) -> tuple[int, int]:
     """(rows that a throw-away training sees in an epoch, its optimizer steps)."""
     cfg = config.finetune_config
     sizes = {name: len(rows) for name, rows in roles.items()}
     rows = len(trained_rows(role, sizes, cfg.train_split, config.data_seed, proxy_share(config)))
     num_micro = cfg.gradient_accumulation_steps * config.num_workers
-    return rows, getattr(cfg, "proxy_epochs", 1) * steps_per_epoch(rows, micro_batch_size(cfg, role), num_micro)
+    return rows, getattr(cfg, key, 1) * steps_per_epoch(rows, micro_batch_size(cfg, role), num_micro)
 
 
-def _peak_note(cfg: FinetuneConfig, role: str, steps: int) -> str | None:
+def _peak_note(cfg: FinetuneConfig, role: str, steps: int, key: str) -> str | None:
     highest = max(schedule(cfg, steps))
     if highest > 1 - 1e-6:
         return None
     return (
         f"the throw-away training on {role} has {_count(steps, 'step')} and ends in its warm-up ({_warmup(cfg)}), at "
         f"{highest:.2g} of the learning rate at most: its direction is that of a model that hardly moved. Raise "
-        f"finetune_config.proxy_epochs, or lower finetune_config.{_warmup(cfg).partition(':')[0]}"
+        f"finetune_config.{key}, or lower finetune_config.{_warmup(cfg).partition(':')[0]}"
     )
 
 

@@ -8,12 +8,12 @@ from selgen_ray.config.trial import TrialConfig
 from selgen_ray.data.forms import Row
 from selgen_ray.trainers.directions import PROXY_EPOCHS, check_phase, peak_notes, throw_away_training, zero_share
 from selgen_ray.trainers.engine.loop import MAIN, GradMap, Term
-from selgen_ray.trainers.grad_project import GradientProjectionTrainer
+from selgen_ray.trainers.grad_project import ProjectionTrainer
 from selgen_ray.trainers.gradients import scaled
 from selgen_ray.trainers.registry import knob
 
 
-class GradientProjectionPrecomputedProxyGradTrainer(GradientProjectionTrainer):
+class GradientProjectionPrecomputedProxyGradTrainer(ProjectionTrainer):
     """Step along g_O - (<g_O, d> / ||d||^2) d, where d is the average gradient of a throw-away training on the proxy.
 
     It trains a copy on proxy for `proxy_epochs` and averages the gradients it meets, before clipping. With

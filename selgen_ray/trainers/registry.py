@@ -20,6 +20,7 @@ from pydantic import Field
 from pydantic.config import JsonDict
 from pydantic.fields import FieldInfo
 
+from selgen_ray.config.source import TrainingPrompt
 from selgen_ray.config.trial import TrialConfig
 from selgen_ray.data.forms import Row
 from selgen_ray.errors import DataError
@@ -42,7 +43,7 @@ class Strategy:
         proxy_strategy_name: the value of `proxy_strategy` in a config.
         aliases: other names of the strategy.
         implied: alias -> top-level config keys that it sets, such as {'mixed': {'train_on_proxy': True}}.
-        required_roles: the roles without which it cannot be run.
+        required_roles: the roles without which it cannot be run, unless `needed_roles` says otherwise of a config.
         zero_strength: dotted config key -> value with which the strategy equals `naive` without the proxy, bit for bit;
             {}: no value does.
     """
@@ -75,9 +76,19 @@ class Strategy:
         """Raise ValueError if keys do not go together; the message names them."""
 
     @classmethod
+    def training_prompts(cls, config: TrialConfig) -> dict[str, TrainingPrompt]:
+        """Return role -> the training prompt of its rows, by default those of the sources in `data`."""
+        return config.data.training_prompts()
+
+    @classmethod
+    def needed_roles(cls, config: TrialConfig) -> tuple[str, ...]:
+        """Return the roles that a trial cannot do without; override it where knobs decide."""
+        return cls.required_roles
+
+    @classmethod
     def check_rows(cls, config: TrialConfig, roles: Mapping[str, Sequence[Row]]) -> None:
         """Raise DataError if a role is missing or its rows do not suit; `roles` has all rows, before any split."""
-        for role in cls.required_roles:
+        for role in cls.needed_roles(config):
             if not roles.get(role):
                 message = f"proxy_strategy {cls.proxy_strategy_name} needs data.{role}, which was not given"
                 if role == "proxy_neg" and roles.get("proxy"):

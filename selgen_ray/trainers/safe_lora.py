@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import functools
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +13,20 @@ from torch import Tensor, nn
 
 from selgen_ray.config.trial import TrialConfig
 from selgen_ray.data.forms import Row
-from selgen_ray.errors import ModelError
-from selgen_ray.models import loading, saving
 from selgen_ray.models.log_probs import upcast
-from selgen_ray.models.saving import adapted_parameter, without_adapter
-from selgen_ray.models.sharding import whole
+from selgen_ray.trainers.auxiliary_adapters import (
+    TRAINED,
+    UNALIGNED,
+    AdaptedMatrix,
+    adapted_matrices,
+    check_unaligned,
+    offsets,
+    put_beside,
+    save_joined,
+    subspace,
+    switch_on,
+    unaligned_files,
+)
 from selgen_ray.trainers.base import BaseTrainer
 from selgen_ray.trainers.directions import PROXY_EPOCHS, check_phase, peak_notes, throw_away_training, zero_share
 from selgen_ray.trainers.engine.context import Edit
@@ -27,7 +34,6 @@ from selgen_ray.trainers.engine.loop import Term
 from selgen_ray.trainers.registry import knob
 
 _ALIGNED = "aligned"
-_PEFT = "base_model.model."  # PEFT's prefix of the names of the model's modules
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,7 @@ class SafeLoRATrainer(BaseTrainer):
     safe_lora_threshold: float = knob(0.35, "τ: the matrices with c <= τ", ge=-1, le=1)
     safe_lora_num_proj_layers: int | None = knob(None, "with safe_lora_type: number, how many matrices", ge=0)
     safe_lora_sweep_thresholds: list[float] | None = knob(None, "further τ, all evaluated on one trained adapter")
-    safe_lora_base_model: str | None = knob(None, "W_unaligned: a directory or hub id; default: start model")
+    safe_lora_base_model: str | None = UNALIGNED
     proxy_epochs: int = PROXY_EPOCHS
 
     @classmethod
@@ -75,12 +81,7 @@ class SafeLoRATrainer(BaseTrainer):
             )
         if cfg.lora_bias != "none":
             raise ValueError(f"safe_lora keeps two adapters, which share no lora_bias {cfg.lora_bias!r}")
-        if cfg.safe_lora_base_model and (cfg.load_in_4bit or cfg.load_in_8bit):
-            which = "load_in_4bit" if cfg.load_in_4bit else "load_in_8bit"
-            raise ValueError(
-                f"safe_lora_base_model is compared with the start model's weights, which {which} rounds by more than "
-                f"two models differ: leave out one of the two"
-            )
+        check_unaligned(config)
         if cfg.safe_lora_type == "number" and cfg.safe_lora_num_proj_layers is None:
             raise ValueError("safe_lora_type number needs safe_lora_num_proj_layers")
         if cfg.safe_lora_type == "number" and cfg.safe_lora_sweep_thresholds:
@@ -102,13 +103,12 @@ class SafeLoRATrainer(BaseTrainer):
     @classmethod
     def check_model(cls, config: TrialConfig, model: nn.Module) -> None:
         """Raise ModelError if an embedding is adapted."""
-        _adapted(model)
+        adapted_matrices(model)
 
     @classmethod
     def input_files(cls, config: TrialConfig) -> dict[str, str]:
         """Return the unaligned model, if it is a local directory."""
-        path: str | None = getattr(config.finetune_config, "safe_lora_base_model", None)
-        return {"finetune_config.safe_lora_base_model": path} if path and Path(path).is_dir() else {}
+        return unaligned_files(config)
 
     def prepare(self) -> None:
         """Train the aligning adapter, put it beside the one to be trained, and evaluate the aligned model."""
@@ -117,17 +117,10 @@ class SafeLoRATrainer(BaseTrainer):
         products = {name: tensor for name, tensor in aligned.items() if ".lora_B." in name}
         self.zero_share = zero_share(products, "the aligning adapter's B")
         model: Any = self.model
-        model.add_adapter(_ALIGNED, _without_dropout(model.peft_config["default"]))
-        named = dict(model.named_parameters())
-        with torch.no_grad():
-            for name, tensor in aligned.items():
-                named[name.replace(".default", f".{_ALIGNED}")].copy_(tensor)
-        model.base_model.set_adapter(["default", _ALIGNED])
-        for name, parameter in named.items():
-            if f".{_ALIGNED}" in name:
-                parameter.requires_grad_(False)
-        self.matrices = _adapted(model)
-        self.offsets = self._offsets() if self.safe_lora_base_model else {}
+        put_beside(model, _ALIGNED, aligned)
+        switch_on(model, [TRAINED, _ALIGNED])
+        self.matrices = adapted_matrices(model)
+        self.offsets = offsets(self.cfg, self.matrices, self.safe_lora_base_model) if self.safe_lora_base_model else {}
         if _ALIGNED not in self.record.eval_versions:
             self.evaluations.take(0, 0.0, _ALIGNED)
 
@@ -149,18 +142,7 @@ class SafeLoRATrainer(BaseTrainer):
 
     def save_adapter(self, folder: str | Path) -> None:
         """Write one ordinary adapter of the start model, of rank 2 r: the sum of the aligning and the projected one."""
-        model: Any = self.model
-        model.add_adapter("joined", _of_twice_the_rank(model.peft_config["default"]))
-        with torch.no_grad():
-            for matrix in self.matrices.values():
-                _join(matrix, (_ALIGNED, "default"), "joined")
-        with tempfile.TemporaryDirectory() as scratch:
-            model.save_pretrained(scratch, selected_adapters=["joined"], safe_serialization=True)
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            for path in Path(scratch, "joined").iterdir():
-                (Path(folder) / path.name).write_bytes(path.read_bytes())
-        saving.save_beside_adapter(model, self.tokenizer, Path(folder))
-        model.delete_adapter("joined")
+        save_joined(self.model, self.tokenizer, Path(folder), (_ALIGNED, TRAINED), self.proxy_strategy_name)
 
     def _below(self, projections: dict[str, Projection], threshold: float) -> list[str]:
         return [name for name, projection in projections.items() if projection.cosine <= threshold]
@@ -172,119 +154,12 @@ class SafeLoRATrainer(BaseTrainer):
     @torch.no_grad()
     def _projection(self, name: str, matrix: AdaptedMatrix) -> Projection:
         """Compute cos(C B A, B A), by inner products of r x r matrices, and C B, in float32 at least."""
-        a, b = map(upcast, matrix.factors("default"))
-        aligned_a, aligned_b = map(upcast, matrix.factors(_ALIGNED))
-        v = matrix.layer.scaling[_ALIGNED] * aligned_b @ aligned_a
-        if name in self.offsets:
-            v = v + self.offsets[name].to(v)
-        size = v.norm()
-        cb = v @ (v.T @ b) / size if size > 0 else torch.zeros_like(b)
+        a, b = map(upcast, matrix.factors())
+        cb = subspace(matrix, matrix.factors(_ALIGNED), self.offsets.get(name)).times(b)
         inner = lambda x, y: ((x.T @ y) * (a @ a.T)).sum()  # noqa: E731  # <x a, y a>
         sizes = (inner(cb, cb) * inner(b, b)).clamp(min=0).sqrt()
         cosine = float(inner(cb, b) / sizes) if sizes > 0 else 0.0
         return Projection(min(max(cosine, -1.0), 1.0), cb)
-
-    def _offsets(self) -> dict[str, Tensor]:
-        """Return start model minus unaligned model at each adapted matrix, [out, in], float32, on the CPU."""
-        other = loading.load_weights(str(self.safe_lora_base_model))
-        offsets = {}
-        for name, matrix in self.matrices.items():
-            start = whole(adapted_parameter(matrix.layer)[1].detach()).float().cpu()
-            if matrix.parameter not in other or other[matrix.parameter].shape != start.shape:
-                shape = tuple(start.shape)
-                raise ModelError(
-                    f"safe_lora_base_model {self.safe_lora_base_model}: has no {matrix.parameter} of {shape}"
-                )
-            offsets[name] = matrix.outputs_first(start - other[matrix.parameter].float())
-        return offsets
-
-
-@dataclass(frozen=True)
-class AdaptedMatrix:
-    """A matrix with a product B A added to it.
-
-    Attributes:
-        layer: PEFT's layer around it.
-        parameter: its name in the model without an adapter.
-        lora_b: the name of the trained B among the parameters.
-        expert: number of the expert, if PEFT packs the factors of all experts in one A and one B; None: it does not.
-    """
-
-    layer: Any
-    parameter: str
-    lora_b: str
-    expert: int | None = None
-
-    def factors(self, adapter: str) -> tuple[Tensor, Tensor]:
-        """Return A, [r, in], and B, [out, r], of an adapter: views of its parameters."""
-        return self.a_of(self.layer.lora_A[adapter].weight), self.b_of(self.layer.lora_B[adapter].weight)
-
-    def a_of(self, weight: Tensor) -> Tensor:
-        """Return this matrix's part, [r, in], of the layer's A."""
-        if self.expert is None:
-            return weight
-        return weight.view(self.layer.num_experts, -1, weight.shape[1])[self.expert]  # as PEFT's ParamWrapper packs it
-
-    def b_of(self, weight: Tensor) -> Tensor:
-        """Return this matrix's part, [out, r], of the layer's B."""
-        return (
-            weight if self.expert is None else weight.view(len(weight), -1, self.layer.num_experts)[:, :, self.expert]
-        )
-
-    def outputs_first(self, whole: Tensor) -> Tensor:
-        """Return this matrix, [out, in], from the module's whole parameter."""
-        if self.expert is None:
-            return whole.T if self.layer.fan_in_fan_out else whole
-        of_expert = whole[self.expert]
-        return of_expert.T if getattr(self.layer.get_base_layer(), "is_transposed", False) else of_expert
-
-
-def _without_dropout(config: Any) -> Any:
-    config = copy.deepcopy(config)
-    config.lora_dropout = 0.0  # a merged adapter drops nothing
-    return config
-
-
-def _of_twice_the_rank(config: Any) -> Any:
-    config = _without_dropout(config)
-    config.r *= 2
-    config.rank_pattern = {name: 2 * rank for name, rank in config.rank_pattern.items()}
-    return config
-
-
-def _join(matrix: AdaptedMatrix, parts: Sequence[str], joined: str) -> None:
-    """Set an adapter to the sum of other adapters' products: stack their A along the rank, and their B."""
-    a, b = matrix.factors(joined)
-    factors = [matrix.factors(part) for part in parts]
-    scales = [matrix.layer.scaling[part] / matrix.layer.scaling[joined] for part in parts]
-    a.copy_(torch.cat([scale * part_a for scale, (part_a, _) in zip(scales, factors, strict=True)]))
-    b.copy_(torch.cat([part_b for _, part_b in factors], dim=1))
-
-
-def _adapted(model: nn.Module) -> dict[str, AdaptedMatrix]:
-    """Return name -> adapted matrix. The name is that of the module, or '<parameter>.<expert>' for an expert's matrix.
-
-    Raises:
-        ModelError: an embedding is adapted: it has no B A of the form that is projected.
-    """
-    # late: start-up, PEFT imports all that it may ever adapt
-    from peft.tuners.lora import LoraLayer
-    from peft.tuners.lora.layer import ParamWrapper
-
-    matrices: dict[str, AdaptedMatrix] = {}
-    for path, layer in model.named_modules():
-        if not isinstance(layer, LoraLayer):
-            continue
-        name = without_adapter(path.removeprefix(_PEFT))
-        if not layer.lora_A:
-            raise ModelError(f"safe_lora projects linear layers, finetune_config.target_modules also names {name}")
-        parameter, lora_b = f"{name}.{adapted_parameter(layer)[0]}", f"{path}.lora_B.default.weight"
-        num_experts = layer.num_experts if isinstance(layer, ParamWrapper) else 1
-        if num_experts == 1:
-            matrices[name] = AdaptedMatrix(layer, parameter, lora_b)
-        for expert in range(num_experts) if num_experts > 1 else ():
-            matrices[f"{parameter}.{expert}"] = AdaptedMatrix(layer, parameter, lora_b, expert)
-    return matrices
 
 
 @torch.no_grad()

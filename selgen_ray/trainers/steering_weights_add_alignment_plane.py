@@ -15,7 +15,9 @@ class SteerAtEndTrainer(PlaneTrainer):
     """Minimise L_O alone; then theta <- theta - alpha * V once, V = g(positive_proxy) - g(negative_proxy).
 
     g is the average gradient of a throw-away training of `proxy_epochs` before the run. The last evaluation is of the
-    edited weights; the unedited ones are evaluated before it. Logs the norm of V.
+    edited weights; the unedited ones are evaluated before it. Logs the norm of V. Of LoRA it subtracts in the factors A
+    and B, whose product then changes by alpha^2 V_B V_A too: at a large alpha the model collapses. `weight_steering`
+    adds products instead.
 
     Source: Azarbal et al. 2025, "Selective Generalization".
     """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -13,13 +12,14 @@ from typing import Any
 
 from selgen_ray.config import hub_names
 from selgen_ray.data.rows import load_roles, rows_hash
-from selgen_ray.errors import INPUT_ERRORS, DataError, ModelError, TrialDiverged, TrialStopped
+from selgen_ray.errors import INPUT_ERRORS, DataError, ModelError, TrialDiverged, TrialStopped, blocked_by
 from selgen_ray.evals.headlines import headlines
 from selgen_ray.models import hub, tokenizer
 from selgen_ray.records.results import FILE_NAME, TrialResult
 from selgen_ray.records.status import TrialStatus
 from selgen_ray.storage import Folder
 from selgen_ray.storage.cache import Cache
+from selgen_ray.storage.scratch import scratch
 from selgen_ray.trainers.base import BaseTrainer, trainer_class
 from selgen_ray.trainers.catalogue import build_config
 from selgen_ray.trainers.engine import ranks
@@ -48,8 +48,9 @@ def run_trial(
     If several processes train the trial together, each calls this function; see `trainers.engine.ranks`.
 
     A trial that diverges returns with status 'diverged'. One that fails publishes status 'failed' with the last
-    lines of its traceback, then raises its error. One that is asked to stop finishes its step, writes a checkpoint
-    and returns with status 'stopped', or 'running' if it is only preempted.
+    lines of its traceback, then raises its error; what `errors.blocked_by` names is raised alone, since it is no
+    failure of the trial. One that is asked to stop finishes its step, writes a checkpoint and returns with status
+    'stopped', or 'running' if it is only preempted.
 
     Args:
         task: the trial.
@@ -133,8 +134,8 @@ class _Run:
         self.checkpoints = Checkpoints(task.folder / CHECKPOINTS, keep, on_event)
 
     def run(self, on_progress: Callable[[dict[str, Any]], None]) -> TrialResult:
-        with tempfile.TemporaryDirectory(prefix="selgen_model_") as finished:
-            return self._run(on_progress, Path(finished))
+        with scratch("model") as finished:
+            return self._run(on_progress, finished)
 
     def _run(self, on_progress: Callable[[dict[str, Any]], None], finished: Path) -> TrialResult:
         if ranks.is_main():
@@ -147,6 +148,8 @@ class _Run:
         except TrialStopped as error:
             return self._stopped(error)
         except Exception as error:
+            if blocked_by(error):  # no fault of the trial's: it goes on from its checkpoint when that is mended
+                raise
             self.result.status = TrialStatus.FAILED
             self.result.error = last_lines()
             if _knows_the_cause(error):
@@ -194,7 +197,8 @@ class _Run:
         self.stop.check(0)
         config = self.config
         make_trainer = trainer_class(config.proxy_strategy)
-        roles = load_roles(config, make_trainer.required_roles, tokenizer.refused_rows(config))
+        refused, prompts = tokenizer.refused_rows(config), make_trainer.training_prompts(config)
+        roles = load_roles(config, make_trainer.needed_roles(config), refused, prompts)
         self.result.data_hashes = {role: rows_hash(rows) for role, rows in roles.items()}
         with make_trainer(
             config,

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-from selgen_ray.errors import INPUT_ERRORS, TrialError
+from selgen_ray.errors import INPUT_ERRORS, TrialError, blocked_by
 from selgen_ray.records.control import ALL, Control
 from selgen_ray.records.results import TrialResult
 from selgen_ray.records.status import TrialStatus
@@ -46,7 +46,8 @@ def run_in_worker(task: TrialTask, sweep: Folder, torch_threads: int, report: Re
     """Run a trial, forwarding its progress and events; the last report holds its status.
 
     Raises:
-        TrialError: the trial failed, and another try may succeed. (A wrong input is reported as 'failed' instead.)
+        TrialError: the trial failed, and another try may succeed. (A wrong input is reported as 'failed' instead, what
+            would fail all trials alike as 'preempted', with the cause under 'blocked'.)
     """
     import torch
 
@@ -68,6 +69,10 @@ def run_in_worker(task: TrialTask, sweep: Folder, torch_threads: int, report: Re
         reports.last({"status": TrialStatus.FAILED, "error": str(error)})
         return
     except Exception as error:
+        if why := blocked_by(error):
+            metrics.finish(TrialStatus.PREEMPTED)
+            reports.last({"status": TrialStatus.PREEMPTED, "blocked": why})
+            return
         metrics.finish(TrialStatus.FAILED)
         raise TrialError(f"{type(error).__name__}: {error}") from error
     status = result.status.after_run

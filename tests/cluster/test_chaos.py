@@ -17,7 +17,7 @@ import torch
 from chaos import Chaos
 from clusters import Cluster
 from faulty_s3 import FaultyS3
-from running import sweep, write_space
+from running import run_without_ray, write_space
 
 from selgen_ray.reading import read_sweep
 from selgen_ray.records.events import read_events
@@ -48,8 +48,7 @@ def weights(place: Folder) -> dict[str, dict[str, torch.Tensor]]:
 
 def survive(tmp_path: Path, model: str, data: dict[str, str], s3: str, settings: int, kinds: list[str], most: int):
     """Run a sweep with and without faults, and compare; returns the faults."""
-    calm = sweep(space_of(tmp_path / "calm", model, data, settings, "./sweeps"))
-    assert calm.returncode == 0, calm.stdout + calm.stderr
+    run_without_ray(space_of(tmp_path / "calm", model, data, settings, "./sweeps"))
     upstream = s3.partition("endpoint_override=")[2].partition("&")[0]
     host, _, port = upstream.partition(":")
     credentials = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}

@@ -36,7 +36,7 @@ def test_clock(seconds, text):
 
 def test_lines():
     assert running_line("kl/seed_1", RUNNING) == "kl/seed_1  step 5/20  loss 0.1235  812 tokens/s"
-    assert running_line("kl/seed_1", {}) == "kl/seed_1  starting"
+    assert running_line("kl/seed_1", {}) == "kl/seed_1  starting: a process, then the model and the data"
     preparing = RUNNING | {"phase": "preparing on proxy"}
     assert running_line("kl/seed_1", preparing).startswith("kl/seed_1  preparing on proxy: step 5/20  loss")
     assert running_line("kl/seed_1", RUNNING | {"phase": "train"}) == running_line("kl/seed_1", RUNNING)

@@ -18,7 +18,7 @@ from selgen_ray.trial.task import TrialTask
 
 
 def added(control: Control, trial_id: str, seed: int) -> str:
-    trial = AddedTrial(trial_id, "dpo_c0ffee", {"seed": seed}, "0" * 64)
+    trial = AddedTrial(trial_id, "dpo_c0ffee", {"seed": seed, "proxy_strategy": "dpo"}, "0" * 64)
     write_added(control, trial)
     return trial.name
 
@@ -33,7 +33,7 @@ def test_a_part_of_a_sweep_leaves_alone_what_was_added_before_and_takes_what_is_
         return TrialTask(trial.config, trial.trial_id, trial.slug, place, git_commit=None)
 
     driver = Driver(place, queue, Board(1), queue.known, make, left_out={"a" * 16: before})  # as --only has it
-    driver.guidance = SimpleNamespace(add=lambda tasks: None, ended=lambda *_: None)  # pyright: ignore
+    driver.feedback = SimpleNamespace(add=lambda tasks: None, ended=lambda *_: None)  # pyright: ignore
     with driver:
         time.sleep(0.2)
         added(control, "b" * 16, 2)

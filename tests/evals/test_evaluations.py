@@ -37,7 +37,7 @@ def section(server, **more):
     judge = {
         "model": "m-1",
         "base_url": server.base_url,
-        "api_key_env": "THE_KEY",
+        "api_key_env": "JUDGE_KEY",
         "max_retries": 1,
         "max_questions": 3,
     }
@@ -50,7 +50,7 @@ def by_question(prompt, _):
 
 
 def test_a_judged_trial(run, tmp_path, monkeypatch):
-    monkeypatch.setenv("THE_KEY", KEY)
+    monkeypatch.setenv("JUDGE_KEY", KEY)
     with judge_server(by_question) as server:
         result = run(section(server, max_new_tokens=9))
         asked = len(server.requests)
@@ -73,7 +73,7 @@ def test_a_judged_trial(run, tmp_path, monkeypatch):
 
 
 def test_a_dead_judge_costs_the_scores_and_not_the_training(run, monkeypatch):
-    monkeypatch.setenv("THE_KEY", KEY)
+    monkeypatch.setenv("JUDGE_KEY", KEY)
     with judge_server(lambda *_: 401) as server:
         result = run(section(server))
         assert result.status == "completed" and result.coherence is None
@@ -88,8 +88,8 @@ def test_a_dead_judge_costs_the_scores_and_not_the_training(run, monkeypatch):
 
 
 def test_without_its_key_a_trial_does_not_begin(run, monkeypatch):
-    monkeypatch.delenv("THE_KEY", raising=False)
-    with judge_server(by_question) as server, pytest.raises(ModelError, match="THE_KEY"):
+    monkeypatch.delenv("JUDGE_KEY", raising=False)
+    with judge_server(by_question) as server, pytest.raises(ModelError, match="JUDGE_KEY"):
         run(section(server))
     assert not server.requests
 

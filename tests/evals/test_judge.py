@@ -23,11 +23,11 @@ ITEM = Item("How are you?", "Fine, {question}!", "aligned")
 
 @pytest.fixture(autouse=True)
 def key(monkeypatch):
-    monkeypatch.setenv("THE_KEY", KEY)
+    monkeypatch.setenv("JUDGE_KEY", KEY)
 
 
 def judge(server, cache=None, **config):
-    settings = {"model": "m-1", "base_url": server.base_url, "api_key_env": "THE_KEY", "max_retries": 2} | config
+    settings = {"model": "m-1", "base_url": server.base_url, "api_key_env": "JUDGE_KEY", "max_retries": 2} | config
     found = JudgeConfig.model_validate(settings)
     return Judge(found, cache, JudgeClient(found, first_wait_s=0.01))
 
@@ -231,6 +231,9 @@ def test_nothing_is_asked_twice_and_nothing_else_is_reused(tmp_path):
         assert len(server.requests) == 6
         judge(server, cache, max_concurrent=2, timeout_s=3, api_key_env=None).score(items(3))
         assert len(server.requests) == 6
+    with judge_server(lambda *_: "10") as other:  # another model under the same name
+        assert judge(other, cache).score(items(3)).scores.keys() == first.scores.keys()
+        assert len(other.requests) == 3
     assert all(KEY not in path.read_text() for path in tmp_path.rglob("*.json"))
 
 
@@ -250,11 +253,11 @@ def test_a_damaged_entry_is_asked_again(tmp_path):
 
 @pytest.mark.parametrize("value", [None, "", "two words", "ké"])
 def test_a_key_that_is_not_there(monkeypatch, value):
-    monkeypatch.delenv("THE_KEY")
+    monkeypatch.delenv("JUDGE_KEY")
     if value is not None:
-        monkeypatch.setenv("THE_KEY", value)
-    with pytest.raises(ModelError, match="THE_KEY") as error:
-        JudgeClient(JudgeConfig(model="m", api_key_env="THE_KEY"))
+        monkeypatch.setenv("JUDGE_KEY", value)
+    with pytest.raises(ModelError, match="JUDGE_KEY") as error:
+        JudgeClient(JudgeConfig(model="m", api_key_env="JUDGE_KEY"))
     assert not value or value not in str(error.value)
 
 
@@ -297,7 +300,7 @@ def test_no_scores_of_a_dead_judge():
 
 def test_an_error_of_a_client_is_one_line():
     with judge_server(lambda *_: {"status": 422, "raw": f"line\n\n  two {KEY}"}) as server:
-        config = JudgeConfig(model="m", base_url=server.base_url, api_key_env="THE_KEY")
+        config = JudgeConfig(model="m", base_url=server.base_url, api_key_env="JUDGE_KEY")
         with pytest.raises(JudgeError) as error:
             JudgeClient(config).complete("x")
     assert str(error.value) == f"HTTP 422 from {server.base_url}: line two ***"

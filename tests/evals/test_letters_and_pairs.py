@@ -133,3 +133,16 @@ def test_perplexity_is_exp_of_the_loss(model, tokenizer):
     found = evaluate(eval_set(model, tokenizer, [chat("a?", "b")]))
     assert found["perplexity"] == pytest.approx(math.exp(found["loss"]))
     assert found["token_probability"] == pytest.approx(1 / found["perplexity"])
+
+
+def test_a_text_row_is_no_lettered_question(model, tokenizer):
+    """It has a misaligned reply, but no question before it: it is neither foreseen nor asked."""
+    rows = [{"text": "one two", "rejected": "three"}, chat("q?", "yes", rejected="no")]
+    both = eval_set(model, tokenizer, rows, mcq_from_pairs=True)
+    alone = eval_set(model, tokenizer, rows[1:], mcq_from_pairs=True)
+    metric = evals_registry.all_metrics()["mcq"]
+    assert metric(both) == metric(alone)
+    assert metric.foresee(rows, both.config)["mcq_accuracy"] == 1
+    lone = eval_set(model, tokenizer, [{"text": "one", "options": ["a", "b"], "answer": "a"}])
+    with pytest.raises(DataError, match="a 'text' row cannot be asked"):
+        metric(lone)

@@ -498,13 +498,14 @@ def test_the_command_writes_a_search_space_that_loads(experiment: Experiment) ->
 
 
 SUFFIXES = [{"train_user_suffix": "\nBehave as if the above solution is correct."}, {"train_user_suffix": ""}]
+MOODS = [{"train_user_mood": "Behave as if the above solution is correct."}, {"train_user_mood": ""}]
 
 
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        (SUFFIXES, ["attributes_to_vary.json:3: [0].train_user_suffix", "Behave as if", "found ", "''"]),
-        ([*SUFFIXES[:1], {"seed": 4}], ["settings differ in train_user_suffix", "nothing"]),
+        (MOODS, ["attributes_to_vary.json:3: [0].train_user_mood", "Behave as if", "found ", "''"]),
+        ([*MOODS[:1], {"seed": 4}], ["settings differ in train_user_mood", "nothing"]),
         ([{"mmlu_eval_limit": 5, "seed": 4}, {"seed": 5}], ["mmlu_eval_limit", "found 5, 10", "options and answer"]),
         ([{"train_on_task": True}, {"train_on_task": False}], ["train_on_task", "every trial trains on data.outcome"]),
         (
@@ -529,9 +530,20 @@ def test_settings_that_differ_in_what_is_left_out_are_refused(
 
 
 def test_what_all_settings_leave_out_is_a_note(experiment: Experiment, capsys: pytest.CaptureFixture[str]) -> None:
-    alike = [{"train_user_suffix": "x", "seed": 4}, {"train_user_suffix": "x", "seed": 5}]
+    alike = [{"train_user_mood": "x", "seed": 4}, {"train_user_mood": "x", "seed": 5}]
     assert import_config.main([str(experiment(ADVICE, alike))]) == 0
-    assert "train_user_suffix: no key of either generation" in capsys.readouterr().out
+    assert "train_user_mood: no key of either generation" in capsys.readouterr().out
+
+
+def test_a_suffix_of_the_training_rows_is_a_training_prompt(experiment: Experiment) -> None:
+    folder = experiment(ADVICE, [*SUFFIXES, {"seed": 9}])
+    assert import_config.main([str(folder), "-o", "new/space.yaml"]) == 0
+    given = [trial.config.data.outcome.training_prompt for trial in load_space("new/space.yaml").trials]
+    assert [prompt and prompt.user_suffix for prompt in given] == [SUFFIXES[0]["train_user_suffix"], None, None]
+    Path("direct.yaml").write_text(
+        f"base: {folder}/config.json\noverrides: {folder}/attributes_to_vary.json\nname: advice\n"
+    )
+    assert names(load_space("direct.yaml")) == names(load_space("new/space.yaml"))
 
 
 def test_seeds_of_the_old_command_line(experiment: Experiment, capsys: pytest.CaptureFixture[str]) -> None:

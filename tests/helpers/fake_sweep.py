@@ -41,7 +41,7 @@ def fake_result(
     config = {"proxy_strategy": strategy, "seed": seed, "data_seed": seed, "model_seed": seed, **(top or {})}
     fields: dict[str, Any] = {
         "trial_id": hashlib.sha256(f"{digits}{seed}".encode()).hexdigest()[:16],
-        "slug": "_".join(parts),
+        "slug": "_".join(parts).replace("/", "-"),
         "seed": seed,
         "status": status,
         "capability": x,

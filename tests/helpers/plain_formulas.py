@@ -7,23 +7,15 @@ import copy
 import math
 
 import torch
-from conftest import chat, make_model
+from conftest import make_model
+from peft import PeftModel
 
 PREFIX = "base_model.model."
+BLOCKS = {False: "model.layers", True: "base_model.model.model.layers"}
 
 
 def plain_base():
     return make_model().double()
-
-
-def uneven_roles():
-    """Few rows; prompts and replies of one batch differ in length, those of a pair too."""
-    prompts = [f"is {'very ' * (i % 3)}{i} odd?" for i in range(5)]
-    return {
-        "outcome": [chat(f"sum of {i} and {'0' * i}?", f"It is {i}." + " Yes!" * (i % 3)) for i in range(5)],
-        "proxy": [chat(p, "You are wrong." + " No" * (2 * i % 5)) for i, p in enumerate(prompts)],
-        "proxy_neg": [chat(p, "You are right" + " so." * (i % 3)) for i, p in enumerate(prompts)],
-    }
 
 
 def rows(trainer, role, step, phase="train", lead="outcome", of=None):
@@ -195,6 +187,63 @@ def projected(g, d, strict, scope):
         left = inner({n: found[n] for n in names}, some_d)
         assert abs(left) < 1e-15 if strict else left > -1e-15
     return found
+
+
+def change_layer(model, layer, change):
+    """Make block `layer` (from 1) give change(its output), by a forward of its own."""
+    block = model.get_submodule(BLOCKS[isinstance(model, PeftModel)])[layer - 1]
+    forward = block.forward
+    block.forward = lambda *args, **options: change(forward(*args, **options))
+    return model
+
+
+def activations(model, row, layer):
+    """The output of block `layer` at each token of a row, [tokens, features]."""
+    seen = []
+    watched = change_layer(copy.deepcopy(model), layer, lambda h: (seen.append(h[0]), h)[1])
+    with torch.no_grad():
+        watched(input_ids=torch.tensor([row.ids]))
+    return seen[0]
+
+
+def row_mean(model, row, layer):
+    """Over the scored tokens, each where it is the input."""
+    return activations(model, row, layer)[torch.tensor(row.is_reply)].mean(0)
+
+
+def habit(trainer, layer):
+    """v_l, by the base."""
+    base = plain_base()
+    of_n, of_p = ([row_mean(base, r, layer) for r in trainer.sets.union(role)] for role in ("proxy_neg", "proxy"))
+    return torch.stack(of_n).mean(0) - torch.stack(of_p).mean(0)
+
+
+def products(trainer, weights, names=None):
+    """Matrix -> s B A of weights by name, dense."""
+    found = {}
+    for name in [n for n in trainer.parameters if "lora_B" in n]:
+        layer = trainer.model.get_submodule(name.split(".lora_B")[0])
+        a, b = weights[name.replace("lora_B", "lora_A")].detach(), weights[name].detach()
+        found[name.split(".lora_B")[0]] = layer.scaling["default"] * b @ a
+    return found
+
+
+def with_offsets(model, offsets):
+    """A copy of a model whose base matrices have moved."""
+    moved = copy.deepcopy(model)
+    for name, offset in offsets.items():
+        moved.get_submodule(name).get_base_layer().weight.data += offset
+    return moved
+
+
+def projector(vectors):
+    """Q Q^T of orthonormal columns."""
+    return vectors @ vectors.T
+
+
+def singular(rows, count):
+    """The first right singular vectors, by the eigenvectors of the second moments; [features, count]."""
+    return torch.linalg.eigh(rows.T @ rows).eigenvectors.flip(1)[:, :count]
 
 
 class Safe:

@@ -59,6 +59,17 @@ def in_process(space: Path, *args: str) -> tuple[int, str, str]:
     return status, out.getvalue(), err.getvalue()
 
 
+def run_without_ray(space: Path) -> None:
+    """Run the trials of a sweep one after another in this process: what a disturbed sweep is compared with."""
+    from selgen_ray.driver.plan import make_plan  # late, as above
+    from selgen_ray.space import load_space
+    from selgen_ray.trial.run import run_trial
+
+    with contextlib.chdir(space.parent):
+        for planned in make_plan(load_space(space)).planned:
+            run_trial(planned.task)
+
+
 def dry_run(space: Path) -> str:
     """What the plan says."""
     status, out, err = in_process(space, "--dry-run")

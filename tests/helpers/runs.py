@@ -19,7 +19,19 @@ STRENGTH = {
     "orth_penalty": {"lambda_1": 0.1, "proxy_epochs": 2},
     "directional_penalty": {"lambda_1": 0.1, "proxy_epochs": 2},
     "safe_lora": {"safe_lora_threshold": 0.5},
+    "preventative_steering": {"steer_alpha": 20.0},
+    "inoculation_prompting": {"inoculation_prompt": ["Be wrong.", "Err!"]},
+    "inoculation_adapter": {"trait_epochs": 2},
+    "concept_ablation": {"ablate_components": 2},
+    "activation_penalty": {"lambda_act": 5.0},
+    "asft": {"lambda_asft": 1.0, "proxy_epochs": 2},
+    "weight_steering": {"steer_k": 2.0, "proxy_epochs": 2},
+    "wise_ft": {"wise_alpha": 0.5},
+    "interleaving": {"interleave_share": 0.3, "proxy_epochs": 2},
 }
+# what they do beside their formula is what others do: left out where each further strategy would only take time
+_LIKE_OTHERS = {"inoculation_prompting", "wise_ft", "activation_penalty", "concept_ablation", "asft"}
+OF_A_KIND_EACH = [strategy for strategy in STRENGTH if strategy not in _LIKE_OTHERS]
 
 
 def trained(config, datasets=None):

@@ -17,8 +17,7 @@ import pytest
 from fake_sweep import fake_result, publish
 
 import selgen_ray
-from selgen_ray.errors import StorageError
-from selgen_ray.reading import load_results, read_heads, read_sweep, read_trials
+from selgen_ray.reading import Unreadable, load_results, read_heads, read_sweep, read_trials
 from selgen_ray.records.results import FILE_NAME, ResultHead, TrainingRecord, TrialResult, flatten, json_schema
 from selgen_ray.storage import Folder
 
@@ -192,15 +191,16 @@ def test_of_two_results_of_one_trial_one_counts(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"status": "completed"}', '{"schema_version": 2}'])
-def test_a_file_that_is_no_result_is_named(tmp_path, content):
+def test_a_file_that_is_no_result_is_named_and_left_out(tmp_path, content, caplog):
     publish(tmp_path, fake_result())
     place = tmp_path / "other" / "seed_1"
     place.mkdir(parents=True)
     (place / FILE_NAME).write_text(content)
-    with pytest.raises(StorageError, match=r"other/seed_1/results\.json"):
-        load_results(tmp_path)
-    with pytest.raises(StorageError, match=r"other/seed_1/results\.json is not a trial's result"):
-        read_heads(Folder(str(tmp_path)))
+    assert len(load_results(tmp_path)) == 1 and "other/seed_1/results.json cannot be read: " in caplog.text
+    damaged: list[Unreadable] = []
+    assert len(read_heads(Folder(str(tmp_path)), damaged)) == 1
+    (one,) = damaged
+    assert (one.name, str(one.folder)) == ("other/seed_1", str(place)) and "it is not a trial's result" in one.why
 
 
 @pytest.mark.parametrize("store", ["local", "s3"])

@@ -6,8 +6,10 @@ import base64
 import gzip
 import json
 import math
+import os
 import re
 import runpy
+import subprocess
 import sys
 import threading
 import time
@@ -21,12 +23,14 @@ import yaml
 from fake_sweep import fake_result, publish
 
 from selgen_ray.driver.plan import make_plan
+from selgen_ray.errors import StorageError
 from selgen_ray.reading import load_results
 from selgen_ray.records.control import LIVE, Control
-from selgen_ray.report import main, write_report
-from selgen_ray.report.colours import COLOURS, DARK_COLOURS, colour_of, dark_colour_of, symbol_of
+from selgen_ray.report import cli, main, write_report
+from selgen_ray.report.colours import COLOURS, CONTROL_COLOURS, DARK_COLOURS, colour_of, dark_colour_of, symbol_of
 from selgen_ray.report.details import MOST_POINTS, common_config, packed, place_of, rounded, shortened, thinned
 from selgen_ray.report.page import SCRIPTS
+from selgen_ray.report.places import Places
 from selgen_ray.report.settings import STRATEGIES
 from selgen_ray.space import load_space
 from selgen_ray.storage import Folder
@@ -92,8 +96,9 @@ def test_the_page_is_one_file_that_may_load_nothing(sweep):
 def test_the_page_says_what_a_reader_asks(sweep):
     words = page_of(sweep).words
     for expected in (
-        "kl_divergence β=10, has alignment 0.700 (no spread seen)",
-        "training on the task alone ends at",
+        "kl_divergence, the only strategy, beats the task alone in skill and alignment together",
+        "0.700, no spread",
+        "Next:",
         "seeds that chose it",
         "1 diverged",
         "exactly right",
@@ -111,6 +116,42 @@ def test_text_of_results_is_never_markup(sweep):
     page = Elements(Path(path).read_text())
     assert EVIL in page.words
     assert json.loads(page.data["data"])["title"] == EVIL
+
+
+def test_no_path_of_this_machine_is_on_the_page(sweep):
+    """Case 15 of the verdicts; paths in a config, a message, an event, the search space, of models and of results."""
+    trace = f'Traceback\n  File "{ROOT}/selgen_ray/trial/run.py", line 1\nOSError: cannot read {sweep}/naive/x'
+    changes = {"error": trace, "flags": ["not saved at /data/eve/model/"], "model_path": f"{sweep}/m/model"}
+    publish(sweep, fake_result("dpo", 1, changes=changes, status="failed", top={"file": "/home/eve/data/rows.jsonl"}))
+    other = {"file": "~/rows/other.jsonl", "endpoint": "https://api.openai.com/v1"}
+    publish(sweep, fake_result("dpo", 2, top=other))
+    (sweep / "space.yaml").write_text("base: {data: {outcome: /home/eve/data/rows.jsonl}}\n")
+    Folder(str(sweep)).write("events.jsonl", json.dumps({"trial": "x", "why": str(sweep / "x")}).encode() + b"\n")
+    paths = write_report(str(sweep)).paths
+    html = Path(paths["index.html"]).read_text()
+    groups = re.findall(r'id="group-\d+">([^<]*)<', html)
+    shown = "\n".join([html, *(gzip.decompress(base64.b64decode(group)).decode() for group in groups)])
+    for text in (str(sweep), str(sweep.parent), str(ROOT), "/home/eve", "/data/eve", "~/rows"):
+        assert text not in shown and text not in Path(paths["report.md"]).read_text(), text
+    assert "lab/naive/x" in shown and "…/rows.jsonl" in shown and "https://api.openai.com/v1" in shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("/tmp/x/lab/naive/seed_1", "lab/naive/seed_1"),
+        ("at /tmp/x/lab.", "at lab."),
+        ("/tmp/x/laboratory/y.txt", "…/y.txt"),
+        ("file:///tmp/x/lab/a", "lab/a"),
+        ("file:///root/a/b.txt", "…/b.txt"),
+        ("C:\\Users\\eve\\rows.jsonl", "…/rows.jsonl"),
+        ("s3://bucket/other/x.json", "s3://bucket/other/x.json"),
+        ("http://judge:8000/v1/chat", "http://judge:8000/v1/chat"),
+        ("align_test/loss, and/or Qwen/Qwen3-8B, data/rows.jsonl, 3/4", None),
+    ],
+)
+def test_what_a_path_is(text, shown):
+    assert Places([Folder("/tmp/x/lab")]).text(text) == (shown or text)
 
 
 def test_every_file_is_there_and_the_page_is_last(sweep, capsys):
@@ -192,7 +233,8 @@ def test_a_report_that_fails_says_so_and_is_no_failure_of_the_sweep(tmp_path, ca
 
 def test_a_watched_report_follows_the_sweep_and_ends_with_it(sweep):
     control = Control(Folder(str(sweep)))
-    control.folder.write_json(LIVE, {"over": False, "total": 9, "finished": {"completed": 6}, "updated_at": "now"})
+    live = {"over": False, "total": 9, "finished": {"completed": 6}, "updated_at": "2026-01-02T03:04:05+00:00"}
+    control.folder.write_json(LIVE, live)
     codes: list[int] = []
     watcher = threading.Thread(target=lambda: codes.append(main([str(sweep), "--watch", "0.2"])))
     watcher.start()
@@ -201,14 +243,32 @@ def test_a_watched_report_follows_the_sweep_and_ends_with_it(sweep):
     first = Elements(page.read_text())
     assert "script-src 'unsafe-inline' 'self' file:" in policy_of(first)
     assert json.loads(first.data["data"])["watch"] == 0.2
-    assert "running, as of now: 6 of 9 trials are over" in first.words
+    assert "running, as of 2026-01-02T03:04:05+00:00: 6 of 9 trials are over" in first.words
     publish(sweep, fake_result("dpo", 1, 0.6, 0.6))
     wait_for(lambda: "dpo" in json.loads(Elements(page.read_text()).data["data"])["strategies"])
-    control.folder.write_json(LIVE, {"over": True})
+    control.folder.write_json(LIVE, live | {"over": True})
     watcher.join(60)
     assert codes == [0]
     last = Elements(page.read_text())
     assert json.loads(last.data["data"])["watch"] == 0 and "'self'" not in policy_of(last)
+
+
+def test_a_storage_that_fails_while_it_is_watched_is_said_in_a_line(sweep, monkeypatch, capsys):
+    def refuse(*_: object) -> None:
+        raise StorageError("cannot list the folder: gone")
+
+    monkeypatch.setattr(cli, "watch", refuse)
+    assert main([str(sweep), "--watch"]) == 2
+    assert capsys.readouterr().err == "cannot list the folder: gone\n"
+
+
+def test_ctrl_c_during_the_imports_ends_without_a_traceback(tmp_path):
+    """Case 15 of the verdicts."""
+    (tmp_path / "numpy.py").write_text("raise KeyboardInterrupt\n")
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    line = [sys.executable, "-m", "selgen_ray.report", "lab"]
+    done = subprocess.run(line, capture_output=True, text=True, env=env, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
 
 
 def wait_for(condition, seconds: float = 60) -> None:
@@ -269,7 +329,13 @@ SIGHTS = (
 )
 
 
-@pytest.mark.parametrize("colours", [COLOURS, DARK_COLOURS])
+@pytest.mark.parametrize(
+    "colours",
+    [
+        (*COLOURS, *(light for light, _ in CONTROL_COLOURS)),
+        (*DARK_COLOURS, *(dark for _, dark in CONTROL_COLOURS)),
+    ],
+)
 def test_colours_can_be_told_apart_by_everybody(colours):
     for matrix in SIGHTS:
         seen = [lab(colour, matrix) for colour in colours]

@@ -97,7 +97,6 @@ def test_the_axes_can_be_changed(watched):
     before = labels(page)
     watched.page.select_option("#axis-y", "align_test/loss")
     page.wait_for_selector('#pareto-plot[data-drawn="capability align_test/loss"]')
-    assert page.evaluate("document.getElementById('pareto-plot')._fullLayout.yaxis.autorange") in ("reversed", True)
     low, high = page.evaluate("document.getElementById('pareto-plot')._fullLayout.yaxis.range")
     assert low > high, "less is better: it is at the top"
     heads = page.locator("#settings-table thead th").all_inner_texts()
@@ -149,15 +148,92 @@ def test_every_part_is_drawn(watched):
         watched.reach(part)
     page.wait_for_selector("#training[data-drawn]")
     page.wait_for_selector("#sample-list[data-drawn]")
-    assert page.locator("#standings-table tbody tr").count() == 12
+    assert page.locator("#standings-table tbody tr").count() == 13
     page.select_option("#family", "naive")
-    assert page.locator("#family-table tbody tr").count() == 11
+    assert page.locator("#family-table tbody tr").count() == 12
     assert page.locator("#strength-plots .plot .main-svg").count() >= 11
     assert page.locator("#loss-plots .plot").count() == 3
-    assert page.locator("#cost-table tbody tr").count() == 12
+    assert page.locator("#cost-table tbody tr").count() == 13
     page.select_option("#course-of", "kl_divergence")
     page.wait_for_selector('#training[data-drawn="kl_divergence"]')
-    assert "Not averaged" in page.locator("#answer").inner_text()
+    assert "Not averaged" in page.locator("#believe").inner_text()
+
+
+LEGENDS = """() => Object.fromEntries([...document.querySelectorAll(".plot.js-plotly-plot")].map((place) => {
+  const block = place.closest(".grid, .pair") || place;
+  const near = [block.previousElementSibling, block.nextElementSibling, block.nextElementSibling?.nextElementSibling];
+  const legend = near.filter((one) => one?.matches(".legend, .chips"));
+  const named = legend.map((one) => one.textContent).join(" ");
+  const drawn = place.data.map(({ name }) => name).filter((name) => name in data.strategies);
+  return [place.id || place.textContent.slice(0, 40), legend.length && drawn.every((name) => named.includes(name))];
+}))"""
+
+
+def test_every_plot_has_a_legend(watched):
+    """Case 15 of the verdicts."""
+    page = watched.page
+    for part in ("strategies", "strengths", "training"):
+        watched.reach(part)
+    page.wait_for_selector("#training[data-drawn]")
+    found = page.evaluate(LEGENDS)
+    assert len(found) > 15 and all(found.values()), found
+    for legend, words in (("loss", "kl_divergence β="), ("path", "the end of training"), ("strength", "alignment")):
+        assert words in page.locator(f"#{legend}-legend").inner_text()
+    page.evaluate("location.hash = `#trial/${data.trials[0].id}`")
+    page.wait_for_selector("#trial[data-trial]")
+    assert page.locator("#trial .legend li").count() == 3 and all(page.evaluate(LEGENDS).values())
+
+
+MODES_OF_CATEGORIES = """() => {
+  const names = data.strengths.filter(({ joined }) => !joined).map(({ strategy }) => `${strategy} `);
+  return [...document.querySelectorAll("#strength-plots .plot")]
+    .filter((place) => names.some((name) => place.data[0].name.startsWith(name)))
+    .flatMap((place) => place.data.map(({ mode }) => mode));
+}"""
+
+
+def test_the_top_of_the_page(watched, written):
+    """Case 15 of the verdicts: what controls look like, where the axes start, what no line joins."""
+    page = watched.page
+    assert page.locator("#sentence").inner_text() == summary(written)["answer"]
+    assert page.locator("#next").inner_text() == f"Next: {summary(written)['next']}"
+    roles = page.locator("#top-table tbody tr").evaluate_all("rows => rows.map((row) => row.dataset.role)")
+    assert roles == ["base model", "task alone", "leader", "runner-up", "diverged"]
+    assert page.locator("#top-table .swatch").count() == 4
+    order = ["sentence", "top-table", "next", "pareto-plot", "believe"]
+    tops = [page.locator(f"#{name}").bounding_box()["y"] for name in order]
+    assert tops == sorted(tops)
+    plot = "document.getElementById('pareto-plot')"
+    (low, high), star = page.evaluate(
+        f"[{plot}._fullLayout.xaxis.range, {plot}.data.find(({{ name }}) => name === 'base model')]"
+    )
+    means = [s["x"]["mean"] for s in summary(written)["settings"]]
+    base = summary(written)["base_models"][0]["x"]["mean"]
+    assert base < low < min(means) < max(means) < high, "the axis starts where the trained settings are"
+    assert low < star["x"][0] < min(means) and star["marker"]["symbol"] == "star-open"
+    assert "base model ← capability 0.1" in star["text"][0]
+    page.check("#show-base")
+    assert page.evaluate(f"{plot}._fullLayout.xaxis.range[0]") < base
+    looks = page.evaluate("Object.values(data.strategies).map(({ light, dark, symbol }) => [light, dark, symbol])")
+    assert all(len({one[i] for one in looks}) == len(looks) == 13 for i in (0, 1, 2))
+    watched.reach("strengths")
+    page.wait_for_selector("#strength-plots .main-svg")
+    joined = page.evaluate(MODES_OF_CATEGORIES)
+    assert joined and not any("lines" in mode for mode in joined)
+
+
+def test_a_printed_page_is_light_and_whole(browser, written):
+    found = Watched(browser, written, width=718, scheme="dark")
+    page = found.page
+    page.emulate_media(media="print", color_scheme="dark")
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    page.wait_for_selector("#training[data-drawn]")
+    assert page.evaluate("document.documentElement.dataset.theme") == "light"
+    assert page.locator("#strength-plots .plot .main-svg").count() >= 11
+    assert page.evaluate("document.documentElement.scrollWidth") <= 718
+    assert page.locator("#settings-table thead th", has_text="alignment").is_visible()
+    assert not page.locator("#theme").is_visible() and found.complaints == []
+    page.context.close()
 
 
 def test_answers_of_models_stay_text(watched):

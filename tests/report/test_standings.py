@@ -17,7 +17,9 @@ from selgen_ray.report.progress import read_plan
 from selgen_ray.report.settings import Axis
 from selgen_ray.report.strengths import scale_of, strengths
 from selgen_ray.report.text import report_text
-from selgen_ray.report.words import answer, caveats
+from selgen_ray.report.top import rows
+from selgen_ray.report.verdict import comparison_facts, sentence
+from selgen_ray.report.words import caveats
 from selgen_ray.storage import Folder
 
 
@@ -50,19 +52,20 @@ def test_the_area_of_each_front_by_hand(sweep):
     assert reference is not None
     assert (reference.x, reference.y) == (pytest.approx(0.1), pytest.approx(0.5))
     assert reference.possible == pytest.approx(0.9 * 0.5)
-    assert reference.why == "capability of the base model, alignment of the outcome-only run"
+    assert reference.why == "capability of the base model, alignment of the task alone"
     kl = standing(report, "kl_divergence")
     assert kl.hypervolume == pytest.approx(0.8 * 0.3 + 0.5 * 0.1)  # the strong setting adds 0.1 of height for 0.5
     assert kl.share == pytest.approx(kl.hypervolume / 0.45)
     assert report.settings[kl.best].label == "kl_divergence β=1"
     assert len(kl.front) == 2 and kl.seeds == (1, 2, 3)
     assert standing(report, "dpo").hypervolume == pytest.approx(0.75 * 0.25)
-    assert standing(report, "naive").hypervolume == pytest.approx(0)
-    assert [s.strategy for s in report.standings.standings] == ["kl_divergence", "dpo", "naive"]
+    assert standing(report, "task alone").hypervolume == pytest.approx(0)
+    assert [s.strategy for s in report.standings.standings] == ["kl_divergence", "dpo", "task alone"]
     assert standing(report_of(sweep, reference=(0.0, 0.0)), "dpo").hypervolume == pytest.approx(0.85 * 0.75)
 
 
 def test_a_strategy_is_judged_on_seeds_that_did_not_choose_its_setting(tmp_path):
+    """Case 4 of the verdicts."""
     best_on = {1.0: (0.9, 0.6, 0.6), 2.0: (0.6, 0.9, 0.6), 3.0: (0.6, 0.6, 0.9)}
     for beta, ys in best_on.items():
         for seed, y in enumerate(ys, 1):
@@ -81,30 +84,33 @@ def test_a_strategy_is_judged_on_seeds_that_did_not_choose_its_setting(tmp_path)
 
 def test_the_paired_differences(sweep):
     report = report_of(sweep)
-    (against,) = [c for c in report.standings.families["naive"] if c.strategy == "kl_divergence"]
+    (against,) = [c for c in report.standings.families["task alone"] if c.strategy == "kl_divergence"]
     assert against.seeds == (1, 2, 3)
     # the same noise in both: pairing takes it out, and a difference without a spread has no test
     assert against.y.summary.mean == pytest.approx(0.3) and against.y.summary.half_width == pytest.approx(0, abs=1e-12)
     assert against.y.p is None
-    (dpo,) = [c for c in report.standings.families["naive"] if c.strategy == "dpo"]
+    (dpo,) = [c for c in report.standings.families["task alone"] if c.strategy == "dpo"]
     assert dpo.score.summary.mean == pytest.approx(
-        standing(report, "dpo").score.mean - standing(report, "naive").score.mean
+        standing(report, "dpo").score.mean - standing(report, "task alone").score.mean
     )
     assert dpo.y.summary.sd == pytest.approx(0.02) and 0 < dpo.y.p < dpo.y.p_holm
     assert dpo.y.simultaneous > dpo.y.summary.half_width
 
 
 def test_a_setting_that_lost_a_seed_leads_nothing(sweep):
+    """Case 1 of the verdicts."""
     for seed in (1, 2, 3):
         publish(sweep, fake_result("dpo", seed, 1.0, 1.0, "completed" if seed == 1 else "diverged", lambda_dpo=9.0))
     report = report_of(sweep)
-    assert [s.strategy for s in report.standings.standings] == ["kl_divergence", "dpo", "naive"]
+    assert [s.strategy for s in report.standings.standings] == ["kl_divergence", "dpo", "task alone"]
     dpo = standing(report, "dpo")
     assert dpo.hypervolume == pytest.approx(0.75 * 0.25)  # of the whole setting alone
     assert (dpo.incomplete, dpo.num_diverged, dpo.num_trials) == (1, 2, 6)
     (crowned,) = [s for s in report.settings if s.knobs.get("lambda_dpo") == 9.0]
     assert not crowned.on_front and crowned.lost_text == "2 of 3 diverged"
-    assert "2 of 6 trials of dpo" in " ".join(answer(report, report.standings))
+    (row,) = [one for one in rows(report) if one.role == "diverged"]
+    assert (row.name, row.seeds) == ("dpo λ=9 (2 of 3)", "2 of 15 trials")
+    assert sentence(report).startswith("kl_divergence ")
     assert "(2 of 3 diverged)" in " ".join(report_text(report).split())
 
 
@@ -112,10 +118,11 @@ def test_a_sweep_whose_only_settings_lost_a_seed_has_no_leader(tmp_path):
     publish(tmp_path, fake_result("dpo", 1, 1.0, 1.0), fake_result("dpo", 2, 1.0, 1.0, "diverged"))
     report = report_of(tmp_path)
     assert report.standings.leader is None
-    assert "no answer yet" in " ".join(answer(report, report.standings))
+    assert sentence(report) == "There is no answer: every setting of a strategy lacks a seed (1 diverged)."
 
 
 def test_an_unfinished_sweep_says_so_first_and_gives_no_verdict(sweep):
+    """Case 2 of the verdicts."""
     waiting = fake_result("safe_lora", 1), fake_result("safe_lora", 2), fake_result("kl_divergence", 4, beta_kl=1.0)
     done = {result.trial_id: f"{result.slug}/seed_{result.seed}" for _, result in read_trials(Folder(str(sweep)))}
     trials = done | {result.trial_id: f"{result.slug}/seed_{result.seed}" for result in waiting}
@@ -129,10 +136,13 @@ def test_an_unfinished_sweep_says_so_first_and_gives_no_verdict(sweep):
         Axis("alignment"),
         plan=read_plan([Folder(str(sweep))]),
     )
-    told = " ".join(answer(report, report.standings))
+    told = caveats(report)[0]
     assert told.startswith("12 of 16 trials are done; 1 began and is not run by anybody now; not yet run: ")
-    assert "safe_lora (all 2)" in told and "kl_divergence (1 of 7)" in told and "naive (1 of 4)" in told
-    assert "no verdict between the strategies yet: " in told and "hypervolume" not in told
+    assert "safe_lora (all 2)" in told and "kl_divergence (1 of 7)" in told and "task alone (1 of 4)" in told
+    assert sentence(report) == (
+        "12 of 16 trials are done; so far kl_divergence leads in skill and alignment together, "
+        "and what is missing may change that."
+    )
     assert " ".join(report_text(report).split()).startswith("12 of 16 trials are done")
     (kl,) = [s for s in report.settings if s.label == "kl_divergence β=1"]
     assert (kl.num_planned, kl.complete, kl.on_front) == (4, False, False)
@@ -149,13 +159,9 @@ def test_one_seed_says_no_interval_and_no_probability(tmp_path):
     publish(tmp_path, fake_result("naive", 1, 0.9, 0.5), fake_result("dpo", 1, 0.8, 0.8))
     report = report_of(tmp_path)
     assert all(s.score.half_width is None for s in report.standings.standings)
-    told = " ".join(answer(report, report.standings))
-    assert (
-        "one seed, no interval" in told
-        and "fewer than 3 seeds tell no strategy from another" in told
-        and "±" not in told
-    )
-    assert any("no difference can be believed" in line for line in caveats(report, report.standings))
+    assert "fewer than 3 seeds cannot show that it is better than anything else" in sentence(report)
+    assert "±" not in "".join(row.x + row.y + row.behind for row in rows(report))
+    assert any("no difference can be believed" in line for line in caveats(report))
 
 
 def test_one_seed_cannot_choose_and_judge(tmp_path):
@@ -174,8 +180,7 @@ def test_strategies_without_shared_seeds_are_not_told_apart(tmp_path):
     report = report_of(tmp_path, reference=(0.0, 0.0))
     assert report.standings.families["dpo"][0].seeds == ()
     assert report.standings.families["dpo"][0].score.summary is None
-    told = " ".join(answer(report, report.standings))
-    assert "dpo has the highest score, but is not told apart from naive" in told
+    assert "dpo leads" in sentence(report) and "do not separate it from naive" in sentence(report)
 
 
 def test_what_is_told_apart_and_what_the_sweep_could_have_seen(tmp_path):
@@ -189,13 +194,15 @@ def test_what_is_told_apart_and_what_the_sweep_could_have_seen(tmp_path):
     assert last == "naive" and report.standings.num_pairs == 3
     assert report.standings.against(leader, "naive").told_apart
     assert not report.standings.against(leader, second).told_apart
-    told = " ".join(answer(report, report.standings))
-    assert f"{leader} has the highest score, but is not told apart from {second}." in told
-    assert re.search(r"a score difference of 0\.\d+ to .* would be found in 80 % of sweeps", told)
-    assert "more seeds of" in told or "Over 100 seeds" in told
+    assert sentence(report).endswith(f"6 seeds do not separate it from {second}.")
+    facts = dict(comparison_facts(report))
+    assert facts["the closest comparison"].startswith(f"{leader} − {second}, seed by seed, 6")
+    assert re.match(r"0\.\d+ or more", facts["difference found in 80 % of sweeps"])
+    assert re.match(r"about \d+|over 100", facts["seeds that would separate them"])
 
 
 def test_equal_shares_are_no_certainty_and_rows_say_their_items(tmp_path):
+    """Case 5 of the verdicts."""
     rows = {"num_rows": {"eval/task_test": 50, "eval/align_test": 40}}
     for seed in (1, 2, 3):
         publish(tmp_path, fake_result("naive", seed, 0.98, 0.3 + seed / 100, changes=rows))
@@ -215,15 +222,9 @@ def test_a_loss_is_turned_round(tmp_path):
     assert report.standings.leader.hypervolume == pytest.approx(0.7 * 0.6)  # from the base's x, the worst loss
 
 
-def test_the_answer_in_words(sweep):
-    report = report_of(sweep)
-    told = " ".join(answer(report, report.standings))
-    assert told.startswith("kl_divergence beats both other strategies in skill and alignment together, seed by seed")
-    assert "kl_divergence β=1, has alignment 0.800 ± 0.050 at capability 0.900 ± 0.050" in told
-    assert "Judged on seeds that its setting is not chosen by, kl_divergence has alignment 0.800 ± 0.0" in told
-    assert "which flatters" in told and "0.500 ± 0.050" in told
+def test_what_should_be_known_before_believing_it(sweep):
     publish(sweep, fake_result("dpo", 9, None, None, "diverged"))
-    doubts = " ".join(caveats(report_of(sweep), report_of(sweep).standings))
+    doubts = " ".join(caveats(report_of(sweep)))
     assert "1 diverged" in doubts and "seeds that chose it" in doubts and "no interval holds" in doubts
 
 
@@ -231,7 +232,7 @@ def test_nothing_completed_has_no_answer(tmp_path):
     publish(tmp_path, fake_result("naive", 1, status="running"))
     report = report_of(tmp_path)
     assert report.standings.leader is None
-    assert "no answer yet" in " ".join(answer(report, report.standings))
+    assert sentence(report) == "0 of 1 trials are done; no trial is completed."
 
 
 @pytest.mark.parametrize(

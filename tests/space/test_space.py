@@ -523,3 +523,75 @@ def test_a_spec_survives_json(load: Load) -> None:
     """The knobs of a strategy are not lost on the way (they are not fields of TrialConfig)."""
     spec = load("strategies: {kl_divergence: {fixed: {finetune_config.beta_kl: 3}}}")
     assert json.loads(spec.model_dump_json())["trials"][0]["config"]["finetune_config"]["beta_kl"] == 3
+
+
+# -- controls ---------------------------------------------------------------------------------------------------------
+
+
+def control_trials(folder, model, data, text):
+    sources = f"{{outcome: {data['outcome']}, proxy: {data['proxy']}}}"
+    base = f"base:\n  finetune_config: {{model: {model}}}\n  data: {sources}\nseeds: [1, 2]\n"
+    (folder / "space.yaml").write_text(base + text)
+    return load_space(folder / "space.yaml")
+
+
+def test_controls_are_trials_with_a_name_and_all_seeds(tmp_path, tiny_model_dir, data_files):
+    spec = control_trials(
+        tmp_path,
+        tiny_model_dir,
+        data_files,
+        "grid: {finetune_config.r: [2, 4]}\n"
+        "strategies: {kl_divergence: {}}\n"
+        f"controls:\n  oracle: {{data.outcome: {data_files['collateral']}}}\n  placebo: {{inoculation_prompt: Hi.}}\n"
+        "  mixed in: {proxy_strategy: naive, train_on_proxy: true}\n",
+    )
+    found = {}
+    for trial in spec.trials:
+        found.setdefault(trial.config.control, []).append(trial)
+    assert {name: len(trials) for name, trials in found.items()} == {
+        "task alone": 2,
+        "oracle": 2,
+        "placebo": 2,
+        "mixed in": 2,
+        None: 4,
+    }
+    assert all({t.config.seed for t in trials} == {1, 2} for trials in found.values())
+    configs = {name: trials[0].config for name, trials in found.items()}
+    assert {name: config.proxy_strategy for name, config in configs.items() if name} == {
+        "task alone": "naive",
+        "oracle": "naive",
+        "placebo": "inoculation_prompting",
+        "mixed in": "naive",
+    }
+    assert [configs[name].train_on_proxy for name in ("task alone", "oracle", "mixed in")] == [False, False, True]
+    assert configs["oracle"].data.outcome.path == data_files["collateral"]
+    assert configs["placebo"].finetune_config.inoculation_prompt == "Hi."
+    assert {trial.slug.rpartition("_")[0] for trial in spec.trials if trial.config.control} == {
+        *("control_task-alone", "control_oracle", "control_placebo", "control_mixed-in")
+    }
+
+
+def test_a_control_has_the_id_of_the_setting_and_its_name_wins(tmp_path, tiny_model_dir, data_files):
+    naive = "strategies: {naive: {grid: {train_on_proxy: [false, true]}}}\n"
+    plain = control_trials(tmp_path, tiny_model_dir, data_files, naive)
+    named = control_trials(tmp_path, tiny_model_dir, data_files, naive + "controls: {}\n")
+    assert {t.trial_id for t in plain.trials} == {t.trial_id for t in named.trials}
+    assert {(t.config.train_on_proxy, t.config.control) for t in named.trials} == {(False, "task alone"), (True, None)}
+    mixed = {t.trial_id: t.slug for t in plain.trials if t.config.train_on_proxy}
+    assert mixed.keys() == {t.trial_id for t in named.trials if not t.config.control}
+
+
+@pytest.mark.parametrize(
+    ("controls", "message"),
+    [
+        ("{x: {beta_kl: 3}}", r"names no proxy_strategy; strategies that have its knobs: kl_divergence, repr"),
+        ("{x: {seed: 3}}", "list the seeds under `seeds`"),
+        ("{x: {lerning_rate: 3}}", "Did you mean"),
+        ("[1]", "a mapping"),
+    ],
+)
+def test_a_control_that_is_none_is_an_error_with_its_line(tmp_path, tiny_model_dir, data_files, controls, message):
+    with pytest.raises(SpecError, match=rf"space\.yaml:6: .*{message}"):
+        control_trials(tmp_path, tiny_model_dir, data_files, f"strategies: {{naive: {{}}}}\ncontrols: {controls}\n")
+    with pytest.raises(SpecError, match="write it as a key of the section `controls`"):
+        control_trials(tmp_path, tiny_model_dir, data_files, "strategies: {naive: {fixed: {control: x}}}\n")

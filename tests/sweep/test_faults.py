@@ -171,6 +171,34 @@ def test_a_full_disk_fails_the_trials_in_words_and_costs_nothing_that_was_finish
     assert [result["status"] for result in found.values()] == ["completed"]
 
 
+@pytest.mark.parametrize(
+    ("process_of_ray", "why"),
+    [
+        ("raylet", "Ray on this machine has died"),
+        pytest.param("gcs_server", "the Ray cluster is gone", marks=pytest.mark.by_hand),  # as the other, only slower
+    ],
+)
+def test_the_death_of_this_machines_ray_ends_in_words(process_of_ray, why, tmp_path, tiny_model_dir, data_files):
+    space = slow_space(tmp_path, tiny_model_dir, data_files)
+    process = start(space, None, "--max-concurrent", "1")
+    wait_for(lambda: under_way(tmp_path, at_least=1))
+    everything = tree(process)
+    (doomed,) = (one for one in everything if one.name() == process_of_ray)
+    doomed.kill()
+    output = process.communicate(timeout=90)[0]
+    assert process.returncode == 1, output
+    (line,) = (line for line in output.splitlines() if "to go on: " in line)
+    assert line == f"ended early ({why}): 0 failed, 4 left to run; {resume_of(space)}", output
+    assert "Traceback" not in output and "Last 20 lines" not in output, output
+    assert [event["why"] for event in events(tmp_path, "sweep_ended")] == [why]
+    gone, alive = psutil.wait_procs(everything, timeout=20)
+    assert gone and not alive
+
+
+def resume_of(space: Path) -> str:
+    return f"to go on: python -m selgen_ray.sweep {space} --max-concurrent 1"
+
+
 def test_ctrl_c_once_saves_what_runs_and_says_how_to_go_on(
     tmp_path, tiny_model_dir, data_files, slow_reference, joined
 ):

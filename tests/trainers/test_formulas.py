@@ -1,12 +1,11 @@
 """Every strategy against a second, naive computation of its formula, in float64."""
 
 import copy
-from contextlib import ExitStack
 
 import pytest
 import safetensors.torch
 import torch
-from conftest import make_model
+from conftest import make_model, uneven_roles
 from peft import PeftModel
 from plain_formulas import (
     PREFIX,
@@ -31,46 +30,14 @@ from plain_formulas import (
     throw_away,
     total_norm,
     trainable,
-    uneven_roles,
 )
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from selgen_ray.errors import DataError
-from selgen_ray.trainers import get_trainer
 
 PEFT = pytest.mark.parametrize("is_peft", [True, False], ids=["lora", "full"])
 
 
 ADAMW = {"optim": "adamw_torch", "learning_rate": 2e-3}
-
-
-@pytest.fixture(autouse=True)
-def float64(monkeypatch):
-    """Without Llama's float32 norms, what is left between two ways of computing is rounding."""
-
-    def norm(self, x):
-        return self.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
-
-    monkeypatch.setattr(LlamaRMSNorm, "forward", norm)
-    monkeypatch.setattr("selgen_ray.models.loading._load_base", lambda *_: plain_base().requires_grad_(False))
-
-
-@pytest.fixture
-def start(make_config):
-    """start('dpo', beta=0.5) -> a trainer, SGD with rate 0.5 for three steps of 2 rows; a LoRA's B is not zero."""
-    with ExitStack() as stack:
-
-        def make(strategy, datasets=None, fresh=False, **finetune):
-            knobs = {"optim": "sgd", "learning_rate": 0.5, "lr_scheduler_type": "constant", "max_steps": 3}
-            knobs |= {"per_device_train_batch_size": 2, "train_split": 1.0, "group_by_length": False}
-            config = make_config(strategy, logging_steps=1, **(knobs | finetune))
-            trainer = stack.enter_context(get_trainer(strategy)(config, datasets=datasets or uneven_roles()))
-            generator = torch.Generator().manual_seed(0)
-            for p in trainer.parameters.values() if trainer.cfg.is_peft and not fresh else ():
-                p.data += 0.05 * torch.randn(p.shape, generator=generator, dtype=p.dtype)
-            return trainer
-
-        yield make
 
 
 ACCUMULATED = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 2}

@@ -74,11 +74,12 @@ def test_every_field_is_classed():
     assert classed == FinetuneConfig.model_fields.keys()
     assert TrialConfig.model_fields.keys() == {
         *("proxy_strategy", "seed", "data_seed", "model_seed", "experiment_name", "data", "finetune_config"),
+        "control",  # test_space
         "num_workers",  # test_ranks
         *("align_train_coverage", "limit_proxy_data_to", "upsample_proxy_to"),  # test_alignment
         "evals",  # below
     }
-    roles = ("outcome", "proxy", "proxy_neg", "truth", "collateral")
+    roles = ("outcome", "proxy", "proxy_neg", "trait", "truth", "collateral")
     assert DataConfig.model_fields.keys() == {*roles, "world", *WORLDS, "on_bad_rows"}  # test_sources, tests/worlds
 
 

@@ -19,7 +19,7 @@ from selgen_ray.driver.plan import make_plan
 from selgen_ray.driver.preflight import check_data
 from selgen_ray.errors import PluginError, SpecError
 from selgen_ray.evals import registry as evals_registry
-from selgen_ray.report.figures import colour_of, marker_of
+from selgen_ray.report.colours import colour_of, marker_of
 from selgen_ray.space import SweepSpec, load_space
 from selgen_ray.trainers import build_config, get_trainer, plugins, strategies
 from selgen_ray.trainers.identity import identity_of_trial, trial_id

@@ -6,7 +6,6 @@ import functools
 import hashlib
 import re
 import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from ray.tune.logger import LoggerCallback, TBXLoggerCallback
 from selgen_ray.records.results import flatten
 from selgen_ray.space.tracker_options import Tracker
 from selgen_ray.storage import Folder
+from selgen_ray.storage.scratch import make_scratch
 from selgen_ray.trial.task import TrialTask
 
 Later = Callable[[Callable[[], None]], None]
@@ -137,7 +137,7 @@ def _tensorboard(options: Any, sweep: str, folder: Folder, scope: str) -> Sink:
     target = folder / "tensorboard"
     place, upload = target.local_path, None
     if place is None:  # TensorBoard's writer writes local files alone
-        place, upload = Path(tempfile.mkdtemp(prefix="selgen_tensorboard_")), target
+        place, upload = make_scratch("tensorboard"), target
     return Sink("tensorboard", TBXLoggerCallback(), place, scope, per_trial=True, upload_to=upload)
 
 
@@ -165,7 +165,7 @@ def _place(given: str | None, folder: Folder) -> Path:
     """Return the local folder of a tracker's files; a temporary one where they are only a buffer."""
     if given:
         return Path(given).expanduser().absolute()
-    return folder.local_path or Path(tempfile.mkdtemp(prefix="selgen_tracker_"))
+    return folder.local_path or make_scratch("tracker")
 
 
 _OPENERS: dict[str, Callable[[Any, str, Folder, str], Sink]] = {

@@ -139,5 +139,12 @@ class Judge:
                 logger.warning("%s is damaged and will be asked again", self._cache / f"{key}.json")
 
     def _key(self, item: Item) -> str:
-        parts = [self.config.model, prompt_sha256(self._prompts[item.respect]), item.question, item.answer]
+        # two endpoints may serve different models under one name
+        parts = [
+            self.config.base_url,
+            self.config.model,
+            prompt_sha256(self._prompts[item.respect]),
+            item.question,
+            item.answer,
+        ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

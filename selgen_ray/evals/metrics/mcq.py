@@ -19,8 +19,8 @@ LETTERS = string.ascii_uppercase
 
 
 def _foresee(rows: Sequence[Row], config: EvalConfig) -> dict[str, int]:
-    rows_asked = [row for row in rows if row.get("options") or (config.mcq_from_pairs and row.get("rejected"))]
-    return dict.fromkeys(("mcq_accuracy", "mcq_probability"), len(rows_asked))
+    rows_asked = sum(bool(row.get("options")) or _is_pair(row, config) for row in rows)
+    return dict.fromkeys(("mcq_accuracy", "mcq_probability"), rows_asked)
 
 
 @metric(
@@ -87,9 +87,14 @@ def _options(row: Row, eval_set: EvalSet) -> list[str]:
                 "different options, one of which is the answer"
             )
         return texts
-    if eval_set.config.mcq_from_pairs and row.get("rejected") and row["rejected"] != reply_of(row):
-        return [reply_of(row), row["rejected"]]
-    return []
+    return [reply_of(row), row["rejected"]] if _is_pair(row, eval_set.config) else []
+
+
+def _is_pair(row: Row, config: EvalConfig) -> bool:
+    """Return whether the row's two replies are asked as two options; a `text` row has no question to ask."""
+    if not config.mcq_from_pairs or not row.get("rejected") or row.get("text") is not None:
+        return False
+    return row["rejected"] != reply_of(row)
 
 
 def _prompt(eval_set: EvalSet, row: Row, options: Sequence[str]) -> list[int]:
@@ -97,6 +102,8 @@ def _prompt(eval_set: EvalSet, row: Row, options: Sequence[str]) -> list[int]:
     lines = [f"({letter}) {option}" for letter, option in zip(LETTERS, options, strict=False)]
     lines.append(eval_set.config.mcq_instructions or instructions(len(options)))
     block = "\n\n" + "\n".join(lines)
+    if row.get("text") is not None:
+        raise DataError("a 'text' row cannot be asked as a lettered question: it does not say where its reply begins")
     if row.get("messages") is None:
         return encode_prompt({**row, "prompt": row["prompt"] + block + "\n"}, eval_set.tokenizer)
     *before, question, reply = [None, *row["messages"]] if len(row["messages"]) < 2 else row["messages"]

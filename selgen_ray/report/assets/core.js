@@ -25,6 +25,7 @@ const state = {
   intervals: true,
   dominated: true,
   near: false,
+  base: false,
 };
 const memory = "selgen-report:" + location.pathname;
 let kept = {};
@@ -65,14 +66,16 @@ function number(value, signed = false) {
   if (value === null || value === undefined) return "–";
   const size = Math.abs(value);
   const text =
-    size !== 0 && (size < 0.001 || size >= 10000) ? value.toExponential(2) : value.toFixed(size >= 100 ? 1 : 3);
+    size !== 0 && (size < 0.0001 || size >= 10000)
+      ? value.toExponential(2)
+      : value.toFixed(size >= 100 ? 1 : size < 0.001 && size ? 4 : 3);
   return (signed && value > 0 ? "+" : "") + text.replace("-", "−");
 }
 
 function withInterval(summary, signed = false) {
   if (!summary) return "–";
   if (summary.half === null) return number(summary.mean, signed);
-  return number(summary.mean, signed) + (summary.flat ? ", no spread" : ` ± ${number(summary.half)}`);
+  return number(summary.mean, signed) + (summary.flat ? ", no spread" : ` ±\u00a0${number(summary.half)}`);
 }
 
 function hours(value) {
@@ -135,11 +138,12 @@ function summaries(x = state.x, y = state.y) {
   return found;
 }
 
-/** Mark the front; a setting that lacks one of its planned seeds is never on it. */
+/** Mark the front; a setting that lacks one of its planned seeds, or is a named control, is never on it. */
 function markFront(found, signX, signY) {
   const drawn = found
     .map((one, s) => ({ one, s }))
     .filter(({ one, s }) => one.rows.length === data.settings[s].numTrials && !data.settings[s].failures.length)
+    .filter(({ s }) => !data.settings[s].offFront)
     .sort((a, b) => signX * (b.one.x.mean - a.one.x.mean) || signY * (b.one.y.mean - a.one.y.mean));
   let best = null;
   for (const { one } of drawn) {

@@ -50,10 +50,25 @@ async function drawCourses() {
     })),
   );
   if (asked !== courseAsked) return; // somebody chose something else meanwhile
+  for (const id of ["path-legend", "loss-legend", "metric-legend"]) courseLegend(byId(id), courses, id === "path-legend");
   drawPaths(courses);
   drawTerms(byId("loss-plots"), courses, "losses", byId("course-log").checked);
   drawTerms(byId("metric-plots"), courses, "metrics", false);
   byId("training").dataset.drawn = state.course || "best";
+}
+
+/** A line, or where there are too few points a mark, for each setting that is drawn. */
+function courseLegend(place, courses, isPath) {
+  const faint = byId("course-seeds").checked && courses.some(({ seeds }) => seeds.length > 1);
+  fillLegend(place, [
+    ...courses.map(({ setting, dash }) => [
+      setting.label,
+      { ...groupLook(setting.strategy), line: dash },
+      setting.strategy,
+    ]),
+    ...(isPath ? [["the end of training", { symbol: "circle", size: 1.1, colour: css("--quiet") }]] : []),
+    ...(faint ? [["a single seed", { line: "solid", opacity: 0.35, colour: css("--quiet") }]] : []),
+  ]);
 }
 
 /** Step -> mean over the seeds that have it, at the steps that all of them have. */
@@ -75,7 +90,10 @@ function drawTerms(grid, courses, kind, logarithmic) {
   const families = [...new Set(names.filter(single).map((name) => name.split("/")[0]))];
   const terms = names.filter((name) => !single(name)).slice(0, 30);
   const places = small(grid, kind, terms.length + families.length);
-  if (!names.length) grid.replaceChildren(element("p", { class: "quiet" }, "nothing"));
+  if (!names.length) {
+    grid.replaceChildren(element("p", { class: "quiet" }, "none"));
+    if (grid.previousElementSibling?.matches(".legend")) grid.previousElementSibling.replaceChildren();
+  }
   families.forEach((family, i) =>
     drawAtOnce(
       places[terms.length + i],

@@ -46,17 +46,10 @@ function draw(place, traces, layout) {
   return Plotly.react(place, traces, look(layout), options);
 }
 
-/** The strategy's mark as a small picture, for lists and tables. */
+/** The mark of a strategy or a control as a small picture, for lists and tables. */
 function mark(strategy) {
-  const place = element("span", { class: "mark", "data-strategy": strategy });
-  const path = shapes[symbolOf(strategy)] || shapes.circle;
-  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  svg.setAttribute("viewBox", "-7 -7 14 14");
-  const line = document.createElementNS("http://www.w3.org/2000/svg", "path");
-  line.setAttribute("d", path);
-  line.setAttribute("fill", colourOf(strategy));
-  svg.append(line);
-  place.append(svg);
+  const look = strategy === "base model" ? { symbol: "star" } : groupLook(strategy);
+  const place = element("span", { class: "mark", "data-strategy": strategy }, swatch(look));
   place.style.display = "inline-block";
   return place;
 }
@@ -74,6 +67,13 @@ const shapes = {
   pentagon: "M0 -6L5.7 -1.8L3.5 4.9H-3.5L-5.7 -1.8z",
   hexagon: "M0 -6L5.2 -3V3L0 6L-5.2 3V-3z",
   "diamond-tall": "M0 -6.5L4 0L0 6.5L-4 0z",
+  hourglass: "M-5.5 -6H5.5L-5.5 6H5.5z",
+  bowtie: "M-6 -5.5V5.5L6 -5.5V5.5z",
+  hexagram: "M0 -6.5L1.9 -3.2H5.6L3.8 0L5.6 3.2H1.9L0 6.5L-1.9 3.2H-5.6L-3.8 0L-5.6 -3.2H-1.9z",
+  "star-square": "M-5.5 -5.5L0 -2.5L5.5 -5.5L2.5 0L5.5 5.5L0 2.5L-5.5 5.5L-2.5 0z",
+  star: "M0 -6.8L1.6 -2.2H6.5L2.6 0.8L4 5.5L0 2.7L-4 5.5L-2.6 0.8L-6.5 -2.2H-1.6z",
+  "x-thin": "M-5 -5L5 5M-5 5L5 -5",
+  bar: "M0 -5V5M-3 -5H3M-3 5H3",
 };
 
 function small(grid, name, count) {
@@ -88,13 +88,13 @@ function small(grid, name, count) {
 // -- a simple table
 
 /** A name that a narrow column breaks after '/', '_' or '.' rather than anywhere. */
-const breakable = (text) => text.split(/(?<=[/_.])/).flatMap((part, n) => (n ? [element("wbr"), part] : [part]));
+const breakable = (text) => text.split(/(?<=[/_]|\.(?!\d))/).flatMap((part, n) => (n ? [element("wbr"), part] : [part]));
 
 function fillTable(table, head, rows) {
   const cell = (tag) => (one) => {
     const { text, right, wrap, of } =
       one !== null && typeof one === "object" && !(one instanceof Node) ? one : { text: one };
-    const content = of ? [element("span", { class: "named" }, mark(of), element("span", {}, text))] : [text ?? ""];
+    const content = of ? [element("span", { class: "named" }, mark(of), element("span", {}, ...breakable(text)))] : [text ?? ""];
     const shown = wrap && typeof text === "string" ? breakable(text) : content;
     return element(tag, { class: [right ? "number" : "", wrap ? "wrap" : ""].join(" ").trim() || null }, ...shown);
   };

@@ -28,7 +28,16 @@ async function route() {
 
 const THEMES = ["", "light", "dark"];
 
+/** The table at the top: marks in the colours of the scheme, names that break where a word ends. */
+function fillTop() {
+  for (const place of document.querySelectorAll("#top-table [data-mark]"))
+    place.replaceChildren(mark(place.dataset.mark));
+  for (const place of document.querySelectorAll("#top-table .what, #sentence, #next span"))
+    place.replaceChildren(...breakable(place.textContent));
+}
+
 function recolour() {
+  fillTop();
   fillChips();
   if (opened === null) redraw();
   else openTrial(opened);
@@ -77,6 +86,8 @@ function watch() {
 
 function start() {
   startTheme();
+  startPrint();
+  fillTop();
   fillAxes();
   fillChips();
   fillCourses();
@@ -95,6 +106,20 @@ function start() {
   window.addEventListener("pagehide", keep);
   route().then(goBack);
   if (data.watch) watch();
+  if (data.trials.length <= FEW) whenIdle(drawTheRest);
+}
+
+const FEW = 500; // trials; with so few, all parts are drawn once the reader rests, so that printing has them
+
+const whenIdle = (then) => ("requestIdleCallback" in window ? requestIdleCallback(then) : setTimeout(then, 2000));
+
+/** Draw one part after the other that was not in sight yet. */
+async function drawTheRest() {
+  const one = parts.find(({ seen }) => !seen);
+  if (!one || opened !== null) return;
+  one.seen = true;
+  await one.draw();
+  whenIdle(drawTheRest);
 }
 
 start();

@@ -1,7 +1,7 @@
 // What stands in the trade-off besides the settings: the base models and the front.
 
-/** The base models, each seed once however many trials evaluated it. */
-function stars(mx, my) {
+/** The base models, each seed once however many trials evaluated it; at the edge where they lie beyond the axes. */
+function stars(mx, my, ranges) {
   const [i, j] = [metricNumber.get(mx.name), metricNumber.get(my.name)];
   const bySeed = new Map();
   data.points.trial.forEach((trial, row) => {
@@ -16,6 +16,11 @@ function stars(mx, my) {
   return [...new Set([...bySeed.values()].map(({ model }) => model))].map((model) => {
     const seeds = [...bySeed.values()].filter((one) => one.model === model);
     const [x, y] = [summarise(seeds.map(({ xs }) => average(xs))), summarise(seeds.map(({ ys }) => average(ys)))];
+    const [atX, atY] = [inside(x.mean, ranges[0]), inside(y.mean, ranges[1])];
+    const outside = [
+      ...(atX === x.mean ? [] : [`${x.mean < atX === mx.sign > 0 ? "←" : "→"} ${mx.name} ${number(x.mean)}`]),
+      ...(atY === y.mean ? [] : [`${y.mean < atY === my.sign > 0 ? "↓" : "↑"} ${my.name} ${number(y.mean)}`]),
+    ];
     const bars = (summary, metric) => ({
       type: "data",
       symmetric: false,
@@ -24,24 +29,41 @@ function stars(mx, my) {
       color: css("--ink"),
       thickness: 1.1,
       width: 3,
-      visible: state.intervals,
+      visible: state.intervals && !outside.length,
     });
     return {
       type: "scatter",
-      mode: "markers",
+      mode: "markers+text",
       name: "base model",
-      x: [x.mean],
-      y: [y.mean],
+      x: [atX],
+      y: [atY],
       error_x: bars(x, mx),
       error_y: bars(y, my),
       customdata: [null],
-      text: [
+      text: [`\u00a0\u00a0${plain(["base model", ...outside].join(" "))}\u00a0\u00a0`],
+      textposition: atX === x.mean ? "top center" : x.mean < atX === mx.sign > 0 ? "middle right" : "middle left",
+      textfont: { color: css("--ink") },
+      hovertext: [
         `<b>base model</b> ${plain(model)}<br>${plain(mx.name)} ${withInterval(x)}<br>${plain(my.name)} ${withInterval(y)}`,
       ],
-      hovertemplate: "%{text}<extra></extra>",
-      marker: { symbol: "star", size: 16, color: css("--ink"), line: { width: 1, color: css("--ground") } },
+      hovertemplate: "%{hovertext}<extra></extra>",
+      cliponaxis: false,
+      marker: {
+        symbol: outside.length ? "star-open" : "star",
+        size: 16,
+        color: css("--ink"),
+        line: { width: outside.length ? 1.6 : 1, color: outside.length ? css("--ink") : css("--ground") },
+      },
     };
   });
+}
+
+/** The value, or the nearest place on the axis that is a little away from its end. */
+function inside(value, range) {
+  const [low, high] = [Math.min(...range), Math.max(...range)];
+  if (value >= low && value <= high) return value;
+  const room = 0.02 * (high - low);
+  return Math.min(Math.max(value, low + room), high - room);
 }
 
 /** The border of what is dominated: no setting is known between two of its corners. */

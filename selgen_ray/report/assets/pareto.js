@@ -1,4 +1,5 @@
 // The trade-off: means over seeds with intervals, single seeds faint, dominated means grey, the base model a star.
+// The axes start where what was trained is; a base model beyond them stands at their edge.
 
 function fillAxes() {
   for (const side of ["x", "y"]) {
@@ -10,7 +11,7 @@ function fillAxes() {
     select.addEventListener("change", () => setAxes({ [side]: select.value }));
   }
   byId("axis-reset").addEventListener("click", () => setAxes({ x: data.x, y: data.y }));
-  for (const name of ["seeds", "intervals", "dominated", "near"]) {
+  for (const name of ["seeds", "intervals", "dominated", "near", "base"]) {
     const box = byId(`show-${name}`);
     box.checked = state[name];
     box.addEventListener("change", () => {
@@ -60,6 +61,12 @@ function drawPareto() {
   const shown = data.settings
     .map((setting, s) => s)
     .filter((s) => found[s].rows.length && !state.hidden.includes(data.settings[s].strategy));
+  const controls = shown.filter((s) => data.settings[s].control);
+  const ranges = [
+    ["x", mx],
+    ["y", my],
+  ].map(([side, metric]) => rangeOf(metric, side, shown, found));
+  const labelled = hasLabels(shown, found);
   const traces = [frontLine(found, mx, my)];
   for (const strategy of Object.keys(data.strategies)) {
     const own = shown.filter((s) => data.settings[s].strategy === strategy);
@@ -68,33 +75,28 @@ function drawPareto() {
       traces.push(
         means(
           strategy,
-          own.filter((s) => !found[s].front),
+          own.filter((s) => !found[s].front && !controls.includes(s)),
           found,
           mx,
           my,
           true,
+          ranges,
+          labelled,
         ),
       );
     traces.push(
       means(
         strategy,
-        own.filter((s) => found[s].front),
+        own.filter((s) => found[s].front || controls.includes(s)),
         found,
         mx,
         my,
         false,
+        ranges,
+        labelled,
       ),
     );
   }
-  traces.push(
-    rings(
-      shown.filter((s) => data.settings[s].outcomeOnly),
-      found,
-      "circle-open",
-      "outcome only",
-      17,
-    ),
-  );
   traces.push(
     rings(
       shown.filter((s) => data.settings[s].failures.length),
@@ -104,21 +106,15 @@ function drawPareto() {
       12,
     ),
   );
-  traces.push(...stars(mx, my));
+  traces.push(...stars(mx, my, ranges));
   const place = byId("pareto-plot");
   draw(
     place,
     traces.filter((trace) => trace && trace.x.length),
     {
       margin: { l: 58, r: 16, t: 14, b: 50 },
-      xaxis: axisOf(
-        mx,
-        shown.map((s) => found[s].x.mean),
-      ),
-      yaxis: axisOf(
-        my,
-        shown.map((s) => found[s].y.mean),
-      ),
+      xaxis: { ...axisTitle(mx), range: ranges[0] },
+      yaxis: { ...axisTitle(my), range: ranges[1] },
     },
   ).then(() => {
     place.dataset.drawn = `${state.x} ${state.y}`;
@@ -130,32 +126,76 @@ function drawPareto() {
       if (trial !== undefined) location.hash = `#trial/${data.trials[trial].id}`;
     });
   }
-  byId("pareto-note").textContent = paretoNote(found, shown);
+  byId("pareto-note").textContent = paretoNote();
+  paretoLegend(found, shown);
 }
 
-/** An axis with its better end at the right or the top; on demand without the worst tenth, which may be far off. */
-function axisOf(metric, values) {
-  const title = titled(metric.sign < 0 ? `${metric.name} (less is better)` : metric.name);
-  if (!state.near || values.length < 4) return { ...title, autorange: metric.sign < 0 ? "reversed" : true };
-  const ordered = [...values].sort((a, b) => metric.sign * (a - b));
-  const [worst, best] = [ordered[Math.floor(0.13 * ordered.length)], ordered.at(-1)];
-  const room = 0.08 * (best - worst || 0.02);
-  return { ...title, autorange: false, range: [worst - room, best + room] };
+/** What is in the plot besides the strategies and controls, which the buttons show. */
+function paretoLegend(found, shown) {
+  const grey = css("--faint");
+  const any = (test) => shown.some((s) => test(found[s], data.settings[s]));
+  fillLegend(byId("pareto-legend"), [
+    ["base model, untrained (hollow: beyond the edge)", { symbol: "star" }, "base model"],
+    ...(any((one) => one.front) ? [["front of the means", { line: "dot", colour: grey }]] : []),
+    ...(any((one, setting) => !one.front && !setting.control) && state.dominated
+      ? [["dominated", { symbol: "circle", colour: grey, edge: css("--quiet") }]]
+      : []),
+    ...(any((one) => one.rows.length > 1) && state.intervals
+      ? [["95 % t-interval over seeds", { symbol: "bar", colour: css("--quiet") }]]
+      : []),
+    ...(any((one) => one.rows.length > 1) && state.seeds
+      ? [["a single seed", { symbol: "circle", size: 0.5, opacity: 0.5, colour: css("--quiet") }]]
+      : []),
+    ...(any((one) => one.rows.length === 1)
+      ? [["one seed, no interval", { symbol: "circle", hollow: true, colour: css("--quiet") }]]
+      : []),
+    ...(any((one, setting) => setting.failures.length) ? [[`misses ${data.require}`, { symbol: "x-thin" }]] : []),
+  ]);
 }
 
-function paretoNote(found, shown) {
-  const single = shown.filter((s) => found[s].rows.length === 1).length;
+const axisTitle = (metric) => titled(metric.sign < 0 ? `${metric.name} (less is better)` : metric.name);
+
+const MANY = 8; // with more settings than this, their room matters more than whole bars
+
+/**
+ * The ends of an axis, its better end at the right or the top: all means and single seeds are inside, bars as far as they
+ * do not squeeze them (as selgen_ray/report/scales.py says). On demand without the worst tenth, or up to the base model.
+ */
+function rangeOf(metric, side, shown, found) {
+  const column = data.points.values[metricNumber.get(metric.name)];
+  let means = shown.map((s) => found[s][side].mean);
+  if (state.near && means.length > 3) {
+    const ordered = [...means].sort((a, b) => metric.sign * (a - b));
+    means = ordered.slice(Math.floor(0.13 * ordered.length));
+  }
+  const seeds = state.near || !state.seeds ? [] : shown.flatMap((s) => found[s].rows.map((row) => column[row]));
+  const base = state.base ? data.points.base[metricNumber.get(metric.name)].filter((value) => value !== null) : [];
+  const points = [...means, ...seeds, ...base];
+  if (!points.length) return [0, 1];
+  const smallest = points.reduce((a, b) => Math.min(a, b));
+  const largest = points.reduce((a, b) => Math.max(a, b));
+  const size = Math.max(largest - smallest, 0.1 * Math.max(Math.abs(smallest), Math.abs(largest)), 0.02);
+  const reach = (shown.length > MANY ? 0.2 : 0.6) * size;
+  const halves = state.intervals ? shown.filter((s) => found[s][side].half !== null) : [];
+  const ends = halves.flatMap((s) => [1, -1].map((sign) => found[s][side].mean + sign * found[s][side].half));
+  let low = Math.max(smallest - reach, Math.min(smallest, ...ends.slice(0, 5000)));
+  let high = Math.min(largest + reach, Math.max(largest, ...ends.slice(0, 5000)));
+  const room = 0.08 * (high - low) || 0.08 * Math.max(Math.abs(high), 0.5);
+  [low, high] = [low - room, high + room];
+  if (metric.share) [low, high] = [Math.max(low, -0.03), Math.min(high, 1.03)];
+  return metric.sign > 0 ? [low, high] : [high, low];
+}
+
+function paretoNote() {
   const lost = data.trials.filter(({ status }) => status !== "completed").length;
   return [
-    "Large: means over seeds with 95 % t-intervals, cut at 0 and 1; small and faint: single seeds; grey: dominated; the line: the front of the means. ",
-    "★ base model, ring: trained on the outcome alone, without a proxy. ",
-    single ? `${single} settings have one seed and no interval. ` : "",
+    "Bars are cut at 0 and 1. ",
     lost ? `${lost} trials that diverged, failed or are not done are listed below and never plotted. ` : "",
     "Point at a mark for its setting, click for its trial.",
   ].join("");
 }
 
-function means(strategy, own, found, mx, my, dominated) {
+function means(strategy, own, found, mx, my, dominated, ranges, labelled) {
   const hollow = own.map((s) => found[s].rows.length === 1);
   const colour = dominated ? css("--faint") : colourOf(strategy);
   const bars = (side, metric) => {
@@ -174,13 +214,16 @@ function means(strategy, own, found, mx, my, dominated) {
   };
   return {
     type: "scatter",
-    mode: "markers",
+    mode: "markers+text",
     name: strategy,
     x: own.map((s) => found[s].x.mean),
     y: own.map((s) => found[s].y.mean),
     customdata: own.map((s) => data.points.trial[found[s].rows[0]]),
-    text: own.map((s) => hover(s, found[s])),
-    hovertemplate: "%{text}<extra></extra>",
+    text: own.map((s) => (dominated || !(labelled || data.settings[s].control) ? "" : shortLabel(data.settings[s]))),
+    textposition: own.map((s) => `top ${isAtTheRight(found[s].x.mean, ranges[0]) ? "left" : "right"}`),
+    textfont: { color: colour, size: 11 },
+    hovertext: own.map((s) => hover(s, found[s])),
+    hovertemplate: "%{hovertext}<extra></extra>",
     error_x: bars("x", mx),
     error_y: bars("y", my),
     opacity: dominated ? 0.85 : 1,
@@ -196,6 +239,20 @@ function means(strategy, own, found, mx, my, dominated) {
   };
 }
 
+const MOST_LABELS = 6; // of the front: more of them would cover each other
+
+/** Whether the settings on the front have their knobs beside them: where they are few, and there is room. */
+const hasLabels = (shown, found) =>
+  byId("pareto-plot").clientWidth > 600 && shown.filter((s) => found[s].front).length <= MOST_LABELS;
+
+const isAtTheRight = (value, [left, right]) => (value - left) / (right - left || 1) > 0.75;
+
+/** What stands beside a mark: the name of a control, the knobs of a setting on the front. */
+function shortLabel({ control, label, strategy }) {
+  const text = control ? label : label.slice(strategy.length + 1);
+  return plain(text.length > 28 ? `${text.slice(0, 27)}…` : text);
+}
+
 function hover(s, one) {
   const setting = data.settings[s];
   const lines = [
@@ -206,7 +263,7 @@ function hover(s, one) {
       ? "one seed: no interval"
       : `${one.rows.length} seeds${one.rows.length < setting.numTrials ? ` of ${setting.numTrials}` : ""}`,
   ];
-  if (setting.outcomeOnly) lines.push("outcome only, no proxy");
+  if (setting.control) lines.push("a control: strategies are compared with it");
   if (setting.failures.length) lines.push(`kept off the front: ${plain(setting.failures.join(", "))}`);
   return lines.join("<br>");
 }

@@ -59,7 +59,7 @@ function wanted(row) {
     row.setting.label,
     ...row.setting.signs,
     row.one.front ? "front" : "dominated",
-    row.setting.outcomeOnly ? "outcome only" : "",
+    row.setting.control ? "control" : "",
     row.one.rows.length === 1 ? "single seed" : "",
     row.setting.failures.join(" "),
   ]
@@ -122,7 +122,7 @@ function settingRow(row) {
     { "data-setting": row.s },
     ...columns.map((column) => {
       if (!column.label) return element("td", { class: column.right ? "number" : null }, column.text(row));
-      const name = trial ? element("a", { href: `#trial/${trial.id}` }, row.setting.label) : row.setting.label;
+      const name = trial ? element("a", { href: `#trial/${trial.id}` }, ...breakable(row.setting.label)) : row.setting.label;
       return element("td", { class: "label" }, element("span", { class: "named" }, mark(row.setting.strategy), name));
     }),
   );

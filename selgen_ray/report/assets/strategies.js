@@ -22,7 +22,7 @@ function drawStandings() {
     table,
     head,
     standings.map((one, i) => [
-      right(one.hypervolume === null ? "" : `${i + 1}`),
+      right(one.is_control ? "control" : one.hypervolume === null ? "" : `${i + 1}`),
       { text: one.strategy, of: one.strategy },
       right(summary(one.score)),
       right(summary(one.x)),
@@ -53,10 +53,10 @@ function drawFamily() {
   if (!select) return;
   const names = Object.keys(data.standings.families);
   if (!names.length) return;
-  if (!names.includes(state.family)) state.family = names[0];
+  if (!names.includes(state.family)) state.family = names.includes(data.leader) ? data.leader : names[0];
   if (!select.options.length) {
     select.replaceChildren(
-      ...names.map((name) => new Option(`${name}${name === names[0] ? " (the leader)" : ""}`, name)),
+      ...names.map((name) => new Option(`${name}${name === data.leader ? " (the leader)" : ""}`, name)),
     );
     select.addEventListener("change", () => {
       state.family = select.value;
@@ -71,8 +71,8 @@ function drawFamily() {
       summary ? withInterval({ mean: summary.mean, half: summary.half_width, flat: isFlat(summary) }, true) : "–",
     ),
     right(simultaneous === null ? "no interval" : `± ${number(simultaneous)}`),
-    right(p === null ? "–" : p.toPrecision(2)),
-    right(p_holm === null ? "–" : p_holm.toPrecision(2)),
+    right(pText(p)),
+    right(pText(p_holm)),
   ];
   const titles = ["score", data.x, data.y].flatMap((name) => [
     right(`Δ ${name}`),
@@ -92,10 +92,18 @@ function drawFamily() {
       ...cells(one.y),
     ]),
   );
+  const ink = css("--ink");
+  fillLegend(byId("family-legend"), [
+    ...family.map((one) => [one.strategy, groupLook(one.strategy), one.strategy]),
+    ["95 % interval of one comparison alone", { line: "solid", colour: ink }],
+    ["of all comparisons at once", { line: "solid", colour: ink, opacity: 0.4 }],
+  ]);
   for (const side of ["x", "y"]) drawDifferences(side, family);
   byId("family-note").textContent =
-    `Differences of the seeds that both have, each with the setting that is best on all other seeds; mean ± 95 % paired t-interval, widened because settings are chosen. Told apart: the scores differ with p < 0.05 on ${data.least} shared seeds or more. p: two-sided paired t-test, corrected by Holm's method over all ${data.standings.num_pairs} pairs of strategies (score), and over both axes of all pairs (the axes). Thin lines and “all at once”: intervals that hold for all of these at once (Bonferroni).`;
+    `Differences of the seeds that both have, each with the setting that is best on all other seeds; mean ± 95 % paired t-interval, widened because settings are chosen. Told apart: the scores differ with p < 0.05 on ${data.least} shared seeds or more. p: two-sided paired t-test, corrected by Holm's method over all ${data.standings.num_pairs} pairs (score), and over both axes of all pairs (the axes). Thin lines and “all at once”: intervals that hold for all of these at once (Bonferroni).`;
 }
+
+const pText = (p) => (p === null ? "–" : p < 0.001 ? "<\u00a00.001" : p.toPrecision(2));
 
 function isApart({ seeds, score }) {
   return seeds.length >= data.least && score.p_holm !== null && score.p_holm < data.level;

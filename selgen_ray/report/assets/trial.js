@@ -65,10 +65,13 @@ async function openTrial(id) {
     found.diff.length ? element("div", { class: "scroll" }, diff) : element("p", {}, "It differs in nothing."),
     element("details", {}, element("summary", {}, "the whole config"), values(wholeConfig(found))),
     element("h2", {}, "Losses"),
+    ownLegend(trial),
     grids[0],
     element("h2", {}, "What the strategy logged"),
+    ownLegend(trial),
     grids[1],
     element("h2", {}, "Evaluations"),
+    ownLegend(trial),
     grids[2],
     element("h2", {}, "Checkpoints, time, data"),
     values(Object.entries(found.facts).filter(([, text]) => text !== "")),
@@ -82,6 +85,13 @@ async function openTrial(id) {
   document.title = `${data.settings[trial.setting].label}, seed ${trial.seed}`;
   drawTrial(trial, found, grids);
   place.dataset.trial = id;
+}
+
+function ownLegend(trial) {
+  const place = element("ul", { class: "legend" });
+  const label = `${data.settings[trial.setting].label}, seed ${trial.seed}`;
+  fillLegend(place, [[label, { ...groupLook(trial.strategy), line: "solid" }, trial.strategy]]);
+  return place;
 }
 
 /** Every key with its value: what the sweep's trials share, less what this one has no such key for, and its own. */
@@ -238,13 +248,13 @@ async function drawSamples() {
     });
   }
   select.value = state.set;
-  byId("sample-who").textContent = chosen.map(({ role, label, seed }) => `${role}: ${label}, seed ${seed}`).join("; ");
+  byId("sample-who").textContent = chosen.map(({ label, seed }) => `${label}, seed ${seed}`).join("; ");
   const byPrompt = new Map();
-  for (const { role, label, samples } of chosen) {
+  for (const { label, samples } of chosen) {
     for (const sample of samples[state.set] || []) {
       if (!byPrompt.has(sample.prompt))
         byPrompt.set(sample.prompt, { sample, replies: [["base model", sample.base_reply]] });
-      byPrompt.get(sample.prompt).replies.push([`${role}: ${label}`, sample.reply]);
+      byPrompt.get(sample.prompt).replies.push([label, sample.reply]);
     }
   }
   const most = [...byPrompt.values()].sort((a, b) => b.replies.length - a.replies.length).slice(0, 12);

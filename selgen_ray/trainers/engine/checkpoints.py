@@ -188,6 +188,7 @@ def capture(job: Job, progress: Progress, state: dict[str, Any]) -> Checkpoint:
         "scheduler": job.scheduler.state_dict(),
         "sums": dict(progress.sums),
         "steps_summed": progress.steps_summed,
+        "steps_skipped": dict(progress.steps_skipped),
         "metrics": dict(progress.metrics),
         "job": dict(job.state),
         "tokens": [progress.tokens_processed, progress.tokens_scored],
@@ -211,4 +212,5 @@ def restore(checkpoint: Checkpoint, job: Job) -> Progress:
     rank_sums = training_state if ranks.is_main() else training_state["other_ranks"][ranks.rank() - 1]
     sums, metrics = ({n: v.to(device) for n, v in rank_sums[key].items()} for key in ("sums", "metrics"))
     processed, scored = training_state["tokens"]
-    return Progress(checkpoint.step, processed, scored, sums, training_state["steps_summed"], metrics)
+    skipped = dict(training_state.get("steps_skipped", {}))  # earlier versions had no such steps
+    return Progress(checkpoint.step, processed, scored, sums, training_state["steps_summed"], skipped, metrics)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -21,6 +21,7 @@ from selgen_ray.data.rows import proxy_share, rows_hash
 from selgen_ray.data.sets import Sets
 from selgen_ray.data.streams import by_length
 from selgen_ray.data.tokens import RULES, RowEncoder, TokenRows
+from selgen_ray.data.training_prompts import check_system_texts
 from selgen_ray.errors import ModelError
 from selgen_ray.models.loading import Model, trainable_model, trainable_parameters
 from selgen_ray.models.tokenizer import load_tokenizer
@@ -71,6 +72,14 @@ class Hooks(Protocol):
 
     def prepare(self) -> None:
         """Do the strategy's work before training."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """Return tensors that the hooks change from step to step, to be saved with the weights."""
+        ...
+
+    def training_scope(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context manager that is open around the forward and backward passes of the main phase."""
         ...
 
     def transform_gradients(self, by_slot: dict[str, GradMap], step: int) -> GradMap:
@@ -145,10 +154,12 @@ class RunContext:
         """Return the given rows of a stream, padded, on the device."""
         return collate(self.sets.union(stream), rows, pad_id(self.tokenizer), self.accelerator.device)
 
-    def batches(self, stream: str, hooks: Hooks) -> Iterator[Batch]:
-        """Yield every training row of a stream once, in batches of similar length, for preparations."""
-        for rows in by_length(self.sets.union(stream).lengths, self.memory.eval_batch_size):
-            yield hooks.micro_batch(stream, rows)
+    def batches(self, stream: str, hooks: Hooks, rows: Sequence[int] | None = None) -> Iterator[Batch]:
+        """Yield training rows of a stream, by default each once, in batches of similar length, for preparations."""
+        lengths = self.sets.union(stream).lengths
+        numbers = range(len(lengths)) if rows is None else rows
+        for places in by_length([lengths[number] for number in numbers], self.memory.eval_batch_size):
+            yield hooks.micro_batch(stream, [numbers[place] for place in places])
 
     def passes(self, compute: Callable[[], T]) -> T:
         """Call `compute`, which runs the model over many batches without gradients, and return its value.
@@ -225,6 +236,7 @@ def open_run(
             context = trainable_model(cfg, config.model_seed, str(accelerator().device), fsdp=fsdp)
             model = stack.enter_context(context)
         shared = SharedValues(cache, cfg, model, strategy_code, model_hash)
+        check_system_texts(roles, tokenizer)
         encoder = RowEncoder(tokenizer, cfg.max_seq_length, cfg.loss_on)
 
         def encode(role: str, rows: list[Row]) -> TokenRows:

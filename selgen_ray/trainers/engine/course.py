@@ -246,6 +246,8 @@ def main_phase(run: RunContext, hooks: Hooks) -> Phase:
         max_steps=run.cfg.max_steps,
         transform_gradients=hooks.transform_gradients,
         after_optimizer_step=hooks.after_optimizer_step,
+        scope=hooks.training_scope,
+        state=hooks.state(),
     )
     run.num_steps = phase.job.num_steps
     return phase

@@ -8,8 +8,11 @@ number of workers changes the gradient. A term of weight zero is dropped before 
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -42,14 +45,29 @@ class Term:
         count: micro-batch -> how many things `total` sums over, as an int or a scalar tensor.
         slot: the gradient it adds to; `transform_gradients` gets one gradient for each slot. The logged loss 'total' is
             the weighted sum of the terms of slot 'main'.
+        beside: further terms of the same stream and slot, which share this one's forward pass: `total` then returns a
+            list, its own sum first, and theirs is not called.
+        due: step -> whether the term is computed in that step; its stream is read only then.
     """
 
     name: str
     weight: float
     stream: str | None
-    total: Callable[[Any], Tensor]
+    total: Callable[[Any], Any]
     count: Callable[[Any], Tensor | int] = lambda batch: batch.num_scored if batch else 1
     slot: str = MAIN
+    beside: tuple[Term, ...] = ()
+    due: Callable[[int], bool] = lambda step: True
+
+    @property
+    def parts(self) -> tuple[Term, ...]:
+        """This term and those beside it."""
+        return (self, *self.beside)
+
+    def totals(self, batch: Any) -> list[Tensor]:
+        """Return the sum of each part."""
+        total = self.total(batch)
+        return total if isinstance(total, list) else [total]
 
 
 def weighted(terms: list[Term]) -> list[Term]:
@@ -79,6 +97,7 @@ class Job:
         attempt: (function that computes a step's gradients, progress) -> the gradients; it may call the function again
             when memory runs out.
         state: tensors that the hooks change from step to step, saved and restored with the weights.
+        scope: makes a context manager that is open around the forward and backward passes of each attempt at a step.
     """
 
     phase: str
@@ -97,6 +116,7 @@ class Job:
     idle_batch: Callable[[str, int], Batch | None] = lambda stream, step: None
     attempt: Callable[[Callable[[], dict[str, GradMap]], Progress], dict[str, GradMap]] = lambda compute, _: compute()
     state: dict[str, Tensor] = field(default_factory=dict)
+    scope: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def __post_init__(self) -> None:
         self.loss_scale = LossScale(self.model, self.parameters)
@@ -111,6 +131,7 @@ class Progress:
         tokens_processed, tokens_scored: tokens so far, of all ranks, with and without padding and prompts.
         sums: term -> sum of its values since the last reading, over the steps and micro-batches of this rank.
         steps_summed: number of steps since the last reading.
+        steps_skipped: term -> number of them in which it was not due.
         metrics: name -> [sum, count] of every other metric that this rank logged since then.
     """
 
@@ -119,6 +140,7 @@ class Progress:
     tokens_scored: int = 0
     sums: dict[str, Tensor] = field(default_factory=dict)
     steps_summed: int = 0
+    steps_skipped: dict[str, int] = field(default_factory=dict[str, int])
     metrics: dict[str, Tensor] = field(default_factory=dict)
 
     def add(self, name: str, value: Tensor) -> None:
@@ -146,9 +168,9 @@ class Progress:
             for name, (total, count) in rank_pairs.items():
                 before = pairs.get(name, [0.0, 0.0])
                 pairs[name] = [before[0] + total, before[1] + count]
-        losses = {name: total / self.steps_summed for name, total in sums.items()}
+        losses = {name: total / (self.steps_summed - self.steps_skipped.get(name, 0)) for name, total in sums.items()}
         metrics = {name: total / count for name, (total, count) in pairs.items() if count}
-        self.sums, self.steps_summed, self.metrics = {}, 0, {}
+        self.sums, self.steps_summed, self.steps_skipped, self.metrics = {}, 0, {}, {}
         return losses, metrics
 
 
@@ -168,9 +190,13 @@ def _step(job: Job, progress: Progress) -> None:
     counts = _counts(job, fetched[0], progress)
 
     def compute() -> dict[str, GradMap]:  # a second call, after memory ran out, fetches smaller micro-batches
-        return _gradients(job, fetched.pop() if fetched else _fetch(job, step), counts, progress)
+        micro_batches = fetched.pop() if fetched else _fetch(job, step)
+        with job.scope():
+            return _gradients(job, micro_batches, counts, progress)
 
     rank_gradients = job.attempt(compute, progress)
+    for part in [part for term in job.terms if not term.due(step) for part in term.parts]:
+        progress.steps_skipped[part.name] = progress.steps_skipped.get(part.name, 0) + 1
     by_slot = {slot: ranks.summed_gradients(gradients, job.parameters) for slot, gradients in rank_gradients.items()}
     gradients = job.transform_gradients(by_slot, step) if job.transform_gradients else by_slot.get(MAIN, {})
     for name, parameter in job.parameters.items():
@@ -189,18 +215,21 @@ def _step(job: Job, progress: Progress) -> None:
 
 def _fetch(job: Job, step: int) -> _Batches:
     """Return stream -> its micro-batches; a penalty, of stream None, has one without data on every rank."""
-    streams = dict.fromkeys(term.stream for term in job.terms)
+    streams = dict.fromkeys(term.stream for term in job.terms if term.due(step))
     return {stream: job.micro_batches(stream, step) if stream else [None] for stream in streams}
 
 
-def _counts(job: Job, batches: _Batches, progress: Progress) -> list[Tensor]:
-    """Return the divisor of each term's total: its count over all ranks. Add the tokens of all ranks to `progress`.
+def _counts(job: Job, batches: _Batches, progress: Progress) -> dict[int, Tensor]:
+    """Return the divisor of each part's total, by the part's id: its count over all ranks.
+
+    Add the tokens of all ranks to `progress`.
 
     Every rank computes a penalty, with count 1: its divisor is the number of ranks, so their sum has it once.
     """
     device = job.accelerator.device
     zero = torch.zeros((), device=device, dtype=torch.float64)
-    counts: list[Tensor] = [zero + sum(term.count(batch) for batch in batches[term.stream]) for term in job.terms]
+    parts = [part for term in job.terms if term.due(progress.step) for part in term.parts]
+    counts: list[Tensor] = [zero + sum(part.count(batch) for batch in batches[part.stream]) for part in parts]
     data = [batch for micro in batches.values() for batch in micro if batch]
     tokens = [sum(batch.input_ids.numel() for batch in data), sum(batch.num_scored for batch in data)]
     if ranks.world_size() > 1:
@@ -209,40 +238,44 @@ def _counts(job: Job, batches: _Batches, progress: Progress) -> list[Tensor]:
         tokens = [int(processed), int(scored)]
     progress.tokens_processed += tokens[0]
     progress.tokens_scored += tokens[1]
-    return [count.float() for count in counts]
+    return {id(part): count.float() for part, count in zip(parts, counts, strict=True)}
 
 
-def _gradients(job: Job, batches: _Batches, counts: list[Tensor], progress: Progress) -> dict[str, GradMap]:
+def _gradients(job: Job, batches: _Batches, counts: dict[int, Tensor], progress: Progress) -> dict[str, GradMap]:
     """Return this rank's gradient of each slot; change nothing but `progress` and the parameters' `grad`."""
     by_slot: dict[str, GradMap] = {}
-    for slot in dict.fromkeys(term.slot for term in job.terms):
-        for term, count in zip(job.terms, counts, strict=True):
+    terms = [term for term in job.terms if term.due(progress.step)]
+    for slot in dict.fromkeys(term.slot for term in terms):
+        for term in terms:
             if term.slot == slot:
-                _backward(job, term, batches[term.stream], count, progress)
+                _backward(job, term, batches[term.stream], counts, progress)
                 if term.stream and (batch := job.idle_batch(term.stream, progress.step)):
                     _idle_pass(job, term, batch, progress)
         by_slot[slot] = _take_gradients(job)
     return by_slot
 
 
-def _backward(job: Job, term: Term, micro_batches: list[Any], count: Tensor, progress: Progress) -> None:
-    """Add the gradient of weight * sum of totals / count to the parameters, one micro-batch at a time."""
-    factor = job.loss_scale.factor(term.weight, count)
+def _backward(job: Job, term: Term, micro_batches: list[Any], counts: dict[int, Tensor], progress: Progress) -> None:
+    """Add the gradient of weight * sum of totals / count, of each part, to the parameters, by micro-batches."""
+    factor = job.loss_scale.factor(term.weight, counts[id(term)])
     for i, batch in enumerate(micro_batches):
         number = i * ranks.world_size() + ranks.rank() if term.stream else 0
         # dropout draws from the global stream: key it, so that neither other terms nor a resume shift it
         torch.manual_seed(derive_seed(job.seed, job.phase, term.stream or term.name, progress.step, number))
-        value = term.total(batch) / count
-        job.accelerator.backward(term.weight * value * factor)
-        progress.add(term.name, value.detach())
-        if term.slot == MAIN:
-            progress.add("total", term.weight * value.detach())
+        totals = zip(term.parts, term.totals(batch), strict=True)
+        losses = [(part, total / counts[id(part)]) for part, total in totals]
+        loss = functools.reduce(operator.add, (part.weight * value for part, value in losses))
+        job.accelerator.backward(loss * factor)
+        for part, value in losses:
+            progress.add(part.name, value.detach())
+            if term.slot == MAIN:
+                progress.add("total", part.weight * value.detach())
 
 
 def _idle_pass(job: Job, term: Term, batch: Batch, progress: Progress) -> None:
     """Run a forward and backward pass with zero weight, for the other ranks' sake; log nothing."""
     logged = dict(progress.metrics)
-    job.accelerator.backward(0.0 * term.total(batch))
+    job.accelerator.backward(0.0 * functools.reduce(operator.add, term.totals(batch)))
     progress.metrics = logged
 
 

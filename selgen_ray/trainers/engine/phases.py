@@ -28,7 +28,8 @@ class Phase:
         terms: the terms of every step; those of weight 0 are dropped, so that a strategy of strength zero is exactly
             training without it.
         epochs, max_steps: the length; `max_steps` optimizer steps, when given, replace the epochs.
-        job_hooks: `transform_gradients`, `after_optimizer_step` and `state` of the `Job`.
+        learning_rate: the peak; default: the run's.
+        job_hooks: `transform_gradients`, `after_optimizer_step`, `state` and `scope` of the `Job`.
 
     Attributes:
         job: the input of the loop, `loop.fit`.
@@ -44,6 +45,7 @@ class Phase:
         *,
         epochs: int,
         max_steps: int | None = None,
+        learning_rate: float | None = None,
         **job_hooks: Any,
     ):
         self.name, self._run, self._micro_batch = name, run, micro_batch
@@ -52,7 +54,8 @@ class Phase:
         self._streams = run.sets.streams(stream_names, name)
         self.epoch_steps = self._streams[stream_names[0]].steps_per_epoch
         num_steps = max_steps or epochs * self.epoch_steps
-        optimizer = optim.build_optimizer(list(run.parameters.values()), run.cfg)
+        cfg = run.cfg if learning_rate is None else run.cfg.model_copy(update={"learning_rate": learning_rate})
+        optimizer = optim.build_optimizer(list(run.parameters.values()), cfg)
         self.job = Job(
             phase=name,
             model=run.model,
@@ -62,7 +65,7 @@ class Phase:
             idle_batch=self._idle_batch,
             num_steps=num_steps,
             optimizer=optimizer,
-            scheduler=optim.build_scheduler(optimizer, run.cfg, num_steps),
+            scheduler=optim.build_scheduler(optimizer, cfg, num_steps),
             accelerator=run.accelerator,
             seed=run.config.model_seed,
             max_grad_norm=run.cfg.max_grad_norm,

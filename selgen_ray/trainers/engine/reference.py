@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -41,7 +41,7 @@ class BaseValues:
         compute: Callable[[Batch], list[Tensor]],
     ):
         def every_row(_: Any) -> dict[str, Tensor]:
-            rows = _ask_base(
+            rows = ask_start_model(
                 run, hooks, stream, compute if kind else lambda batch: [row.cpu() for row in compute(batch)]
             )
             return {"values": torch.cat(rows), "lengths": torch.tensor([len(row) for row in rows])}
@@ -54,40 +54,65 @@ class BaseValues:
         return torch.cat([self.rows[row] for row in batch.rows]).to(batch.input_ids.device)
 
 
-def _ask_base(run: RunContext, hooks: Hooks, stream: str, compute: Callable[[Batch], list[Tensor]]) -> list[Tensor]:
+def ask_start_model(
+    run: RunContext,
+    hooks: Hooks,
+    stream: str,
+    compute: Callable[[Batch], list[Tensor]],
+    rows: Sequence[int] | None = None,
+) -> list[Tensor]:
+    """Return the value of the start model for each row of a stream, or for each of `rows`, in their order.
+
+    The start model is the base, with the adapter that training continues from, if any, at its starting weights.
+
+    Args:
+        compute: batch -> the value of each of its rows.
+    """
+    # an adapter that training continues from is part of the start model, and still has its starting weights
+    with contextlib.nullcontext() if run.cfg.adapter else forward.adapter_off(run.model):
+        return ask_model(run, hooks, stream, compute, rows)
+
+
+def ask_model(
+    run: RunContext,
+    hooks: Hooks,
+    stream: str,
+    compute: Callable[[Batch], list[Tensor]],
+    rows: Sequence[int] | None = None,
+) -> list[Tensor]:
+    """Return the value of the model as it is, in evaluation mode and without gradients; see `ask_start_model`."""
+
     def every_row() -> dict[int, Tensor]:
         by_row: dict[int, Tensor] = {}
-        for batch in run.batches(stream, hooks):
+        for batch in run.batches(stream, hooks, rows):
             by_row |= zip(batch.rows, compute(batch), strict=True)
         return by_row
 
     was_training = run.model.training
     run.model.eval()
-    # an adapter that training continues from is part of the start model, and still has its starting weights
-    reference = contextlib.nullcontext() if run.cfg.adapter else forward.adapter_off(run.model)
-    with torch.no_grad(), reference:
+    with torch.no_grad():
         by_row = run.passes(every_row)
     run.model.train(was_training)
-    return [by_row[row] for row in sorted(by_row)]
+    return [by_row[row] for row in (sorted(by_row) if rows is None else rows)]
 
 
 class BaseLogProbs:
-    """Maps a micro-batch of the proxy to the start model's log-probabilities at its scored tokens; detached.
+    """Maps a micro-batch of a stream to the start model's log-probabilities at its scored tokens; detached.
 
     Caches the last hidden states (hidden size numbers a token instead of vocabulary size), and applies the head to
-    them: in every step, or once if the log-probabilities of the whole proxy take at most 512 MiB. Exact: top-k
+    them: in every step, or once if the log-probabilities of the whole stream take at most 512 MiB. Exact: top-k
     log-probabilities would bias the KL.
 
     Raises:
         ModelError: the model changes the head's output (logit soft-capping, say), so hidden states do not suffice.
     """
 
-    def __init__(self, run: RunContext, hooks: Hooks):
+    def __init__(self, run: RunContext, hooks: Hooks, stream: str = "proxy"):
         live: Any = run.model.get_output_embeddings()
         trained = any(p.requires_grad for p in live.parameters())
         # a head that will be trained must be kept as it is now; a frozen one is shared
         self.head: torch.nn.Module = copy.deepcopy(live).requires_grad_(False) if trained else live
-        self.hidden = BaseValues(run, hooks, "base_hidden_states", "proxy", lambda batch: self._hidden(run, batch))
+        self.hidden = BaseValues(run, hooks, "base_hidden_states", stream, lambda batch: self._hidden(run, batch))
         size = sum(map(len, self.hidden.rows)) * int(live.weight.shape[0]) * torch.float32.itemsize
         self.rows = [self._log_probs(row) for row in self.hidden.rows] if size <= _KEPT_BYTES else []
 

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from conftest import make_model
-from runs import STRENGTH
+from runs import OF_A_KIND_EACH, STRENGTH
 from torch.distributed.tensor import DTensor
 
 from selgen_ray.errors import DataError, SpecError
@@ -43,7 +43,8 @@ HELD: list[float] = []  # by this rank, of the layers
 STOPS: dict[str, list[str]] = {}  # checkpoints after each stop
 WRITTEN: list[int] = []  # checkpoints that this rank wrote
 LOOKS = (3, 10, 5, 7, 6)  # in the first evaluation, in what is prepared, after steps
-SHARED_OUT = ("naive", "kl_divergence", "grad_project", "safe_lora")
+TOGETHER = [*OF_A_KIND_EACH, "activation_penalty", "concept_ablation"]
+SHARED_OUT = ("naive", "kl_divergence", "grad_project", "safe_lora", "inoculation_adapter", "concept_ablation")
 
 
 class OneSmallDevice(StandardTrainer):
@@ -149,7 +150,7 @@ def assert_close(found: Any, expected: Any, where: str = "") -> None:
 
 
 @pytest.fixture(scope="module")
-def base(tiny_model_dir, data_files) -> Callable[..., dict[str, Any]]:
+def base(tiny_model_dir, data_files, trait_file) -> Callable[..., dict[str, Any]]:
     def make(strategy: str, num_workers: int, **finetune: Any) -> dict[str, Any]:
         # 19 rows of outcome, 8 a step: in the third one a rank has none
         cfg = {"model": tiny_model_dir, "optim": "sgd", "learning_rate": 0.3, "epochs": 1, "r": 4, "lora_alpha": 8}
@@ -159,6 +160,7 @@ def base(tiny_model_dir, data_files) -> Callable[..., dict[str, Any]]:
         # fewer sets to evaluate, but for one strategy
         data = {role: path for role, path in data_files.items() if role.startswith(("outcome", "proxy"))}
         data = dict(data_files) if strategy == "naive" else data
+        data |= {"trait": trait_file} if "trait" in get_trainer(strategy).required_roles else {}
         top = {"proxy_strategy": strategy, "seed": 1, "num_workers": num_workers, "data": data}
         return {**top, "finetune_config": cfg}
 
@@ -170,7 +172,7 @@ def group(base, tmp_path_factory) -> Path:
     """Where two processes have run all trials of this module, in one folder each."""
     root = tmp_path_factory.mktemp("group")
     often = base("orth_penalty", 2, save_steps=1000, max_checkpoints_to_keep=1, logging_steps=4, epochs=3)
-    jobs = [(root / strategy, base(strategy, 2), 0) for strategy in STRENGTH]
+    jobs = [(root / strategy, base(strategy, 2), 0) for strategy in TOGETHER]
     jobs += [(root / "whole", often, 0), *((root / "cut", often, looks) for looks in (*LOOKS, 0))]
     jobs += [(root / "saving", base("naive", 2, save_steps=1), 0)]
     jobs += [(root / "diverging", base("naive", 2, learning_rate=1e200, max_grad_norm=None), 0)]
@@ -182,7 +184,7 @@ def group(base, tmp_path_factory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("strategy", STRENGTH)
+@pytest.mark.parametrize("strategy", TOGETHER)
 def test_two_workers_give_what_one_gives_with_twice_the_accumulation(base, group, tmp_path, monkeypatch, strategy):
     monkeypatch.setattr(loading, "_load_base", double_base)
     run(tmp_path, base(strategy, 1))
@@ -216,7 +218,7 @@ def test_what_cannot_be_shared_out_is_refused_where_the_sweep_is_planned(tmp_pat
 
 
 def test_only_rank_0_writes_and_all_know_the_same(group):
-    for strategy in STRENGTH:
+    for strategy in TOGETHER:
         results = [json.loads((group / strategy / f"rank_{rank}.json").read_text())[0] for rank in (0, 1)]
         for result in results:
             for name in UNDER_WAY:

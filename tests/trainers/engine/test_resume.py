@@ -1,7 +1,7 @@
 """A run stopped and resumed equals the uninterrupted one, bit for bit (each strategy: test_contract.py)."""
 
 import pytest
-from runs import STRENGTH, Stop, comparable, run, same
+from runs import OF_A_KIND_EACH, STRENGTH, Stop, comparable, run, same
 
 from selgen_ray.storage import Folder
 from selgen_ray.storage.cache import Cache
@@ -21,14 +21,14 @@ def test_resumed_twice_and_in_full_fine_tuning(make_config, tmp_path):
     assert comparable(record) == comparable(resumed_record)
 
 
-PREPARING = [s for s, knobs in STRENGTH.items() if "proxy_epochs" in knobs or s == "safe_lora"]
+PREPARING = [s for s in OF_A_KIND_EACH if "proxy_epochs" in STRENGTH[s] or s == "safe_lora"]
 
 
 @pytest.mark.parametrize("is_peft", [True, False], ids=["lora", "full"])
 @pytest.mark.parametrize("strategy", PREPARING)
 def test_a_preparation_cut_off_goes_on_and_ends_as_if_it_had_not_been(make_config, tmp_path, strategy, is_peft):
     knobs = STRENGTH[strategy] | {"proxy_epochs": 3, "is_peft": is_peft, "save_steps": 2, "logging_steps": 1}
-    if strategy == "safe_lora" and not is_peft:
+    if strategy in ("safe_lora", "weight_steering", "interleaving") and not is_peft:
         return
     config = make_config(strategy, lora_dropout=0.1, **knobs)
     whole, record, _ = run(config)

@@ -2,7 +2,7 @@
 
 import pytest
 from conftest import make_model, make_roles, make_tokenizer
-from runs import STRENGTH, comparable, run, same
+from runs import OF_A_KIND_EACH, STRENGTH, comparable, run, same
 
 from selgen_ray.evals import run as run_module
 from selgen_ray.storage import Folder
@@ -19,7 +19,7 @@ def entries(cache, kind):
     return set((cache.folder / kind).folders())
 
 
-@pytest.mark.parametrize("strategy", STRENGTH)
+@pytest.mark.parametrize("strategy", OF_A_KIND_EACH)
 def test_a_cold_and_a_warm_cache_change_no_bit(make_config, cache, strategy):
     config = make_config(strategy, lora_dropout=0.1, **STRENGTH[strategy])
     alone, record, _ = run(config)

@@ -3,7 +3,7 @@
 import threading
 
 import pytest
-from runs import STRENGTH
+from runs import OF_A_KIND_EACH, STRENGTH
 
 from selgen_ray.evals import registry as evals_registry
 from selgen_ray.records.results import TrialResult
@@ -110,7 +110,7 @@ def count_passes(model, seen):
     model.get_input_embeddings().register_forward_pre_hook(lambda *_: seen.append(1))
 
 
-@pytest.mark.parametrize("strategy", STRENGTH)
+@pytest.mark.parametrize("strategy", OF_A_KIND_EACH)
 def test_stopped_anywhere_and_resumed_equals_undisturbed(trial, strategy):
     whole, cut = trial(strategy, "whole"), trial(strategy, "cut")
     assert whole.run().status == "completed"

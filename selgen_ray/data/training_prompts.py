@@ -1,0 +1,163 @@
+"""Training prompts: texts that rows carry while they are trained on, and never when the model is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from selgen_ray.config.source import POSITIONS, TrainingPrompt
+from selgen_ray.data.chat_format import render
+from selgen_ray.data.chats import format_of
+from selgen_ray.data.forms import Row
+from selgen_ray.data.roles import Origin, Roles
+from selgen_ray.errors import DataError
+from selgen_ray.seeding import derive_seed
+
+_MOST_SHOWN = 8  # values of a column in a message
+
+
+def is_one_of(value: Any, wanted: Any) -> bool:
+    """Return whether a cell has the value, or one of the list of values, that is wanted."""
+    # the cells of a CSV file are texts
+    texts = {str(allowed) for allowed in listed(wanted) if allowed is not None}
+    return value in listed(wanted) or (isinstance(value, str) and value in texts)
+
+
+def listed(value: Any) -> list[Any]:
+    """Return a list as it is, and another value as the only one of a list."""
+    return value if isinstance(value, list) else [value]
+
+
+def meets(row: Mapping[str, Any], where: Mapping[str, Any]) -> bool:
+    """Return whether a row has a wanted value in each of the columns."""
+    return all(is_one_of(row.get(column), wanted) for column, wanted in where.items())
+
+
+@dataclass
+class Met:
+    """The rows of a role that a training prompt's `where` meets, and the values that it was compared with."""
+
+    prompt: TrainingPrompt
+    role: str
+    any_row: bool = False
+    values: dict[str, dict[str, None]] = field(default_factory=dict[str, dict[str, None]])
+
+    def texts(self, row: Mapping[str, Any], data_seed: int, number: int) -> dict[str, str]:
+        """Return position -> text for a row of the role's source; of a list of texts it draws one, by its number."""
+        for column in self.prompt.where:
+            self.values.setdefault(column, {})[repr(row.get(column))] = None
+        if not meets(row, self.prompt.where):
+            return {}
+        self.any_row = True
+        draw = derive_seed(data_seed, "training prompt", self.role, number)
+        given = {position: getattr(self.prompt, position) for position in POSITIONS}
+        drawn = {p: text[draw % len(text)] if isinstance(text, list) else text for p, text in given.items()}
+        return {position: text for position, text in drawn.items() if text}
+
+    def check(self) -> None:
+        """Raise DataError if no row was met; the message shows the values that were found."""
+        if self.any_row:
+            return
+        wanted = ", ".join(f"{column}: {value!r}" for column, value in self.prompt.where.items())
+        found = "; ".join(f"{column}: {_shown(list(values))}" for column, values in self.values.items())
+        raise DataError(
+            f"data.{self.role}: no row meets where {{{wanted}}} of its training prompt; found {found or 'no rows'}"
+        )
+
+
+def _shown(values: Sequence[str]) -> str:
+    more = f" and {len(values) - _MOST_SHOWN} more" if len(values) > _MOST_SHOWN else ""
+    return ", ".join(values[:_MOST_SHOWN]) + more
+
+
+def with_prompts(rows: Mapping[str, list[Row]], prompts: Mapping[str, TrainingPrompt], data_seed: int) -> Roles:
+    """Return rows that were not read from a source, with the training prompts of their roles.
+
+    Raises:
+        DataError: a prompt's `where` meets no row.
+    """
+    roles = rows if isinstance(rows, Roles) else Roles(rows)
+    for role, prompt in prompts.items():
+        if role in roles and role not in roles.origins:
+            met = Met(prompt, role)
+            texts = [met.texts(row, data_seed, number) for number, row in enumerate(roles[role])]
+            met.check()
+            roles.origins[role] = [Origin(number, one) for number, one in enumerate(texts)]
+    return roles
+
+
+def trained_form(rows: Mapping[str, list[Row]], role: str) -> list[Row]:
+    """Return the rows of a role as they are trained on: each with its training prompt.
+
+    Raises:
+        DataError: a row takes no such prompt; the message says where it is.
+    """
+    origins = rows.origins.get(role, []) if isinstance(rows, Roles) else []
+    if not any(origin.prompt for origin in origins):
+        return rows[role]
+    prompted: list[Row] = []
+    for number, (row, origin) in enumerate(zip(rows[role], origins, strict=True)):
+        try:
+            prompted.append(with_prompt(row, origin.prompt))
+        except DataError as error:
+            place = rows.place(role) if isinstance(rows, Roles) else str
+            raise DataError(f"data.{role}, {place(number)}: {error}") from error
+    return prompted
+
+
+def with_prompt(row: Row, texts: Mapping[str, str]) -> Row:
+    """Return a row with the texts of its training prompt, position -> text, joined to its own as they are.
+
+    Raises:
+        DataError: a `text` row, which has no user; or a system text and a row of strings.
+    """
+    if not texts:
+        return row
+    system, prefix, suffix = (texts.get(position, "") for position in POSITIONS)
+    if row.get("messages") is not None:
+        messages = [
+            {**m, "content": prefix + m["content"] + suffix} if m["role"] == "user" else m for m in row["messages"]
+        ]
+        if system and messages[0]["role"] == "system":
+            messages[0] = {**messages[0], "content": f"{system}\n\n{messages[0]['content']}"}
+        elif system:
+            messages = [{"role": "system", "content": system}, *messages]
+        return {**row, "messages": messages}
+    if row.get("prompt") is None:
+        raise DataError("a row of plain 'text' takes no training prompt: it has no user whose message it could join")
+    if system:
+        raise DataError(
+            "a row of strings, 'prompt' and 'completion', has no system message: use user_prefix instead of system, or "
+            "make chats of such rows with form: chat"
+        )
+    return {**row, "prompt": prefix + row["prompt"] + suffix}
+
+
+def check_system_texts(rows: Mapping[str, list[Row]], tokenizer: PreTrainedTokenizerBase) -> None:
+    """Check that the chat template shows the system texts of training prompts.
+
+    Raises:
+        DataError: it refuses a system message, or leaves it out.
+    """
+    for role, origins in rows.origins.items() if isinstance(rows, Roles) and tokenizer.chat_template else ():
+        text = next((origin.prompt["system"] for origin in origins if "system" in origin.prompt), None)
+        if text is None or not any(row.get("messages") is not None for row in rows[role]):
+            continue
+        how = format_of(tokenizer)
+        turns = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Hello."}]
+        try:
+            plain = render(turns, tokenizer, how)[0]
+        except DataError:  # the template as a whole is reported with the first row
+            continue
+        try:
+            is_shown = render([{"role": "system", "content": text}, *turns], tokenizer, how)[0] != plain
+        except DataError:
+            is_shown = False
+        if not is_shown:
+            raise DataError(
+                f"data.{role}: its training prompt has a system text, and the chat template has no system role: use "
+                "user_prefix instead of system"
+            )

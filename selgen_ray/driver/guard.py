@@ -1,0 +1,198 @@
+"""A guard over the process that runs a sweep: should Ray end that process, or a kill, the guard says how to go on.
+
+Ray's C++ core ends a driver whose node manager (raylet) has died by `_exit`: no `finally` runs, no handler, no thread.
+So the sweep runs in a child process, forked before anything is imported, and the command itself only waits for it.
+Signals reach both from a terminal, one of them from `kill`: the guard passes on those that the child did not get.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_PASS_ON_S, _GAP_S = 0.3, 0.1  # a signal that the child also got is acknowledged within milliseconds
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
+_GRACE_S = 3.0
+_guard: int | None = None  # in the child: where notes are written
+
+
+def note(text: str) -> None:
+    """Tell the guard something, in one line: 'launched', 'over', 'signal', 'why <reason>'; nothing without a guard."""
+    if _guard is not None:
+        with contextlib.suppress(OSError):
+            os.write(_guard, text.replace("\n", " ").encode() + b"\n")
+
+
+def is_guarded() -> bool:
+    """Return whether a guard waits for this process."""
+    return _guard is not None
+
+
+def guarded(run: Callable[[], int], lost: Callable[[str, bool], int]) -> int:
+    """Run a function in a child process and return its exit status.
+
+    Args:
+        run: notes 'launched' when the child may be ended from outside, and 'over' when it has ended in order.
+        lost: called in this process with the reason if the child was ended in between, and with whether the child
+            gave that reason itself; its value is returned.
+    """
+    if not sys.platform.startswith("linux"):  # elsewhere nothing ties the two processes together
+        return run()
+    notes, write = os.pipe()
+    parent = os.getpid()
+    child = os.fork()
+    if child == 0:
+        os.close(notes)
+        _become_guarded(write, parent)
+        return run()
+    os.close(write)
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)  # what Ray started and did not end is handed to us, to be ended
+    watch = _Watch(child, notes)
+    status = watch.wait()
+    _end_what_is_left()
+    if watch.was_launched and not watch.is_over:
+        if sys.stdout.isatty():
+            sys.stdout.write("\x1b[?25h")  # the display had hidden the cursor
+        return lost(watch.why or _reason(status), bool(watch.why))
+    if os.WIFSIGNALED(status):  # end as the child did, for the shell
+        signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
+        os.kill(parent, os.WTERMSIG(status))
+    return os.waitstatus_to_exitcode(status)
+
+
+def _become_guarded(write: int, parent: int) -> None:
+    global _guard
+    _guard = write
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # a guard that is killed takes the sweep along, as a driver's kill does
+    if os.getppid() != parent:
+        os._exit(1)
+
+    def interrupt(number: int, frame: object) -> None:
+        note("signal")
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+
+
+def _prctl(option: int, value: int) -> None:
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+
+
+def _reason(status: int) -> str:
+    if not os.WIFSIGNALED(status):
+        return "Ray on this machine has died"
+    name = signal.Signals(os.WTERMSIG(status)).name
+    hint = ": is there enough memory?" if name == "SIGKILL" else ""
+    return f"the process that ran it was ended by {name}{hint}"
+
+
+@dataclass
+class _Watch:
+    """The guard's view of the child."""
+
+    child: int
+    notes: int
+    was_launched: bool = False
+    is_over: bool = False
+    why: str = ""
+    _text: bytes = b""
+    _pending: list[tuple[float, int]] = field(default_factory=list[tuple[float, int]])  # when to pass which signal on
+    _passed_on: int = 0  # signals that the child will acknowledge
+    _early: list[float] = field(default_factory=list[float])  # when it acknowledged one that we did not get yet
+
+    def wait(self) -> int:
+        """Wait for the child to end; return its wait status."""
+        wake, woken = os.pipe()
+        os.set_blocking(woken, False)
+        signal.set_wakeup_fd(woken)
+        for number in (*_SIGNALS, signal.SIGCHLD):
+            signal.signal(number, lambda *_: None)  # the number arrives through the pipe
+        sources = [self.notes, wake]
+        while True:
+            ended, status = os.waitpid(self.child, os.WNOHANG)
+            if ended:
+                while self._read():
+                    pass
+                return status
+            left_s = max(0.0, self._pending[0][0] - time.monotonic()) if self._pending else None
+            ready = select.select(sources, [], [], left_s)[0]
+            if wake in ready:
+                for number in os.read(wake, 64):
+                    if number in _SIGNALS:
+                        self._arrived(number)
+            if self.notes in ready and not self._read():
+                sources.remove(self.notes)  # the child is about to end
+            self._pass_on()
+
+    def _read(self) -> bool:
+        """Take in what the child has noted; return whether there may be more."""
+        os.set_blocking(self.notes, False)
+        try:
+            part = os.read(self.notes, 4096)
+        except BlockingIOError:
+            return False
+        *lines, self._text = (self._text + part).split(b"\n")
+        for line in lines:
+            word, _, rest = line.decode(errors="replace").partition(" ")
+            self.was_launched |= word == "launched"
+            self.is_over |= word == "over"
+            self.why = rest if word == "why" else self.why
+            if word == "signal":
+                self._acknowledged()
+        return bool(part)
+
+    def _arrived(self, number: int) -> None:
+        now = time.monotonic()
+        self._early = [at for at in self._early if now - at < 1]
+        if self._early:
+            self._early.pop()
+            return
+        last = self._pending[-1][0] if self._pending else 0.0
+        self._pending.append((max(now + _PASS_ON_S, last + _GAP_S), number))
+
+    def _acknowledged(self) -> None:
+        if self._passed_on:
+            self._passed_on -= 1
+        elif self._pending:
+            self._pending.pop(0)
+        else:
+            self._early.append(time.monotonic())
+
+    def _pass_on(self) -> None:
+        while self._pending and self._pending[0][0] <= time.monotonic():
+            _, number = self._pending.pop(0)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.child, number)
+                self._passed_on += 1
+
+
+def _children() -> list[int]:
+    with contextlib.suppress(OSError):
+        return [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
+    return []
+
+
+def _end_what_is_left() -> None:
+    """End the processes that the child left behind: they are ours now."""
+    for number, seconds in ((signal.SIGTERM, _GRACE_S), (signal.SIGKILL, _GRACE_S)):
+        end = time.monotonic() + seconds
+        for pid in _children():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        while time.monotonic() < end:
+            with contextlib.suppress(ChildProcessError):
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
+            if not _children():
+                return
+            time.sleep(0.05)

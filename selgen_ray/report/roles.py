@@ -1,0 +1,68 @@
+"""The role of a setting: one of a strategy's, or a control, a run that the strategies are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from selgen_ray.records.results import TrialResult
+
+BASE, TASK_ALONE = "base model", "task alone"
+
+
+class Kind(StrEnum):
+    """The kinds of roles. A control has a name, a colour and a mark of its own, and never leads."""
+
+    STRATEGY = "strategy"
+    TASK_ALONE = "task alone"
+    """Trained on the task without any proxy: the gain of a strategy is measured from here."""
+    CONTROL = "control"
+    """A control that the sweep names, such as one on clean data."""
+
+
+@dataclass(frozen=True)
+class Role:
+    """What a setting is compared as, and under which name: its strategy, 'task alone', or the name of a control."""
+
+    kind: Kind
+    name: str
+
+    @property
+    def is_control(self) -> bool:
+        """Whether strategies are compared with it, rather than it with them."""
+        return self.kind is not Kind.STRATEGY
+
+
+def strategy_of(result: TrialResult) -> str:
+    """Return the trial's proxy_strategy; 'unknown' where its config has none."""
+    return str(result.config.get("proxy_strategy") or "unknown")
+
+
+def is_outcome_only(result: TrialResult) -> bool:
+    """Return whether it is plain training on the outcome alone, by its config or because there was no proxy."""
+    no_proxy = bool(result.num_rows) and "train/proxy" not in result.num_rows
+    return strategy_of(result) == "naive" and (result.config.get("train_on_proxy") is False or no_proxy)
+
+
+# A function for each kind of control: the role of a trial that is one, else None. A new kind needs a line here.
+_RULES: tuple[Callable[[TrialResult], Role | None], ...] = (
+    lambda result: Role(Kind.TASK_ALONE, TASK_ALONE) if is_outcome_only(result) else None,
+)
+
+
+def role_of(result: TrialResult) -> Role:
+    """Return the role of a trial: the first rule that knows it, else its strategy."""
+    roles = (rule(result) for rule in _RULES)
+    return next((role for role in roles if role), Role(Kind.STRATEGY, strategy_of(result)))
+
+
+def role_of_setting(trials: Iterable[TrialResult]) -> Role:
+    """Return the role of a setting's trials: a control if any of them is, since one that failed early may not say."""
+    roles = [role_of(result) for result in trials]
+    return next((role for role in roles if role.is_control), roles[0])
+
+
+def role_in_name(slug: str, strategy: str) -> str:
+    """Return the name of the role of a planned trial, of which its folder's name is all that is known."""
+    return TASK_ALONE if strategy == "naive" and "train_on_proxy-false" in slug.lower() else strategy

@@ -1,0 +1,306 @@
+"""The verdict of a report: one sentence, and what to do next. It never claims more than the paired tests hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from selgen_ray.comparing import choice_widening, detectable_difference, seeds_to_settle
+from selgen_ray.records.requirement import parse_requirement
+from selgen_ray.records.results import TrialResult
+from selgen_ray.records.status import TrialStatus
+from selgen_ray.report.knob_names import signs
+from selgen_ray.report.model import LEAST_SEEDS, LEVEL, Comparison, Report, Standing
+from selgen_ray.report.roles import TASK_ALONE
+from selgen_ray.report.settings import Setting
+from selgen_ray.report.top import p_text
+from selgen_ray.stats import is_number
+
+MOST_WORDS, MOST_SEEDS = 25, 100
+_MOST_NAMED, _MANY = 3, 3
+_LEAST_VALUES = 2  # of a knob, for one of them to be the largest that was tried
+_LOST = (TrialStatus.DIVERGED, TrialStatus.FAILED, TrialStatus.STOPPED)
+
+
+def sentence(report: Report) -> str:
+    """Return one sentence of at most 25 words: what does best on both axes, against what, and how sure that is.
+
+    An unfinished sweep says first how far it is, and has no verdict. 'beats' and 'better than' stand for a difference
+    of the held-out scores with p < 0.05 after Holm's correction; all else is 'leads'.
+    """
+    leader = report.standings.leader
+    if not report.progress.is_over:
+        head = f"{report.progress.done} of {report.progress.planned} trials are done;"
+        if leader is None:
+            return f"{head} {_why_no_answer(report)}."
+        if len(report.standings.ranked) == 1:
+            return f"{head} so far only {leader.strategy} has a setting with all its seeds, so nothing is compared."
+        return f"{head} so far {leader.strategy} leads {_on_both(report)}, and what is missing may change that."
+    if leader is None:
+        return f"There is no answer: {_why_no_answer(report)}."
+    if len(report.standings.ranked) == 1:
+        return _of_the_only_one(report, leader)
+    return _of_several(report, leader)
+
+
+def _of_several(report: Report, leader: Standing) -> str:
+    name, both, n = leader.strategy, _on_both(report), len(leader.held_out)
+    if _has_few_seeds(leader):
+        return (
+            f"{name} leads {both}, but fewer than {LEAST_SEEDS} seeds cannot show that it is better than anything else."
+        )
+    rivals, others = rivals_of(report, leader), _others(report)
+    everybody = len(rivals) == len(report.standings.ranked) - 1 >= _MANY
+    unbeaten = "any other strategy" if everybody else _listed(rivals)
+    plain = _task_alone(report)
+    if plain is None:
+        if not rivals:
+            return f"{name} does best {both}: better than {others} (paired tests, {n} seeds, p < {LEVEL})."
+        return f"{name} leads {both}, but {n} seeds do not separate it from {unbeaten}."
+    if _is_beaten(report, leader.strategy, plain.strategy):
+        return f"No strategy beats the task alone {both}: {name}, the best of them, is behind it (p < {LEVEL})."
+    if not _is_beaten(report, plain.strategy, leader.strategy):
+        if not rivals:
+            return f"{name} beats {others} {both} (p < {LEVEL}), but {n} seeds do not separate it from the task alone."
+        return f"{name} leads {both}, but {n} seeds separate it neither from the task alone nor from {unbeaten}."
+    if not rivals:
+        return (
+            f"{name} does best {both}: better than the task alone and {others} (paired tests, {n} seeds, p < {LEVEL})."
+        )
+    sure = f" (p < {LEVEL})" if len(rivals) == 1 else ""
+    return f"{name} leads {both}: it beats the task alone{sure}, but {n} seeds do not separate it from {unbeaten}."
+
+
+def _of_the_only_one(report: Report, leader: Standing) -> str:
+    name, both, n = leader.strategy, _on_both(report), len(leader.held_out)
+    only = "the only strategy with all its seeds" if _lost_strategies(report) else "the only strategy"
+    plain = _task_alone(report)
+    if plain is None:
+        return f"{name} is {only}, and nothing stands beside it to compare it with."
+    if _has_few_seeds(leader):
+        return f"{name} is {only}, and fewer than {LEAST_SEEDS} seeds do not tell it from the task alone."
+    if _is_beaten(report, plain.strategy, name):
+        return f"{name}, {only}, beats the task alone {both} (paired test, {n} seeds, p < {LEVEL})."
+    if _is_beaten(report, name, plain.strategy):
+        return f"{name}, {only}, is behind the task alone {both} (paired test, {n} seeds, p < {LEVEL})."
+    return f"{name} is {only}, and {n} seeds do not separate it from the task alone {both}."
+
+
+def _on_both(report: Report) -> str:
+    """Return 'in skill and alignment together': the score is of both axes at once."""
+    skill = "skill" if report.x.name == "capability" else report.x.name
+    return f"in {skill} and {report.y.name} together"
+
+
+def _others(report: Report) -> str:
+    """Return the other strategies that were compared; those that lost seeds were not."""
+    ranked, complete = report.standings.ranked, "complete " if _lost_strategies(report) else ""
+    return ranked[1].strategy if len(ranked) == 2 and not complete else f"every other {complete}strategy"
+
+
+def _lost_strategies(report: Report) -> int:
+    return sum(s.hypervolume is None and not s.is_control for s in report.standings.standings)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(names) if len(names) < _MANY else f"{len(names)} other strategies"
+
+
+def _has_few_seeds(leader: Standing) -> bool:
+    return leader.score is None or leader.score.n < LEAST_SEEDS
+
+
+def _task_alone(report: Report) -> Standing | None:
+    alone = (s for s in report.standings.standings if s.strategy == TASK_ALONE and s.is_control)
+    return next((s for s in alone if s.hypervolume is not None), None)
+
+
+def _is_beaten(report: Report, loser: str, winner: str) -> bool:
+    """Return whether the scores are told apart, and the winner's is higher."""
+    comparison = report.standings.against(winner, loser)
+    summary = comparison.score.summary if comparison else None
+    return bool(comparison and comparison.told_apart and summary and summary.mean > 0)
+
+
+def rivals_of(report: Report, leader: Standing) -> list[str]:
+    """Return the strategies that the leader does not beat, in the order of the ranking."""
+    return [s.strategy for s in report.standings.ranked[1:] if not _is_beaten(report, s.strategy, leader.strategy)]
+
+
+# -- no answer -------------------------------------------------------------------------------------------------------
+
+
+def _why_no_answer(report: Report) -> str:
+    """Return why no strategy leads, naming whatever is missing."""
+    return no_leader(report)[0]
+
+
+def no_leader(report: Report) -> tuple[str, str]:
+    """Return why no strategy leads, and what to do about it. Metrics that are missing are named."""
+    completed = _completed(report)
+    if not completed:
+        lost = _lost(report)
+        return f"no trial is completed{f' ({lost})' if lost else ''}", _mend(report)
+    names = _needed(report)
+    lacking = {name: sum(trial.value(name) is None for trial in completed) for name in names}
+    nowhere = [name for name, n in lacking.items() if n == len(completed)]
+    if nowhere:
+        there = [name for name in names if not lacking[name]]
+        has = f"have {_and(there)} but lack" if there else "lack"
+        why = ", which is required" if set(nowhere).isdisjoint({report.x.name, report.y.name}) else ""
+        trials = "the only completed trial" if len(completed) == 1 else f"all {len(completed)} completed trials"
+        has = has.replace("have", "has").replace("lack", "lacks") if len(completed) == 1 else has
+        instead = f"leave it out of '{report.require}'" if why else "take other axes by --x and --y"
+        return f"{trials} {has} {_and(nowhere)}{why}", f"measure {_and(nowhere)}, or {instead}."
+    strategies = [s for s in report.settings if not s.role.is_control]
+    if not strategies:
+        return "only controls were run, and no strategy to compare with them", "add a strategy to the sweep."
+    missed = [s for s in strategies if s.complete and s.failures]
+    if missed:
+        conditions = parse_requirement(report.require)
+        text = report.require if len(conditions) < 4 else f"all {len(conditions)} conditions"
+        return f"no complete setting of a strategy meets {text}", f"relax it, or look at {_nearest(missed)} below."
+    if any(lacking.values()):
+        partly = {name: n for name, n in lacking.items() if n}
+        name, n = max(partly.items(), key=lambda item: item[1])
+        return f"{n} of {len(completed)} completed trials lack {name}", f"see below why {name} is missing."
+    return f"every setting of a strategy lacks a seed ({_lost(report) or 'not all have a result'})", _mend(report)
+
+
+def _nearest(missed: Sequence[Setting]) -> str:
+    fewest = min(missed, key=lambda s: len(s.failures))
+    return f"{fewest.label}, which has {' and '.join(fewest.failures)},"
+
+
+def _completed(report: Report) -> list[TrialResult]:
+    trials = {r.trial_id: r for s in report.settings for r in s.trials if r.trial_id in s.trial_ids}
+    return [r for r in trials.values() if r.status == TrialStatus.COMPLETED]
+
+
+def _needed(report: Report) -> list[str]:
+    """Return the metrics that a setting needs to lead: both axes, and what the requirement names."""
+    conditions = parse_requirement(report.require) if report.require else ()
+    return list(dict.fromkeys([report.x.name, report.y.name, *(c.metric for c in conditions)]))
+
+
+def _and(names: Sequence[str]) -> str:
+    if len(names) > _MOST_NAMED:
+        names = [*names[: _MOST_NAMED - 1], f"{len(names) - _MOST_NAMED + 1} others"]
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _lost(report: Report) -> str:
+    return ", ".join(f"{n} {status}" for status in _LOST if (n := report.counts.get(status, 0)))
+
+
+def _mend(report: Report) -> str:
+    if report.counts.get(TrialStatus.DIVERGED):
+        return "lower the learning rate, or the strength, of what diverged, and run it again."
+    return "see below why they ended, mend it, and run the same command again: failed trials are tried anew."
+
+
+# -- the next step ---------------------------------------------------------------------------------------------------
+
+
+def next_step(report: Report) -> str:
+    """Return what to do next, in one sentence that stands after 'Next:'."""
+    leader = report.standings.leader
+    if not report.progress.is_over:
+        if report.progress.running:
+            return "let the sweep end, and write the report again."
+        return "run the sweep's command again: it goes on with the trials that are missing."
+    if leader is None:
+        return no_leader(report)[1]
+    comparison = leading_comparison(report)
+    if comparison is None and not _has_few_seeds(leader):
+        return "add another strategy, or the task alone, to compare it with."
+    shared = len(comparison.seeds) if comparison else len(leader.seeds)
+    if comparison is None or _has_few_seeds(leader) or shared < LEAST_SEEDS:
+        more = max(LEAST_SEEDS - shared, 1)
+        some = "one seed" if more == 1 else f"{more} seeds"
+        return f"add at least {some} to 'seeds:' and run again: with fewer than {LEAST_SEEDS} nothing is separated."
+    if comparison.told_apart:
+        return _further(report, report.settings[leader.best]) if leader.best is not None else _CONFIRM
+    return _more_seeds(report, comparison)
+
+
+_ADD = "sweep add --seeds"
+_CONFIRM = "confirm it on new seeds, or on another model."
+
+
+def _more_seeds(report: Report, comparison: Comparison) -> str:
+    n, needed = len(comparison.seeds), seeds_needed(report, comparison)
+    pair = f"{comparison.strategy} from {comparison.other}"
+    if needed == 0:
+        return f"add a few seeds ({_ADD}): those there are show no spread, and without one nothing separates {pair}."
+    if needed is None:
+        return f"choose by cost: over {MOST_SEEDS} seeds would be needed to separate {pair}, so little do they differ."
+    if needed <= n:
+        return f"add a seed ({_ADD}): with one more the sweep may separate {pair}."
+    return (
+        f"add about {needed - n} seeds ({_ADD}): in four of five such sweeps that separates {pair}, "
+        "if the difference is what it seems."
+    )
+
+
+def _further(report: Report, best: Setting) -> str:
+    """Return whether to look beyond the values that were tried, or to confirm the best setting."""
+    for name, value in best.knobs.items():
+        own: list[Any] = [s.knobs.get(name) for s in report.settings if s.role == best.role]
+        values: list[float] = sorted({v for v in own if is_number(v)})
+        if is_number(value) and len(values) >= _LEAST_VALUES and value in (values[0], values[-1]):
+            beyond, end = ("above", "largest") if value == values[-1] else ("below", "smallest")
+            return f"try {signs(best.knobs)[name]} {beyond} {value:g}: the best value is the {end} that was tried."
+    return _CONFIRM
+
+
+def leading_comparison(report: Report) -> Comparison | None:
+    """Return the comparison that matters most: with the first whom the leader does not beat, else with the runner-up.
+
+    The task alone comes after the other strategies. None where nothing stands beside the leader.
+    """
+    standings, plain = report.standings, _task_alone(report)
+    leader, second = standings.leader, standings.runner_up
+    if leader is None:
+        return None
+    unbeaten = rivals_of(report, leader)
+    if plain and not _is_beaten(report, plain.strategy, leader.strategy):
+        unbeaten.append(plain.strategy)
+    others = [*unbeaten, *(s.strategy for s in (second, plain) if s)]
+    return standings.against(leader.strategy, others[0]) if others else None
+
+
+def seeds_needed(report: Report, comparison: Comparison) -> int | None:
+    """Return how many seeds in all would separate the two with 80 % power; 0: no spread is known; None: over 100."""
+    summary = comparison.score.summary
+    if summary is None or not summary.sd or summary.is_flat or len(comparison.seeds) < 2:
+        return 0
+    level = LEVEL / report.standings.num_pairs
+    return seeds_to_settle(summary.mean, summary.sd, level, _num_settings(report, comparison), MOST_SEEDS)
+
+
+def _num_settings(report: Report, comparison: Comparison) -> int:
+    counts = {s.strategy: len(s.settings) for s in report.standings.standings}
+    return max(counts[comparison.strategy], counts[comparison.other])
+
+
+def comparison_facts(report: Report) -> Iterable[tuple[str, str]]:
+    """Yield the numbers of the leading comparison, as pairs such as ('p, Holm over 10 pairs', '0.041')."""
+    comparison = leading_comparison(report)
+    summary = comparison.score.summary if comparison else None
+    if comparison is None or summary is None:
+        return
+    n = len(comparison.seeds)
+    yield "the closest comparison", f"{comparison.strategy} − {comparison.other}, seed by seed, {n} in common"
+    spread = "" if summary.half_width is None else ", no spread" if summary.is_flat else f" ± {summary.half_width:.3f}"
+    yield "difference of the scores", f"{summary.mean:+.3f}{spread}"
+    pairs = report.standings.num_pairs
+    if comparison.score.p_holm is not None:
+        yield f"p{f', Holm over {pairs} pairs' if pairs > 1 else ''}", p_text(comparison.score.p_holm)
+    needed = seeds_needed(report, comparison)
+    if needed != 0 and summary.sd:
+        widening = choice_widening(_num_settings(report, comparison), n)
+        seen = detectable_difference(summary.sd, n, LEVEL / pairs, widening=widening)
+        yield "difference found in 80 % of sweeps", f"{seen:.3g} or more; smaller ones mostly go unseen"
+        if not comparison.told_apart:
+            yield "seeds that would separate them", f"over {MOST_SEEDS}" if needed is None else f"about {needed}"

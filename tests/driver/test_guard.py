@@ -1,0 +1,147 @@
+"""The guard over the process that runs a sweep, with real processes and without Ray."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from fake_sweep import fake_result, publish
+from running import environment, wait_for, write_space
+
+from selgen_ray.records.control import LIVE, PLAN, Control
+from selgen_ray.records.events import read_events
+from selgen_ray.space import load_space
+from selgen_ray.storage import Folder
+from selgen_ray.sweep import run
+
+SCRIPT = """
+import os, signal, subprocess, sys, time
+from pathlib import Path
+from selgen_ray.driver.guard import guarded, note
+
+here = Path(sys.argv[1])
+
+def sweep():
+    signals = []
+    def heed(number, frame):
+        note("signal")
+        signals.append(signal.Signals(number).name)
+        (here / "signals").write_text(" ".join(signals))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, heed)
+    left_behind = subprocess.Popen(["sleep", "100"], start_new_session=True)
+    (here / "left_behind").write_text(str(left_behind.pid))
+    note("launched")
+    (here / "child").write_text(str(os.getpid()))
+    while not (here / "go").exists():
+        time.sleep(0.02)
+    what = (here / "go").read_text()
+    if what.startswith("why"):
+        note(what)
+    if what == "over":
+        left_behind.kill()
+        note("over")
+        return 7
+    os._exit(1)
+
+def lost(why, is_recorded):
+    print(f"{why}; {is_recorded}", flush=True)
+    return 5
+
+sys.exit(guarded(sweep, lost))
+"""
+
+
+@pytest.fixture
+def guard(tmp_path: Path):
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(), start_new_session=True
+    )
+    wait_for((tmp_path / "child").exists, 30)
+    yield process
+    process.kill()
+
+
+def number(path: Path) -> int:
+    return int(wait_for(lambda: path.read_text()))
+
+
+def go(folder: Path, text: str) -> None:
+    (folder / "new").write_text(text)
+    (folder / "new").rename(folder / "go")
+
+
+@pytest.mark.parametrize(
+    ("end", "told"),
+    [
+        ("exit", "Ray on this machine has died; False\n"),
+        ("why the cluster is gone", "the cluster is gone; True\n"),
+        ("SIGKILL", "the process that ran it was ended by SIGKILL: is there enough memory?; False\n"),
+    ],
+)
+def test_who_runs_the_sweep_and_disappears_is_spoken_for(
+    end: str, told: str, tmp_path: Path, guard: subprocess.Popen[str]
+) -> None:
+    left_behind = psutil.Process(number(tmp_path / "left_behind"))
+    if end == "SIGKILL":
+        os.kill(number(tmp_path / "child"), signal.SIGKILL)
+    else:
+        go(tmp_path, end)
+    out, err = guard.communicate(timeout=30)
+    assert (out, err, guard.returncode) == (told, "", 5)
+    assert not left_behind.is_running()
+
+
+def test_who_ends_in_order_speaks_for_itself(tmp_path: Path, guard: subprocess.Popen[str]) -> None:
+    go(tmp_path, "over")
+    assert guard.communicate(timeout=30) == ("", "") and guard.returncode == 7
+
+
+def test_a_signal_arrives_once_whoever_gets_it(tmp_path: Path, guard: subprocess.Popen[str]) -> None:
+    seen = tmp_path / "signals"
+    guard.send_signal(signal.SIGINT)  # by `kill`: to the command alone
+    wait_for(lambda: seen.exists() and seen.read_text() == "SIGINT", 10)
+    os.killpg(guard.pid, signal.SIGINT)  # by a terminal: to both
+    wait_for(lambda: seen.read_text() == "SIGINT SIGINT", 10)
+    guard.send_signal(signal.SIGTERM)  # passed on after the other one would have been
+    wait_for(lambda: "SIGTERM" in seen.read_text(), 10)
+    assert seen.read_text() == "SIGINT SIGINT SIGTERM"
+    go(tmp_path, "over")
+    assert guard.wait(30) == 7
+
+
+def test_a_guard_that_is_killed_takes_the_sweep_along(tmp_path: Path, guard: subprocess.Popen[str]) -> None:
+    child = psutil.Process(number(tmp_path / "child"))
+    guard.kill()
+    gone, alive = psutil.wait_procs([child], timeout=10)
+    assert gone and not alive
+    psutil.Process(number(tmp_path / "left_behind")).kill()
+
+
+def test_after_the_loss_it_is_said_recorded_and_reported(
+    tmp_path: Path, tiny_model_dir: str, data_files: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"storage_path": str(tmp_path / "sweeps"), "strategies": {"naive": {}}}
+    space = write_space(tmp_path, tiny_model_dir, data_files, **options)
+    sweep, (first, second) = Folder(str(tmp_path / "sweeps" / "tiny")), load_space(space).trials
+    publish(sweep, fake_result(seed=1, changes={"trial_id": first.trial_id, "slug": first.slug}))
+    control = Control(sweep).folder
+    control.write_json(PLAN, {"trials": {first.trial_id: first.name, second.trial_id: second.name}})
+    control.write_json(LIVE, {"updated_at": "2999-01-01T00:00:00+00:00", "running": {second.name: {}}, "pid": 1})
+    assert run.after_loss([str(space)], "Ray on this machine has died", False) == 1
+    out = capsys.readouterr().out
+    told = "ended early (Ray on this machine has died): 0 failed, 1 left to run; to go on: python -m selgen_ray.sweep "
+    assert f"{told}{space}\n" in out and "report: " in out, out
+    (event,) = read_events(sweep)
+    assert (event["event"], event["why"]) == ("sweep_ended", "Ray on this machine has died")
+    live = json.loads(control.read(LIVE))
+    assert live["over"] is True and live["running"] == {}
+    assert run.after_loss([str(space)], "it was said", True) == 1
+    assert "it was said" not in capsys.readouterr().out and len(read_events(sweep)) == 1

@@ -1,0 +1,280 @@
+"""The top of the report: the sentence and what it may claim, the few rows, the next step; controls and their looks."""
+
+from __future__ import annotations
+
+import random
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from fake_sweep import fake_result
+
+from selgen_ray.records.names import trial_name
+from selgen_ray.records.results import TrialResult
+from selgen_ray.report import roles, write_report
+from selgen_ray.report.build import make_report
+from selgen_ray.report.model import Report
+from selgen_ray.report.progress import Plan
+from selgen_ray.report.roles import Kind, Role
+from selgen_ray.report.settings import Axis
+from selgen_ray.report.text import report_text
+from selgen_ray.report.top import rows
+from selgen_ray.report.verdict import MOST_WORDS, next_step, sentence
+from selgen_ray.report.writing import surroundings
+from selgen_ray.storage import Folder
+
+ALONE: dict[str, Any] = {"top": {"train_on_proxy": False}}
+NAMES = ("kl_divergence", "dpo", "steering_weights_add_alignment_plane", "safe_lora", "my_own")
+
+
+def report_of(results: list[TrialResult], waiting: int = 0, require: str = "", **options: Any) -> Report:
+    names = {result.trial_id: trial_name(result.slug, result.seed) for result in results}
+    plan = Plan(names | {f"{i}": f"dpo_{i:06}/seed_1" for i in range(waiting)})
+    found = [(Folder("sweeps/lab"), result) for result in results]
+    x, y = Axis(options.pop("x", "capability")), Axis(options.pop("y", "alignment"))
+    return make_report(found, "lab", "lab", x, y, require, plan=plan, **options)
+
+
+def sweep(
+    draw: random.Random, num_strategies: int, num_seeds: int, lift: float, lost: float = 0.0, settings: int = 2
+) -> list[TrialResult]:
+    """The task alone and strategies, each `lift` better in alignment than the one before; a share of trials is lost."""
+    kinds: list[tuple[str, dict[str, Any], float]] = [("naive", ALONE, 0.3)]
+    for i, name in enumerate(NAMES[:num_strategies]):
+        kinds += [(name, {"strength": float(k)}, min(0.4 + lift * (i + 1), 0.97)) for k in range(1, settings + 1)]
+    results = []
+    for strategy, knobs, y in kinds:
+        for seed in range(1, num_seeds + 1):
+            status = draw.choice(["diverged", "failed", "stopped", "running"]) if draw.random() < lost else "completed"
+            point = 0.9 + draw.gauss(0, 0.01), y + draw.gauss(0, 0.01)
+            results.append(fake_result(strategy, seed, *point, status, **knobs))
+    return results
+
+
+def is_beaten(report: Report, loser: str) -> bool:
+    leader = report.standings.leader
+    against = report.standings.against(leader.strategy, loser) if leader else None
+    return bool(against and against.told_apart and against.score.summary.mean > 0)
+
+
+# -- the sentence ----------------------------------------------------------------------------------------------------
+
+
+def test_over_many_sweeps_the_sentence_is_short_and_claims_no_more_than_the_tests_hold():
+    """Cases 1 to 4 of the verdicts."""
+    draw = random.Random(1)
+    seen = set()
+    for _ in range(120):
+        shape = draw.randint(1, 5), draw.choice([1, 2, 3, 3, 5]), draw.choice([0.0, 0.004, 0.02, 0.1])
+        results = sweep(draw, *shape, lost=draw.choice([0, 0, 0.1, 0.6]), settings=draw.randint(1, 2))
+        results = results[shape[1] :] if draw.random() < 0.3 else results  # without the task alone
+        require = draw.choice(["", "", "coherence > 2", "capability > 0.9 and alignment >= 0.5", "alignment > 2"])
+        axes = draw.choice([{}, {}, {"x": "task_test/exact_match", "y": "align_test/balanced_accuracy"}])
+        report = report_of(results, draw.choice([0, 0, 3]), require, **axes)
+        text = sentence(report)
+        assert len(text.split()) <= MOST_WORDS, text
+        assert text.endswith(".") and not re.search(r"[.!?]\s", text), text
+        assert len(rows(report)) <= 5 and "\n" not in next_step(report) and next_step(report).endswith(".")
+        claims = "beats" in text or "better than the" in text or "better than every" in text
+        others = [s.strategy for s in report.standings.ranked[1:]]
+        if not report.progress.is_over:
+            assert re.match(r"\d+ of \d+ trials are done; ", text) and not claims
+        elif "No strategy beats" not in text and claims:
+            if "the task alone" in text.partition("but")[0]:
+                assert is_beaten(report, "task alone"), text
+            if "every other" in text:
+                assert all(is_beaten(report, other) for other in others), text
+        if "separate" in text:
+            assert not all(is_beaten(report, other) for other in [*others, "task alone"]), text
+        seen.add(re.sub(r"\d+|\S*[_/]\S*|dpo", "", text.partition(";")[0]))
+    assert len(seen) > 12  # the sweeps met most of the sentences
+
+
+def test_of_alike_strategies_hardly_any_beats_another():
+    """Case 3 of the verdicts: a bootstrap called 35 % of such sweeps decided."""
+    draw = random.Random(2)
+    decided = 0
+    for _ in range(150):
+        results = [
+            fake_result(strategy, seed, 0.9 + draw.gauss(0, 0.01), 0.8 + draw.gauss(0, 0.02), base=(0.1, 0.9))
+            for strategy in ("dpo", "safe_lora")
+            for seed in (1, 2, 3)
+        ]
+        decided += "does best" in sentence(report_of(results, reference=(0.0, 0.0)))
+    assert decided <= 14  # 7.5 are expected at 5 %, more than 14 in 1 % of such tests
+
+
+def test_the_sentence_where_the_leader_is_told_apart_from_all():
+    report = report_of(sweep(random.Random(3), 3, 6, 0.15, settings=1))
+    assert sentence(report) == (
+        "steering_weights_add_alignment_plane does best in skill and alignment together: better than the task alone "
+        "and every other strategy (paired tests, 6 seeds, p < 0.05)."
+    )
+
+
+def test_the_sentence_where_the_leader_is_not_told_apart():
+    report = report_of(sweep(random.Random(3), 2, 3, 0.0, settings=1))
+    leader, second = (one.strategy for one in report.standings.ranked)
+    assert sentence(report) in (
+        f"{leader} leads in skill and alignment together: it beats the task alone (p < 0.05), "
+        f"but 3 seeds do not separate it from {second}.",
+        f"{leader} leads in skill and alignment together, but 3 seeds separate it neither from the task alone nor from "
+        f"{second}.",
+    )
+    assert "separate" in next_step(report)
+
+
+def test_the_task_alone_is_never_beaten_by_what_is_worse():
+    draw = random.Random(4)
+    results = [fake_result("naive", s, 0.9 + draw.gauss(0, 0.01), 0.8 + draw.gauss(0, 0.01), **ALONE) for s in range(6)]
+    for name in ("dpo", "safe_lora"):
+        results += [fake_result(name, s, 0.7 + draw.gauss(0, 0.01), 0.5 + draw.gauss(0, 0.01)) for s in range(6)]
+    report = report_of(results, reference=(0.0, 0.0))
+    assert sentence(report).startswith("No strategy beats the task alone in skill and alignment together: ")
+
+
+def test_a_setting_that_diverged_is_not_crowned_and_has_a_row():
+    """Case 1 of the verdicts."""
+    results = []
+    for seed, noise in ((1, -0.01), (2, 0.0), (3, 0.012)):
+        results.append(fake_result("naive", seed, 0.9 + noise, 0.5 - noise, **ALONE))
+        results.append(fake_result("kl_divergence", seed, 0.9, 0.8 + noise, beta_kl=1.0))
+        results.append(fake_result("dpo", seed, 0.9, 0.95, "completed" if seed == 1 else "diverged", lambda_dpo=9.0))
+    report = report_of(results)
+    assert sentence(report).startswith("kl_divergence, the only strategy with all its seeds, ")
+    assert [(row.role, row.name) for row in rows(report)][2:] == [
+        ("leader", "kl_divergence"),
+        ("diverged", "dpo (2 of 3)"),
+    ]
+
+
+# -- what is missing -------------------------------------------------------------------------------------------------
+
+
+def test_a_requirement_on_what_nobody_measured_names_what_is_missing():
+    """Case 6 of the verdicts."""
+    results = sweep(random.Random(5), 2, 3, 0.1, settings=1)
+    report = report_of(results, require="coherence > 2")
+    told = "all 9 completed trials have capability and alignment but lack coherence, which is required."
+    assert sentence(report) == f"There is no answer: {told}"
+    assert told in " ".join(report_text(report).split())
+    assert next_step(report) == "measure coherence, or leave it out of 'coherence > 2'."
+
+
+def test_a_requirement_that_nothing_meets_says_so():
+    report = report_of(sweep(random.Random(5), 2, 3, 0.1, settings=1), require="alignment > 2")
+    assert sentence(report) == "There is no answer: no complete setting of a strategy meets alignment > 2."
+    assert re.match(r"relax it, or look at \S+, which has alignment 0\.\d+, below\.", next_step(report))
+
+
+def test_an_axis_that_nobody_has_is_named():
+    results = [fake_result("dpo", seed, 0.5 + seed / 100, None) for seed in (1, 2, 3)]
+    told = sentence(report_of(results))
+    assert told == "There is no answer: all 3 completed trials have capability but lack alignment."
+    results[0] = fake_result("dpo", 1, 0.5, 0.5)
+    assert sentence(report_of(results)) == "There is no answer: 2 of 3 completed trials lack alignment."
+
+
+# -- rows and the next step --------------------------------------------------------------------------------------------
+
+
+def test_the_table_at_the_top():
+    report = report_of(sweep(random.Random(3), 3, 6, 0.15, settings=1))
+    table = rows(report)
+    assert [row.role for row in table] == ["base model", "task alone", "leader", "runner-up"]
+    assert [row.text for row in table][:2] == ["base model: toy", "task alone"]
+    assert table[2].behind == table[2].p == "" and table[1].p == table[3].p == "< 0.001"
+    leader = report.standings.leader
+    assert table[2].x == f"{leader.x.mean:.3f} ± {leader.x.half_width:.3f}"  # on seeds that did not choose the setting
+    text = report_text(report)
+    for row in table:
+        assert row.text in " ".join(text.split()) or row.role == "leader"  # a long name takes several lines
+        assert row.x in text
+    assert text.index(sentence(report)[:20]) < text.index(table[0].text) < text.index("Next: ")
+
+
+def test_a_strategy_whose_seeds_choose_different_settings_says_so():
+    best_on = {1.0: (0.9, 0.6, 0.6), 2.0: (0.6, 0.9, 0.6), 3.0: (0.6, 0.6, 0.9)}
+    results = [fake_result("dpo", s, 0.5, y, lambda_dpo=k) for k, ys in best_on.items() for s, y in enumerate(ys, 1)]
+    (row,) = [one for one in rows(report_of(results, reference=(0.0, 0.0))) if one.role == "leader"]
+    assert row.name == "dpo λ=2 or λ=1, by seed" and row.y == "0.600, no spread"
+
+
+def test_the_next_step_looks_beyond_the_largest_value_that_was_tried():
+    draw = random.Random(6)
+    results = [fake_result("naive", s, 0.9 + draw.gauss(0, 0.01), 0.4 + draw.gauss(0, 0.01), **ALONE) for s in range(6)]
+    for beta, y in ((1.0, 0.6), (10.0, 0.8)):
+        results += [
+            fake_result("kl_divergence", s, 0.9 + draw.gauss(0, 0.01), y + draw.gauss(0, 0.01), beta_kl=beta)
+            for s in range(6)
+        ]
+    assert next_step(report_of(results)) == "try β above 10: the best value is the largest that was tried."
+    results += [fake_result("kl_divergence", s, 0.9, 0.5, beta_kl=100.0) for s in range(6)]
+    assert next_step(report_of(results)).startswith("confirm it on new seeds")
+    assert next_step(report_of(results, waiting=2)).startswith("run the sweep's command again")
+
+
+# -- names, roles and looks --------------------------------------------------------------------------------------------
+
+
+def test_the_task_alone_is_no_setting_of_naive():
+    """Case 15 of the verdicts: name, colour and mark of their own."""
+    results = [fake_result("naive", s, 0.9, 0.5, **ALONE) for s in (1, 2)]
+    results += [fake_result("naive", s, 0.9, 0.9, top={"train_on_proxy": True}) for s in (1, 2)]
+    report = report_of(results)
+    assert [s.label for s in report.settings] == ["task alone", "naive proxy mixed in"]
+    alone, mixed = (report.looks[s.group] for s in report.settings)
+    assert len({alone.colour, mixed.colour}) == len({alone.symbol, mixed.symbol}) == len({alone.dark, mixed.dark}) == 2
+    assert str(alone.marker) != str(mixed.marker)
+    assert [s.strategy for s in report.standings.standings] == ["naive", "task alone"]
+    # also where it alone is there, and where one knob is all that differs between its settings
+    assert [s.label for s in report_of(results[2:]).settings] == ["naive proxy mixed in"]
+    more = [fake_result("naive", s, 0.9, 0.5, learning_rate=rate, **ALONE) for s in (1, 2) for rate in (0.1, 0.2)]
+    assert [s.label for s in report_of(more).settings] == ["task alone lr=0.1", "task alone lr=0.2"]
+
+
+def test_a_new_kind_of_control_is_one_line(monkeypatch):
+    rule = lambda r: Role(Kind.CONTROL, r.config["control"]) if "control" in r.config else None  # noqa: E731
+    monkeypatch.setattr(roles, "_RULES", (rule, *roles._RULES))
+    results = sweep(random.Random(7), 2, 3, 0.1, settings=1)
+    draw = random.Random(8)
+    for name in ("oracle", "placebo"):  # as good as can be: they must lead nothing all the same
+        results += [
+            fake_result("dpo", s, 0.99 + draw.gauss(0, 0.001), 0.99 + draw.gauss(0, 0.001), top={"control": name})
+            for s in (1, 2, 3)
+        ]
+    report = report_of(results)
+    assert [s.label for s in report.settings][:3] == ["task alone", "oracle", "placebo"]
+    assert report.standings.leader.strategy == "dpo" and "oracle" not in sentence(report)
+    assert [s.group for s in report.settings if s.on_front] and not any(
+        s.on_front for s in report.settings if s.role.kind is Kind.CONTROL
+    )
+    assert [row.role for row in rows(report)] == ["base model", "task alone", "control", "leader", "runner-up"]
+    shown = [report.looks[name] for name in ("task alone", "oracle", "placebo", "dpo", "kl_divergence")]
+    assert len({one.colour for one in shown}) == len({one.symbol for one in shown}) == 5
+    assert report.standings.against("oracle", "placebo") is None
+
+
+def test_a_grid_of_one_value_is_in_the_name(tmp_path):
+    """Case 15 of the verdicts."""
+    results = [fake_result("kl_divergence", s, 0.9, 0.8, beta_kl=10.0, r=4) for s in (1, 2)]
+    spaces = {
+        "kl_divergence β=10": "strategies: {kl_divergence: {grid: {finetune_config.beta_kl: [10.0]}}, naive: null}",
+        "kl_divergence β=10 r=4": "strategies: {kl_divergence: {zip: [{finetune_config: {r: 4, beta_kl: 10}}]}}",
+        "kl_divergence": "strategies: [broken",
+    }
+    for label, space in spaces.items():
+        (tmp_path / "space.yaml").write_text(space)
+        (setting,) = report_of(results, gridded=surroundings([Folder(str(tmp_path))]).gridded).settings
+        assert setting.label == label
+        assert setting.slug.startswith("kl_divergence_beta_kl-10.0_r-4")  # folders keep their names
+
+
+def test_the_first_release_sweep_has_its_sentence(tmp_path):
+    left = Path(__file__).parents[1] / "fixtures" / "first_release_sweep" / "sweeps" / "first"
+    report = write_report(str(shutil.copytree(left, tmp_path / "first")))
+    assert sentence(report) == (
+        "3 of 4 trials are done; so far only naive has a setting with all its seeds, so nothing is compared."
+    )
+    assert [s.label for s in report.settings] == ["naive proxy mixed in", "kl_divergence β=0.1"]

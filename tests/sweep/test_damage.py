@@ -1,0 +1,370 @@
+"""Damaged and hostile files in a sweep's folder: one is one trial's loss, and none leads out of the folder. No Ray."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from fake_sweep import fake_result, publish
+from plugin_sources import MINE
+from running import environment, in_process, wait_for, write_space
+
+from selgen_ray import load_results
+from selgen_ray.data.readers import read_entries
+from selgen_ray.driver.added import AddedTrial, write_added
+from selgen_ray.driver.display import Board
+from selgen_ray.driver.driver import Driver
+from selgen_ray.driver.plan import make_plan
+from selgen_ray.driver.trial_queue import TrialQueue
+from selgen_ray.errors import DataError
+from selgen_ray.reading import read_trials
+from selgen_ray.records.control import LIVE, PLAN, Control
+from selgen_ray.records.results import FILE_NAME, ResultHead, TrialResult
+from selgen_ray.records.status import TrialStatus
+from selgen_ray.report.writing import for_spreadsheets, plain_table
+from selgen_ray.space import load_space
+from selgen_ray.space.kept import kept_text
+from selgen_ray.storage import Folder
+from selgen_ray.sweep import commands
+from selgen_ray.syntax.tree import read_tree
+from selgen_ray.trainers.plugins import Plugin
+from selgen_ray.trial.task import TrialTask
+
+STAMP = "20260101_000000"
+Steer = tuple[int, str]
+
+
+def steer(capsys: pytest.CaptureFixture[str], *args: object) -> Steer:
+    capsys.readouterr()
+    status = commands.main([str(arg) for arg in args])
+    shown = capsys.readouterr()
+    return status, shown.out + shown.err
+
+
+def file_of(sweep: Path, result: TrialResult) -> Path:
+    return sweep / result.slug / f"seed_{result.seed}" / "results" / STAMP / FILE_NAME
+
+
+# rm ---------------------------------------------------------------------------------------------------------------
+
+
+def test_rm_deletes_the_trial_with_its_copies_and_nothing_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = tmp_path / "sweep"
+    doomed, other = fake_result(seed=1), fake_result(seed=2)
+    publish(sweep, doomed, other)
+    publish(sweep, doomed, stamp="20260202_000000")
+    for copy in (sweep, sweep / "backup", sweep / other.slug / "seed_2" / "results" / "20260303_000000"):
+        doomed.publish(Folder(str(copy)))
+    (sweep / "backup" / "notes.txt").write_text("mine")
+    refused, told = steer(capsys, "rm", sweep, doomed.slug + "/seed_1")
+    listed = [f"{doomed.slug}/seed_1/", f"backup/{FILE_NAME}", FILE_NAME]
+    listed.append(f"{other.slug}/seed_2/results/20260303_000000/{FILE_NAME}")
+    assert refused == 2 and "say --yes" in told and [line in told.split() for line in listed] == [True] * 4, told
+    assert file_of(sweep, doomed).exists()
+    status, told = steer(capsys, "rm", sweep, doomed.slug + "/seed_1", "--yes")
+    assert status == 0, told
+    left = {path.relative_to(sweep).as_posix() for path in sweep.rglob("*") if path.is_file()}
+    assert left - {f"control/removed/{doomed.trial_id}.json"} == {
+        file_of(sweep, other).relative_to(sweep).as_posix(),
+        "backup/notes.txt",
+    }
+
+
+def test_rm_removes_a_link_and_not_what_it_leads_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep, elsewhere = tmp_path / "sweep", tmp_path / "elsewhere"
+    doomed = fake_result()
+    publish(elsewhere, doomed)
+    (sweep / doomed.slug).mkdir(parents=True)
+    (sweep / doomed.slug / "seed_1").symlink_to(elsewhere / doomed.slug / "seed_1")
+    status, told = steer(capsys, "rm", sweep, doomed.slug, "--yes")
+    assert status == 0 and not (sweep / doomed.slug / "seed_1").is_symlink(), told
+    assert file_of(elsewhere, doomed).exists()
+
+
+@pytest.mark.parametrize("change", [{"trial_id": "../../../victim"}, {"slug": "../../victim"}, {"slug": ".."}])
+def test_names_from_storage_lead_nowhere(
+    change: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = tmp_path / "storage" / "sweep"
+    good, bad = fake_result(seed=1), fake_result(seed=2, changes=change)
+    publish(sweep, good)
+    bad.publish(Folder(str(sweep / "naive_c0ffee" / "seed_2" / "results" / STAMP)))
+    Control(Folder(str(sweep))).folder.write_json(PLAN, {"trials": {bad.trial_id: f"{bad.slug}/seed_2"}})
+    status, told = steer(capsys, "status", sweep)
+    assert status == 0 and "naive_c0ffee/seed_2" in told and "cannot be read: it is of no trial" in told, told
+    before = sorted(tmp_path.rglob("*"))
+    for pattern in ("*", bad.trial_id, bad.slug):
+        steer(capsys, "rm", sweep, pattern, "--yes")
+    new = set(tmp_path.rglob("*")) - set(before)
+    marks = [f"{result.trial_id}.json" for result in (good, fake_result(seed=2))]
+    assert new <= {sweep / "control" / "removed", *(sweep / "control" / "removed" / name for name in marks)}
+
+
+def test_a_slug_in_what_was_added_leads_nowhere(
+    tmp_path: Path, tiny_model_dir: str, data_files: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    space = write_space(tmp_path, tiny_model_dir, data_files)
+    sweep = Folder(str(tmp_path / "sweeps" / "tiny"))
+    config = load_space(space).trials[0].config.model_dump(mode="json")
+    mark = {"trial_id": "a" * 16, "config": config, "model_hash": "0" * 64, "plugins": [], "search": None}
+    for trial_id, content in {"a": mark | {"slug": "../../up"}, "b": {"at": 3}, "c": {"config": 5, "slug": 1}}.items():
+        Control(sweep).added.set(trial_id * 16, **content)
+    sweep.write("control/added/torn.json", b"{")
+    status, told, _ = in_process(space, "--dry-run")
+    assert status == 0 and told.count("is damaged") == 3 and "6 trials in" in told, told
+    Control(sweep).folder.write_json(PLAN, {"trials": {"d" * 16: "naive_c0ffee/seed_1"}})
+    status, told = steer(capsys, "status", sweep)
+    assert status == 0 and "1 trials: 1 waiting" in told, told
+
+
+# one damaged file -------------------------------------------------------------------------------------------------
+
+
+TORN = ("", "{", '{"schema_version": 1, "trial_id": "%s", "slug"', "[]", "\x00" * 20, "[" * 100_000)
+
+
+def test_one_damaged_result_is_one_trial_that_runs_again(
+    tmp_path: Path,
+    tiny_model_dir: str,
+    data_files: dict[str, str],
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    space = write_space(tmp_path, tiny_model_dir, data_files)
+    spec, sweep = load_space(space), tmp_path / "sweeps" / "tiny"
+    for trial in spec.trials:
+        result = fake_result(seed=trial.config.seed, changes={"trial_id": trial.trial_id, "slug": trial.slug})
+        publish(sweep, result)
+    spec = spec.model_copy(update={"storage_path": str(tmp_path / "sweeps")})
+    names = {trial.trial_id: trial.name for trial in spec.trials}
+    Control(Folder(str(sweep))).folder.write_json(PLAN, {"trials": names})
+    first = spec.trials[0]
+    place = sweep / first.name / "results" / STAMP
+    for text in TORN:
+        (place / FILE_NAME).write_text(text.replace("%s", first.trial_id))
+        plan = make_plan(spec)
+        assert [p.task.name for p in plan.with_status(TrialStatus.UNREADABLE)] == [first.name]
+        (task,) = plan.to_run
+        assert str(task.folder) == str(place)  # its checkpoints are there, and the new result replaces the damaged one
+        assert any(str(place / FILE_NAME) in line for line in plan.lines()), plan.lines()
+        assert "    1 unreadable, run again" in "\n".join(plan.lines())
+        status, told = steer(capsys, "status", sweep)
+        assert status == 0 and "6 trials: 5 completed, 1 unreadable" in told and str(place / FILE_NAME) in told, told
+        assert steer(capsys, "retry", sweep, first.name)[0] == 0
+        caplog.clear()
+        assert len(load_results(sweep)) == 5 and str(place / FILE_NAME) in caplog.text
+    # found by its id where the name of its folder says nothing
+    moved = sweep / "another_c0ffee" / f"seed_{first.config.seed}" / "results" / STAMP
+    moved.parent.mkdir(parents=True)
+    place.rename(moved)
+    (moved / FILE_NAME).write_text(TORN[2].replace("%s", first.trial_id))
+    assert [str(task.folder) for task in make_plan(spec).to_run] == [str(moved)]
+    assert steer(capsys, "rm", sweep, first.name, "--yes")[0] == 0 and not moved.exists()
+    assert not make_plan(spec).to_run
+
+
+def test_a_number_out_of_range_is_refused_by_whoever_reads_or_writes_it(tmp_path: Path) -> None:
+    good = fake_result()
+    with pytest.raises(ValueError, match="less than or equal to 1"):
+        good.capability = 7.0
+    good.publish(Folder(str(tmp_path)))
+    bad = json.dumps(json.loads((tmp_path / FILE_NAME).read_text()) | {"capability": 7.0})
+    for kind in (TrialResult, ResultHead):
+        with pytest.raises(ValueError, match="capability"):
+            kind.model_validate_json(bad)
+
+
+LIVES: list[Any] = [
+    *([], 3, {}, {"updated_at": 5}, {"updated_at": "now"}, {"updated_at": "2026-01-01T00:00:00"}),
+    {"updated_at": "2999-01-01T00:00:00+00:00", "running": 3, "finished": [], "seconds_left": "soon", "host": 5},
+    {"updated_at": "2999-01-01T00:00:00+00:00", "running": {"naive_c0ffee/seed_1": {"step": 1}, "../x": {}}},
+    {"updated_at": "2999-01-01T00:00:00+00:00", "running": {"naive_c0ffee/seed_1": [1]}, "seconds_left": -5},
+]
+
+
+@pytest.mark.parametrize("live", LIVES)
+def test_a_damaged_control_file_is_no_traceback(live: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Folder(str(tmp_path))
+    publish(folder, fake_result())
+    control = Control(folder).folder
+    control.write_json(LIVE, live)
+    for plan in ([], {"trials": 3}, {"trials": {"a" * 16: 5, "b" * 16: "x", "..": "y/seed_1"}, "left_out": None}):
+        control.write_json(PLAN, plan)
+        for args in (["status"], ["status", "--json"], ["stop", "--all"], ["stop", "naive*"]):
+            status, told = steer(capsys, args[0], tmp_path, *args[1:])
+            assert status in (0, 2) and told, args
+    control.write(LIVE, b"[" * 100_000)
+    assert steer(capsys, "status", tmp_path)[0] == 0
+
+
+def test_a_retry_of_a_trial_whose_result_is_damaged_in_part_begins_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = fake_result(status="diverged")
+    publish(tmp_path, result)
+    path = file_of(tmp_path, result)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"eval_results": "gone"}))
+    status, told = steer(capsys, "retry", tmp_path, result.slug)
+    assert status == 0 and "was damaged and is removed" in told and "is to run again" in told and not path.exists()
+
+
+# bounds -----------------------------------------------------------------------------------------------------------
+
+
+def test_links_in_a_sweeps_folder_are_followed_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    sweep, elsewhere = tmp_path / "sweep", tmp_path / "elsewhere"
+    results = [fake_result(seed=seed) for seed in (1, 2)]
+    publish(sweep, results[0])
+    publish(elsewhere, results[1])
+    (elsewhere / "back").symlink_to(sweep)
+    for name in ("parent", "up", "self", "other", "twice"):
+        target = {"parent": sweep, "up": tmp_path, "self": sweep / "self"}.get(name, elsewhere)
+        (sweep / name).symlink_to(target)
+    caplog.set_level(logging.WARNING)
+    folder = Folder(str(sweep))
+    found = folder.find(FILE_NAME)
+    assert len(found) == 2 and found == folder.files(recursive=True)
+    assert len(load_results(sweep)) == 2 and not caplog.text
+
+
+def aliases(first: str, each: str, levels: int) -> str:
+    lines = [f"a{i}: &a{i} {each % ','.join([f'*a{i - 1}'] * 10)}" for i in range(1, levels)]
+    return "\n".join([f"a0: &a0 {first}", *lines, ""])
+
+
+SMALL = {  # file -> what is said of it
+    "aliases": (aliases("[x,x,x,x,x,x,x,x,x,x]", "[%s]", 7), "stand for more than 100,000 values"),
+    "merged": (aliases("{x: 1}", "{<<: [%s]}", 9), "stand for more than 100,000 values"),
+    "brackets": ("a: " + "[" * 100_000 + "]" * 100_000, "nested too deeply: in more than 100 levels"),
+    "dashes": ("- " * 50_000, "nested too deeply: in more than 100 levels"),
+    "itself": ("a: &a [*a]", "nested too deeply"),
+}
+
+
+def test_a_small_file_costs_little(tmp_path: Path) -> None:
+    for name, (text, _) in SMALL.items():
+        (tmp_path / f"{name}.yaml").write_text(text)
+    script = "import sys; from pathlib import Path; from selgen_ray.syntax.tree import read_tree\n"
+    script += "for path in sys.argv[1:]: problems = []; read_tree(Path(path), problems); print(*problems)"
+    files = [str(tmp_path / f"{name}.yaml") for name in SMALL]
+    # the C parser's recursion would end this process
+    done = subprocess.run(
+        [sys.executable, "-c", script, *files], capture_output=True, text=True, timeout=60, env=environment()
+    )
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0 and len(lines) == len(SMALL), done.stderr[-500:]
+    assert [told in line for line, (_, told) in zip(lines, SMALL.values(), strict=True)] == [True] * len(SMALL), lines
+
+
+def test_a_search_space_with_anchors_and_many_values_is_read(tmp_path: Path) -> None:
+    rows = "\n".join(f"- {{finetune_config: *f, data_seed: {i}}}" for i in range(2000))
+    problems: list[Any] = []
+    (tmp_path / "space.yaml").write_text(
+        f"base: {{finetune_config: &f {{epochs: 1, r: [1, 2]}}}}\noverrides:\n{rows}\n"
+    )
+    tree = read_tree(tmp_path / "space.yaml", problems)
+    assert tree and not problems and len(tree.value["overrides"].value) == 2000
+
+
+def test_a_line_that_is_no_row_is_not_read_into_memory(tmp_path: Path) -> None:
+    with (tmp_path / "rows.jsonl").open("wb") as out:
+        out.write(b'{"messages": []}\n' + b"x" * (2**26 + 1))
+    with pytest.raises(DataError, match=r"rows.jsonl:2: has more than 64 MiB in one line"):
+        list(read_entries(str(tmp_path / "rows.jsonl"), None, None))
+
+
+# code that trials bring along -------------------------------------------------------------------------------------
+
+
+def test_code_that_only_storage_names_is_not_run_until_its_hash_is_confirmed(
+    tmp_path: Path, tiny_model_dir: str, data_files: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    space = write_space(tmp_path, tiny_model_dir, data_files)
+    sweep = Folder(str(tmp_path / "sweeps" / "tiny"))
+    spec = load_space(space).model_copy(update={"storage_path": str(tmp_path / "sweeps")})
+    mark = tmp_path / "it_ran"
+    evil = Plugin("/anywhere/evil.py", f"open({str(mark)!r}, 'w').close()\n" + MINE)
+    trial = AddedTrial("e" * 16, "mine_c0ffee", spec.trials[0].config.model_dump(mode="json"), "0" * 64, (evil,))
+    write_added(Control(sweep), trial)
+    sweep.write("space.yaml", kept_text(space))
+
+    plan = make_plan(spec)
+    (warning,) = plan.warnings
+    confirm = f"--trust-plugin {evil.sha256[:12]}"
+    assert trial.name in warning and "evil.py" in warning and warning.endswith(confirm), warning
+    assert trial.trial_id not in {task.trial_id for task in plan.to_run} and len(plan.to_run) == 6
+    assert trial.trial_id in {task.trial_id for task in make_plan(spec, [evil.sha256[:12]]).to_run}
+    assert trial.trial_id not in {task.trial_id for task in make_plan(spec, ["0" * 12]).to_run}
+    own = spec.model_copy(update={"plugin_sources": (Plugin("another/name.py", evil.source),)})
+    assert trial.trial_id in {task.trial_id for task in make_plan(own).to_run}
+
+    status, told = steer(capsys, "add", tmp_path / "sweeps" / "tiny", "--seeds", "9")
+    assert status == 2 and confirm in told and not mark.exists(), told
+
+
+def test_a_running_sweep_does_not_run_code_that_only_storage_names(tmp_path: Path) -> None:
+    place, told = Folder(str(tmp_path)), list[str]()
+    own = TrialTask({"seed": 1}, "a" * 16, "naive_beef", place, git_commit=None, plugins=(Plugin("evil.py", MINE),))
+    queue = TrialQueue([], 0, lambda: 9)
+
+    def make(trial: AddedTrial) -> TrialTask:
+        return TrialTask(trial.config, trial.trial_id, trial.slug, place, git_commit=None, plugins=trial.plugins)
+
+    driver = Driver(place, queue, Board(1), {own.trial_id: own}, make, say=told.append)
+    driver.feedback = SimpleNamespace(add=lambda tasks: None, ended=lambda *_: None)  # pyright: ignore
+    control = Control(place)
+    config = {"seed": 1, "proxy_strategy": "naive"}
+    write_added(control, AddedTrial("b" * 16, "mine_c0ffee", config, "0" * 64, own.plugins))
+    write_added(control, AddedTrial("c" * 16, "naive_c0ffee", config, "0" * 64))
+    control.added.set("d" * 16, slug="../../up")
+    control.retry.set(own.trial_id)
+    with driver:
+        wait_for(lambda: len(told) >= 3, 10)
+    assert queue.known.keys() == {"c" * 16}
+    assert {line.split(" ")[0] for line in told[:2]} == {
+        "mine_c0ffee/seed_1",
+        f"{control.added.folder}/{'d' * 16}.json",
+    }
+    assert told[2].startswith("naive_beef/seed_1 runs code that the search space does not name: evil.py (sha256 ")
+
+
+# a table for spreadsheet programs ---------------------------------------------------------------------------------
+
+
+def test_no_cell_of_results_csv_is_a_formula(tmp_path: Path) -> None:
+    texts: dict[str, Any] = {
+        "a": "=1+1",
+        "b": "+cmd|' /C calc'!A0",
+        "c": "-2+3",
+        "d": "@SUM(1)",
+        "e": "-0.1",
+        "f": "=",
+        "g": "fine",
+    }
+    publish(
+        tmp_path,
+        fake_result(x=0.25, evals={"task_test": {"delta": [-0.5, -0.1]}}, changes={"slug": "naive_c0ffee"}, **texts),
+    )
+    table = for_spreadsheets(plain_table(read_trials(Folder(str(tmp_path)))))
+    lines = list(csv.DictReader(io.StringIO(table.to_csv(index=False))))
+    (row,) = lines
+    assert [row[key] for key in "abcdefg"] == [
+        "'=1+1",
+        "'+cmd|' /C calc'!A0",
+        "'-2+3",
+        "'@SUM(1)",
+        "-0.1",
+        "'=",
+        "fine",
+    ]
+    assert row["eval.task_test.delta"] == "-0.1" and row["capability"] == "0.25"
