@@ -340,13 +340,11 @@ def _refuse_target(entry: str, modules: Mapping[str, Any]) -> list[str]:
 
 
 def _check_layers(cfg: FinetuneConfig) -> None:
-    given = {key: layers for key in blocks.LAYER_KEYS if (layers := getattr(cfg, key, None))}
-    if not given:
-        return
-    shipped = is_shipped(cfg)
-    count = int(_shipped_config()["num_hidden_layers"]) if shipped else blocks.num_layers(_skeleton(cfg))
-    for key, layers in given.items():
-        blocks.check_layers(key, layers, count)
+    for key in blocks.LAYER_KEYS:
+        if layers := getattr(cfg, key, None):
+            shipped = is_shipped(cfg)
+            count = _shipped_config()["num_hidden_layers"] if shipped else blocks.num_layers(_skeleton(cfg))
+            blocks.check_layers(key, layers, int(count))
 
 
 def _check_adapter(cfg: FinetuneConfig) -> None:

@@ -60,7 +60,9 @@ def _is_plain(layer: Any) -> bool:
     names = [name for name in layer.active_adapters if name in layer.lora_A]
     is_vanilla = not any(name in layer.lora_variant or layer.lora_bias[name] for name in names)
     weights = [base.weight, *(part[name].weight for name in names for part in (layer.lora_A, layer.lora_B))]
-    has_hooks = any(m._forward_hooks or m._forward_pre_hooks for m in (base, *layer.lora_A.values()))
+    has_hooks = any(
+        m._forward_hooks or m._forward_pre_hooks for m in (base, *layer.lora_A.values(), *layer.lora_B.values())
+    )
     precise = all(weight.dtype in (torch.float32, torch.float64) for weight in weights)
     return plain and is_vanilla and precise and not has_hooks and not layer.fan_in_fan_out
 
