@@ -177,7 +177,8 @@ class Progress:
 def fit(job: Job, progress: Progress, after_step: Callable[[Progress], None]) -> None:
     """Train from `progress.step` to `job.num_steps`, calling `after_step` after each optimizer step."""
     while progress.step < job.num_steps:
-        job.model.train()
+        if not job.model.training:  # an evaluation puts the mode of all modules back as it was
+            job.model.train()
         _step(job, progress)
         progress.step += 1
         progress.steps_summed += 1
