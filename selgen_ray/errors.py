@@ -149,11 +149,15 @@ class TrialDiverged(RuntimeError):
         return f"{self.what} is not finite at step {self.step}"
 
 
+class TrialSuperseded(Exception):
+    """A run of a trial ends because it is not its run any more; the message says whose it is. This is no failure."""
+
+
 class TrialStopped(Exception):
     """A running trial stops because it was asked to; this is no failure.
 
     Attributes:
-        reason: 'preempted' (it will be resumed later) or 'stopped' (for good).
+        reason: 'preempted' (it will be resumed later), 'stopped' (for good) or 'superseded' (another process has it).
         why: the reason in words, for people.
         step: number of optimizer steps finished by then.
     """

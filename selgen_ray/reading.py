@@ -174,7 +174,7 @@ def _evaluation(result: TrialResult, i: int) -> dict[str, Any]:
 R = TypeVar("R", ResultHead, TrialResult)
 _BATCH = 512  # files read at once
 # folders without results that may hold many files
-NOT_IN = ("cache", "checkpoints", "control", "model")
+NOT_IN = ("attempts", "cache", "checkpoints", "control", "model")
 
 
 @dataclass(frozen=True)

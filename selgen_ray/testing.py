@@ -288,8 +288,9 @@ class _Check:
                 raise self.broken("resume", f"killed in step {step}, it leaves no checkpoint of step {step - 1}")
             resumed, resumed_record = self.train(config, checkpoints=checkpoints)
             problem = (
-                f"killed in step {step} and resumed from the checkpoint of step {step - 1}, it ends elsewhere. What "
-                "a hook remembers from step to step is in no checkpoint: derive it from the step, or from the weights"
+                f"killed in step {step} and resumed from the checkpoint of step {step - 1}, it ends elsewhere. What a "
+                "hook remembers from step to step is in no checkpoint: derive it from the step or the weights, or name "
+                "it in checkpoint_state"
             )
             self.same("resume", whole, resumed, problem)
             if record != resumed_record:

@@ -113,7 +113,7 @@ def make_config(tiny_model_dir: str, data_files: dict[str, str], trait_file: str
         return {
             "proxy_strategy": strategy,
             "seed": seed,
-            "data": data_files | ({"trait": trait_file} if "trait" in get_trainer(strategy).required_roles else {}),
+            "data": data_files | ({"trait": trait_file} if strategy == "inoculation_adapter" else {}),
             "finetune_config": cfg,
             **(top or {}),
         }

@@ -223,7 +223,16 @@ def test_the_map_has_the_rooms_in_the_order_of_their_imports():
 def test_the_map_names_files_that_are_there():
     named = set(re.findall(r"`([\w./]+\.(?:py|json|jsonl|toml)|[\w/]+/)(?::|`)", MAP))
     assert len(named) > 80
-    of_a_sweep = {"config.json", "plan.json", "live.json", "events.jsonl", "checkpoints/", "model/", "control/"}
+    of_a_sweep = {
+        "config.json",
+        "plan.json",
+        "live.json",
+        "events.jsonl",
+        "checkpoints/",
+        "model/",
+        "control/",
+        "attempts/",
+    }
     of_a_sweep |= {"stop/", "retry/", "removed/", "added/", "driver/", "report/", "cache/judge/"}
     of_a_sweep |= {"tensorboard/", "wandb/", "trackio/"}
     places = (ROOT / "selgen_ray", ROOT)

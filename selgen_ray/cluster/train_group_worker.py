@@ -12,7 +12,8 @@ from ray.train.torch import TorchConfig
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-from selgen_ray.errors import INPUT_ERRORS, StorageBlockedError, TrialError, blocked_by
+from selgen_ray.errors import INPUT_ERRORS, StorageBlockedError, TrialError, TrialSuperseded, blocked_by
+from selgen_ray.records.status import TrialStatus
 
 if TYPE_CHECKING:
     from ray.util.queue import Queue
@@ -37,23 +38,24 @@ def train_in_group(task: TrialTask, sweep: Folder, torch_threads: int, mailbox: 
 
     from selgen_ray.trainers.engine import ranks
     from selgen_ray.trial.run import last_lines, run_trial
-    from selgen_ray.trial.worker import Reports, quiet_worker, sigterm_arrived, watched
+    from selgen_ray.trial.worker import Reports, last_report, quiet_worker, sigterm_arrived, watched
 
     quiet_worker()
     torch.set_num_threads(torch_threads)
     reports = Reports(mailbox.put if ranks.is_main() else lambda _: None)
     try:
-        with watched(sweep, task.trial_id) as stop:
+        with watched(sweep, task) as stop:
             result = run_trial(task, reports.progress, stop=stop, on_event=reports.event, fsdp=fsdp)
+    except TrialSuperseded as error:
+        reports.last({"status": TrialStatus.SUPERSEDED, "error": str(error)})
+        return
     except (*INPUT_ERRORS, StorageBlockedError):
         raise
     except Exception as error:
         if why := blocked_by(error):
             raise StorageBlockedError(why) from error
         raise TrialError(f"{type(error).__name__}: {error}\n{last_lines()}") from error
-    status = result.status.after_run
-    last = {"status": status, "capability": result.capability, "alignment": result.alignment}
-    reports.last(last | ({"error": result.error} if result.error else {}))  # if it diverged or was stopped
+    reports.last(last_report(task, result))
     if ranks.any_rank(sigterm_arrived()):
         raise TrialError("a worker got SIGTERM: its machine goes away")
 

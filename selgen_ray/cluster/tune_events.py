@@ -93,6 +93,8 @@ class TuneEvents(tune.Callback):
             outcome = TrialStatus.PREEMPTED if driver.block(why, task) else TrialStatus.CRASHED
             cause = Cause(why)
         again = self._queue.ended(trial_id, outcome)
+        if outcome is TrialStatus.SUPERSEDED:
+            driver.look_now()  # it may be the whole sweep that another process has
         if again and self._queue.is_ending:
             outcome = TrialStatus.PREEMPTED
         status = TrialStatus.FAILED if outcome is TrialStatus.CRASHED else outcome
@@ -105,11 +107,13 @@ class TuneEvents(tune.Callback):
             driver.events.add("retry", name, failures=failures, max_failures=self._max_failures, **details)
             self._display.line(f"retrying   {name}  {cause.line if cause else outcome}", self._board)
             return
-        driver.events.add(status, name, **details)
+        found = metrics.get("found_finished")
+        driver.events.add("found_finished" if found else status, name, **details | ({"why": found} if found else {}))
         if outcome is TrialStatus.CRASHED:
-            # killed, out of memory, node lost: the worker could not say so itself
-            driver.later(lambda: publish_failure(task, cause.text if cause else outcome))
-        if outcome is not TrialStatus.PREEMPTED:
+            # killed, out of memory, node lost: the worker could not say so itself, or is only cut off
+            attempt = self._queue.numbered(task)
+            driver.later(lambda: publish_failure(attempt, cause.text if cause else outcome))
+        if outcome not in (TrialStatus.PREEMPTED, TrialStatus.SUPERSEDED):
             driver.feedback.ended(trial_id, status)
             self._board.end(name, status, cause)
         self._display.line(

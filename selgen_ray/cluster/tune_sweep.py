@@ -10,7 +10,7 @@ import signal
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import ray
@@ -36,9 +36,11 @@ from selgen_ray.driver.driver import Driver
 from selgen_ray.driver.feedback import Feedback
 from selgen_ray.driver.plan import Plan
 from selgen_ray.driver.trial_queue import TrialQueue
+from selgen_ray.records.attempts import Attempt
 from selgen_ray.records.status import TrialStatus
 from selgen_ray.space import Resources, SweepSpec
 from selgen_ray.storage import Folder
+from selgen_ray.storage.leases import Lease
 from selgen_ray.storage.scratch import scratch
 from selgen_ray.trial.task import TrialTask
 
@@ -70,6 +72,7 @@ class Launch:
         granted: what a trial gets on this cluster.
         display: shows the progress.
         abandon: tells the user why the sweep ended and how it goes on, and ends the process.
+        lease: this process's right to run the sweep.
         time_budget_s: after so long the sweep ends as after Ctrl-C; None: no limit.
     """
 
@@ -78,6 +81,7 @@ class Launch:
     granted: Granted
     display: Display
     abandon: Callable[[str], NoReturn]
+    lease: Lease
     time_budget_s: float | None = None
 
 
@@ -96,7 +100,8 @@ def launch(run: Launch) -> str | None:
     tasks = {p.task.trial_id: p.task for p in run.plan.planned}
     board = Board(total=len(run.plan.to_run))
     max_failures, ask = run.spec.resources.max_failures, (lambda: driver.feedback.ask())
-    queue = TrialQueue(run.plan.to_run, max_failures, lambda: limit(), ask, lambda: driver.feedback.may_ask)
+    number, may_ask = run.lease.number, (lambda: driver.feedback.may_ask)
+    queue = TrialQueue(run.plan.to_run, max_failures, lambda: limit(), ask, may_ask, number)
 
     def make(trial: AddedTrial) -> TrialTask:
         return run.plan.make.task(trial, trial.config, trial.plugins)
@@ -105,7 +110,7 @@ def launch(run: Launch) -> str | None:
         run.display.say(text, board)
 
     left_out, trusted = run.plan.left_out, run.plan.make.trusted
-    driver = Driver(run.plan.folder, queue, board, tasks, make, run.time_budget_s, say, left_out, trusted)
+    driver = Driver(run.plan.folder, queue, board, tasks, make, run.lease, run.time_budget_s, say, left_out, trusted)
     driver.feedback = Feedback(run.spec, run.plan, driver.stop, driver.keep, schedulers.make_judge)
     places = Places(
         _fits(run.granted, run.spec.resources.autoscaling), lambda event, node: driver.events.add(event, node=node)
@@ -180,6 +185,7 @@ class _NextTrial(Searcher):
         task = self._queue.next()
         if task is not None:
             config = {"trial_id": task.trial_id, "name": task.name}
+            config["attempt"] = str(task.attempt)
             if task.trial_id not in self._known:  # workers know the tasks that were there from the start alone
                 config["late"] = base64.b64encode(pickle.dumps(task)).decode()
             return config
@@ -199,7 +205,8 @@ def _trainable(run: Launch, first: ray.ObjectRef[Any]) -> type:
 
     def task_of(config: dict[str, Any]) -> TrialTask:
         late = config.get("late")
-        return ray.get(first)[config["trial_id"]] if late is None else pickle.loads(base64.b64decode(late))
+        task = ray.get(first)[config["trial_id"]] if late is None else pickle.loads(base64.b64decode(late))
+        return replace(task, attempt=Attempt.of(config["attempt"]))
 
     def train(config: dict[str, Any]) -> None:
         from selgen_ray.trial.worker import run_in_worker  # late: the driver needs no PyTorch to start

@@ -23,32 +23,46 @@ from selgen_ray.driver.trust import TrustedCode
 from selgen_ray.errors import blocked_by
 from selgen_ray.records.control import ALL, LIVE, PLAN, Control, mark_name
 from selgen_ray.records.events import EventLog
+from selgen_ray.records.liveness import LEASE_S
 from selgen_ray.records.results import now
 from selgen_ray.records.status import TrialStatus
 from selgen_ray.stats import is_finite_number
 from selgen_ray.storage import Folder
-from selgen_ray.storage.leases import Lease, Watch, this_host
+from selgen_ray.storage.leases import Lease, Watch, has_died_here, named, newest_number, read_lease, this_host
 from selgen_ray.trial.task import TrialTask
 
 logger = logging.getLogger(__name__)
-LEASE_S = 30.0
+_SETTLE_S = 0.5
 
 
 class SweepBusyError(RuntimeError):
     """Another process runs this sweep; the message says which."""
 
 
-def claim(control: Control, lease_s: float = LEASE_S) -> Lease:
+class SweepLostError(RuntimeError):
+    """Another process took this sweep over; the message says which."""
+
+    def __init__(self, who: str):
+        super().__init__(f"taken over by {who}: it runs the sweep now, and this process ends")
+
+
+def claim(control: Control, after: int = 0, lease_s: float | None = None) -> Lease:
     """Acquire the lease on a sweep: only its holder runs the sweep. It is released at the end of its `with`.
 
     A holder that died on this machine is recognised at once, one on another machine after `lease_s` seconds of silence.
+    The number of the lease is the sweep's generation: every later lease has a higher one.
+
+    Args:
+        after: the highest generation of which a result is known.
+        lease_s: seconds; default: LEASE_S.
 
     Raises:
         SweepBusyError: another process runs the sweep.
         StorageError: the folder cannot be read or written.
     """
-    watch, first = Watch(control.folder / "driver", lease_s, 0.5), None
-    while (lease := watch.acquire()) is None:
+    lease_s = LEASE_S if lease_s is None else lease_s
+    watch, first = Watch(control.driver, lease_s, _SETTLE_S), None
+    while (lease := _acquire(watch, after)) is None:
         holder = watch.holder()
         if holder is None:
             continue
@@ -66,9 +80,29 @@ def claim(control: Control, lease_s: float = LEASE_S) -> Lease:
     return lease
 
 
+def _acquire(watch: Watch, after: int) -> Lease | None:
+    """Return a new lease; None if another process holds one, or took the same number at the same time."""
+    lease = watch.acquire(after)
+    if lease is not None and watch.place.local_path is None:
+        time.sleep(watch.settle_s)  # an object store may have let two create it: the last one to write has it
+        if lease.look() is not None:
+            return None
+    return lease
+
+
 def record_end(sweep: Folder, why: str) -> None:
-    """Record that a sweep has ended whose driver could not do so itself. Raises StorageError."""
-    events, control = EventLog(sweep), Control(sweep)
+    """Record that a sweep has ended whose driver, on this machine, could not do so itself.
+
+    Raises:
+        SweepLostError: another process took the sweep over; nothing is written.
+        StorageError: the storage refused.
+    """
+    control = Control(sweep)
+    number = newest_number(control.driver.files())
+    lease = read_lease(control.driver, number)
+    if lease and not has_died_here(lease):
+        raise SweepLostError(named(lease))
+    events = EventLog(sweep, number or 1)
     events.add("sweep_ended", why=why)
     events.flush()
     if live := control.read(LIVE):
@@ -86,6 +120,8 @@ class Driver:
         board: the state that the terminal shows.
         tasks: trial id -> task, of every trial of the sweep, finished ones included.
         make: makes the task of a trial that is added.
+        lease: this process's right to run the sweep. Once it is lost, nothing of the sweep's is written any more but
+            events, to a file of this driver's own, and the sweep ends here. None: nobody else can run it.
         time_budget_s: after so long the sweep ends as after Ctrl-C; None: no limit.
         say: shows a line to the user.
         left_out: trial id -> name, of trials of the sweep that this run leaves alone, whoever added them.
@@ -105,12 +141,14 @@ class Driver:
         board: Board,
         tasks: Mapping[str, TrialTask],
         make: Callable[[AddedTrial], TrialTask],
+        lease: Lease | None = None,
         time_budget_s: float | None = None,
         say: Callable[[str], None] = lambda _: None,
         left_out: Mapping[str, str] | None = None,
         trusted: TrustedCode | None = None,
     ):
-        self.control, self.events = Control(sweep), EventLog(sweep)
+        self.control, self.events = Control(sweep), EventLog(sweep, lease.number if lease else 1)
+        self._lease = lease
         self.queue, self.board, self._tasks, self._make, self._say = queue, board, dict(tasks), make, say
         self._left_out, self._trusted = dict(left_out or {}), trusted or TrustedCode()
         self._told: set[str] = set()
@@ -124,7 +162,16 @@ class Driver:
         self._over, self._wake, self._closing = threading.Event(), threading.Event(), threading.Lock()
         self._thread = threading.Thread(target=self._run, name="driver", daemon=True)
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether another process has taken the sweep over."""
+        return self._lease is not None and self._lease.lost is not None
+
     def __enter__(self) -> Driver:
+        if self._lease is not None:
+            self._lease.on_lost = self._lose
+            if (who := self._lease.look()) is not None:
+                raise SweepLostError(who)
         self.control.stop.clear(ALL)
         plan = {trial_id: task.name for trial_id, task in self._tasks.items()}
         self.control.folder.write_json(PLAN, {"updated_at": now(), "trials": plan, "left_out": self._left_out})
@@ -145,6 +192,10 @@ class Driver:
         self._over.set()
         self._wake.set()
         self._thread.join()
+        self._try(self._look)
+        if self.is_lost:
+            self._try(self.events.flush)
+            return
         self.events.add("sweep_ended", **self._counts(), **({"why": self.why_ending} if self.why_ending else {}))
         for write in (self._write_later, self.events.flush, self._write_live, lambda: self.control.stop.clear(ALL)):
             self._try(write)
@@ -217,6 +268,10 @@ class Driver:
         """Run a write to the storage soon, and repeat it until it succeeds."""
         self._later.append(write)
 
+    def look_now(self) -> None:
+        """Look soon whether another process has taken the sweep over."""
+        self._wake.set()
+
     # -- the thread ------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
@@ -225,13 +280,20 @@ class Driver:
                 self.end("the time budget is used up")
                 self._say("the time budget is used up: finishing steps and saving checkpoints")
                 self._deadline = None
-            for job in (self._write_later, self.events.flush, self._write_live, self._obey):
-                self._try(job)
-            self._look_at_blockade()
+            # first: this process may have been frozen for as long as it takes to lose the sweep
+            if self._try(self._look) and not self.is_lost:
+                for job in (self._write_later, self.events.flush, self._write_live, self._obey):
+                    self._try(job)
+                self._look_at_blockade()
+            elif self.is_lost:
+                self._later.clear()
+                self._try(self.events.flush)
+            else:
+                self._look_at_blockade()
             self._wake.wait(self._every_s)
             self._wake.clear()
 
-    def _try(self, job: Callable[[], None]) -> None:
+    def _try(self, job: Callable[[], None]) -> bool:
         try:
             job()
         except OSError as error:
@@ -239,8 +301,24 @@ class Driver:
                 self.block(why)
             else:
                 logger.warning("%s", error)
+            return False
         except Exception:  # a fault of ours must not end the thread, which keeps the sweep's record
             logger.exception("the driver goes on")
+            return False
+        return True
+
+    def _look(self) -> None:
+        if self._lease is not None:
+            self._lease.look()
+
+    def _lose(self, who: str) -> None:
+        """End the sweep in this process: its workers see the newer lease themselves, and stop."""
+        self.why_ending = str(SweepLostError(who))
+        self.queue.end()
+        self.events.give_way()
+        self.events.add("taken_over", why=f"taken over by {who}")
+        self._say(self.why_ending)
+        self._wake.set()
 
     def _write_later(self) -> None:
         while self._later:

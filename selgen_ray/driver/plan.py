@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from selgen_ray.driver.added import AddedTrial, read_added
 from selgen_ray.driver.search import Search
 from selgen_ray.driver.trust import TrustedCode
 from selgen_ray.reading import Unreadable, read_heads
-from selgen_ray.records.control import Control
+from selgen_ray.records.control import PLAN, Control
 from selgen_ray.records.results import ResultHead
 from selgen_ray.records.status import TrialStatus
 from selgen_ray.space import SweepSpec, Trial
@@ -48,7 +47,7 @@ class TaskMaker:
         found: trial id -> folder of the result that is there already, and the result.
         damaged: trial id, or name where the file has no id -> a result that cannot be read and is to be replaced.
         trusted: the plugins that its trials may run.
-        stamp: names the folder of new results.
+        names: trial id -> name, as the plan of the last run has it.
         commit: the git commit of the directory the sweep was started in; None outside of a repository.
     """
 
@@ -56,24 +55,37 @@ class TaskMaker:
     found: dict[str, tuple[Folder, Any]]
     damaged: dict[str, Unreadable] = field(default_factory=dict[str, Unreadable])
     trusted: TrustedCode = field(default_factory=TrustedCode)
-    stamp: str = field(default_factory=lambda: datetime.now(UTC).strftime("%Y%m%d_%H%M%S"))
+    names: Mapping[str, str] = field(default_factory=dict[str, str])
     commit: str | None = field(default_factory=git_commit)
 
     def task(self, trial: Trial | AddedTrial, config: dict[str, Any], sources: tuple[Plugin, ...]) -> TrialTask:
         """Make the task that a worker gets for a trial."""
-        place, _ = self.found.get(trial.trial_id, (None, None))
-        if place is None and (damaged := self.damage_of(trial.trial_id, trial.name)):
-            place = damaged.folder  # its checkpoints may be whole, and the new result replaces the damaged one
         return TrialTask(
             config=config,
             trial_id=trial.trial_id,
             slug=trial.slug,
-            folder=place or self.folder / trial.name / "results" / self.stamp,
+            folder=self._place(trial),
             model_hash=trial.model_hash,
             cache=self.folder / "cache",
             git_commit=self.commit,
             plugins=sources,
         )
+
+    def _place(self, trial: Trial | AddedTrial) -> Folder:
+        """Return the one folder of a trial's results, whoever plans it and whatever it is called by now.
+
+        A driver that was taken for dead may have begun it without leaving a result, under the name that it had then.
+        """
+        if trial.trial_id in self.found:
+            return self.found[trial.trial_id][0]
+        if damaged := self.damage_of(trial.trial_id, trial.name):
+            return damaged.folder  # its checkpoints may be whole, and the new result replaces the damaged one
+        before = self.names.get(trial.trial_id, trial.name)
+        if before != trial.name:
+            place = self.folder / before / "results" / trial.trial_id
+            if place.exists():
+                return place
+        return self.folder / trial.name / "results" / trial.trial_id
 
     def damage_of(self, trial_id: str, name: str) -> Unreadable | None:
         """Return the damaged file of a trial that has no other result; None if it has a result, or no file at all."""
@@ -91,6 +103,7 @@ class Plan:
         searches: those whose trials are not all known yet.
         left_out: trial id -> name, of the trials of the sweep that were not selected.
         warnings: lines on damaged files in the folder, and on added trials that are not run.
+        generation: the highest one that has left a result; 0 if none says so.
     """
 
     folder: Folder
@@ -100,6 +113,7 @@ class Plan:
     searches: tuple[Search, ...] = ()
     left_out: dict[str, str] = field(default_factory=dict[str, str])
     warnings: tuple[str, ...] = ()
+    generation: int = 0
 
     def with_status(self, *statuses: TrialStatus) -> list[Planned]:
         """Return the trials whose result on storage has one of these statuses."""
@@ -201,7 +215,9 @@ def make_plan(spec: SweepSpec, confirmed: Iterable[str] = ()) -> Plan:
     damaged_marks: dict[str, str] = {}
     trusted = TrustedCode.of(spec.plugin_sources, confirmed)
     results = {result.trial_id: (place, result) for place, result in read_heads(folder, unreadable)}
-    make = TaskMaker(folder, results, {one.trial_id or one.name: one for one in unreadable if one.name}, trusted)
+    damaged_results = {one.trial_id or one.name: one for one in unreadable if one.name}
+    names: dict[str, str] = control.read(PLAN).get("trials", {})
+    make = TaskMaker(folder, results, damaged_results, trusted, names)
     tasks = {t.trial_id: make.task(t, t.config.model_dump(mode="json"), spec.plugin_sources) for t in spec.trials}
     added = read_added(control, control.added.names(), damaged_marks)
     # a finished result runs nothing
@@ -233,7 +249,8 @@ def make_plan(spec: SweepSpec, confirmed: Iterable[str] = ()) -> Plan:
         planned.append(Planned(task, status, result.error if result else damaged.why if damaged else None))
     num_foreign = len(results.keys() - tasks.keys())
     left_out = {trial.trial_id: trial.name for trial in added if trial.trial_id not in tasks}
-    return Plan(folder, tuple(planned), num_foreign, make, searches, left_out, tuple(warnings))
+    generation = max((result.generation or 0 for _, result in results.values()), default=0)
+    return Plan(folder, tuple(planned), num_foreign, make, searches, left_out, tuple(warnings), generation)
 
 
 def _is_finished(found: tuple[Folder, ResultHead] | None) -> bool:

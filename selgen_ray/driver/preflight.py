@@ -14,11 +14,12 @@ from selgen_ray.driver.token_plan import DECIDE_TOKENS, PlannedTokens
 from selgen_ray.errors import INPUT_ERRORS, Problem, nearest
 from selgen_ray.evals.checking import missing_data, missing_here
 from selgen_ray.evals.foresight import Foresight
-from selgen_ray.models.checks import adapted_skeleton, model_problems
+from selgen_ray.models.checks import adapted_skeleton, is_shipped, model_problems
 from selgen_ray.models.tokenizer import refused_rows
 from selgen_ray.space import SweepSpec
 from selgen_ray.trainers import plugins
 from selgen_ray.trainers.catalogue import get_trainer
+from selgen_ray.trainers.registry import Strategy
 
 
 def check_data(spec: SweepSpec, tokens: PlannedTokens | None = None, foresight: Foresight | None = None) -> list[str]:
@@ -79,7 +80,8 @@ def check_data(spec: SweepSpec, tokens: PlannedTokens | None = None, foresight: 
         problems |= dict.fromkeys(missing_here(config.evals))
         wrong = model_problems(config)
         problems |= dict.fromkeys(wrong)
-        if config.finetune_config.is_peft and not wrong:
+        needs_model = trainer.check_model.__func__ is not Strategy.check_model.__func__
+        if config.finetune_config.is_peft and not wrong and (needs_model or not is_shipped(config.finetune_config)):
             attempt(trainer.check_model, config, adapted_skeleton(config.finetune_config))
     problems |= dict.fromkeys(_impossible_axes(spec, foresight) if not problems else ())
     return [str(one if isinstance(one, Problem) else spec.places.problem(one)) for one in problems]

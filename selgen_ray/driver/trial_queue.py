@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
+from selgen_ray.records.attempts import Attempt
 from selgen_ray.records.status import TrialStatus
 from selgen_ray.trial.task import TrialTask
 
@@ -29,6 +31,7 @@ class TrialQueue:
         limit: how many may run now; asked each time.
         ask: gives further trials (of a search) when nothing else waits; [] where there are none now.
         may_ask: whether `ask` may still give some later.
+        generation: number of the driver's lease, for the attempts.
     """
 
     def __init__(
@@ -38,6 +41,7 @@ class TrialQueue:
         limit: Callable[[], int],
         ask: Callable[[], list[TrialTask]] = _none,
         may_ask: Callable[[], bool] = lambda: False,
+        generation: int = 1,
     ):
         self._lock = threading.RLock()
         self._waiting = deque(tasks)
@@ -45,6 +49,7 @@ class TrialQueue:
         self.running: dict[str, TrialTask] = {}
         self.known = {task.trial_id: task for task in self._waiting}
         self.failures: Counter[str] = Counter()
+        self._generation, self._attempts = generation, Counter[str]()
         self.is_ending = False
         self.is_paused = False
 
@@ -63,9 +68,15 @@ class TrialQueue:
                 self.add(self._ask())
             if not self._waiting:
                 return None
-            task = self._waiting.popleft()
+            task = self.numbered(self._waiting.popleft())
             self.running[task.trial_id] = task
             return task
+
+    def numbered(self, task: TrialTask) -> TrialTask:
+        """Return the task with the number of a new attempt, which fences off all that were handed out before."""
+        with self._lock:
+            self._attempts[task.trial_id] += 1
+            return replace(task, attempt=Attempt(self._generation, self._attempts[task.trial_id]))
 
     def ended(self, trial_id: str, outcome: TrialStatus) -> bool:
         """Note how a run ended; return whether the trial will be handed out again."""

@@ -6,8 +6,6 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
-from transformers import DynamicCache
-from transformers.generation import GenerationMixin
 
 from selgen_ray.models.forward import takes_trees
 from selgen_ray.models.loading import Model, base_of
@@ -17,8 +15,12 @@ _WORTH_DROPPING = 0.75  # of a batch's rows: if more go on, to copy their part o
 
 def is_plain(model: Model) -> bool:
     """Return whether `greedy_ids` gives what the model's own `generate` does: it has nothing but an ordinary cache."""
-    prepares = type(base_of(model)).prepare_inputs_for_generation
-    return takes_trees(model) and prepares is GenerationMixin.prepare_inputs_for_generation
+    from transformers.generation import GenerationMixin  # late: start-up, a plan generates nothing
+
+    base: Any = base_of(model)
+    is_ordinary = type(base).prepare_inputs_for_generation is GenerationMixin.prepare_inputs_for_generation
+    # with FSDP all ranks must run equally many passes, which transformers sees to
+    return takes_trees(model) and is_ordinary and not getattr(base, "_is_fsdp_managed_module", False)
 
 
 def greedy_ids(
@@ -33,6 +35,8 @@ def greedy_ids(
         stops: ids of the tokens that end a reply; the first of them is its last token.
         limit: number of new tokens at most.
     """
+    from transformers import DynamicCache  # late: start-up, as above
+
     width = max(map(len, prompts))
     ids = torch.full((len(prompts), width), pad, dtype=torch.long)
     mask = torch.zeros_like(ids)

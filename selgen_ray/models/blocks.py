@@ -10,12 +10,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from peft import PeftModel
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from selgen_ray.errors import ModelError
-from selgen_ray.models.loading import Model
+from selgen_ray.models.loading import Model, base_of
 from selgen_ray.models.log_probs import upcast
 
 LAYER_KEYS = ("representation_layers", "steer_layers", "ablate_layers", "penalty_layers")
@@ -49,7 +47,7 @@ def blocks_of(model: Model) -> nn.ModuleList:
     Raises:
         ModelError: the model keeps its blocks in no list.
     """
-    inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    inner: Any = base_of(model)
     count = num_layers(inner)
     lists = (module for module in inner.modules() if isinstance(module, nn.ModuleList) and len(module) == count)
     blocks = next(lists, None)
@@ -88,6 +86,8 @@ def changing(model: Model, changes: Mapping[int, Callable[[Tensor], Tensor]]) ->
     Args:
         changes: layer -> function of its output, [batch, tokens, features], that returns a tensor of its shape.
     """
+    from peft.tuners.tuners_utils import BaseTunerLayer  # late: start-up, a plan runs no model
+
     blocks = blocks_of(model)
     adapted = next((module for module in model.modules() if isinstance(module, BaseTunerLayer)), None)
 

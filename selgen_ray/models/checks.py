@@ -7,22 +7,15 @@ from __future__ import annotations
 
 import copy
 import functools
+import json
 import os
 import re
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import PeftModel
-from peft.tuners.lora import LoraLayer
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
-from transformers.models.auto.configuration_auto import (
-    CONFIG_MAPPING_NAMES,  # pyright: ignore[reportPrivateImportUsage]
-)
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-from transformers.pytorch_utils import Conv1D
 
 from selgen_ray.config.finetune import FinetuneConfig
 from selgen_ray.config.trial import TrialConfig
@@ -32,10 +25,14 @@ from selgen_ray.models import adapters, blocks, hub
 from selgen_ray.models.files import ModelFiles, find_files, model_location, read_header
 from selgen_ray.models.loading import new_lora_config
 from selgen_ray.models.tokenizer import load_tokenizer
+from selgen_ray.worlds.toy import MODEL_DIR
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
 
 _KEY = "finetune_config.model"
 _UNALIGNED = "finetune_config.safe_lora_base_model"
-_ADAPTABLE = (torch.nn.Linear, torch.nn.Embedding, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d, Conv1D)
 _INDEX = "model.safetensors.index.json"
 _DECIDE_ADAPTER = {
     *("is_peft", "r", "lora_alpha", "lora_dropout", "lora_bias", "use_rslora", "use_dora", "target_modules")
@@ -49,6 +46,8 @@ def model_problems(config: TrialConfig) -> list[str]:
     """Return all problems of a trial's model, tokenizer and adapter, and of saving and pushing the result, in words."""
     cfg = config.finetune_config
     problems = list(_problems_of(lambda: hub.check_push(cfg)))
+    if is_shipped(cfg):  # tests hold what of it is checked below but for the sizes
+        return [*problems, *_problems_of(lambda: _check_tokenizer(cfg)), *_problems_of(lambda: _check_layers(cfg))]
     place = model_location(cfg.model), cfg.model_revision, _stamp(cfg.model)
     for check in (lambda: _check_files(_KEY, *place), lambda: _on_meta(*place)):
         if blocking := list(_problems_of(check)):  # nothing else can be checked then
@@ -63,6 +62,21 @@ def model_problems(config: TrialConfig) -> list[str]:
     if unaligned := getattr(cfg, "safe_lora_base_model", None):
         problems += _problems_of(lambda: _check_files(_UNALIGNED, model_location(unaligned), None, _stamp(unaligned)))
     return problems
+
+
+def is_shipped(cfg: FinetuneConfig) -> bool:
+    """Return whether a trial trains the shipped model, whole or with a new adapter on all linear layers.
+
+    Tests hold that it can be built and adapted so; a plan need not import what builds models, which takes seconds.
+    """
+    keys = ("model", "adapter", "target_modules", "lora_bias", "use_dora", "save_merged")
+    is_plain = all(getattr(cfg, key) == FinetuneConfig.model_fields[key].default for key in keys)
+    return is_plain and getattr(cfg, "safe_lora_base_model", None) is None
+
+
+@functools.cache
+def _shipped_config() -> dict[str, Any]:
+    return json.loads((MODEL_DIR / "config.json").read_text(encoding="utf-8"))
 
 
 def _problems_of(check: Callable[[], Any]) -> Iterator[str]:
@@ -99,6 +113,12 @@ def _check_config(files: ModelFiles) -> None:
         if adapters.CONFIG in files:
             raise files.error("is an adapter: name it finetune_config.adapter, and the model it is of as model")
         raise files.error("has no config.json, which every model of transformers has")
+    # late: start-up, they import every model's base
+    from transformers.models.auto.configuration_auto import (
+        CONFIG_MAPPING_NAMES,  # pyright: ignore[reportPrivateImportUsage]
+    )
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
     content = files.json("config.json")
     kind, names = content.get("model_type"), content.get("architectures") or []
     known = isinstance(kind, str) and kind in CONFIG_MAPPING_NAMES
@@ -157,6 +177,8 @@ def _check_tokenizer(cfg: FinetuneConfig) -> None:
 
 
 def _vocabulary(cfg: FinetuneConfig) -> int:
+    if is_shipped(cfg):
+        return int(_shipped_config()["vocab_size"])
     embedding: Any = _skeleton(cfg).get_input_embeddings()
     return int(embedding.weight.shape[0])
 
@@ -171,6 +193,8 @@ def _skeleton(cfg: FinetuneConfig) -> PreTrainedModel:
 @functools.lru_cache(maxsize=4)
 def _on_meta(location: str, revision: str | None, stamp: tuple[Any, ...]) -> PreTrainedModel:
     """Return the model without weights. Raises ModelError if no model can be built from its config."""
+    from transformers import AutoConfig, AutoModelForCausalLM  # late: start-up, as above
+
     try:
         config = AutoConfig.from_pretrained(location, revision=revision or "main")
         with torch.device("meta"):
@@ -185,6 +209,8 @@ def positions_of(cfg: FinetuneConfig) -> Positions | None:
     Raises:
         ModelError: no model can be built from its config.
     """
+    if is_shipped(cfg):  # a Llama, which rotates and so has no table
+        return Positions(int(_shipped_config()["max_position_embeddings"]), is_table=False)
     model = _skeleton(cfg)
     count = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if not isinstance(count, int) or count < 1:
@@ -196,6 +222,13 @@ def positions_of(cfg: FinetuneConfig) -> Positions | None:
     return Positions(count, any(count <= size <= count + 2 for size in (*learned, *fixed)))
 
 
+def _is_adaptable(module: Any) -> bool:
+    from transformers.pytorch_utils import Conv1D  # late: start-up, as above
+
+    nn = torch.nn
+    return isinstance(module, (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d, Conv1D))
+
+
 def _check_modules(cfg: FinetuneConfig) -> None:
     if not cfg.is_peft or cfg.adapter:
         return
@@ -203,7 +236,7 @@ def _check_modules(cfg: FinetuneConfig) -> None:
     modules = {name: module for name, module in model.named_modules() if name}
     chosen = _chosen(cfg.target_modules, modules)
     for name in chosen:
-        if not isinstance(modules[name], _ADAPTABLE):
+        if not _is_adaptable(modules[name]):
             kind = type(modules[name]).__name__
             inside = sorted({inner.rpartition(".")[2] for inner in modules if inner.startswith(f"{name}.")})
             hint = f" Name what is in it: {', '.join(inside[:8])}." if inside else ""
@@ -222,6 +255,8 @@ def adapted_skeleton(cfg: FinetuneConfig) -> PeftModel:
 
 @functools.lru_cache(maxsize=4)
 def _adapted(content: str, *stamps: tuple[Any, ...]) -> PeftModel:
+    from peft import PeftModel  # late: start-up, as above
+
     cfg = FinetuneConfig.model_validate_json(content)
     base = copy.deepcopy(_skeleton(cfg))
     if cfg.adapter is None:
@@ -263,6 +298,8 @@ def _check_shapes(cfg: FinetuneConfig) -> None:
 
 
 def _check_merge(cfg: FinetuneConfig, model: Any) -> None:
+    from peft.tuners.lora import LoraLayer  # late: start-up, as above
+
     base = model.get_base_model()
     if not cfg.save_merged or not base.config.get_text_config().tie_word_embeddings:
         return
@@ -294,7 +331,7 @@ def _chosen(target: list[str] | str, modules: Mapping[str, Any]) -> list[str]:
 
 
 def _refuse_target(entry: str, modules: Mapping[str, Any]) -> list[str]:
-    leaves = sorted({name.rpartition(".")[2] for name, m in modules.items() if isinstance(m, _ADAPTABLE)})
+    leaves = sorted({name.rpartition(".")[2] for name, m in modules.items() if _is_adaptable(m)})
     raise ModelError(
         f"finetune_config.target_modules: found {entry!r}, which no module of the model is called; allowed: "
         f"'all-linear', a regular expression for whole names, or a list of {', '.join(leaves[:12])}."
@@ -305,7 +342,9 @@ def _refuse_target(entry: str, modules: Mapping[str, Any]) -> list[str]:
 def _check_layers(cfg: FinetuneConfig) -> None:
     for key in blocks.LAYER_KEYS:
         if layers := getattr(cfg, key, None):
-            blocks.check_layers(key, layers, blocks.num_layers(_skeleton(cfg)))
+            shipped = is_shipped(cfg)
+            count = _shipped_config()["num_hidden_layers"] if shipped else blocks.num_layers(_skeleton(cfg))
+            blocks.check_layers(key, layers, int(count))
 
 
 def _check_adapter(cfg: FinetuneConfig) -> None:

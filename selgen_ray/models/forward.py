@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from peft import PeftModel
 
 from selgen_ray.data.encode import Batch
 from selgen_ray.data.trees import TreeBatch
 from selgen_ray.errors import ModelError
-from selgen_ray.models.loading import Model
+from selgen_ray.models.loading import Model, has_adapter
 
 # model_type of the models whose layers take a mask and positions as they are given, as it is in transformers 5:
 _CAUSAL = {"llama", "gemma", "cohere", "olmo2", "granite", "gpt_neox", "gpt2"}  # one causal mask
@@ -23,7 +22,7 @@ _BY_LAYER = {"qwen2", "qwen3", "gemma2", "gemma3_text", "smollm3"}  # a mask for
 @contextlib.contextmanager
 def adapter_off(model: Model) -> Iterator[None]:
     """Switch the adapter off inside the context, so that the base model predicts; no effect without an adapter."""
-    with model.disable_adapter() if isinstance(model, PeftModel) else contextlib.nullcontext():
+    with model.disable_adapter() if has_adapter(model) else contextlib.nullcontext():
         yield
 
 

@@ -8,15 +8,10 @@ import functools
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import (
-    AutoModelForCausalLM,
-    BitsAndBytesConfig,
-    PreTrainedModel,
-)
+from typing_extensions import TypeIs
 
 from selgen_ray.config import hardware
 from selgen_ray.config.finetune import FinetuneConfig
@@ -25,7 +20,11 @@ from selgen_ray.models import adapters, sharding
 from selgen_ray.models.files import cannot_load, model_location
 from selgen_ray.seeding import derive_seed, keep_global_rng
 
-Model = PreTrainedModel | PeftModel
+if TYPE_CHECKING:
+    from peft import LoraConfig, PeftModel
+    from transformers import BitsAndBytesConfig, PreTrainedModel
+
+Model: TypeAlias = "PreTrainedModel | PeftModel"
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,8 @@ def _base_key(config: FinetuneConfig, device: str) -> _BaseKey:
 
 @functools.lru_cache(maxsize=1)  # one base in memory, until a trial needs another one
 def _load_base(key: _BaseKey) -> PreTrainedModel:
+    from transformers import AutoModelForCausalLM  # late: start-up, a plan loads no model
+
     options: dict[str, Any] = {"dtype": getattr(torch, key.dtype), "attn_implementation": key.attention}
     if key.quantisation:
         options |= {"quantization_config": _quantisation(key), "device_map": {"": key.device}}
@@ -73,6 +74,8 @@ def _load_base(key: _BaseKey) -> PreTrainedModel:
 
 
 def _quantisation(key: _BaseKey) -> BitsAndBytesConfig:
+    from transformers import BitsAndBytesConfig  # late: start-up, as above
+
     if key.quantisation == "load_in_8bit":
         # it warns at every matrix product whose inputs are not float16
         logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
@@ -113,6 +116,8 @@ def trainable_model(config: FinetuneConfig, model_seed: int, device: str, *, fsd
 
 def new_lora_config(config: FinetuneConfig) -> LoraConfig:
     """Return the configuration of the adapter of a trial that does not continue from one."""
+    from peft import LoraConfig  # late: start-up, PEFT imports all that it may ever adapt
+
     return LoraConfig(
         task_type="CAUSAL_LM",
         r=config.r,
@@ -128,6 +133,8 @@ def new_lora_config(config: FinetuneConfig) -> LoraConfig:
 def _with_adapter(
     base: PreTrainedModel, config: FinetuneConfig, model_seed: int, shard_on: str | None
 ) -> Iterator[PeftModel]:
+    from peft import get_peft_model  # late: start-up, as above
+
     lora = new_lora_config(config)
     biases = {} if config.lora_bias == "none" else {n: p for n, p in base.named_parameters() if n.endswith("bias")}
     before = {name: p.detach().clone() for name, p in biases.items()}
@@ -177,9 +184,16 @@ def _unset_checkpointing(model: PreTrainedModel) -> None:
     model.disable_input_require_grads()  # transformers leaves this hook on if it did not add the adapter itself
 
 
+def has_adapter(model: Model) -> TypeIs[PeftModel]:
+    """Return whether a model has an adapter."""
+    from peft import PeftModel  # late: start-up; a model with an adapter has it imported already
+
+    return isinstance(model, PeftModel)
+
+
 def base_of(model: Model) -> PreTrainedModel:
     """Return the transformers model of a model with or without adapter."""
-    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    base: Any = model.get_base_model() if has_adapter(model) else model
     return base
 
 
@@ -197,6 +211,8 @@ def load_weights(model: str) -> dict[str, torch.Tensor]:
     Raises:
         ModelError: it cannot be loaded.
     """
+    from transformers import AutoModelForCausalLM  # late: start-up, a plan loads no model
+
     location = model_location(model)
     try:
         return AutoModelForCausalLM.from_pretrained(location, use_safetensors=True).state_dict()

@@ -9,11 +9,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from peft import PeftModel
-from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 
-from selgen_ray.models.loading import Model
+from selgen_ray.models.loading import Model, has_adapter
 
 _MOST_BYTES = 2 << 30  # of the sums, on a CPU
 _SHARE = 0.25  # of a GPU's free memory
@@ -31,7 +29,7 @@ class MergedAdapter:
     """
 
     def __init__(self, model: Model):
-        layers = [layer for layer in model.modules() if _is_plain(layer)] if isinstance(model, PeftModel) else []
+        layers = [layer for layer in model.modules() if _is_plain(layer)] if has_adapter(model) else []
         needed = sum(layer.base_layer.weight.nbytes for layer in layers)
         self._layers = layers if needed <= _room(model) else []
         self._weights: list[Tensor] = []
@@ -53,6 +51,8 @@ class MergedAdapter:
 
 def _is_plain(layer: Any) -> bool:
     """Return whether a layer computes x W^T + b + scaling (x A^T) B^T of its active adapters, and nothing else."""
+    from peft.tuners.lora import Linear as LoraLinear  # late: start-up, a plan has no adapter
+
     if type(layer) is not LoraLinear or "forward" in vars(layer) or layer.disable_adapters or layer.merged:
         return False
     base: Any = layer.base_layer
@@ -60,7 +60,9 @@ def _is_plain(layer: Any) -> bool:
     names = [name for name in layer.active_adapters if name in layer.lora_A]
     is_vanilla = not any(name in layer.lora_variant or layer.lora_bias[name] for name in names)
     weights = [base.weight, *(part[name].weight for name in names for part in (layer.lora_A, layer.lora_B))]
-    has_hooks = any(m._forward_hooks or m._forward_pre_hooks for m in (base, *layer.lora_A.values()))
+    has_hooks = any(
+        m._forward_hooks or m._forward_pre_hooks for m in (base, *layer.lora_A.values(), *layer.lora_B.values())
+    )
     precise = all(weight.dtype in (torch.float32, torch.float64) for weight in weights)
     return plain and is_vanilla and precise and not has_hooks and not layer.fan_in_fan_out
 

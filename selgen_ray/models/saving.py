@@ -6,17 +6,18 @@ import contextlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import PeftModel
-from peft.tuners.lora import LoraLayer
-from peft.tuners.lora.layer import ParamWrapper
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from selgen_ray.data.stop_tokens import saved_generation_config
 from selgen_ray.errors import ModelError
+from selgen_ray.models.loading import has_adapter
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _SHARD = "4GB"  # each file passes through memory on its way to an object store
 _PARTS_OF_LORA = ("lora_A.", "lora_B.", "lora_embedding_A.", "lora_embedding_B.", "lora_magnitude_vector.")
@@ -28,7 +29,7 @@ def save_model(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenize
     The generation config ends a reply at the tokens with which training ended it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if isinstance(model, PeftModel):
+    if has_adapter(model):
         model.save_pretrained(str(folder))
         save_beside_adapter(model, tokenizer, folder)
         return
@@ -82,6 +83,8 @@ def save_merged(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Pa
 @torch.no_grad()
 def _merged_weights(base: Any) -> dict[str, Tensor]:
     """Return name -> merged weight, on the CPU, under the names in the model without an adapter."""
+    from peft.tuners.lora import LoraLayer  # late: start-up, a plan saves no model
+
     weights = {
         without_adapter(name): tensor.detach().cpu()
         for name, tensor in base.state_dict().items()
@@ -113,6 +116,8 @@ def without_adapter(name: str) -> str:
 
 def adapted_parameter(layer: Any) -> tuple[str, Tensor]:
     """Return name and value of the parameter that a LoRA layer adapts: 'weight', or a stacked matrix of experts."""
+    from peft.tuners.lora.layer import ParamWrapper  # late: start-up, as above
+
     name = layer.parameter_name if isinstance(layer, ParamWrapper) else "weight"
     return name, getattr(layer.get_base_layer(), name)
 

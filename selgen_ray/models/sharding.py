@@ -5,17 +5,16 @@ So strategies compute with whole gradients as on one device, while the base, whi
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-from peft import PeftModel
 from torch import Tensor
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
 
 from selgen_ray.errors import ModelError
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 
 def shard(model: PeftModel, device: str) -> None:
@@ -31,6 +30,11 @@ def shard(model: PeftModel, device: str) -> None:
     Raises:
         ModelError: the model does not name its layers.
     """
+    # late: start-up, a second that trials on one device need not wait
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import DTensor
+
     base: Any = model.get_base_model()
     names: set[str] = set(base._no_split_modules or ())
     layers = [module for module in base.modules() if type(module).__name__ in names]
@@ -46,4 +50,8 @@ def shard(model: PeftModel, device: str) -> None:
 
 def whole(tensor: Tensor) -> Tensor:
     """Return a tensor whole: a sharded one is gathered, for which every rank must call this."""
+    if not dist.is_available() or not dist.is_initialized():
+        return tensor
+    from torch.distributed.tensor import DTensor  # late: start-up, as above
+
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -10,6 +10,7 @@ from typing import Any
 from transformers import (
     AutoTokenizer,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
 )
 
 from selgen_ray.config.finetune import FinetuneConfig
@@ -18,6 +19,7 @@ from selgen_ray.data import chats
 from selgen_ray.data.chat_format import set_chat_template_kwargs
 from selgen_ray.errors import DataError, ModelError
 from selgen_ray.models.files import cannot_load, model_location
+from selgen_ray.worlds.toy import MODEL_DIR
 
 
 def load_tokenizer(config: FinetuneConfig) -> PreTrainedTokenizerBase:
@@ -36,8 +38,11 @@ def load_tokenizer(config: FinetuneConfig) -> PreTrainedTokenizerBase:
 def _load_tokenizer(
     location: str, revision: str | None, chat_template: str | None, options: str
 ) -> PreTrainedTokenizerBase:
+    # the shipped model's class is known; for others transformers looks at the model's config, which takes seconds of
+    # imports
+    kind = PreTrainedTokenizerFast if location == str(MODEL_DIR) else AutoTokenizer
     try:
-        tokenizer = AutoTokenizer.from_pretrained(location, revision=revision or "main")
+        tokenizer = kind.from_pretrained(location, revision=revision or "main")
     except Exception as error:  # a broken tokenizer.json raises plain Exception
         raise ModelError(cannot_load("tokenizer", location, error)) from error
     if tokenizer.pad_token_id is None:

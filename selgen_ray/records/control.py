@@ -23,7 +23,8 @@ from typing import Any, cast
 from selgen_ray.records.names import is_slug, is_trial_id, is_trial_name, trial_name
 from selgen_ray.records.results import now
 from selgen_ray.stats import is_finite_number
-from selgen_ray.storage import Folder
+from selgen_ray.storage import Folder, leases
+from selgen_ray.storage.leases import newest_number
 
 ALL = "all"
 PLAN, LIVE = "plan.json", "live.json"
@@ -79,6 +80,7 @@ class Control:
     Attributes:
         folder: <sweep>/control.
         stop, removed, retry, added: the marks of each kind; see the module.
+        driver: the folder of the driver's lease.
         look_every_s: seconds between two looks at the marks; on an object store each look costs a request.
     """
 
@@ -88,12 +90,22 @@ class Control:
         self.removed = Marks(self.folder / "removed")
         self.retry = Marks(self.folder / "retry")
         self.added = Marks(self.folder / "added")
+        self.driver = self.folder / "driver"
         self.look_every_s = 1.0 if sweep.local_path is not None else 5.0
 
     def why_stopped(self, name: str) -> str:
         """Return the reason that a stop mark gives, in words. Raises StorageError."""
         mark = self.stop.read(name)
         return str(mark.get("why") or f"stopped by {mark.get('by', 'somebody')}")
+
+    def newer_driver(self, generation: int) -> str | None:
+        """Return who holds a newer lease on the sweep than that number, 'process 7 on lab2'; None if nobody does.
+
+        Raises:
+            StorageError: the storage refused.
+        """
+        newest = newest_number(self.driver.files())
+        return leases.named(leases.read_lease(self.driver, newest)) if newest > generation else None
 
     def names_of_added(self, trial_ids: Iterable[str]) -> dict[str, str]:
         """Return trial id -> '<slug>/seed_<N>' of added trials; damaged ones are left out. Raises StorageError."""

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchem
 
 from selgen_ray.records.status import STORED, TrialStatus
 from selgen_ray.storage import Folder
+from selgen_ray.storage.folder import to_json
 
 SCHEMA_VERSION = 1
 FILE_NAME = "results.json"
@@ -188,6 +189,14 @@ class TrialResult(TrainingRecord):
     )
     model_path: str | None = Field(default=None, description="where the finished model was saved, when it was")
     model_url: str | None = Field(default=None, description="where the finished model was pushed, when it was")
+    generation: int | None = Field(
+        default=None,
+        description="number of its driver's lease on the sweep; a later driver's is higher",
+        ge=1,
+    )
+    attempt: int | None = Field(
+        default=None, description="how often that driver had handed the trial out, when this was written", ge=1
+    )
     started_at: str = Field(default_factory=now)
     updated_at: str = Field(default_factory=now)
 
@@ -219,11 +228,15 @@ class TrialResult(TrainingRecord):
         return evaluations
 
     def publish(self, folder: Folder) -> None:
-        """Write results.json to the trial's folder, atomically. Raises StorageError."""
+        """Write results.json to the trial's folder, atomically, whatever is there. Raises StorageError."""
+        folder.write(FILE_NAME, self.content())
+
+    def content(self) -> bytes:
+        """Return what results.json holds, and note the time as that of the update."""
         self.updated_at = now()
         content = self.model_dump(mode="json")
         order = ["schema_version", "trial_id", "slug", "seed", "status", "error", *HEADLINES, "flags", *content]
-        folder.write_json(FILE_NAME, {key: content[key] for key in order})  # people look at the first keys
+        return to_json({key: content[key] for key in order})  # people look at the first keys
 
 
 def same_training(one: TrialResult, other: TrialResult) -> bool:
@@ -248,6 +261,8 @@ class ResultHead(BaseModel):
     seed: int
     status: StoredStatus
     error: str | None = None
+    generation: int | None = None
+    attempt: int | None = None
     capability: float | None = Field(default=None, ge=0, le=1)
     alignment: float | None = Field(default=None, ge=0, le=1)
     coherence: float | None = Field(default=None, ge=0, le=1)

@@ -28,6 +28,8 @@ class TrialStatus(StrEnum):
     """Its process ended through no fault of the trial; it continues from its checkpoint."""
     CRASHED = "crashed"
     """It raised an error or its worker died; it is retried up to `max_failures` times."""
+    SUPERSEDED = "superseded"
+    """Another process took the trial over, so this run of it ended; no failure, and not tried again by this driver."""
     REMOVED = "removed"
     """A person deleted it; it does not run again until a retry."""
 

@@ -29,6 +29,7 @@ GREY = "#666666"
 _FRONT: dict[str, Any] = {"color": "#B4B4B4", "linewidth": 1.8, "solid_joinstyle": "miter"}
 _CROSS: dict[str, Any] = {"marker": "x", "color": INK, "markersize": 10, "markeredgewidth": 1.6, "linestyle": "none"}
 _LABEL_LENGTH = 28
+_LINE = 112  # characters of a line of the footnote, which must not reach under the legend
 _MULTITUDE = 80  # with more settings than this, only those on the front have bars and labels
 
 
@@ -186,7 +187,7 @@ def _words(figure: Figure, axes: Axes, report: Report) -> None:
     if any(s.on_front for s in report.drawn):
         handles.append(_line("Pareto front of the means", **_FRONT))
     lines = "\n".join(str(handle.get_label()) for handle in handles).split("\n")
-    size = min(8.5, 8.5 * 28 / len(lines), 8.5 * 42 / max(map(len, lines)))
+    size = min(8.5, 8.5 * 25 / len(lines), 8.5 * 42 / max(map(len, lines)))
     style = {"fontsize": size, "frameon": False, "labelspacing": 0.75, "handletextpad": 0.7, "borderaxespad": 0}
     axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.03, 1.0), labelcolor=INK, **style)
 
@@ -227,7 +228,7 @@ def footnote(report: Report) -> str:
     lines = [""]
     for part in parts:
         longer = f"{lines[-1]}  ·  {part}" if lines[-1] else part
-        lines = [*lines[:-1], longer] if len(longer) < 150 else [*lines, part]
+        lines = [*lines[:-1], longer] if len(longer) < _LINE else [*lines, part]
     return "\n".join(lines)
 
 

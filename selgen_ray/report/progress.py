@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Any
 
 from selgen_ray.records.control import LIVE, PLAN, Control
+from selgen_ray.records.liveness import beat_s, is_driven
 from selgen_ray.records.names import trial_name
 from selgen_ray.records.results import TrialResult
 from selgen_ray.records.status import TrialStatus
-from selgen_ray.report.roles import role_in_name, role_of
+from selgen_ray.report.roles import is_control_name, role_in_name, role_of
 from selgen_ray.report.settings import STRATEGIES, setting_key
 from selgen_ray.storage import Folder
-
-_SILENT_S = 60.0  # a driver that has not written for so long is taken for dead
 
 
 @dataclass(frozen=True)
@@ -72,19 +69,9 @@ def read_plan(folders: Iterable[Folder]) -> Plan:
         removed = control.removed.names()
         names |= {trial_id: name for trial_id, name in planned.items() if trial_id not in removed}
         live = control.read(LIVE)
-        running |= set(live.get("running", {})) if _is_driven(live) else set()
+        # a report need not wait for as long as somebody who would take the sweep over
+        running |= set(live.get("running", {})) if is_driven(control, live, 3 * beat_s(live)) else set()
     return Plan(names, frozenset(running))
-
-
-def _is_driven(live: Mapping[str, Any]) -> bool:
-    """Return whether a driver gave a sign of life lately; a time that cannot be read is none."""
-    if not live or live.get("over"):
-        return False
-    try:
-        silent = datetime.now(UTC) - datetime.fromisoformat(live.get("updated_at", ""))
-    except (ValueError, TypeError):
-        return False
-    return silent.total_seconds() < _SILENT_S
 
 
 def progress_of(trials: Sequence[TrialResult], plan: Plan) -> Progress:
@@ -118,8 +105,10 @@ def _strategy_of_name(name: str, by_key: Mapping[str, str], strategies: Iterable
     key = setting_key(slug)
     if key in by_key:
         return by_key[key]
+    if is_control_name(slug):
+        return role_in_name(slug, "")
     fitting = [one for one in strategies if slug == one or slug.startswith(f"{one}_")]
-    return role_in_name(slug, max(fitting, key=len)) if fitting else slug.removesuffix(f"_{key}")
+    return role_in_name(slug, max(fitting, key=len) if fitting else slug.removesuffix(f"_{key}"))
 
 
 def progress_text(progress: Progress) -> str:

@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from selgen_ray.records.results import TrialResult
 
+_SLUG = "control_"
 BASE, TASK_ALONE = "base model", "task alone"
 
 
@@ -18,7 +19,7 @@ class Kind(StrEnum):
     TASK_ALONE = "task alone"
     """Trained on the task without any proxy: the gain of a strategy is measured from here."""
     CONTROL = "control"
-    """A control that the sweep names, such as one on clean data."""
+    """A control that the sweep's section `controls` names, such as one on clean data."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +40,27 @@ def strategy_of(result: TrialResult) -> str:
     return str(result.config.get("proxy_strategy") or "unknown")
 
 
+def control_of(result: TrialResult) -> str:
+    """Return the trial's name in the section `controls` of its sweep; '': it is none of them."""
+    return str(result.config.get("control") or "")
+
+
 def is_outcome_only(result: TrialResult) -> bool:
     """Return whether it is plain training on the outcome alone, by its config or because there was no proxy."""
     no_proxy = bool(result.num_rows) and "train/proxy" not in result.num_rows
     return strategy_of(result) == "naive" and (result.config.get("train_on_proxy") is False or no_proxy)
 
 
-# A function for each kind of control: the role of a trial that is one, else None. A new kind needs a line here.
+def _named(result: TrialResult) -> Role | None:
+    """Return the role of a control that the section `controls` names; the task alone has a kind of its own."""
+    name = control_of(result)
+    return Role(Kind.CONTROL, name) if name and name != TASK_ALONE else None
+
+
+# A function for each kind of control: the role of a trial that is one, else None. A new kind needs a line here. Named
+# ones come first: 'oracle' is trained on clean data alone, and must not pass for the task alone.
 _RULES: tuple[Callable[[TrialResult], Role | None], ...] = (
+    _named,
     lambda result: Role(Kind.TASK_ALONE, TASK_ALONE) if is_outcome_only(result) else None,
 )
 
@@ -63,6 +77,19 @@ def role_of_setting(trials: Iterable[TrialResult]) -> Role:
     return next((role for role in roles if role.is_control), roles[0])
 
 
+def is_control_name(slug: str) -> bool:
+    """Return whether a planned trial's folder is that of a control, such as 'control_oracle_1a2b3c'."""
+    return slug.startswith(_SLUG)
+
+
 def role_in_name(slug: str, strategy: str) -> str:
-    """Return the name of the role of a planned trial, of which its folder's name is all that is known."""
+    """Return the name of the role of a planned trial, of which its folder's name is all that is known.
+
+    Args:
+        slug: 'naive_train_on_proxy-false_1a2b3c', or of a control 'control_oracle_1a2b3c'.
+        strategy: what the slug begins with, as far as a strategy is known.
+    """
+    if is_control_name(slug):
+        name = slug.removeprefix(_SLUG).rpartition("_")[0]
+        return TASK_ALONE if name == TASK_ALONE.replace(" ", "-") else name
     return TASK_ALONE if strategy == "naive" and "train_on_proxy-false" in slug.lower() else strategy

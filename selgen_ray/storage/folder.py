@@ -34,6 +34,11 @@ _DEAD_CLAIM_S = 10.0
 _CLAIMS = 5
 
 
+def to_json(content: Any) -> bytes:
+    """Return plain data as strict JSON. Raises ValueError for NaN and infinity, which JSON lacks."""
+    return json.dumps(content, indent=1, allow_nan=False).encode()
+
+
 @dataclass(frozen=True)
 class Folder:
     """A folder, existing or not. It is picklable: a worker opens the filesystem itself.
@@ -107,9 +112,38 @@ class Folder:
         except FileNotFoundError as error:  # from GCS and some others: there is no such bucket
             raise StorageBlockedError(f"cannot write {self / name}: there is no such bucket ({error})") from error
 
+    def write_while(self, mark: str, name: str, content: bytes) -> None:
+        """Write the file `name` atomically while the file `mark` is there, and only then.
+
+        On a local path this is exact: the new file is renamed out of the folder of `mark`, which fails from the moment
+        on at which `delete_at_once` removed that folder. On an object store, where pyarrow has no conditional write,
+        the mark is looked for before each try to write: a write that is on its way at that moment still arrives.
+
+        Args:
+            mark: path of a file below this folder; it lies in a folder of its own.
+            name: path of the file below this folder.
+            content: all of its bytes.
+
+        Raises:
+            FileNotFoundError: the mark is gone; readers see no change.
+            StorageError: the storage refused; readers see no change.
+        """
+        filesystem, path = self._place
+
+        def write() -> None:
+            if isinstance(filesystem, fs.LocalFileSystem):
+                local_files.write_by_way_of((Path(path) / mark).parent, Path(path) / name, content)
+                return
+            if filesystem.get_file_info(f"{path}/{mark}").type == fs.FileType.NotFound:
+                raise FileNotFoundError(f"{self / mark} is gone")
+            with filesystem.open_output_stream(f"{path}/{name}") as out:
+                out.write(content)
+
+        self._do("write", name, write)
+
     def write_json(self, name: str, content: Any) -> None:
         """Write `content` atomically as strict JSON. Raises ValueError for NaN and infinity, which JSON lacks."""
-        self.write(name, json.dumps(content, indent=1, allow_nan=False).encode())
+        self.write(name, to_json(content))
 
     def read(self, name: str) -> bytes:
         """Return the bytes of the file `name`. Raises FileNotFoundError if there is none."""
@@ -310,6 +344,13 @@ class Folder:
         paths = self.find(name, leave_out)
         infos = self._do("list", "", lambda: filesystem.get_file_info([f"{root}/{path}" for path in paths]))
         return [(path, info.mtime_ns or 0) for path, info in zip(paths, infos, strict=True)]
+
+    def delete_at_once(self) -> None:
+        """Remove this folder as `delete` does, on a local path in one moment: see `write_while`."""
+        if (path := self.local_path) is not None:
+            self._do("delete", "", lambda: local_files.delete_at_once(path))
+        else:
+            self.delete()
 
     def delete(self) -> None:
         """Remove this folder, if it exists, and everything in it; of a symbolic link, only the link."""

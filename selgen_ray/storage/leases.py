@@ -3,7 +3,8 @@
 A lease is a file `000001.json`, `000002.json`, ... in a folder; the highest number counts. Its holder renews it. When
 the holder releases it, dies or falls silent, another process takes the next number. Two processes may hold a lease at
 once (a frozen holder wakes up; an object store was slower than its settle delay), so what a lease protects must be safe
-to do twice.
+to do twice, or the holder looks whether it still has the lease before it acts (`Lease.look`). Numbers only grow, since
+no file of a lease is ever removed: what carries the number of its lease can be told from what is older.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import re
 import socket
 import threading
 import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,19 +36,48 @@ class Lease:
 
     Only the holder writes the file, and a successor creates the next number, so a holder that was frozen cannot disturb
     its successor.
+
+    Attributes:
+        number: of this lease; that of every later lease in the folder is higher.
+        lost: who holds it instead ('process 7 on lab2'), once `look` or the thread has seen that; else None.
+        on_lost: called with that text by whichever thread sees it first. If set, the thread looks at each renewal.
     """
 
     def __init__(self, place: Folder, number: int, lease_s: float):
-        self.place = place
+        self.place, self.number = place, number
         self.name = f"{number:06d}.json"
+        self.lost: str | None = None
+        self.on_lost: Callable[[str], None] | None = None
         self._every_s = lease_s / 3
-        self._owner = _me()
+        # `id`: on an object store two processes can create one number at the same time
+        self._owner = _me() | {"id": uuid.uuid4().hex}
+        self._looking = threading.Lock()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
 
     def content(self, beat: int, released: bool = False) -> bytes:
         """Return the content of the lease's file; `beat` counts the renewals, so that each one changes the file."""
         return json.dumps(self._owner | {"beat": beat, "released": released}).encode()
+
+    def look(self) -> str | None:
+        """Return who took the lease over, 'process 7 on lab2'; None while it is this process's.
+
+        Raises:
+            StorageError: the folder cannot be read.
+        """
+        with self._looking:
+            if self.lost is not None:
+                return self.lost
+            newest = newest_number(self.place.files())
+            if newest < self.number:  # somebody removed the files: nobody else has the lease
+                return None
+            holder = read_lease(self.place, newest)
+            if newest == self.number and holder.get("id", self._owner["id"]) == self._owner["id"]:
+                return None
+            self.lost = named(holder)
+        if self.on_lost is not None:
+            self.on_lost(self.lost)
+        return self.lost
 
     def _write(self, beat: int, released: bool = False) -> float:
         """Write the lease's file, and return the seconds after which to write it again."""
@@ -62,6 +94,13 @@ class Lease:
         for beat in itertools.count(1):
             if self._ended.wait(pause_s):
                 return
+            if self.on_lost is not None:
+                try:
+                    self.look()
+                except OSError as error:
+                    logger.warning("cannot look for a successor: %s", error)
+            if self.lost is not None:
+                return
             pause_s = self._write(beat)
 
     def __enter__(self) -> Lease:
@@ -71,7 +110,8 @@ class Lease:
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()  # otherwise a late renewal could undo the release
-        self._write(-1, released=True)
+        if self.lost is None:
+            self._write(-1, released=True)
 
 
 class Watch:
@@ -91,8 +131,11 @@ class Watch:
         self._seen: tuple[str, bytes] | None = None
         self._silent_s = self._looked = 0.0
 
-    def acquire(self) -> Lease | None:
+    def acquire(self, after: int = 0) -> Lease | None:
         """Return a new lease if there is none, or if its holder has released it, died or fallen silent; else None.
+
+        Args:
+            after: a number that the lease's must exceed, even if the folder holds no trace of it.
 
         Raises:
             StorageError: the storage refused.
@@ -101,7 +144,7 @@ class Watch:
         if current is not None and not self._is_over(*current):
             return None
         number = int(current[0].removesuffix(".json")) if current else 0
-        lease = Lease(self.place, number + 1, self.lease_s)
+        lease = Lease(self.place, max(number, after) + 1, self.lease_s)
         return lease if self.place.create(lease.name, lease.content(0), self.settle_s) else None
 
     def holder(self) -> dict[str, Any] | None:
@@ -115,19 +158,13 @@ class Watch:
         current = self._current()
         if current is None or self._is_over(*current):
             return None
-        try:
-            return dict(json.loads(current[1]))
-        except (ValueError, TypeError):
-            return {}
+        return _parsed(current[1])
 
     def _current(self) -> tuple[str, bytes] | None:
         newest = max((name for name in self.place.files() if _FILE.fullmatch(name)), default=None)
         if newest is None:
             return None
-        try:
-            return newest, self.place.read(newest)
-        except OSError:  # NFS: renewed while it was read; if this lasts, the lease expires
-            return newest, b""
+        return newest, _read(self.place, newest)
 
     def _is_over(self, name: str, content: bytes) -> bool:
         now = time.monotonic()
@@ -135,16 +172,44 @@ class Watch:
             self._seen, self._silent_s, self._looked = (name, content), 0.0, now
         self._silent_s += min(now - self._looked, self.lease_s / 3)
         self._looked = now
-        try:
-            lease = dict(json.loads(content))
-        except (ValueError, TypeError):  # a filesystem without hard links can show it half written
-            lease = {}
+        lease = _parsed(content)
         if lease.get("released"):
             return True
-        is_over = self._silent_s >= self.lease_s or _has_died(lease)
+        is_over = self._silent_s >= self.lease_s or has_died_here(lease)
         if is_over:
             logger.warning("%s/%s: process %s is dead or frozen, taking over", self.place, name, lease.get("pid"))
         return is_over
+
+
+def newest_number(names: Iterable[str]) -> int:
+    """Return the number of the newest lease, from the names of the files in a folder of leases; 0 if there is none."""
+    return max((int(name.removesuffix(".json")) for name in names if _FILE.fullmatch(name)), default=0)
+
+
+def named(holder: Mapping[str, Any]) -> str:
+    """Return 'process 7 on lab2' for the content of a lease; 'another process' if it cannot be read."""
+    if "pid" not in holder:
+        return "another process"
+    return f"process {holder['pid']} on {str(holder.get('host', '')).split(' ')[0]}"
+
+
+def read_lease(place: Folder, number: int) -> dict[str, Any]:
+    """Return the content of the lease of that number: 'host', 'pid', 'id', ...; {} if it cannot be read just now."""
+    return _parsed(_read(place, f"{number:06d}.json"))
+
+
+def _read(place: Folder, name: str) -> bytes:
+    try:
+        return place.read(name)
+    except OSError:  # NFS: renewed while it was read; if this lasts, the lease expires
+        return b""
+
+
+def _parsed(content: bytes) -> dict[str, Any]:
+    try:
+        return dict(json.loads(content))
+    except (ValueError, TypeError):  # a filesystem without hard links can show it half written
+        return {}
 
 
 def _me() -> dict[str, Any]:
@@ -174,7 +239,7 @@ def _state(pid: int) -> tuple[str, str] | None:
     return fields[0], fields[19]
 
 
-def _has_died(lease: dict[str, Any]) -> bool:
+def has_died_here(lease: dict[str, Any]) -> bool:
     """Return whether the holder is known to be dead; only a process on the same host can know that."""
     if lease.get("host") != this_host() or os.name != "posix":
         return False

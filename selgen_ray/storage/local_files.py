@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import uuid
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -43,6 +44,33 @@ def write(target: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
         raise
+
+
+def write_by_way_of(staging: Path, target: Path, content: bytes) -> None:
+    """Write `content` to the file `target` atomically, from a temporary file in the folder `staging`.
+
+    Raises:
+        FileNotFoundError: `staging` is gone, or went while this call was writing; `target` is then as it was.
+    """
+    beside = staging / f".{uuid.uuid4().hex}.tmp"
+    try:
+        with beside.open("wb") as out:
+            out.write(content)
+            out.flush()
+            os.fsync(out.fileno())
+        beside.replace(target)  # the path is looked up now: of a folder that was moved away it finds nothing
+    except BaseException:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise
+
+
+def delete_at_once(folder: Path) -> None:
+    """Remove a folder and all in it, so that every path into it is invalid from one moment on."""
+    doomed = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.gone")
+    with contextlib.suppress(FileNotFoundError):
+        folder.rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
 
 
 def link(beside: Path, target: Path, content: bytes) -> bool:

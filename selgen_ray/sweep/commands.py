@@ -10,7 +10,6 @@ import json
 import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from selgen_ray.driver.trust import OPTION, SHORTEST, sha256_start
 from selgen_ray.errors import INPUT_ERRORS, StorageError
 from selgen_ray.reading import Unreadable, every_head, one_each
 from selgen_ray.records.control import ALL, LIVE, PLAN, Control
+from selgen_ray.records.liveness import LEASE_S, is_driven
 from selgen_ray.records.names import is_trial_name, trial_name
 from selgen_ray.records.results import FILE_NAME, TrialResult
 from selgen_ray.records.status import TrialStatus
@@ -28,7 +28,6 @@ from selgen_ray.storage import Folder
 
 COMMANDS = ("status", "stop", "retry", "rm", "add")
 DONE, WRONG = 0, 2
-_SILENT_S = 60.0  # a driver that has written nothing for so long counts as dead
 
 
 @dataclass
@@ -43,6 +42,7 @@ class Sweep:
         copies: trial id -> folder and seed of every result of it that lies in the sweep's folder.
         unreadable: the results.json that are damaged.
         live: the state that the driver wrote last, {} if none ever did.
+        is_driven: whether a process runs the sweep now.
     """
 
     folder: Folder
@@ -54,24 +54,14 @@ class Sweep:
     copies: dict[str, list[tuple[Folder, int]]] = field(default_factory=dict[str, list[tuple[Folder, int]]])
     unreadable: list[Unreadable] = field(default_factory=list[Unreadable])
     live: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def silent_s(self) -> float | None:
-        """Seconds since the driver's last sign of life, by the clocks of both machines; None: no driver is running."""
-        if not self.live or self.live.get("over"):
-            return None
-        return (datetime.now(UTC) - datetime.fromisoformat(self.live["updated_at"])).total_seconds()
-
-    @property
-    def is_driven(self) -> bool:
-        """Whether a process runs the sweep now."""
-        return self.silent_s is not None and self.silent_s < _SILENT_S
+    is_driven: bool = False
 
 
 def read_state(folder: Folder) -> Sweep:
     """Read the state of a sweep from its folder. Raises StorageError: there is no sweep, or it cannot be read."""
     control = Control(folder)
-    sweep = Sweep(folder, control, live=control.read(LIVE))
+    live = control.read(LIVE)
+    sweep = Sweep(folder, control, live=live, is_driven=is_driven(control, live, on_wait=_wait))
     sweep.names |= control.read(PLAN).get("trials", {})
     added = control.added.names()
     heads = every_head(folder, sweep.unreadable)
@@ -109,6 +99,10 @@ def read_state(folder: Folder) -> Sweep:
                 status = TrialStatus.STOPPED
         sweep.status[trial_id] = status
     return sweep
+
+
+def _wait(driver: str) -> None:
+    sys.stderr.write(f"{driver} may be running this sweep: waiting up to {LEASE_S:.0f} s for a sign of it\n")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -218,12 +212,12 @@ def _word(status: TrialStatus) -> str:
 
 
 def _driver(sweep: Sweep) -> str:
-    silent = sweep.silent_s
-    if silent is None:
+    if not sweep.live or sweep.live.get("over"):
         return "not running"
     where = f"by process {sweep.live.get('pid')} on {sweep.live.get('host')}"
     if not sweep.is_driven:
-        return f"no sign of life for {clock(silent)}; it was run {where}"
+        when = sweep.live.get("updated_at", "an unknown time")
+        return f"not running; it was run {where}, whose last sign of life is of {when} by its clock"
     ending = f", ending ({sweep.live['ending']})" if sweep.live.get("ending") else ""
     ending += f", paused ({sweep.live['paused']})" if sweep.live.get("paused") else ""
     return f"run {where}{ending}"

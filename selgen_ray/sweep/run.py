@@ -16,7 +16,7 @@ from selgen_ray.cluster import job
 from selgen_ray.config.finetune import FinetuneConfig
 from selgen_ray.driver import guard
 from selgen_ray.driver.display import KINDS, make_display
-from selgen_ray.driver.driver import SweepBusyError, claim, record_end
+from selgen_ray.driver.driver import SweepBusyError, SweepLostError, claim, record_end
 from selgen_ray.driver.plan import Plan, make_plan, sweep_folder
 from selgen_ray.driver.preflight import check_data
 from selgen_ray.driver.selection import SelectionError, parse_only
@@ -29,6 +29,7 @@ from selgen_ray.records.results import FILE_NAME
 from selgen_ray.records.status import TrialStatus
 from selgen_ray.records.text import first_line, last_line
 from selgen_ray.space import SweepSpec, kept, load_space
+from selgen_ray.storage.leases import Lease
 from selgen_ray.sweep import commands
 
 DONE, UNFINISHED, BAD_INPUT = 0, 1, 2
@@ -122,9 +123,12 @@ def after_loss(argv: Sequence[str], why: str, is_recorded: bool) -> int:
         spec = load_space(args.space)
         plan = _plan(spec, args.only, args.trust_plugin)
         if not is_recorded:
-            _say(*_rest(plan, resume_command(args), why))
             record_end(plan.folder, why)
+            _say(*_rest(plan, resume_command(args), why))
         return _write_up(spec, plan)
+    except SweepLostError as error:
+        _say(str(error))
+        return UNFINISHED
     except (*INPUT_ERRORS, StorageError, SelectionError) as error:
         _say(f"ended early ({why}); to go on: {resume_command(args)}", str(error))
         return UNFINISHED
@@ -134,18 +138,26 @@ def _run(spec: SweepSpec, plan: Plan, args: argparse.Namespace, tokens: PlannedT
     """Run what is left, if anything, and report."""
     why = None
     if plan.is_open:
-        with claim(Control(plan.folder)):
+        with claim(Control(plan.folder), plan.generation) as lease:
             plan.folder.write(kept.FILE, kept.kept_text(Path(args.space)))
             tokens.publish()
             guard.note("launched")
             try:
-                problem, why = _launch(spec, _plan(spec, args.only, args.trust_plugin), args)
+                problem, why = _launch(spec, _plan(spec, args.only, args.trust_plugin), args, lease)
             finally:  # which is not reached if Ray ends this process
                 guard.note("over")
+        if lease.lost is not None:
+            return _end_lost(lease.lost)
         if problem:
             return _refuse(problem)
         plan = _plan(spec, args.only, args.trust_plugin)
     return _finish(spec, plan, resume_command(args), why)
+
+
+def _end_lost(who: str) -> int:
+    """Say that the sweep is another process's now, which also writes its report; return the exit status."""
+    sys.stderr.write(f"{SweepLostError(who)}\n")
+    return UNFINISHED
 
 
 def resume_command(args: argparse.Namespace) -> str:
@@ -158,13 +170,17 @@ def resume_command(args: argparse.Namespace) -> str:
     return shlex.join(parts)
 
 
-def _launch(spec: SweepSpec, plan: Plan, args: argparse.Namespace) -> tuple[str | None, str | None]:
+def _launch(spec: SweepSpec, plan: Plan, args: argparse.Namespace, lease: Lease) -> tuple[str | None, str | None]:
     """Run what is left; return what is wrong with the request, if anything, and why the sweep ended early."""
     from selgen_ray.cluster import cluster  # late: a dry run, or a finished sweep, needs no Ray
     from selgen_ray.cluster.trackers import TrackerError
     from selgen_ray.cluster.tune_sweep import Launch, launch, resolve
 
     def abandon(why: str) -> NoReturn:
+        if lease.lost is not None:
+            guard.note("over")
+            _end_lost(lease.lost)
+            os._exit(UNFINISHED)
         if guard.is_guarded():  # Ray may end this process before the report is written: the guard writes it
             try:
                 left = _plan(spec, args.only, args.trust_plugin)
@@ -186,9 +202,12 @@ def _launch(spec: SweepSpec, plan: Plan, args: argparse.Namespace) -> tuple[str 
         cluster.check_hardware(map(FinetuneConfig.model_validate, configs), granted.gpus_per_process)
         if dashboard:
             _say(f"dashboard: {dashboard}")
-        return None, launch(Launch(spec, plan, granted, make_display(args.progress), abandon, args.time_budget))
+        display = make_display(args.progress)
+        return None, launch(Launch(spec, plan, granted, display, abandon, lease, args.time_budget))
     except KeyboardInterrupt:
         return None, "interrupted"
+    except SweepLostError as error:
+        return str(error), None
     except ConnectionError as error:
         hint = "Is it running? One with token authentication needs RAY_AUTH_MODE=token."
         return f"RAY_ADDRESS {os.environ.get('RAY_ADDRESS')!r}: {error}. {hint}", None

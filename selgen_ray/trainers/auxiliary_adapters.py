@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft.tuners.lora import LoraLayer
-from peft.tuners.lora.layer import ParamWrapper
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
@@ -115,6 +113,8 @@ def adapted_matrices(model: nn.Module, strategy: str = "safe_lora") -> dict[str,
     Raises:
         ModelError: an embedding is adapted: it has no B A of the form that is projected.
     """
+    from peft.tuners.lora.layer import ParamWrapper  # late: start-up, PEFT imports all that it may ever adapt
+
     matrices: dict[str, AdaptedMatrix] = {}
     for path, layer in _lora_layers(model):
         name = without_adapter(path.removeprefix(_PEFT))
@@ -130,6 +130,8 @@ def adapted_matrices(model: nn.Module, strategy: str = "safe_lora") -> dict[str,
 
 
 def _lora_layers(model: nn.Module) -> list[tuple[str, Any]]:
+    from peft.tuners.lora import LoraLayer  # late: start-up, as above
+
     return [(path, layer) for path, layer in model.named_modules() if isinstance(layer, LoraLayer)]
 
 

@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
 
-from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
@@ -18,7 +17,7 @@ from selgen_ray.data.rows import load_roles
 from selgen_ray.data.sets import Sets
 from selgen_ray.data.training_prompts import with_prompts
 from selgen_ray.models import forward, saving
-from selgen_ray.models.loading import Model
+from selgen_ray.models.loading import Model, has_adapter
 from selgen_ray.models.log_probs import cross_entropy
 from selgen_ray.models.tokenizer import refused_rows
 from selgen_ray.records.results import TrainingRecord
@@ -138,7 +137,7 @@ class BaseTrainer(Strategy):
     def prepare(self) -> None:
         """Do work before training, with the model in its starting state (also when the run is resumed)."""
 
-    def state(self) -> dict[str, Tensor]:
+    def checkpoint_state(self) -> dict[str, Tensor]:
         """Return tensors that a hook changes in place from step to step, by name: they are part of each checkpoint.
 
         It is called once, after `prepare`; a resumed run copies the values of its checkpoint into them.
@@ -264,7 +263,7 @@ class BaseTrainer(Strategy):
 
         That is an adapter, written by `save_adapter`, or the whole model with `save_merged` or after full fine-tuning.
         """
-        if self.cfg.save_merged and isinstance(self.model, PeftModel):
+        if self.cfg.save_merged and has_adapter(self.model):
             saving.save_merged(self.model, self.tokenizer, Path(folder))
         else:
             self.save_adapter(folder)

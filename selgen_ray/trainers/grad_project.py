@@ -67,7 +67,7 @@ class GradientProjectionTrainer(ProjectionTrainer):
         roles = ["proxy"] if self.project_loss == "kl_to_base" else ["proxy", "proxy_neg"]
         return [role for role in roles if self.has(role)]
 
-    def state(self) -> dict[str, Tensor]:
+    def checkpoint_state(self) -> dict[str, Tensor]:
         """Return the directions that are used until the next refresh."""
         return {f"{role}:{n}": t for role, direction in self.directions.items() for n, t in direction.items()}
 

@@ -12,10 +12,19 @@ from typing import Any
 
 from selgen_ray.config import hub_names
 from selgen_ray.data.rows import load_roles, rows_hash
-from selgen_ray.errors import INPUT_ERRORS, DataError, ModelError, TrialDiverged, TrialStopped, blocked_by
+from selgen_ray.errors import (
+    INPUT_ERRORS,
+    DataError,
+    ModelError,
+    TrialDiverged,
+    TrialStopped,
+    TrialSuperseded,
+    blocked_by,
+)
 from selgen_ray.evals.headlines import headlines
 from selgen_ray.models import hub, tokenizer
-from selgen_ray.records.results import FILE_NAME, TrialResult
+from selgen_ray.records.attempts import Fence
+from selgen_ray.records.results import TrialResult
 from selgen_ray.records.status import TrialStatus
 from selgen_ray.storage import Folder
 from selgen_ray.storage.cache import Cache
@@ -62,12 +71,17 @@ def run_trial(
             'peak_not_reached', 'save_failed' and 'push_failed'.
         fsdp: shard the frozen base over the processes.
 
+    If the result is finished already, by another attempt, return it as it is.
+
     Raises:
         DataError, ModelError, PluginError: the input is wrong; another try would fail too.
+        TrialSuperseded: another process runs the trial, or the sweep, now; its files are left alone.
         Exception: any other error of the trial. Either is published first, if the storage answers.
     """
     try:
         run = _Run(task, stop or StopSignal(), on_event, fsdp)
+    except TrialSuperseded:
+        raise
     except Exception as error:  # a plugin cannot be loaded, or the config is wrong
         if _knows_the_cause(error):
             with contextlib.suppress(OSError):
@@ -80,21 +94,29 @@ def publish_failure(task: TrialTask, error: str, *, again: bool = False) -> None
     """Publish status 'failed' for a trial whose own run could not do so; leave a finished result as it is.
 
     Args:
-        task: the trial.
+        task: the trial, with an attempt of its own if another process may still run the one before.
         error: a text whose last line is the cause, as in a traceback.
         again: replace the cause of an earlier failure too.
 
     Raises:
         StorageError: the folder cannot be written.
     """
+    fence = Fence(task.folder, task.attempt)
+    try:
+        stored = fence.begin()
+        _publish_failure(task, fence, stored, error, again)
+    except TrialSuperseded as refusal:  # whoever runs it now says how it ends
+        logger.warning("%s: its failure is not kept: %s", task.name, refusal)
+
+
+def _publish_failure(task: TrialTask, fence: Fence, stored: TrialResult | None, error: str, again: bool) -> None:
     result = TrialResult(
         trial_id=task.trial_id, slug=task.slug, seed=task.config["seed"], status=TrialStatus.RUNNING, config=task.config
     )
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        result = TrialResult.model_validate_json(task.folder.read(FILE_NAME))
+    result = stored or result
     if result.status is TrialStatus.RUNNING or (again and result.status is TrialStatus.FAILED):
         result.status, result.error = TrialStatus.FAILED, error
-        result.publish(task.folder)
+        fence.publish(result)
 
 
 def _knows_the_cause(error: Exception) -> bool:
@@ -123,17 +145,20 @@ class _Run:
             git_commit=task.git_commit,
             model_hash=task.model_hash,
         )
-        self.before: TrialResult | None = None
-        with contextlib.suppress(FileNotFoundError, ValueError):
-            self.before = TrialResult.model_validate_json(task.folder.read(FILE_NAME))
+        self.fence, self.superseded = Fence(task.folder, task.attempt), ""
+        self.before = ranks.from_main(self.fence.begin)
+        if self.before is not None:
             self.result.started_at = self.before.started_at
             self.seconds_before = self.before.timings.get("total_s", 0.0)
         self.cache_folder = task.cache or task.folder / "cache"
         keep = self.config.finetune_config.max_checkpoints_to_keep
         self.saved = False  # whether this rank has a finished model that can be pushed
-        self.checkpoints = Checkpoints(task.folder / CHECKPOINTS, keep, on_event)
+        self.checkpoints = Checkpoints(task.folder / CHECKPOINTS, keep, on_event, self.fence, self._refused)
 
     def run(self, on_progress: Callable[[dict[str, Any]], None]) -> TrialResult:
+        if self.task.attempt is not None and self.before is not None and self.before.status.is_finished:
+            self._clear_up()
+            return self.before  # finished after this task was made, by a process that was taken for dead
         with scratch("model") as finished:
             return self._run(on_progress, finished)
 
@@ -147,6 +172,8 @@ class _Run:
             self.result.status, self.result.error = TrialStatus.DIVERGED, str(error)
         except TrialStopped as error:
             return self._stopped(error)
+        except TrialSuperseded:
+            raise
         except Exception as error:
             if blocked_by(error):  # no fault of the trial's: it goes on from its checkpoint when that is mended
                 raise
@@ -154,18 +181,24 @@ class _Run:
             self.result.error = last_lines()
             if _knows_the_cause(error):
                 with contextlib.suppress(OSError):  # the storage may be what failed; the cause must not be hidden
-                    self._publish()
+                    self._publish_last()
             raise
-        self._publish()
+        self._publish_last()
         if self.result.status == TrialStatus.COMPLETED:
             self._push(finished)
+        self._clear_up()
+        return self.result
+
+    def _clear_up(self) -> None:
+        """Remove what a finished trial needs no more."""
         try:
             self.checkpoints.delete()
+            if ranks.is_main():
+                self.fence.end()
             if self.task.cache is None and ranks.is_main():
                 self.cache_folder.delete()
         except OSError as error:  # the result is published: a folder left over is no reason to fail
             logger.warning("%s", error)
-        return self.result
 
     def _stopped(self, error: TrialStopped) -> TrialResult:
         if self.before and not self.result.eval_steps:  # stopped before it read its checkpoint: keep the old record
@@ -173,7 +206,9 @@ class _Run:
         self.result.status = TrialStatus.RUNNING
         if error.reason == "stopped":
             self.result.status, self.result.error = TrialStatus.STOPPED, error.why
-        self._publish()
+        self._publish_last()
+        if error.reason == "superseded":
+            raise TrialSuperseded(error.why) from error
         return self.result
 
     def _push(self, finished: Path) -> None:
@@ -222,8 +257,9 @@ class _Run:
     def _try_to_save(self, trainer: BaseTrainer, finished: Path) -> None:
         """Save the finished model; if that fails, flag it and keep the result."""
         try:
+            self.fence.check()  # the newer attempt may be saving its own to this place
             self._save(trainer, finished)
-        except TrialStopped:
+        except (TrialStopped, TrialSuperseded):
             raise
         except (
             Exception
@@ -269,7 +305,21 @@ class _Run:
             copy_record(self.result, trainer)
         self.result.timings["total_s"] = self.seconds_before + time.monotonic() - self.started
         if ranks.is_main():
-            self.result.publish(self.task.folder)
+            try:
+                self.fence.publish(self.result)
+            except TrialSuperseded as error:
+                self._refused(str(error))
+
+    def _refused(self, why: str) -> None:
+        """Let the run end after this step, on all ranks: what it has left to write is another's."""
+        self.superseded = why
+        self.stop.request("superseded", why)
+
+    def _publish_last(self) -> None:
+        """Publish at the end of the run, when no stop is looked for any more. Raises TrialSuperseded."""
+        self._publish()
+        if self.superseded:
+            raise TrialSuperseded(self.superseded)
 
 
 def last_lines() -> str:

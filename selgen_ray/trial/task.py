@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from selgen_ray.records.attempts import Attempt
 from selgen_ray.records.names import trial_name
 from selgen_ray.storage import Folder
 from selgen_ray.trainers.plugins import Plugin
@@ -26,6 +27,7 @@ class TrialTask:
         cache: folder of the values that the trials of a sweep share; None: the trial has a cache of its own.
         git_commit: commit of the directory that the sweep was started in.
         plugins: the files with strategies and metrics of the whole sweep.
+        attempt: the number of this try, which fences off older ones; None: a run outside of a sweep.
     """
 
     config: dict[str, Any]
@@ -36,6 +38,7 @@ class TrialTask:
     cache: Folder | None = None
     git_commit: str | None = field(default_factory=provenance.git_commit)
     plugins: tuple[Plugin, ...] = ()
+    attempt: Attempt | None = None
 
     @property
     def name(self) -> str:

@@ -13,7 +13,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-from selgen_ray.errors import INPUT_ERRORS, TrialError, blocked_by
+from selgen_ray.errors import INPUT_ERRORS, TrialError, TrialSuperseded, blocked_by
+from selgen_ray.records.attempts import attempt_of
 from selgen_ray.records.control import ALL, Control
 from selgen_ray.records.results import TrialResult
 from selgen_ray.records.status import TrialStatus
@@ -61,8 +62,13 @@ def run_in_worker(task: TrialTask, sweep: Folder, torch_threads: int, report: Re
         reports.progress(line)
 
     try:
-        with watched(sweep, task.trial_id) as stop:
+        with watched(sweep, task) as stop:
             result = run_trial(task, progress, stop=stop, on_event=reports.event)
+    except TrialSuperseded as error:
+        metrics.finish(TrialStatus.SUPERSEDED)
+        logger.warning("%s: %s", task.name, error)
+        reports.last({"status": TrialStatus.SUPERSEDED, "error": str(error)})
+        return
     except INPUT_ERRORS as error:
         metrics.finish(TrialStatus.FAILED)
         logger.error("%s", error)  # published as failed; the same input would fail again
@@ -75,12 +81,27 @@ def run_in_worker(task: TrialTask, sweep: Folder, torch_threads: int, report: Re
             return
         metrics.finish(TrialStatus.FAILED)
         raise TrialError(f"{type(error).__name__}: {error}") from error
-    status = result.status.after_run
-    metrics.finish(status, result)
-    last = {"status": status, "capability": result.capability, "alignment": result.alignment}
-    reports.last(last | ({"error": result.error} if result.error else {}))  # of one that diverged or was stopped
+    metrics.finish(result.status.after_run, result)
+    reports.last(last_report(task, result))
     if sigterm_arrived():
         raise TrialError("the worker got SIGTERM: its machine goes away")  # else it would get the next trial
+
+
+def last_report(task: TrialTask, result: TrialResult) -> dict[str, Any]:
+    """Return the last report of a run: its status, headlines, and why it diverged or was stopped.
+
+    'found_finished' says whose result it is, where the run found one that another attempt had finished.
+    """
+    last: dict[str, Any] = {
+        "status": result.status.after_run,
+        "capability": result.capability,
+        "alignment": result.alignment,
+    }
+    last |= {"error": result.error} if result.error else {}
+    by = attempt_of(result)
+    if task.attempt is not None and by != task.attempt:
+        last["found_finished"] = f"attempt {by or 'of an earlier release'} had finished it already"
+    return last
 
 
 class Reports:
@@ -111,8 +132,10 @@ class Reports:
 
 
 @contextlib.contextmanager
-def watched(sweep: Folder, trial_id: str) -> Iterator[StopSignal]:
-    """Yield a signal that is set when this trial or the whole sweep is asked to stop, or SIGTERM arrives.
+def watched(sweep: Folder, task: TrialTask) -> Iterator[StopSignal]:
+    """Yield a signal that is set when the trial or the whole sweep is asked to stop, or SIGTERM arrives.
+
+    It is also set when another driver has taken the sweep over from the one that made the task.
 
     A thread looks into the sweep's folder, so that slow storage does not hold up the training.
     """
@@ -124,8 +147,10 @@ def watched(sweep: Folder, trial_id: str) -> Iterator[StopSignal]:
         while not ended.is_set() and not stop.requested:
             try:
                 asked = control.stop.names()
-                if trial_id in asked:
-                    stop.request("stopped", control.why_stopped(trial_id))
+                if task.attempt is not None and (driver := control.newer_driver(task.attempt.generation)):
+                    stop.request("superseded", f"the sweep was taken over by {driver}")
+                elif task.trial_id in asked:
+                    stop.request("stopped", control.why_stopped(task.trial_id))
                 elif ALL in asked:
                     stop.request("preempted", control.why_stopped(ALL))
             except OSError as error:

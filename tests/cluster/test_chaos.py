@@ -58,10 +58,11 @@ def survive(tmp_path: Path, model: str, data: dict[str, str], s3: str, settings:
     ):
         address = f"s3://lab/chaos_{settings}?endpoint_override={storage.address}&scheme=http"
         space = space_of(tmp_path / "wild", model, data, settings, address)
-        chaos = Chaos(cluster, storage, space, cluster.env | credentials, seed=settings)
+        direct = Folder(f"s3://lab/chaos_{settings}?endpoint_override={upstream}&scheme=http") / "tiny"
+        chaos = Chaos(cluster, storage, space, direct, cluster.env | credentials, seed=settings)
         chaos.run(kinds, most, seconds=1500)
     expected = weights(Folder(str(tmp_path / "calm" / "sweeps" / "tiny")))
-    place = Folder(f"s3://lab/chaos_{settings}?endpoint_override={upstream}&scheme=http") / "tiny"
+    place = chaos.place
     validator, seen = jsonschema.Draft202012Validator(json_schema()), Counter()
     for _, result in read_sweep(place):
         validator.validate(result.model_dump(mode="json"))
@@ -85,8 +86,16 @@ def test_a_short_storm(tmp_path, tiny_model_dir, data_files, s3_uri):
 
 
 @pytest.mark.chaos
+def test_processes_that_freeze_and_wake_up(tmp_path, tiny_model_dir, data_files, s3_uri, capsys):
+    kinds = ["frozen_driver", "frozen_worker", "driver"]
+    faults, _ = survive(tmp_path, tiny_model_dir, data_files, s3_uri, settings=4, kinds=kinds, most=8)
+    with capsys.disabled():
+        sys.stdout.write(f"\n8 trials survived {dict(faults)}\n")
+
+
+@pytest.mark.chaos
 def test_a_long_storm(tmp_path, tiny_model_dir, data_files, s3_uri, capsys):
-    kinds = ["worker", "storage", "node", "driver"]
+    kinds = ["worker", "storage", "node", "driver", "frozen_driver", "frozen_worker"]
     faults, injected = survive(tmp_path, tiny_model_dir, data_files, s3_uri, settings=24, kinds=kinds, most=60)
     with capsys.disabled():
         sys.stdout.write(f"\n48 trials survived {dict(faults)}, storage requests disturbed: {injected}\n")

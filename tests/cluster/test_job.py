@@ -143,7 +143,7 @@ def test_a_stopped_job_leaves_a_sweep_that_goes_on(cluster, working_dir, tmp_pat
     assert "SIGTERM: finishing steps and saving checkpoints" in log and "Traceback" not in log
     assert f"1 left to run; to go on: {command}" in log
     (result,) = results(tmp_path / "sweeps").values()
-    (step,) = {int(path.parent.name.removeprefix("step_")) for path in newest_checkpoints(tmp_path / "sweeps")}
+    (step,) = {int(path.parent.name.split("_")[1][:8]) for path in newest_checkpoints(tmp_path / "sweeps")}
     assert result["status"] == "running" and step > 0
     # the same trial for a driver with another working directory: what is cut off goes on
     try:
@@ -157,6 +157,6 @@ def test_a_stopped_job_leaves_a_sweep_that_goes_on(cluster, working_dir, tmp_pat
 def newest_checkpoints(storage: Path) -> list[Path]:
     """The newest manifest of each trial."""
     newest: dict[Path, Path] = {}
-    for path in sorted(storage.rglob("step_*/manifest.json"), key=lambda p: int(p.parent.name.removeprefix("step_"))):
+    for path in sorted(storage.rglob("step_*/manifest.json"), key=lambda p: int(p.parent.name.split("_")[1][:8])):
         newest[path.parents[1]] = path
     return list(newest.values())

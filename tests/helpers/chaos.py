@@ -1,9 +1,10 @@
-"""Chaos: a sweep while workers, nodes and its driver are killed and its storage fails, at random moments."""
+"""Chaos: a sweep while workers, nodes and its driver are killed or frozen and its storage fails, at random moments."""
 
 from __future__ import annotations
 
 import contextlib
 import random
+import signal
 import subprocess
 import time
 from collections import Counter
@@ -13,9 +14,13 @@ from pathlib import Path
 import psutil
 from clusters import Cluster, pids_of
 from faulty_s3 import FaultyS3
-from running import kill_9, start
+from running import kill_9, start_as, wait_for
+
+from selgen_ray.storage import Folder
+from selgen_ray.storage.leases import newest_number
 
 EVERY_S = (1.5, 5.0)
+LEASE_S = 3.0
 
 
 @dataclass
@@ -23,6 +28,7 @@ class Chaos:
     """Injects faults into one sweep until it is done.
 
     Attributes:
+        place: the sweep's folder, past the faults of the storage.
         faults: kind -> how often it was injected.
         output: of every driver there was.
     """
@@ -30,10 +36,13 @@ class Chaos:
     cluster: Cluster
     storage: FaultyS3
     space: Path
+    place: Folder
     env: dict[str, str]
     seed: int
     faults: Counter[str] = field(default_factory=Counter)
     output: list[str] = field(default_factory=list)
+    started: int = 0
+    frozen: list[tuple[float, psutil.Process]] = field(default_factory=list)
 
     def run(self, kinds: list[str], most: int, seconds: float) -> None:
         """Run the sweep to its end, with at most so many faults, `kinds` in turn and at random."""
@@ -47,14 +56,17 @@ class Chaos:
                 self.driver = self._start()
             assert time.monotonic() < end, f"not done after {seconds} s: {self.faults}\n{''.join(self.output)}"
             time.sleep(rng.uniform(*EVERY_S))
+            self._thaw(time.monotonic())
             if self.faults.total() < most:
                 # each kind once, then whichever
                 kind = kinds[self.faults.total()] if self.faults.total() < len(kinds) else rng.choice(kinds)
                 self.faults[kind] += bool(getattr(self, f"_{kind}")(rng))
+        self._thaw(float("inf"))
         self._collect()
 
     def _start(self) -> subprocess.Popen:
-        return start(self.space, self.env)
+        self.started += 1  # each on what the others take for another machine
+        return start_as(f"lab{self.started}", LEASE_S, self.space, self.env)
 
     def _collect(self) -> None:
         self.output.append(self.driver.communicate()[0])
@@ -85,6 +97,41 @@ class Chaos:
             return False  # let it come as far as running trials
         kill_9([psutil.Process(self.driver.pid)])
         return True
+
+    def _frozen_driver(self, rng: random.Random) -> bool:
+        """Freeze the driver, let another one take over, and wake the first one up."""
+        if self.driver.poll() is not None or not self._workers():
+            return False
+        first, before = self.driver, self._generation()
+        first.send_signal(signal.SIGSTOP)
+        self.driver = self._start()
+        wait_for(lambda: self._generation() > before or self.driver.poll() is not None, 180)
+        time.sleep(rng.uniform(0, 8))
+        first.send_signal(signal.SIGCONT)
+        told = first.communicate(timeout=180)[0]
+        self.output.append(told)
+        assert first.returncode == 1 and "taken over by process" in told, told
+        return True
+
+    def _generation(self) -> int:
+        return newest_number((self.place / "control" / "driver").files())
+
+    def _frozen_worker(self, rng: random.Random) -> bool:
+        """Freeze a worker, and wake it up some faults later, if it is still there."""
+        workers = self._workers()
+        if workers:
+            worker = rng.choice(workers)
+            with contextlib.suppress(psutil.NoSuchProcess):
+                worker.suspend()
+                self.frozen.append((time.monotonic() + rng.uniform(3, 25), worker))
+        return bool(workers)
+
+    def _thaw(self, now: float) -> None:
+        for at, worker in self.frozen:
+            if at < now:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    worker.resume()
+        self.frozen = [(at, worker) for at, worker in self.frozen if at >= now]
 
     def _storage(self, rng: random.Random) -> bool:
         if rng.random() < 0.5:

@@ -122,6 +122,24 @@ def start(space: Path, env: dict[str, str] | None = None, *args: str) -> subproc
     return subprocess.Popen(command(space, *args), env=env or environment(), cwd=space.parent, **pipe)
 
 
+_AS = """
+import sys
+from selgen_ray.storage import leases
+leases.this_host = lambda: sys.argv[1]
+from selgen_ray.driver import driver
+driver.LEASE_S = float(sys.argv[2])
+from selgen_ray.sweep import main
+sys.exit(main(sys.argv[3:]))
+"""
+
+
+def start_as(host: str, lease_s: float, space: Path, env: dict[str, str] | None, *args: str) -> subprocess.Popen:
+    """As `start`, on what others take for another machine, with a lease that expires sooner."""
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    line = [sys.executable, "-c", _AS, host, str(lease_s), str(space), *args]
+    return subprocess.Popen(line, env=env or environment(), cwd=space.parent, **pipe)
+
+
 def tree(process: subprocess.Popen) -> list[psutil.Process]:
     return [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
 
@@ -135,7 +153,7 @@ def kill_9(processes: list[psutil.Process]) -> None:
 def under_way(folder: Path, at_least: int = 20) -> list[str]:
     """Running trials that have a checkpoint of some steps; a finished one may still be deleting its own."""
     manifests = (folder / "sweeps").glob("tiny/*/seed_*/results/*/checkpoints/*/manifest.json")
-    far = {"/".join(p.parts[-7:-5]) for p in manifests if int(p.parent.name.removeprefix("step_")) >= at_least}
+    far = {"/".join(p.parts[-7:-5]) for p in manifests if int(p.parent.name.split("_")[1][:8]) >= at_least}
     return [name for name, result in results(folder).items() if result["status"] == "running" and name in far]
 
 

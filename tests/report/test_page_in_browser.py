@@ -195,7 +195,7 @@ MODES_OF_CATEGORIES = """() => {
 def test_the_top_of_the_page(watched, written):
     """Case 15 of the verdicts: what controls look like, where the axes start, what no line joins."""
     page = watched.page
-    assert page.locator("#sentence").inner_text() == summary(written)["answer"]
+    assert page.locator("#sentence").inner_text().replace("\xa0", " ") == summary(written)["answer"]
     assert page.locator("#next").inner_text() == f"Next: {summary(written)['next']}"
     roles = page.locator("#top-table tbody tr").evaluate_all("rows => rows.map((row) => row.dataset.role)")
     assert roles == ["base model", "task alone", "leader", "runner-up", "diverged"]

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
 from fake_sweep import fake_result
 
 from selgen_ray.records.names import trial_name
@@ -15,7 +16,7 @@ from selgen_ray.records.results import TrialResult
 from selgen_ray.report import roles, write_report
 from selgen_ray.report.build import make_report
 from selgen_ray.report.model import Report
-from selgen_ray.report.progress import Plan
+from selgen_ray.report.progress import Plan, progress_of
 from selgen_ray.report.roles import Kind, Role
 from selgen_ray.report.settings import Axis
 from selgen_ray.report.text import report_text
@@ -235,17 +236,26 @@ def test_the_task_alone_is_no_setting_of_naive():
 
 
 def test_a_new_kind_of_control_is_one_line(monkeypatch):
-    rule = lambda r: Role(Kind.CONTROL, r.config["control"]) if "control" in r.config else None  # noqa: E731
-    monkeypatch.setattr(roles, "_RULES", (rule, *roles._RULES))
+    rule = lambda r: Role(Kind.CONTROL, "short") if r.config["finetune_config"]["epochs"] == 0 else None  # noqa: E731
+    monkeypatch.setattr(roles, "_RULES", (*roles._RULES, rule))
+    report = report_of([fake_result("dpo", 1), fake_result("dpo", 1, epochs=0), fake_result("naive", 1, **ALONE)])
+    assert [s.label for s in report.settings] == ["task alone", "short", "dpo"]
+    assert len({one.symbol for one in report.looks.values()}) == 3
+
+
+def test_controls_that_the_sweep_names_lead_nothing_and_have_looks_of_their_own():
     results = sweep(random.Random(7), 2, 3, 0.1, settings=1)
     draw = random.Random(8)
     for name in ("oracle", "placebo"):  # as good as can be: they must lead nothing all the same
+        top = {"control": name}
         results += [
-            fake_result("dpo", s, 0.99 + draw.gauss(0, 0.001), 0.99 + draw.gauss(0, 0.001), top={"control": name})
+            fake_result("naive", s, 0.99 + draw.gauss(0, 0.001), 0.99 + draw.gauss(0, 0.001), top=ALONE["top"] | top)
             for s in (1, 2, 3)
         ]
+    results += [fake_result("naive", 4, 0.9, 0.3, top=ALONE["top"] | {"control": "task alone"})]
     report = report_of(results)
-    assert [s.label for s in report.settings][:3] == ["task alone", "oracle", "placebo"]
+    assert report.settings[0].knobs == {} or "control" not in report.settings[0].knobs
+    assert [s.group for s in report.settings if s.role.is_control][-2:] == ["oracle", "placebo"]
     assert report.standings.leader.strategy == "dpo" and "oracle" not in sentence(report)
     assert [s.group for s in report.settings if s.on_front] and not any(
         s.on_front for s in report.settings if s.role.kind is Kind.CONTROL
@@ -278,3 +288,30 @@ def test_the_first_release_sweep_has_its_sentence(tmp_path):
         "3 of 4 trials are done; so far only naive has a setting with all its seeds, so nothing is compared."
     )
     assert [s.label for s in report.settings] == ["naive proxy mixed in", "kl_divergence β=0.1"]
+
+
+def test_a_control_that_the_sweep_names_is_no_setting_of_a_strategy_and_not_the_task_alone() -> None:
+    def role(control: str | None, mixed: bool) -> Role:
+        return roles.role_of(fake_result(top={"control": control, "train_on_proxy": mixed}))
+
+    oracle = role("oracle", mixed=False)
+    assert (oracle.kind, oracle.name, oracle.is_control) == (Kind.CONTROL, "oracle", True)
+    assert role("task alone", mixed=False).kind is Kind.TASK_ALONE
+    assert role(None, mixed=True).kind is Kind.STRATEGY
+    assert roles.role_in_name("control_oracle_1a2b3c", "") == "oracle"
+    assert roles.role_in_name("control_task-alone_1a2b3c", "") == "task alone"
+
+
+@pytest.mark.parametrize(
+    ("slug", "name"),
+    [
+        ("control_oracle_1a2b3c", "oracle"),
+        ("control_task-alone_1a2b3c", "task alone"),
+        ("naive_train_on_proxy-false_1a2b3c", "task alone"),
+        ("naive_train_on_proxy-true_1a2b3c", "naive"),
+        ("grad_project_precomputed_proxy_grad_1a2b3c", "grad_project_precomputed_proxy_grad"),
+    ],
+)
+def test_what_waits_is_counted_under_its_role(slug, name):
+    plan = Plan({"1": f"{slug}/seed_1"})
+    assert progress_of([], plan).unfinished == {name: (1, 1)}

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -96,3 +97,64 @@ def test_a_lease_is_renewed_until_its_end(tmp_path):
             time.sleep(0.01)
     assert json.loads(folder.read(lease.name))["released"]
     assert not any(thread.name == "lease" for thread in threading.enumerate())
+
+
+def test_numbers_grow_after_a_clean_end_and_beyond_what_is_known_of_before(place):
+    watch = Watch(place, PATIENT, 0.01)
+    with watch.acquire() as first:
+        assert first.number == 1
+    with watch.acquire(after=7) as second:  # somebody removed the files of leases 2 to 7
+        assert second.number == 8
+    with watch.acquire(after=3) as third:
+        assert third.number == 9
+
+
+def test_a_frozen_holder_learns_who_took_over_and_touches_nothing_of_theirs(place):
+    watch = Watch(place, PATIENT, 0.01)
+    frozen, lost = watch.acquire(), []
+    frozen.on_lost = lost.append
+    assert frozen.look() is None and not lost
+    place.write_json("000002.json", {"host": "lab2 boot ns", "pid": 7, "id": "b", "beat": 4, "released": False})
+    assert frozen.look() == "process 7 on lab2" == frozen.look()
+    assert lost == ["process 7 on lab2"]
+    before = {name: place.read(name) for name in place.files()}
+    with frozen:
+        pass
+    assert {name: place.read(name) for name in place.files()} == before
+
+
+def test_of_two_with_one_number_the_last_to_write_has_it(place):
+    """An object store may let both create it."""
+    watch = Watch(place, PATIENT, 0.01)
+    first = watch.acquire()
+    second = Lease(place, first.number, PATIENT)
+    place.write(second.name, second.content(0))
+    assert first.look() and second.look() is None
+
+
+def test_the_thread_of_a_lease_ends_its_holder(tmp_path):
+    folder, told = Folder(str(tmp_path)), threading.Event()
+    lease = Watch(folder, 0.3, 0.01).acquire()
+    lease.on_lost = lambda who: told.set()
+    with lease:
+        folder.write_json("000002.json", {"host": "lab2", "pid": 7, "id": "b", "beat": 0, "released": False})
+        assert told.wait(20)
+        lease._thread.join(20)
+        assert not lease._thread.is_alive()
+
+
+def test_processes_that_take_over_at_once_get_different_numbers_or_none(tmp_path):
+    place, barrier = Folder(str(tmp_path)), threading.Barrier(8)
+
+    def take(_):
+        watch = Watch(place, PATIENT, 0.01)
+        barrier.wait()
+        lease = watch.acquire()
+        return lease and lease.number
+
+    for round_ in range(1, 6):
+        with ThreadPoolExecutor(8) as pool:
+            numbers = [number for number in pool.map(take, range(8)) if number]
+        assert numbers == [round_]
+        newest = f"{round_:06d}.json"
+        place.write_json(newest, place.read_json(newest) | {"released": True})

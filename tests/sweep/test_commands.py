@@ -144,7 +144,8 @@ def test_the_event_log_survives_a_torn_line(tmp_path, s3_uri):
         log = EventLog(place)
         log.add("started", "a/seed_1")
         log.flush()
-        place.write("events.jsonl", place.read("events.jsonl") + b'{"at": "2026-11-2')  # a crash
+        name = "events.jsonl" if place.local_path else "events/000001.jsonl"
+        place.write(name, place.read(name) + b'{"at": "2026-11-2')  # a crash
         log = EventLog(place)
         log.add("retry", "a/seed_1", why="killed")
         log.flush()
@@ -160,7 +161,9 @@ import os, signal, sys, threading
 from selgen_ray.storage import Folder
 from selgen_ray.trial.worker import heed_sigterm, sigterm_arrived, watched
 heed_sigterm()
-with watched(Folder(sys.argv[1]), "0123456789abcdef") as stop:
+from selgen_ray.trial.task import TrialTask
+task = TrialTask({"seed": 1}, "0123456789abcdef", "slug", Folder(sys.argv[1]), git_commit=None)
+with watched(Folder(sys.argv[1]), task) as stop:
     os.kill(os.getpid(), signal.SIGTERM)
     print(stop.requested, sigterm_arrived(), flush=True)
 os.kill(os.getpid(), signal.SIGTERM)

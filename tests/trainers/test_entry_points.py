@@ -49,7 +49,9 @@ ASK = """
 import json
 from selgen_ray.trainers.identity import identity_of_trial as settings
 from selgen_ray.trainers import build_config, get_trainer, strategies
-code = {name: settings(build_config({"proxy_strategy": name}), {}, "m").get("strategy_code") for name in strategies()}
+needs = {"inoculation_prompting": {"finetune_config": {"inoculation_prompt": "Be wrong."}}}
+raw = {name: {"proxy_strategy": name} | needs.get(name, {}) for name in strategies()}
+code = {name: settings(build_config(one), {}, "m").get("strategy_code") for name, one in raw.items()}
 try:
     get_trainer("mine")
 except ValueError as error:

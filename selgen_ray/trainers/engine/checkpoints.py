@@ -16,6 +16,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from selgen_ray.errors import TrialSuperseded
+from selgen_ray.records.attempts import Fence
 from selgen_ray.storage import Folder
 from selgen_ray.trainers.engine import ranks
 from selgen_ray.trainers.engine.loop import Job, Progress
@@ -52,12 +54,22 @@ class Checkpoints:
         folder: the folder of the trial's checkpoints alone.
         keep: how many checkpoints stay.
         on_event: called, by either thread, with {'event': 'checkpoint_failed' | 'checkpoint_unusable', 'why', 'step'}.
+        fence: asked before anything is written or removed; None: nobody else runs the trial.
+        on_superseded: called, by either thread, with the reason when the fence refuses.
     """
 
-    def __init__(self, folder: Folder, keep: int, on_event: Callable[[dict[str, Any]], None] = lambda _: None):
+    def __init__(
+        self,
+        folder: Folder,
+        keep: int,
+        on_event: Callable[[dict[str, Any]], None] = lambda _: None,
+        fence: Fence | None = None,
+        on_superseded: Callable[[str], None] = lambda _: None,
+    ):
         self.folder = folder
         self.keep = keep
         self._on_event = on_event
+        self._fence, self._on_superseded = fence, on_superseded
         self._unusable: set[str] = set()
         self._writer: threading.Thread | None = None
 
@@ -82,9 +94,13 @@ class Checkpoints:
     def _write(self, checkpoint: Checkpoint) -> None:
         place: Folder | None = None
         try:
+            self._check_fence()
             place = self.folder / self._free_name(checkpoint.step)
             place.publish(_files(checkpoint))
             self._unusable.discard(place.name)
+        except TrialSuperseded as error:
+            self._on_superseded(str(error))
+            return
         except Exception as error:
             self._tell("checkpoint_failed", f"checkpoint of step {checkpoint.step}: {error}", checkpoint.step)
             with contextlib.suppress(Exception):  # the storage may be full, or away
@@ -92,13 +108,21 @@ class Checkpoints:
                     place.delete()
             return
         try:
+            self._check_fence()  # a newer attempt may be writing one, which looks unfinished
             self._drop_old_ones()
+        except TrialSuperseded as error:
+            self._on_superseded(str(error))
         except OSError as error:
             logger.warning("old checkpoints stay: %s", error)
 
+    def _check_fence(self) -> None:
+        if self._fence is not None:
+            self._fence.check()
+
     def _free_name(self, step: int) -> str:
-        """Return an unused folder name: overwriting a complete checkpoint would lose it in a crash."""
-        name, taken = f"step_{step:08d}", self.folder.folders()
+        """Return a folder name that no other attempt uses, and is unused: overwriting a checkpoint could lose it."""
+        attempt = self._fence.attempt if self._fence else None
+        name, taken = f"step_{step:08d}" + (f"-{attempt}" if attempt else ""), self.folder.folders()
         return name if name not in taken else next(n for i in range(2, 100) if (n := f"{name}-{i:02d}") not in taken)
 
     def _drop_old_ones(self) -> None:

@@ -6,9 +6,8 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
@@ -34,6 +33,9 @@ from selgen_ray.trainers.engine.loop import GradMap, Progress, Term, accelerator
 from selgen_ray.trainers.engine.memory import BatchSizes
 from selgen_ray.trainers.engine.shared_values import SharedValues
 from selgen_ray.trainers.engine.stop_signal import StopSignal
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 T = TypeVar("T")
 Edit = Callable[[dict[str, nn.Parameter]], None]
@@ -72,7 +74,7 @@ class Hooks(Protocol):
         """Do the strategy's work before training."""
         ...
 
-    def state(self) -> dict[str, Tensor]:
+    def checkpoint_state(self) -> dict[str, Tensor]:
         """Return tensors that the hooks change from step to step, to be saved with the weights."""
         ...
 

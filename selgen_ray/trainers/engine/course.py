@@ -247,7 +247,7 @@ def main_phase(run: RunContext, hooks: Hooks) -> Phase:
         transform_gradients=hooks.transform_gradients,
         after_optimizer_step=hooks.after_optimizer_step,
         scope=hooks.training_scope,
-        state=hooks.state(),
+        state=hooks.checkpoint_state(),
     )
     run.num_steps = phase.job.num_steps
     return phase

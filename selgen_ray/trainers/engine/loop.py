@@ -14,11 +14,9 @@ import operator
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import is_initialized
 from torch import Tensor
 
 from selgen_ray.data.encode import Batch
@@ -26,6 +24,9 @@ from selgen_ray.errors import TrialDiverged
 from selgen_ray.seeding import derive_seed
 from selgen_ray.trainers.engine import ranks
 from selgen_ray.trainers.engine.loss_scale import LossScale
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 GradMap = dict[str, Tensor]
 MAIN = "main"
@@ -176,7 +177,8 @@ class Progress:
 def fit(job: Job, progress: Progress, after_step: Callable[[Progress], None]) -> None:
     """Train from `progress.step` to `job.num_steps`, calling `after_step` after each optimizer step."""
     while progress.step < job.num_steps:
-        job.model.train()
+        if not job.model.training:  # an evaluation puts the mode of all modules back as it was
+            job.model.train()
         _step(job, progress)
         progress.step += 1
         progress.steps_summed += 1
@@ -306,6 +308,10 @@ def accelerator() -> Accelerator:
     All Accelerators of a process share one state, which other code may reset: `transformers.TrainingArguments` does.
     A new Accelerator sets the state up again, also for those that were made before.
     """
+    # late: start-up, a plan trains nothing
+    from accelerate import Accelerator
+    from accelerate.state import is_initialized
+
     global _accelerator
     if _accelerator is None or not is_initialized():
         _accelerator = Accelerator(cpu=not torch.cuda.is_available())

@@ -6,10 +6,11 @@ import math
 from typing import Any
 
 import torch
-from transformers import get_scheduler
 
 from selgen_ray.config.finetune import FinetuneConfig
 from selgen_ray.errors import ModelError
+
+_POLYNOMIAL_END = 1e-7  # the learning rate at which the schedule 'polynomial' ends
 
 
 def build_optimizer(parameters: list[torch.nn.Parameter], cfg: FinetuneConfig) -> torch.optim.Optimizer:
@@ -35,12 +36,35 @@ def build_scheduler(
     optimizer: torch.optim.Optimizer, cfg: FinetuneConfig, num_steps: int
 ) -> torch.optim.lr_scheduler.LRScheduler:
     """Return the learning-rate schedule over `num_steps` optimizer steps (not micro-batches), warm-up included."""
-    warmup = cfg.warmup_steps or math.ceil(num_steps * cfg.warmup_ratio)
+    from transformers.optimization import get_scheduler  # late: start-up, it imports every model's base
+
+    warmup = _warmup_steps(cfg, num_steps)
     return get_scheduler(cfg.lr_scheduler_type, optimizer, num_warmup_steps=warmup, num_training_steps=num_steps)
 
 
 def schedule(cfg: FinetuneConfig, num_steps: int) -> list[float]:
-    """The learning rate of each of `num_steps` optimizer steps, as a share of `learning_rate`."""
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=cfg.learning_rate)
-    scheduler: Any = build_scheduler(optimizer, cfg, num_steps)
-    return [float(scheduler.lr_lambdas[0](step)) for step in range(num_steps)]
+    """The learning rate of each of `num_steps` optimizer steps, as a share of `learning_rate`.
+
+    Source: `transformers.get_scheduler`, written out since a plan asks, and the import of it takes seconds.
+    """
+    warmup = _warmup_steps(cfg, num_steps)
+    left = max(1, num_steps - warmup)
+
+    def share(step: int) -> float:
+        if cfg.lr_scheduler_type == "constant":
+            return 1.0
+        if step < warmup:
+            return step / max(1, warmup)
+        done = (step - warmup) / left
+        if cfg.lr_scheduler_type == "cosine":
+            return max(0.0, 0.5 * (1.0 + math.cos(math.pi * done)))
+        if cfg.lr_scheduler_type == "polynomial":
+            end = _POLYNOMIAL_END / cfg.learning_rate
+            return (1.0 - end) * (1.0 - done) + end
+        return max(0.0, 1.0 - done) if cfg.lr_scheduler_type == "linear" else 1.0
+
+    return [share(step) for step in range(num_steps)]
+
+
+def _warmup_steps(cfg: FinetuneConfig, num_steps: int) -> int:
+    return cfg.warmup_steps or math.ceil(num_steps * cfg.warmup_ratio)

@@ -11,8 +11,9 @@ from selgen_ray.errors import TrialStopped
 if TYPE_CHECKING:
     from selgen_ray.models.loading import Model
 
-Reason = Literal["preempted", "stopped"]
-"""'preempted': it goes on later from its checkpoint. 'stopped': somebody ended it for good."""
+Reason = Literal["preempted", "stopped", "superseded"]
+"""'preempted': it goes on later from its checkpoint. 'stopped': somebody ended it for good. 'superseded': another
+process runs it, or the whole sweep, now."""
 
 
 class StopSignal:
