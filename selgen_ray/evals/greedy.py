@@ -15,10 +15,11 @@ _WORTH_DROPPING = 0.75  # of a batch's rows: if more go on, to copy their part o
 
 def is_plain(model: Model) -> bool:
     """Return whether `greedy_ids` gives what the model's own `generate` does: it has nothing but an ordinary cache."""
-    from transformers.generation import GenerationMixin  # late: start-up, a plan generates nothing
+    from transformers.generation.utils import GenerationMixin  # late: start-up, a plan generates nothing
 
     base: Any = base_of(model)
-    is_ordinary = type(base).prepare_inputs_for_generation is GenerationMixin.prepare_inputs_for_generation
+    ordinary: Any = GenerationMixin
+    is_ordinary = type(base).prepare_inputs_for_generation is ordinary.prepare_inputs_for_generation
     # with FSDP all ranks must run equally many passes, which transformers sees to
     return takes_trees(model) and is_ordinary and not getattr(base, "_is_fsdp_managed_module", False)
 

@@ -29,9 +29,9 @@ class MergedAdapter:
     """
 
     def __init__(self, model: Model):
-        layers = [layer for layer in model.modules() if _is_plain(layer)] if has_adapter(model) else []
+        layers: list[Any] = [layer for layer in model.modules() if _is_plain(layer)] if has_adapter(model) else []
         needed = sum(layer.base_layer.weight.nbytes for layer in layers)
-        self._layers = layers if needed <= _room(model) else []
+        self._layers: list[Any] = layers if needed <= _room(model) else []
         self._weights: list[Tensor] = []
 
     @contextlib.contextmanager
@@ -60,9 +60,9 @@ def _is_plain(layer: Any) -> bool:
     names = [name for name in layer.active_adapters if name in layer.lora_A]
     is_vanilla = not any(name in layer.lora_variant or layer.lora_bias[name] for name in names)
     weights = [base.weight, *(part[name].weight for name in names for part in (layer.lora_A, layer.lora_B))]
-    has_hooks = any(
-        m._forward_hooks or m._forward_pre_hooks for m in (base, *layer.lora_A.values(), *layer.lora_B.values())
-    )
+    inside: list[Any] = [base, *layer.lora_A.values(), *layer.lora_B.values()]
+    hooks = ("_forward_hooks", "_forward_pre_hooks")  # torch has no public look at them
+    has_hooks = any(getattr(module, name) for module in inside for name in hooks)
     precise = all(weight.dtype in (torch.float32, torch.float64) for weight in weights)
     return plain and is_vanilla and precise and not has_hooks and not layer.fan_in_fan_out
 
