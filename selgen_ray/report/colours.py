@@ -27,7 +27,7 @@ _SYMBOLS = (
     *("circle", "square", "diamond", "triangle-up", "triangle-down", "cross"),
     *("x", "triangle-left", "triangle-right", "pentagon", "hexagon", "diamond-tall"),
 )
-
+_SHIFT = 5
 
 # of controls: dark green for the task alone, violets for named ones (CIE76, 15 from each other and all above)
 CONTROL_COLOURS = (("#1E5A32", "#32FA5A"), ("#7800F0", "#5A6E50"), ("#3C0050", "#BEAA50"), ("#783278", "#BEFA00"))
@@ -86,12 +86,14 @@ def look_of(strategy: str) -> Look:
 
 def colour_of(strategy: str) -> str:
     """Return a strategy's colour on a light background, '#0072B2'; an unknown name gets one by its hash."""
-    return COLOURS[STRATEGIES.index(strategy)] if strategy in STRATEGIES else _hashed(strategy, 0.35, 0.2)
+    known = strategy in STRATEGIES
+    return COLOURS[STRATEGIES.index(strategy) % len(COLOURS)] if known else _hashed(strategy, 0.35, 0.2)
 
 
 def dark_colour_of(strategy: str) -> str:
     """Return a strategy's colour on a dark background; an unknown name keeps the hue it has on a light one."""
-    return DARK_COLOURS[STRATEGIES.index(strategy)] if strategy in STRATEGIES else _hashed(strategy, 0.6, 0.15)
+    known = strategy in STRATEGIES
+    return DARK_COLOURS[STRATEGIES.index(strategy) % len(COLOURS)] if known else _hashed(strategy, 0.6, 0.15)
 
 
 def marker_of(strategy: str) -> str:
@@ -106,7 +108,9 @@ def symbol_of(strategy: str) -> str:
 
 def _number(strategy: str) -> int:
     if strategy in STRATEGIES:
-        return STRATEGIES.index(strategy)
+        # more strategies than colours: the next round has each colour again, with another marker
+        turn, number = divmod(STRATEGIES.index(strategy), len(COLOURS))
+        return (number + _SHIFT * turn) % len(_MARKERS)
     return hashlib.sha256(strategy.encode()).digest()[2] % len(_MARKERS)
 
 

@@ -21,6 +21,8 @@ STRATEGIES = (
     *("naive", "positive_negative_proxy", "kl_divergence", "dpo", "representation_constraint"),
     *("grad_project", "grad_project_precomputed_proxy_grad", "orth_penalty", "directional_penalty"),
     *("steering_weights", "steering_weights_add_alignment_plane", "safe_lora"),
+    *("inoculation_prompting", "inoculation_adapter", "preventative_steering", "concept_ablation", "interleaving"),
+    *("activation_penalty", "asft", "wise_ft", "weight_steering"),
 )
 _KINDS = (Kind.TASK_ALONE, Kind.CONTROL, Kind.STRATEGY)  # in the order of tables and legends
 # what of `naive` is no control mixes the proxy in, and says so wherever it is named

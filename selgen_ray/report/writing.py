@@ -6,13 +6,14 @@ import contextlib
 import gc
 import io
 import json
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from selgen_ray.errors import StorageError
-from selgen_ray.reading import as_table, read_trials
+from selgen_ray.reading import Unreadable, as_table, read_trials
 from selgen_ray.records.control import LIVE, Control
 from selgen_ray.records.events import read_events
 from selgen_ray.records.results import TrialResult, flatten
@@ -31,6 +32,7 @@ if TYPE_CHECKING:  # start-up: pandas is imported when a table is made
     import pandas as pd
 
 FOLDER, VERSION = "report", "version.js"
+logger = logging.getLogger(__name__)
 Found = Sequence[tuple[Folder, TrialResult]]
 
 
@@ -98,12 +100,16 @@ def _written(
     reference: tuple[float, float] | None,
     watch_s: float,
 ) -> Report:
-    results = read_trials(*folders)
+    unreadable: list[Unreadable] = []
+    results = read_trials(*folders, unreadable=unreadable)
+    for one in unreadable:
+        logger.warning("%s", one)
     around = surroundings(folders)
     title = title or ", ".join(folder.name for folder in folders)
     where = ", ".join(map(str, folders))
     plan = read_plan(folders)
     report = make_report(results, where, title, x, y, require or "", reference, plan, around.gridded)
+    report = replace(report, notes=(*_damage(unreadable), *report.notes))
     if not results or (strict and report.unknown_axes):
         return report
     place = _place(folders, out)
@@ -112,6 +118,13 @@ def _written(
         place.write(name, content)
         paths[name] = str(place / name)
     return replace(report, paths=paths)
+
+
+def _damage(unreadable: Sequence[Unreadable]) -> Iterable[str]:
+    """Yield a sentence for each damaged result, without the path of the machine, which the page does not name."""
+    for one in unreadable:
+        name = one.name or f"{one.folder.name}/"
+        yield f"{name}: its results.json cannot be read ({one.why}), so it counts nowhere; the sweep runs it again"
 
 
 def _place(folders: Sequence[Folder], out: str | Folder | None) -> Folder:

@@ -346,6 +346,7 @@ def test_colours_can_be_told_apart_by_everybody(colours):
 def test_an_unknown_strategy_has_its_own_stable_look():
     assert colour_of("mine") == colour_of("mine") != dark_colour_of("mine") and symbol_of("mine")
     assert len({symbol_of(name) for name in STRATEGIES}) == 12
+    assert len({(colour_of(name), symbol_of(name)) for name in STRATEGIES}) == len(STRATEGIES) == 21
 
 
 def test_the_scripts_use_no_markup_of_strings():

@@ -527,6 +527,7 @@ def test_all_points_are_inside_the_axes_and_long_bars_do_not_squeeze_them():
 
 def test_colours_and_markers_are_stable_and_distinct():
     assert len({colour_of(name) for name in STRATEGIES}) == len({marker_of(name) for name in STRATEGIES}) == 12
+    assert len({(colour_of(name), marker_of(name)) for name in STRATEGIES}) == len(STRATEGIES)
     assert colour_of("kl_divergence") == "#D55E00"
     assert colour_of("my_own") == colour_of("my_own") != colour_of("another")
     assert len(colour_of("my_own")) == 7
@@ -651,11 +652,15 @@ def test_bad_input_is_2_and_helps(sweep, tmp_path, capsys):
     assert stop.value.code == 2
 
 
-def test_a_broken_result_is_named(sweep, caplog):
+def test_a_broken_result_is_named(sweep, caplog, capsys):
     path = next(sweep.rglob(FILE_NAME))
     path.write_text("{")
     assert main([str(sweep)]) == 0  # the others are reported
     assert str(path) in caplog.text
+    name = "/".join(path.relative_to(sweep).parts[:2])
+    told = f"{name}: its results.json cannot be read"
+    assert told in " ".join(capsys.readouterr().out.split())
+    assert told in (sweep / "report" / "index.html").read_text()
 
 
 def test_tables_need_no_matplotlib(sweep):
