@@ -13,12 +13,11 @@ writer. So a worker that was frozen or cut off, and wakes up when another has go
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import socket
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from selgen_ray.errors import StorageError, TrialSuperseded
 from selgen_ray.records.results import FILE_NAME, ResultHead, TrialResult, now
@@ -122,8 +121,14 @@ class Fence:
             raise self._superseded() from None
 
     def end(self) -> None:
-        """Remove the marks, once the result is final: its number refuses older attempts from now on."""
-        if self.attempt is not None:
+        """Remove the marks, once the result is final: its number refuses older attempts from now on.
+
+        The mark of a newer attempt stays, which a retry may have begun meanwhile.
+        """
+        if self.attempt is None:
+            return
+        (self._marks / str(self.attempt)).delete_at_once()
+        if max(self._found(), default=self.attempt) <= self.attempt:
             self._marks.delete()
 
     def _stored(self) -> TrialResult | None:
@@ -149,10 +154,23 @@ class Fence:
         return TrialSuperseded(f"attempt {attempt_of(stored)} has left a result, {stored.status}")
 
     def _who(self, attempt: Attempt) -> str:
-        by: dict[str, Any] = {}
-        with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
-            by = dict(json.loads(self._marks.read(f"{attempt}/{_BY}")))
+        by: Any = None
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            by = self._marks.read_json(f"{attempt}/{_BY}")
+        if not isinstance(by, dict):
+            return f"attempt {attempt} runs it"
+        by = cast("dict[str, Any]", by)
         return f"attempt {attempt} runs it, in process {by.get('pid', '?')} on {by.get('host', '?')}"
+
+
+def newest_generation(sweep: Folder) -> int:
+    """Return the highest generation whose mark lies in a sweep's folder; 0 if there is none.
+
+    It searches the folders of all trials. Raises StorageError.
+    """
+    paths = sweep.find(_BY, leave_out=("cache", "checkpoints", "control", "model"))
+    marks = (Attempt.of(path.split("/")[-2]) for path in paths if path.split("/")[-3:-2] == [FOLDER])
+    return max((mark.generation for mark in marks if mark), default=0)
 
 
 def attempt_of(result: TrialResult | ResultHead) -> Attempt | None:

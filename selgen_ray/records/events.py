@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from typing import Any
+from typing import Any, cast
 
 from selgen_ray.errors import StorageError
 from selgen_ray.records.results import now
@@ -94,7 +94,9 @@ def read_events(sweep: Folder) -> list[dict[str, Any]]:
     events: list[dict[str, Any]] = []
     for line in (line for content in sweep.read_many(names) for line in (content or b"").splitlines()):
         try:
-            events.append(dict(json.loads(line)))
-        except (ValueError, TypeError):
+            event = json.loads(line)
+        except (ValueError, RecursionError):
             continue
+        if isinstance(event, dict):
+            events.append(cast("dict[str, Any]", event))
     return events

@@ -22,13 +22,13 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from selgen_ray.errors import StorageAwayError
 from selgen_ray.storage.folder import Folder
 
 logger = logging.getLogger(__name__)
-_FILE = re.compile(r"\d{6}\.json")
+_FILE = re.compile(r"(\d{6,12})\.json")
 
 
 class Lease:
@@ -143,7 +143,7 @@ class Watch:
         current = self._current()
         if current is not None and not self._is_over(*current):
             return None
-        number = int(current[0].removesuffix(".json")) if current else 0
+        number = _number(current[0]) if current else 0
         lease = Lease(self.place, max(number, after) + 1, self.lease_s)
         return lease if self.place.create(lease.name, lease.content(0), self.settle_s) else None
 
@@ -161,8 +161,8 @@ class Watch:
         return _parsed(current[1])
 
     def _current(self) -> tuple[str, bytes] | None:
-        newest = max((name for name in self.place.files() if _FILE.fullmatch(name)), default=None)
-        if newest is None:
+        newest = max(self.place.files(), key=_number, default="")
+        if not _number(newest):
             return None
         return newest, _read(self.place, newest)
 
@@ -183,7 +183,13 @@ class Watch:
 
 def newest_number(names: Iterable[str]) -> int:
     """Return the number of the newest lease, from the names of the files in a folder of leases; 0 if there is none."""
-    return max((int(name.removesuffix(".json")) for name in names if _FILE.fullmatch(name)), default=0)
+    return max(map(_number, names), default=0)
+
+
+def _number(name: str) -> int:
+    """Return the number of the lease that a file holds; 0 if it is of no lease."""
+    match = _FILE.fullmatch(name)
+    return int(match[1]) if match else 0
 
 
 def named(holder: Mapping[str, Any]) -> str:
@@ -207,9 +213,10 @@ def _read(place: Folder, name: str) -> bytes:
 
 def _parsed(content: bytes) -> dict[str, Any]:
     try:
-        return dict(json.loads(content))
-    except (ValueError, TypeError):  # a filesystem without hard links can show it half written
+        parsed = json.loads(content)
+    except (ValueError, RecursionError):  # a filesystem without hard links can show it half written
         return {}
+    return cast("dict[str, Any]", parsed) if isinstance(parsed, dict) else {}
 
 
 def _me() -> dict[str, Any]:
@@ -241,13 +248,16 @@ def _state(pid: int) -> tuple[str, str] | None:
 
 def has_died_here(lease: dict[str, Any]) -> bool:
     """Return whether the holder is known to be dead; only a process on the same host can know that."""
+    pid, started = lease.get("pid"), lease.get("started")
     if lease.get("host") != this_host() or os.name != "posix":
         return False
+    if type(pid) is not int or pid < 1:  # a damaged file: its holder is known by its silence alone
+        return False
     try:
-        os.kill(lease["pid"], 0)
-    except ProcessLookupError:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
         return True
     except PermissionError:
         pass
-    state = _state(lease["pid"])
-    return state is not None and (state[0] in "ZX" or state[1] != lease["started"])
+    state = _state(pid)
+    return state is not None and (state[0] in "ZX" or started not in (None, state[1]))
