@@ -69,8 +69,10 @@ def guarded(run: Callable[[], int], lost: Callable[[str, bool, int], int]) -> in
             sys.stdout.write("\x1b[?25h")  # the display had hidden the cursor
         return lost(watch.why or _reason(status), bool(watch.why), child)
     if os.WIFSIGNALED(status):  # end as the child did, for the shell
-        signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
+        with contextlib.suppress(OSError):  # SIGKILL has no handler
+            signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
         os.kill(parent, os.WTERMSIG(status))
+        return 128 + os.WTERMSIG(status)  # the first process of a container lives on
     return os.waitstatus_to_exitcode(status)
 
 

@@ -17,11 +17,12 @@ import os
 import re
 import socket
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from selgen_ray.errors import StorageError, TrialSuperseded
 from selgen_ray.records.results import FILE_NAME, ResultHead, TrialResult, now
 from selgen_ray.storage import Folder
+from selgen_ray.storage.folder import json_object
 
 FOLDER = "attempts"
 _NAME = re.compile(r"(\d{6,})-(\d{4,})")
@@ -154,12 +155,9 @@ class Fence:
         return TrialSuperseded(f"attempt {attempt_of(stored)} has left a result, {stored.status}")
 
     def _who(self, attempt: Attempt) -> str:
-        by: Any = None
-        with contextlib.suppress(FileNotFoundError, ValueError):
-            by = self._marks.read_json(f"{attempt}/{_BY}")
-        if not isinstance(by, dict):
-            return f"attempt {attempt} runs it"
-        by = cast("dict[str, Any]", by)
+        by: dict[str, Any] = {}
+        with contextlib.suppress(FileNotFoundError):
+            by = json_object(self._marks.read(f"{attempt}/{_BY}"))
         return f"attempt {attempt} runs it, in process {by.get('pid', '?')} on {by.get('host', '?')}"
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import os
 import threading
-from typing import Any, cast
+from typing import Any
 
 from selgen_ray.errors import StorageError
 from selgen_ray.records.results import now
 from selgen_ray.storage import Folder
+from selgen_ray.storage.folder import json_object
 
 FILE_NAME, FOLDER = "events.jsonl", "events"
 
@@ -91,12 +92,5 @@ def read_events(sweep: Folder) -> list[dict[str, Any]]:
         StorageError: the storage refused.
     """
     names = [FILE_NAME, *(f"{FOLDER}/{name}" for name in (sweep / FOLDER).files() if name.endswith(".jsonl"))]
-    events: list[dict[str, Any]] = []
-    for line in (line for content in sweep.read_many(names) for line in (content or b"").splitlines()):
-        try:
-            event = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(event, dict):
-            events.append(cast("dict[str, Any]", event))
-    return events
+    lines = (line for content in sweep.read_many(names) for line in (content or b"").splitlines())
+    return [event for line in lines if (event := json_object(line))]

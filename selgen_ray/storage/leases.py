@@ -22,10 +22,10 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from selgen_ray.errors import StorageAwayError
-from selgen_ray.storage.folder import Folder
+from selgen_ray.storage.folder import Folder, json_object
 
 logger = logging.getLogger(__name__)
 _FILE = re.compile(r"(\d{6,12})\.json")
@@ -158,7 +158,7 @@ class Watch:
         current = self._current()
         if current is None or self._is_over(*current):
             return None
-        return _parsed(current[1])
+        return json_object(current[1])
 
     def _current(self) -> tuple[str, bytes] | None:
         newest = max(self.place.files(), key=_number, default="")
@@ -172,7 +172,7 @@ class Watch:
             self._seen, self._silent_s, self._looked = (name, content), 0.0, now
         self._silent_s += min(now - self._looked, self.lease_s / 3)
         self._looked = now
-        lease = _parsed(content)
+        lease = json_object(content)
         if lease.get("released"):
             return True
         is_over = self._silent_s >= self.lease_s or has_died_here(lease)
@@ -201,22 +201,14 @@ def named(holder: Mapping[str, Any]) -> str:
 
 def read_lease(place: Folder, number: int) -> dict[str, Any]:
     """Return the content of the lease of that number: 'host', 'pid', 'id', ...; {} if it cannot be read just now."""
-    return _parsed(_read(place, f"{number:06d}.json"))
+    return json_object(_read(place, f"{number:06d}.json"))
 
 
 def _read(place: Folder, name: str) -> bytes:
     try:
         return place.read(name)
-    except OSError:  # NFS: renewed while it was read; if this lasts, the lease expires
+    except OSError:  # NFS: renewed while it was read; if this lasts, the lease expires, as does one that is damaged
         return b""
-
-
-def _parsed(content: bytes) -> dict[str, Any]:
-    try:
-        parsed = json.loads(content)
-    except (ValueError, RecursionError):  # a filesystem without hard links can show it half written
-        return {}
-    return cast("dict[str, Any]", parsed) if isinstance(parsed, dict) else {}
 
 
 def _me() -> dict[str, Any]:

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-COMMANDS = ("status", "stop", "retry", "rm", "add")
-"""The commands that look at a sweep and steer it."""
+from selgen_ray.sweep.command_names import COMMANDS
+
 INTERRUPTED = 130  # as a shell has it of a process that SIGINT ended
 
 

@@ -30,7 +30,7 @@ from selgen_ray.records.status import TrialStatus
 from selgen_ray.records.text import first_line, last_line
 from selgen_ray.space import SweepSpec, kept, load_space
 from selgen_ray.storage.leases import Lease
-from selgen_ray.sweep import COMMANDS
+from selgen_ray.sweep.command_names import COMMANDS
 
 DONE, UNFINISHED, BAD_INPUT = 0, 1, 2
 logger = logging.getLogger(__name__)

@@ -55,6 +55,8 @@ def sweep():
 def lost(why, is_recorded, pid):
     assert str(pid) == (here / "child").read_text()
     print(f"{why}; {is_recorded}", flush=True)
+    if why == "slow":
+        time.sleep(60)
     return 5
 
 sys.exit(guarded(sweep, lost))
@@ -177,3 +179,20 @@ def test_nothing_that_begins_threads_is_imported_before_the_fork() -> None:
     """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment(), timeout=60)
     assert (done.stdout, done.returncode) == ("1\n", 3), done.stderr
+
+
+def test_ctrl_c_ends_what_the_guard_itself_does_at_last(tmp_path: Path, guard: subprocess.Popen[str]) -> None:
+    go(tmp_path, "why slow")
+    assert guard.stdout is not None and guard.stdout.readline() == "slow; True\n"
+    guard.send_signal(signal.SIGINT)
+    assert guard.wait(10) != 5
+
+
+def test_who_is_killed_before_anything_was_launched_and_what_is_not_the_sweeps(tmp_path: Path) -> None:
+    """The command ends as the sweep did, and leaves alone what ran before it: jobs of the shell that became it."""
+    script = "import os; from selgen_ray.driver.guard import guarded; guarded(lambda: os.kill(os.getpid(), 9), None)"
+    line = f'sleep 60 >/dev/null 2>&1 & echo $! > {tmp_path}/job; exec {sys.executable} -c "{script}"'
+    done = subprocess.run(["bash", "-c", line], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment())
+    job = psutil.Process(number(tmp_path / "job"))
+    assert done.returncode == -signal.SIGKILL and job.is_running(), done.stderr
+    job.kill()

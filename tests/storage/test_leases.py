@@ -176,5 +176,5 @@ def test_a_number_of_more_digits_counts_too(tmp_path):
     with watch.acquire(after=999_998) as old:
         pass
     with watch.acquire(after=1_000_004) as lease:
-        assert (old.number, lease.number) == (99100_000, 1_000_005)
+        assert (old.number, lease.number) == (999_999, 1_000_005)
         assert watch.acquire() is None and old.look()
