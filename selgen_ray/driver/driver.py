@@ -90,8 +90,12 @@ def _acquire(watch: Watch, after: int) -> Lease | None:
     return lease
 
 
-def record_end(sweep: Folder, why: str) -> None:
-    """Record that a sweep has ended whose driver, on this machine, could not do so itself.
+def record_end(sweep: Folder, why: str, pid: int) -> None:
+    """Record that a sweep has ended whose driver could not do so itself.
+
+    Args:
+        why: what became of the driver.
+        pid: of the driver, which ran on this machine and is dead.
 
     Raises:
         SweepLostError: another process took the sweep over; nothing is written.
@@ -100,12 +104,15 @@ def record_end(sweep: Folder, why: str) -> None:
     control = Control(sweep)
     number = newest_number(control.driver.files())
     lease = read_lease(control.driver, number)
-    if lease and not has_died_here(lease):
+    if lease and not (lease.get("pid") == pid and has_died_here(lease)):
         raise SweepLostError(named(lease))
+    live = control.read(LIVE)
+    if live.get("over") and live.get("pid") == pid:
+        return  # it had come as far as that
     events = EventLog(sweep, number or 1)
     events.add("sweep_ended", why=why)
     events.flush()
-    if live := control.read(LIVE):
+    if live:
         control.folder.write_json(LIVE, live | {"over": True, "running": {}})
 
 
@@ -284,12 +291,12 @@ class Driver:
             if self._try(self._look) and not self.is_lost:
                 for job in (self._write_later, self.events.flush, self._write_live, self._obey):
                     self._try(job)
-                self._look_at_blockade()
+                self._try(self._look_at_blockade)
             elif self.is_lost:
                 self._later.clear()
                 self._try(self.events.flush)
             else:
-                self._look_at_blockade()
+                self._try(self._look_at_blockade)
             self._wake.wait(self._every_s)
             self._wake.clear()
 
@@ -322,7 +329,12 @@ class Driver:
 
     def _write_later(self) -> None:
         while self._later:
-            self._later[0]()
+            try:
+                self._later[0]()
+            except OSError:
+                raise
+            except Exception:  # it would fail in each round, and hold up all that waits behind it
+                logger.exception("the driver goes on without this write")
             self._later.popleft()
 
     def _counts(self) -> dict[str, Any]:

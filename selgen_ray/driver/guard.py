@@ -13,8 +13,9 @@ import os
 import select
 import signal
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,18 +38,21 @@ def is_guarded() -> bool:
     return _guard is not None
 
 
-def guarded(run: Callable[[], int], lost: Callable[[str, bool], int]) -> int:
+def guarded(run: Callable[[], int], lost: Callable[[str, bool, int], int]) -> int:
     """Run a function in a child process and return its exit status.
 
     Args:
         run: notes 'launched' when the child may be ended from outside, and 'over' when it has ended in order.
-        lost: called in this process with the reason if the child was ended in between, and with whether the child
-            gave that reason itself; its value is returned.
+        lost: called in this process with the reason if the child was ended in between, with whether the child gave
+            that reason itself, and with the child's pid; its value is returned.
+
+    Where this process has other threads, which a fork would leave behind in the middle of anything (a notebook, a
+    program that calls the command), the function runs here, without a guard.
     """
-    if not sys.platform.startswith("linux"):  # elsewhere nothing ties the two processes together
+    if not sys.platform.startswith("linux") or _has_threads():  # elsewhere nothing ties the two processes together
         return run()
     notes, write = os.pipe()
-    parent = os.getpid()
+    parent, others = os.getpid(), frozenset(_children())
     child = os.fork()
     if child == 0:
         os.close(notes)
@@ -58,15 +62,33 @@ def guarded(run: Callable[[], int], lost: Callable[[str, bool], int]) -> int:
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)  # what Ray started and did not end is handed to us, to be ended
     watch = _Watch(child, notes)
     status = watch.wait()
-    _end_what_is_left()
+    _end_what_is_left(others)
+    _heed_signals_again()
     if watch.was_launched and not watch.is_over:
         if sys.stdout.isatty():
             sys.stdout.write("\x1b[?25h")  # the display had hidden the cursor
-        return lost(watch.why or _reason(status), bool(watch.why))
+        return lost(watch.why or _reason(status), bool(watch.why), child)
     if os.WIFSIGNALED(status):  # end as the child did, for the shell
-        signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
+        with contextlib.suppress(OSError):  # SIGKILL has no handler
+            signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
         os.kill(parent, os.WTERMSIG(status))
+        return 128 + os.WTERMSIG(status)  # the first process of a container lives on
     return os.waitstatus_to_exitcode(status)
+
+
+def _has_threads() -> bool:
+    try:
+        return len(list(Path("/proc/self/task").iterdir())) > 1  # also those that Python does not know
+    except OSError:
+        return threading.active_count() > 1
+
+
+def _heed_signals_again() -> None:
+    """Let Ctrl-C end what this process does itself, such as the report: there is no child any more to pass it to."""
+    signal.set_wakeup_fd(-1)
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
+        signal.signal(number, handler)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def _become_guarded(write: int, parent: int) -> None:
@@ -177,22 +199,31 @@ class _Watch:
 
 
 def _children() -> list[int]:
+    """Return the processes whose parent this one is."""
     with contextlib.suppress(OSError):
         return [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
     return []
 
 
-def _end_what_is_left() -> None:
-    """End the processes that the child left behind: they are ours now."""
+def _end_what_is_left(others: Collection[int]) -> None:
+    """End the processes that the child left behind: they are ours now.
+
+    Args:
+        others: pids of processes that were ours before: of a shell that has become this process by `exec`, say.
+    """
+
+    def left() -> list[int]:
+        return [pid for pid in _children() if pid not in others]
+
     for number, seconds in ((signal.SIGTERM, _GRACE_S), (signal.SIGKILL, _GRACE_S)):
         end = time.monotonic() + seconds
-        for pid in _children():
+        for pid in left():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
         while time.monotonic() < end:
             with contextlib.suppress(ChildProcessError):
                 while os.waitpid(-1, os.WNOHANG)[0]:
                     pass
-            if not _children():
+            if not left():
                 return
             time.sleep(0.05)

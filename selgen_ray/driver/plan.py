@@ -10,11 +10,13 @@ from selgen_ray.driver.added import AddedTrial, read_added
 from selgen_ray.driver.search import Search
 from selgen_ray.driver.trust import TrustedCode
 from selgen_ray.reading import Unreadable, read_heads
+from selgen_ray.records.attempts import newest_generation
 from selgen_ray.records.control import PLAN, Control
 from selgen_ray.records.results import ResultHead
 from selgen_ray.records.status import TrialStatus
 from selgen_ray.space import SweepSpec, Trial
 from selgen_ray.storage import Folder
+from selgen_ray.storage.leases import newest_number
 from selgen_ray.trainers.plugins import Plugin
 from selgen_ray.trial.provenance import git_commit
 from selgen_ray.trial.task import CHECKPOINTS, TrialTask
@@ -103,7 +105,7 @@ class Plan:
         searches: those whose trials are not all known yet.
         left_out: trial id -> name, of the trials of the sweep that were not selected.
         warnings: lines on damaged files in the folder, and on added trials that are not run.
-        generation: the highest one that has left a result; 0 if none says so.
+        generation: the highest one that has left a result, or an attempt; 0 if none says so.
     """
 
     folder: Folder
@@ -250,6 +252,8 @@ def make_plan(spec: SweepSpec, confirmed: Iterable[str] = ()) -> Plan:
     num_foreign = len(results.keys() - tasks.keys())
     left_out = {trial.trial_id: trial.name for trial in added if trial.trial_id not in tasks}
     generation = max((result.generation or 0 for _, result in results.values()), default=0)
+    if not newest_number(control.driver.files()):  # leases may have been lost, while marks of attempts are left
+        generation = max(generation, newest_generation(folder))
     return Plan(folder, tuple(planned), num_foreign, make, searches, left_out, tuple(warnings), generation)
 
 

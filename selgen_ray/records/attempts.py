@@ -13,7 +13,6 @@ writer. So a worker that was frozen or cut off, and wakes up when another has go
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import socket
@@ -23,6 +22,7 @@ from typing import Any
 from selgen_ray.errors import StorageError, TrialSuperseded
 from selgen_ray.records.results import FILE_NAME, ResultHead, TrialResult, now
 from selgen_ray.storage import Folder
+from selgen_ray.storage.folder import json_object
 
 FOLDER = "attempts"
 _NAME = re.compile(r"(\d{6,})-(\d{4,})")
@@ -122,8 +122,14 @@ class Fence:
             raise self._superseded() from None
 
     def end(self) -> None:
-        """Remove the marks, once the result is final: its number refuses older attempts from now on."""
-        if self.attempt is not None:
+        """Remove the marks, once the result is final: its number refuses older attempts from now on.
+
+        The mark of a newer attempt stays, which a retry may have begun meanwhile.
+        """
+        if self.attempt is None:
+            return
+        (self._marks / str(self.attempt)).delete_at_once()
+        if max(self._found(), default=self.attempt) <= self.attempt:
             self._marks.delete()
 
     def _stored(self) -> TrialResult | None:
@@ -150,9 +156,19 @@ class Fence:
 
     def _who(self, attempt: Attempt) -> str:
         by: dict[str, Any] = {}
-        with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
-            by = dict(json.loads(self._marks.read(f"{attempt}/{_BY}")))
+        with contextlib.suppress(FileNotFoundError):
+            by = json_object(self._marks.read(f"{attempt}/{_BY}"))
         return f"attempt {attempt} runs it, in process {by.get('pid', '?')} on {by.get('host', '?')}"
+
+
+def newest_generation(sweep: Folder) -> int:
+    """Return the highest generation whose mark lies in a sweep's folder; 0 if there is none.
+
+    It searches the folders of all trials. Raises StorageError.
+    """
+    paths = sweep.find(_BY, leave_out=("cache", "checkpoints", "control", "model"))
+    marks = (Attempt.of(path.split("/")[-2]) for path in paths if path.split("/")[-3:-2] == [FOLDER])
+    return max((mark.generation for mark in marks if mark), default=0)
 
 
 def attempt_of(result: TrialResult | ResultHead) -> Attempt | None:

@@ -13,17 +13,17 @@ control/driver/                  the lease of the one process that runs the swee
 from __future__ import annotations
 
 import getpass
-import json
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, cast
+from typing import Any
 
 from selgen_ray.records.names import is_slug, is_trial_id, is_trial_name, trial_name
 from selgen_ray.records.results import now
 from selgen_ray.stats import is_finite_number
 from selgen_ray.storage import Folder, leases
+from selgen_ray.storage.folder import as_object, json_object
 from selgen_ray.storage.leases import newest_number
 
 ALL = "all"
@@ -55,7 +55,7 @@ class Marks:
     def read(self, name: str) -> dict[str, Any]:
         """Return the content of a mark; {} if it is not set or damaged. Raises StorageError."""
         try:
-            return _parsed(self.folder.read(f"{name}{_SUFFIX}"))
+            return json_object(self.folder.read(f"{name}{_SUFFIX}"))
         except FileNotFoundError:
             return {}
 
@@ -67,7 +67,7 @@ class Marks:
         """
         wanted = sorted(names)
         contents = self.folder.read_many([f"{name}{_SUFFIX}" for name in wanted])
-        return {name: _parsed(content) for name, content in zip(wanted, contents, strict=True)}
+        return {name: json_object(content) for name, content in zip(wanted, contents, strict=True)}
 
     def clear(self, name: str) -> None:
         """Remove a mark if it is set. Raises StorageError."""
@@ -121,7 +121,7 @@ class Control:
             StorageError: the storage refused.
         """
         try:
-            content = _parsed(self.folder.read(name))
+            content = json_object(self.folder.read(name))
         except FileNotFoundError:
             return {}
         return _plan(content) if name == PLAN else _live(content)
@@ -134,12 +134,12 @@ def mark_name(file: str) -> str | None:
 
 
 def _name_of(mark: dict[str, Any]) -> str | None:
-    slug, seed = mark.get("slug"), _table(mark.get("config")).get("seed")
+    slug, seed = mark.get("slug"), as_object(mark.get("config")).get("seed")
     return trial_name(slug, seed) if isinstance(slug, str) and is_slug(slug) and type(seed) is int else None
 
 
 def _plan(content: dict[str, Any]) -> dict[str, Any]:
-    tables = {key: _table(content.get(key)) for key in ("trials", "left_out")}
+    tables = {key: as_object(content.get(key)) for key in ("trials", "left_out")}
     return content | {
         key: {trial_id: name for trial_id, name in table.items() if is_trial_id(trial_id) and is_trial_name(name)}
         for key, table in tables.items()
@@ -154,7 +154,7 @@ def _live(content: dict[str, Any]) -> dict[str, Any]:
     except (KeyError, TypeError, ValueError):
         return {}
     left: Any = content.get("seconds_left")
-    lines, counts = (_table(content.get(key)).items() for key in ("running", "finished"))
+    lines, counts = (as_object(content.get(key)).items() for key in ("running", "finished"))
     return content | {
         "running": {name: _progress(line) for name, line in lines if is_trial_name(name)},
         "finished": {status: count for status, count in counts if type(count) is int},
@@ -167,22 +167,9 @@ _TEXTS = ("phase", "status")
 
 def _progress(line: Any) -> dict[str, Any]:
     """Return the numbers of a running trial's progress line, and the texts that are shown; a step needs its total."""
-    items = _table(line).items()
+    items = as_object(line).items()
     kept = {key: value for key, value in items if is_finite_number(value) or (key in _TEXTS and isinstance(value, str))}
     return kept if {"step", "num_steps"} <= kept.keys() else {k: v for k, v in kept.items() if k != "step"}
-
-
-def _parsed(content: bytes | None) -> dict[str, Any]:
-    try:
-        parsed = json.loads(content or b"{}")
-    except (ValueError, RecursionError):
-        return {}
-    return _table(parsed)
-
-
-def _table(value: Any) -> dict[str, Any]:
-    """Return a JSON object, {} for anything else."""
-    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
 
 
 def _who() -> str:

@@ -14,6 +14,7 @@ from typing import Any
 from selgen_ray.errors import StorageError
 from selgen_ray.records.results import now
 from selgen_ray.storage import Folder
+from selgen_ray.storage.folder import json_object
 
 FILE_NAME, FOLDER = "events.jsonl", "events"
 
@@ -91,10 +92,5 @@ def read_events(sweep: Folder) -> list[dict[str, Any]]:
         StorageError: the storage refused.
     """
     names = [FILE_NAME, *(f"{FOLDER}/{name}" for name in (sweep / FOLDER).files() if name.endswith(".jsonl"))]
-    events: list[dict[str, Any]] = []
-    for line in (line for content in sweep.read_many(names) for line in (content or b"").splitlines()):
-        try:
-            events.append(dict(json.loads(line)))
-        except (ValueError, TypeError):
-            continue
-    return events
+    lines = (line for content in sweep.read_many(names) for line in (content or b"").splitlines())
+    return [event for line in lines if (event := json_object(line))]

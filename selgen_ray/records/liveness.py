@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from selgen_ray.records.control import LIVE, Control
+from selgen_ray.stats import is_finite_number
 from selgen_ray.storage.leases import Watch, named, this_host
 
 LEASE_S = 30.0
@@ -15,9 +16,9 @@ _LOOK_EVERY_S = 0.5
 
 
 def beat_s(live: Mapping[str, Any]) -> float:
-    """Return the seconds between two writes of `live.json`, as it says itself; 0.0 if it does not."""
+    """Return the seconds between two writes of `live.json`, as it says itself, at most LEASE_S / 3; else 1.0."""
     every_s = live.get("every_s")
-    return float(every_s) if isinstance(every_s, int | float) else 0.0
+    return min(every_s, LEASE_S / 3) if is_finite_number(every_s) and every_s > 0 else 1.0
 
 
 def is_driven(

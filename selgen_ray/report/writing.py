@@ -265,9 +265,9 @@ def _gridded(space: Mapping[str, Any]) -> Iterable[tuple[str, set[str]]]:
 
 
 def _live(live: Mapping[str, Any]) -> str:
-    """Return 'running, as of 12:00: 5 of 18 trials are over'; '' for a sweep that is over or was never started."""
+    """Return 'not ended, as of 12:00: 5 of 18 trials are over'; '' for a sweep that is over or was never started."""
     if not live or live.get("over"):
         return ""
     done = sum(live.get("finished", {}).values())
     when = live.get("updated_at", "an unknown time")
-    return f"running, as of {when}: {done} of {live.get('total', '?')} trials are over"
+    return f"not ended, as of {when}: {done} of {live.get('total', '?')} trials are over"

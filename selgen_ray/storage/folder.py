@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pyarrow import fs
 
@@ -37,6 +37,20 @@ _CLAIMS = 5
 def to_json(content: Any) -> bytes:
     """Return plain data as strict JSON. Raises ValueError for NaN and infinity, which JSON lacks."""
     return json.dumps(content, indent=1, allow_nan=False).encode()
+
+
+def json_object(content: bytes | None) -> dict[str, Any]:
+    """Return the JSON object that a file holds; {} if it is damaged, cut off, or anything else."""
+    try:
+        parsed = json.loads(content or b"{}")
+    except (ValueError, RecursionError):
+        return {}
+    return as_object(parsed)
+
+
+def as_object(value: Any) -> dict[str, Any]:
+    """Return a JSON object as it is, {} for anything else."""
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
 
 
 @dataclass(frozen=True)

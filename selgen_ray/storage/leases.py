@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any
 
 from selgen_ray.errors import StorageAwayError
-from selgen_ray.storage.folder import Folder
+from selgen_ray.storage.folder import Folder, json_object
 
 logger = logging.getLogger(__name__)
-_FILE = re.compile(r"\d{6}\.json")
+_FILE = re.compile(r"(\d{6,12})\.json")
 
 
 class Lease:
@@ -143,7 +143,7 @@ class Watch:
         current = self._current()
         if current is not None and not self._is_over(*current):
             return None
-        number = int(current[0].removesuffix(".json")) if current else 0
+        number = _number(current[0]) if current else 0
         lease = Lease(self.place, max(number, after) + 1, self.lease_s)
         return lease if self.place.create(lease.name, lease.content(0), self.settle_s) else None
 
@@ -158,11 +158,11 @@ class Watch:
         current = self._current()
         if current is None or self._is_over(*current):
             return None
-        return _parsed(current[1])
+        return json_object(current[1])
 
     def _current(self) -> tuple[str, bytes] | None:
-        newest = max((name for name in self.place.files() if _FILE.fullmatch(name)), default=None)
-        if newest is None:
+        newest = max(self.place.files(), key=_number, default="")
+        if not _number(newest):
             return None
         return newest, _read(self.place, newest)
 
@@ -172,7 +172,7 @@ class Watch:
             self._seen, self._silent_s, self._looked = (name, content), 0.0, now
         self._silent_s += min(now - self._looked, self.lease_s / 3)
         self._looked = now
-        lease = _parsed(content)
+        lease = json_object(content)
         if lease.get("released"):
             return True
         is_over = self._silent_s >= self.lease_s or has_died_here(lease)
@@ -183,7 +183,13 @@ class Watch:
 
 def newest_number(names: Iterable[str]) -> int:
     """Return the number of the newest lease, from the names of the files in a folder of leases; 0 if there is none."""
-    return max((int(name.removesuffix(".json")) for name in names if _FILE.fullmatch(name)), default=0)
+    return max(map(_number, names), default=0)
+
+
+def _number(name: str) -> int:
+    """Return the number of the lease that a file holds; 0 if it is of no lease."""
+    match = _FILE.fullmatch(name)
+    return int(match[1]) if match else 0
 
 
 def named(holder: Mapping[str, Any]) -> str:
@@ -195,21 +201,14 @@ def named(holder: Mapping[str, Any]) -> str:
 
 def read_lease(place: Folder, number: int) -> dict[str, Any]:
     """Return the content of the lease of that number: 'host', 'pid', 'id', ...; {} if it cannot be read just now."""
-    return _parsed(_read(place, f"{number:06d}.json"))
+    return json_object(_read(place, f"{number:06d}.json"))
 
 
 def _read(place: Folder, name: str) -> bytes:
     try:
         return place.read(name)
-    except OSError:  # NFS: renewed while it was read; if this lasts, the lease expires
+    except OSError:  # NFS: renewed while it was read; if this lasts, the lease expires, as does one that is damaged
         return b""
-
-
-def _parsed(content: bytes) -> dict[str, Any]:
-    try:
-        return dict(json.loads(content))
-    except (ValueError, TypeError):  # a filesystem without hard links can show it half written
-        return {}
 
 
 def _me() -> dict[str, Any]:
@@ -241,13 +240,16 @@ def _state(pid: int) -> tuple[str, str] | None:
 
 def has_died_here(lease: dict[str, Any]) -> bool:
     """Return whether the holder is known to be dead; only a process on the same host can know that."""
+    pid, started = lease.get("pid"), lease.get("started")
     if lease.get("host") != this_host() or os.name != "posix":
         return False
+    if type(pid) is not int or pid < 1:  # a damaged file: its holder is known by its silence alone
+        return False
     try:
-        os.kill(lease["pid"], 0)
-    except ProcessLookupError:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
         return True
     except PermissionError:
         pass
-    state = _state(lease["pid"])
-    return state is not None and (state[0] in "ZX" or state[1] != lease["started"])
+    state = _state(pid)
+    return state is not None and (state[0] in "ZX" or started not in (None, state[1]))

@@ -71,8 +71,9 @@ def _is_left_behind(folder: Path) -> bool:
         return time.time() - stat.st_mtime > _OLD_S
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # its maker locks it first: without the folder inside it is being made just now
+        return (folder / _CONTENT).exists() or time.time() - stat.st_mtime > _OLD_S
     except BlockingIOError:
         return False
     finally:
         os.close(lock)
-    return True

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from selgen_ray.sweep.command_names import COMMANDS
+
 INTERRUPTED = 130  # as a shell has it of a process that SIGINT ended
 
 
@@ -29,16 +31,18 @@ def main(argv: Sequence[str] | None = None, guard: bool | None = None) -> int:
 
 
 def _main(argv: Sequence[str], guard: bool) -> int:
-    # late: imports are seconds of start-up, in which Ctrl-C is met above
+    # late: imports are seconds of start-up, in which Ctrl-C is met above. These import nothing that begins threads,
+    # with which the guard could not fork
     from selgen_ray.driver.guard import guarded
     from selgen_ray.errors import nearest
-    from selgen_ray.sweep import commands
 
     word = argv[0] if argv else ""
-    if word in commands.COMMANDS and not Path(word).exists():
+    if word in COMMANDS and not Path(word).exists():
+        from selgen_ray.sweep import commands  # late: as above
+
         return commands.main(argv)
-    if not word.startswith("-") and not Path(word).exists() and (hint := nearest(word, commands.COMMANDS)):
-        allowed = ", ".join(commands.COMMANDS)
+    if not word.startswith("-") and not Path(word).exists() and (hint := nearest(word, COMMANDS)):
+        allowed = ", ".join(COMMANDS)
         sys.stderr.write(f"{word!r} is no file, and none of the commands {allowed}.{hint}\n")
         return 2
 
@@ -47,10 +51,10 @@ def _main(argv: Sequence[str], guard: bool) -> int:
 
         return run.main(argv)
 
-    def lost(why: str, is_recorded: bool) -> int:
+    def lost(why: str, is_recorded: bool, pid: int) -> int:
         from selgen_ray.sweep import run  # late: as above
 
-        return run.after_loss(argv, why, is_recorded)
+        return run.after_loss(argv, why, is_recorded, pid)
 
     return guarded(sweep, lost) if guard and not _HELP & {*argv} else sweep()
 

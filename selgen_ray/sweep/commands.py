@@ -26,7 +26,6 @@ from selgen_ray.records.status import TrialStatus
 from selgen_ray.records.text import first_line, last_line
 from selgen_ray.storage import Folder
 
-COMMANDS = ("status", "stop", "retry", "rm", "add")
 DONE, WRONG = 0, 2
 
 
@@ -90,7 +89,7 @@ def read_state(folder: Folder) -> Sweep:
         status = sweep.status.get(trial_id, missing)
         if status is TrialStatus.RUNNING and name not in running:
             status = status.after_run
-        elif status is missing and name in running:
+        elif status in (missing, TrialStatus.FAILED) and name in running:  # it is tried again
             status = TrialStatus.RUNNING
         if status in (missing, TrialStatus.PREEMPTED, TrialStatus.FAILED):
             if trial_id in removed:

@@ -30,7 +30,7 @@ from selgen_ray.records.status import TrialStatus
 from selgen_ray.records.text import first_line, last_line
 from selgen_ray.space import SweepSpec, kept, load_space
 from selgen_ray.storage.leases import Lease
-from selgen_ray.sweep import commands
+from selgen_ray.sweep.command_names import COMMANDS
 
 DONE, UNFINISHED, BAD_INPUT = 0, 1, 2
 logger = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m selgen_ray.sweep",
         description="Run a sweep, or what is left of it.",
-        epilog=f"To look at a sweep and steer it while it runs: {', '.join(commands.COMMANDS)}; each has --help.",
+        epilog=f"To look at a sweep and steer it while it runs: {', '.join(COMMANDS)}; each has --help.",
     )
     parser.add_argument("space", metavar="space.yaml", help="the search space")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop; Ray is not started")
@@ -110,20 +110,21 @@ def _plan(spec: SweepSpec, only: list[str], trusted: list[str]) -> Plan:
     return plan.selected(parse_only(only, [p.task for p in plan.planned])) if only else plan
 
 
-def after_loss(argv: Sequence[str], why: str, is_recorded: bool) -> int:
+def after_loss(argv: Sequence[str], why: str, is_recorded: bool, pid: int) -> int:
     """Say what is left and how to go on after the process that ran the sweep has disappeared; return the exit status.
 
     Args:
         argv: the arguments of that process.
         why: what became of it.
         is_recorded: it has said so itself, and has written the end of the sweep to events.jsonl.
+        pid: of that process.
     """
     args = _parser().parse_args(argv)
     try:
         spec = load_space(args.space)
         plan = _plan(spec, args.only, args.trust_plugin)
         if not is_recorded:
-            record_end(plan.folder, why)
+            record_end(plan.folder, why, pid)
             _say(*_rest(plan, resume_command(args), why))
         return _write_up(spec, plan)
     except SweepLostError as error:

@@ -83,7 +83,7 @@ def run_trial(
     except TrialSuperseded:
         raise
     except Exception as error:  # a plugin cannot be loaded, or the config is wrong
-        if _knows_the_cause(error):
+        if _knows_the_cause(error) and not blocked_by(error):
             with contextlib.suppress(OSError):
                 publish_failure(task, last_lines(), again=True)
         raise
@@ -181,7 +181,9 @@ class _Run:
             self.result.error = last_lines()
             if _knows_the_cause(error):
                 with contextlib.suppress(OSError):  # the storage may be what failed; the cause must not be hidden
-                    self._publish_last()
+                    self._publish()
+                    if self.superseded:  # of this rank alone: the others need not be here
+                        raise TrialSuperseded(self.superseded) from None
             raise
         self._publish_last()
         if self.result.status == TrialStatus.COMPLETED:
@@ -192,12 +194,14 @@ class _Run:
     def _clear_up(self) -> None:
         """Remove what a finished trial needs no more."""
         try:
+            if ranks.is_main():
+                self.fence.check()  # somebody may have asked for a retry since, whose checkpoints these are
             self.checkpoints.delete()
             if ranks.is_main():
                 self.fence.end()
             if self.task.cache is None and ranks.is_main():
                 self.cache_folder.delete()
-        except OSError as error:  # the result is published: a folder left over is no reason to fail
+        except (OSError, TrialSuperseded) as error:  # the result is published: a folder left over is no failure
             logger.warning("%s", error)
 
     def _stopped(self, error: TrialStopped) -> TrialResult:
@@ -259,8 +263,10 @@ class _Run:
         try:
             self.fence.check()  # the newer attempt may be saving its own to this place
             self._save(trainer, finished)
-        except (TrialStopped, TrialSuperseded):
+        except TrialStopped:
             raise
+        except TrialSuperseded as error:  # raised on all ranks together by `_publish_last`
+            self._refused(str(error))
         except (
             Exception
         ) as error:  # of many kinds: a full disk, a store that refuses, a format that cannot hold the model
@@ -316,10 +322,18 @@ class _Run:
         self.stop.request("superseded", why)
 
     def _publish_last(self) -> None:
-        """Publish at the end of the run, when no stop is looked for any more. Raises TrialSuperseded."""
-        self._publish()
-        if self.superseded:
-            raise TrialSuperseded(self.superseded)
+        """Publish at the end of the run, when no stop is looked for any more; all ranks must call it.
+
+        Raises:
+            TrialSuperseded, StorageError: on every rank, or some would wait for one that has left.
+        """
+
+        def publish() -> str:
+            self._publish()
+            return self.superseded
+
+        if why := ranks.from_main(publish):
+            raise TrialSuperseded(why)
 
 
 def last_lines() -> str:

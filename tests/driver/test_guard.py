@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import psutil
@@ -14,6 +15,7 @@ import pytest
 from fake_sweep import fake_result, publish
 from running import environment, wait_for, write_space
 
+from selgen_ray.driver.guard import guarded
 from selgen_ray.records.control import LIVE, PLAN, Control
 from selgen_ray.records.events import read_events
 from selgen_ray.space import load_space
@@ -50,8 +52,11 @@ def sweep():
         return 7
     os._exit(1)
 
-def lost(why, is_recorded):
+def lost(why, is_recorded, pid):
+    assert str(pid) == (here / "child").read_text()
     print(f"{why}; {is_recorded}", flush=True)
+    if why == "slow":
+        time.sleep(60)
     return 5
 
 sys.exit(guarded(sweep, lost))
@@ -135,7 +140,7 @@ def test_after_the_loss_it_is_said_recorded_and_reported(
     control = Control(sweep).folder
     control.write_json(PLAN, {"trials": {first.trial_id: first.name, second.trial_id: second.name}})
     control.write_json(LIVE, {"updated_at": "2999-01-01T00:00:00+00:00", "running": {second.name: {}}, "pid": 1})
-    assert run.after_loss([str(space)], "Ray on this machine has died", False) == 1
+    assert run.after_loss([str(space)], "Ray on this machine has died", False, 1) == 1
     out = capsys.readouterr().out
     told = "ended early (Ray on this machine has died): 0 failed, 1 left to run; to go on: python -m selgen_ray.sweep "
     assert f"{told}{space}\n" in out and "report: " in out, out
@@ -143,5 +148,51 @@ def test_after_the_loss_it_is_said_recorded_and_reported(
     assert (event["event"], event["why"]) == ("sweep_ended", "Ray on this machine has died")
     live = json.loads(control.read(LIVE))
     assert live["over"] is True and live["running"] == {}
-    assert run.after_loss([str(space)], "it was said", True) == 1
+    assert run.after_loss([str(space)], "it was said", True, 1) == 1
     assert "it was said" not in capsys.readouterr().out and len(read_events(sweep)) == 1
+
+
+def test_it_does_not_fork_where_threads_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A notebook, or a program that calls the command: the thread would be lost in the child, with its locks."""
+    monkeypatch.setattr(os, "fork", lambda: pytest.fail("forked"))
+    over = threading.Event()
+    thread = threading.Thread(target=over.wait)
+    thread.start()
+    try:
+        assert guarded(lambda: 7, lambda *_: 5) == 7
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_nothing_that_begins_threads_is_imported_before_the_fork() -> None:
+    script = """if True:
+        import os, sys
+        from pathlib import Path
+        from selgen_ray.__main__ import main
+        def fork():
+            print(len(list(Path("/proc/self/task").iterdir())), flush=True)
+            os._exit(3)
+        os.fork = fork
+        sys.argv = ["selgen", "no_such.yaml"]
+        main()
+    """
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment(), timeout=60)
+    assert (done.stdout, done.returncode) == ("1\n", 3), done.stderr
+
+
+def test_ctrl_c_ends_what_the_guard_itself_does_at_last(tmp_path: Path, guard: subprocess.Popen[str]) -> None:
+    go(tmp_path, "why slow")
+    assert guard.stdout is not None and guard.stdout.readline() == "slow; True\n"
+    guard.send_signal(signal.SIGINT)
+    assert guard.wait(10) != 5
+
+
+def test_who_is_killed_before_anything_was_launched_and_what_is_not_the_sweeps(tmp_path: Path) -> None:
+    """The command ends as the sweep did, and leaves alone what ran before it: jobs of the shell that became it."""
+    script = "import os; from selgen_ray.driver.guard import guarded; guarded(lambda: os.kill(os.getpid(), 9), None)"
+    line = f'sleep 60 >/dev/null 2>&1 & echo $! > {tmp_path}/job; exec {sys.executable} -c "{script}"'
+    done = subprocess.run(["bash", "-c", line], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment())
+    job = psutil.Process(number(tmp_path / "job"))
+    assert done.returncode == -signal.SIGKILL and job.is_running(), done.stderr
+    job.kill()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from types import SimpleNamespace
 
@@ -10,12 +11,13 @@ from running import wait_for
 
 from selgen_ray.driver.added import AddedTrial
 from selgen_ray.driver.display import Board
-from selgen_ray.driver.driver import Driver, SweepLostError, claim
+from selgen_ray.driver.driver import Driver, SweepLostError, claim, record_end
 from selgen_ray.driver.plan import TaskMaker
 from selgen_ray.driver.trial_queue import TrialQueue
 from selgen_ray.records.attempts import Attempt
 from selgen_ray.records.control import ALL, LIVE, PLAN, Control
 from selgen_ray.records.events import EventLog, read_events
+from selgen_ray.records.results import now
 from selgen_ray.storage import Folder
 from selgen_ray.trial.task import TrialTask
 from selgen_ray.trial.worker import watched
@@ -160,3 +162,40 @@ def test_lines_of_an_earlier_release_are_read_too(place):
     log.add("completed")
     log.flush()
     assert [e["event"] for e in read_events(place)] == ["started", "completed"]
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, "7", '[["event", "x"]]'], ids=["deep", "number", "pairs"])
+def test_a_line_that_is_no_event_is_passed_over(line, tmp_path):
+    (tmp_path / "events.jsonl").write_text(f'{line}\n{{"event": "started"}}\n')
+    assert read_events(Folder(str(tmp_path))) == [{"event": "started"}]
+
+
+def test_a_write_that_cannot_succeed_does_not_hold_up_the_others(tmp_path):
+    with claim(Control(Folder(str(tmp_path)))) as lease, driver_of(Folder(str(tmp_path)), lease) as driver:
+        written = []
+        driver.later(lambda: written.append(1 // 0))
+        driver.later(lambda: written.append("second"))
+        driver.look_now()
+        wait_for(lambda: written, 20)
+    assert written == ["second"]
+
+
+def test_the_end_of_a_driver_that_lost_the_sweep_is_not_recorded_as_the_others(tmp_path):
+    """The other, on this machine too, has ended meanwhile, and died or not: its end is its own."""
+    place = Folder(str(tmp_path))
+    with claim(Control(place)) as other:
+        pass
+    ended = Control(place).driver.read_json(other.name) | {"pid": 2**22 + 1}
+    Control(place).driver.write_json(other.name, ended)
+    with pytest.raises(SweepLostError, match=f"process {2**22 + 1} on"):
+        record_end(place, "SIGKILL", pid=7)
+    assert read_events(place) == []
+    record_end(place, "SIGKILL", pid=2**22 + 1)
+    assert [e["why"] for e in read_events(place)] == ["SIGKILL"]
+
+
+def test_an_end_is_recorded_once(tmp_path):
+    place, pid = Folder(str(tmp_path)), os.getpid()
+    Control(place).folder.write_json(LIVE, {"updated_at": now(), "pid": pid, "over": True})
+    record_end(place, "Ray has died", pid)
+    assert read_events(place) == []

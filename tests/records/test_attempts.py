@@ -117,6 +117,31 @@ def test_a_result_of_an_earlier_release_loads_and_is_final_when_it_was(tmp_path)
         fence.publish(result("running", 0.1))
 
 
+def test_the_end_of_one_attempt_leaves_the_mark_of_a_newer_one(tmp_path):
+    """It was frozen after its last result, diverged, and somebody has asked for a retry."""
+    place = Folder(str(tmp_path))
+    old, new = Fence(place, OLD), Fence(place, NEW)
+    old.begin()
+    old.publish(result("diverged"))
+    place.write(FILE_NAME, result("running").content())
+    new.begin()
+    old.end()
+    new.publish(result("completed"))
+    new.end()
+    assert stored(place).status == "completed" and place.folders() == []
+
+
+@pytest.mark.parametrize("by", ["[" * 100_000, "7", "[[1, 2]]"], ids=["deep", "number", "pairs"])
+def test_a_damaged_mark_still_refuses(by, tmp_path):
+    place = Folder(str(tmp_path))
+    old = Fence(place, OLD)
+    old.begin()
+    Fence(place, NEW).begin()
+    place.write(f"attempts/{NEW}/by.json", by.encode())
+    with pytest.raises(TrialSuperseded, match="attempt 000002-0001 runs it"):
+        old.check()
+
+
 def test_numbers_of_attempts_grow_with_the_driver_first():
     assert Attempt(1, 9) < Attempt(2, 1) < Attempt(2, 2) < Attempt(10, 1)
     assert Attempt.of(str(Attempt(1_000_000, 12_345))) == Attempt(1_000_000, 12_345)

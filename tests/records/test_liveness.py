@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from selgen_ray.records.control import LIVE, Control
-from selgen_ray.records.liveness import is_driven
+from selgen_ray.records.liveness import LEASE_S, beat_s, is_driven
 from selgen_ray.records.results import now
 from selgen_ray.storage import Folder
 from selgen_ray.storage.leases import Watch
@@ -70,3 +70,8 @@ def test_a_driver_elsewhere_that_shows_none_is_dead_even_if_its_clock_is_ahead(c
 def test_one_that_ends_meanwhile_is_not_waited_for(control):
     elsewhere(control, released=True)
     assert not is_driven(control, write_live(control, now()), patience_s=600.0)
+
+
+@pytest.mark.parametrize("every_s", [None, "often", 0, -1, True, float("inf"), 1e9])
+def test_whatever_the_file_says_of_its_beat_a_report_waits_for_seconds(every_s):
+    assert 0 < 3 * beat_s({"every_s": every_s}) <= LEASE_S

@@ -243,7 +243,7 @@ def test_a_watched_report_follows_the_sweep_and_ends_with_it(sweep):
     first = Elements(page.read_text())
     assert "script-src 'unsafe-inline' 'self' file:" in policy_of(first)
     assert json.loads(first.data["data"])["watch"] == 0.2
-    assert "running, as of 2026-01-02T03:04:05+00:00: 6 of 9 trials are over" in first.words
+    assert "not ended, as of 2026-01-02T03:04:05+00:00: 6 of 9 trials are over" in first.words
     publish(sweep, fake_result("dpo", 1, 0.6, 0.6))
     wait_for(lambda: "dpo" in json.loads(Elements(page.read_text()).data["data"])["strategies"])
     control.folder.write_json(LIVE, live | {"over": True})

@@ -158,3 +158,23 @@ def test_processes_that_take_over_at_once_get_different_numbers_or_none(tmp_path
         assert numbers == [round_]
         newest = f"{round_:06d}.json"
         place.write_json(newest, place.read_json(newest) | {"released": True})
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["{}", "[]", "[" * 100_000, '{"host": "here", "pid": "7"}', '{"host": "here", "pid": -1}'],
+    ids=["none", "list", "deep", "text", "negative"],
+)
+def test_a_damaged_lease_is_of_a_holder_that_may_live(content, tmp_path):
+    (tmp_path / "000001.json").write_text(content.replace("here", this_host()))
+    watch = Watch(Folder(str(tmp_path)), PATIENT, 0.01)
+    assert watch.holder() is not None and watch.acquire() is None
+
+
+def test_a_number_of_more_digits_counts_too(tmp_path):
+    watch = Watch(Folder(str(tmp_path)), PATIENT, 0.01)
+    with watch.acquire(after=999_998) as old:
+        pass
+    with watch.acquire(after=1_000_004) as lease:
+        assert (old.number, lease.number) == (999_999, 1_000_005)
+        assert watch.acquire() is None and old.look()

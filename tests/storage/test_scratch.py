@@ -50,6 +50,18 @@ def test_a_folder_ends_with_its_use_or_after_its_process(temp: Path) -> None:
     assert not held.parent.exists() and kept.exists()
 
 
+def test_one_that_another_process_is_making_just_now_stays(temp: Path) -> None:
+    """It has its lock's file, and is about to take the lock."""
+    made = temp / "selgen_model_a"
+    made.mkdir()
+    (made / ".lock").touch()
+    with scratch("check"):
+        assert made.exists()
+    (made / "content").mkdir()
+    with scratch("check"):
+        assert not made.exists()
+
+
 def test_folders_of_others_and_new_ones_without_a_lock_stay(temp: Path) -> None:
     new, old, link, other = (
         temp / name for name in ("selgen_model_a", "selgen_train_b", "selgen_tune_c", "mine_model_d")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 import logging
@@ -21,13 +22,14 @@ from selgen_ray import load_results
 from selgen_ray.data.readers import read_entries
 from selgen_ray.driver.added import AddedTrial, write_added
 from selgen_ray.driver.display import Board
-from selgen_ray.driver.driver import Driver
+from selgen_ray.driver.driver import Driver, claim
 from selgen_ray.driver.plan import make_plan
 from selgen_ray.driver.trial_queue import TrialQueue
 from selgen_ray.errors import DataError
 from selgen_ray.reading import read_trials
+from selgen_ray.records.attempts import Attempt, Fence
 from selgen_ray.records.control import LIVE, PLAN, Control
-from selgen_ray.records.results import FILE_NAME, ResultHead, TrialResult
+from selgen_ray.records.results import FILE_NAME, ResultHead, TrialResult, now
 from selgen_ray.records.status import TrialStatus
 from selgen_ray.report.writing import for_spreadsheets, plain_table
 from selgen_ray.space import load_space
@@ -193,7 +195,10 @@ LIVES: list[Any] = [
 
 
 @pytest.mark.parametrize("live", LIVES)
-def test_a_damaged_control_file_is_no_traceback(live: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_control_file_is_no_traceback(
+    live: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "is_driven", functools.partial(commands.is_driven, patience_s=0.01))
     folder = Folder(str(tmp_path))
     publish(folder, fake_result())
     control = Control(folder).folder
@@ -216,6 +221,36 @@ def test_a_retry_of_a_trial_whose_result_is_damaged_in_part_begins_anew(
     path.write_text(json.dumps(json.loads(path.read_text()) | {"eval_results": "gone"}))
     status, told = steer(capsys, "retry", tmp_path, result.slug)
     assert status == 0 and "was damaged and is removed" in told and "is to run again" in told and not path.exists()
+
+
+def test_a_failed_trial_that_runs_again_is_running_for_everybody(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = fake_result(status="failed")
+    publish(tmp_path, result)
+    name = f"{result.slug}/seed_{result.seed}"
+    with claim(Control(Folder(str(tmp_path)))):
+        live = {"updated_at": now(), "running": {name: {}}, "host": "here", "pid": 1}
+        Control(Folder(str(tmp_path))).folder.write_json(LIVE, live)
+        assert "1 trials: 1 running\n" in steer(capsys, "status", tmp_path)[1]
+        assert "running; stop it first" in steer(capsys, "rm", tmp_path, name, "--yes")[1]
+        assert "nothing to retry" in steer(capsys, "retry", tmp_path, name)[1]
+    assert "1 trials: 1 failed\n" in steer(capsys, "status", tmp_path)[1]
+
+
+def test_numbers_grow_after_the_leases_were_lost(
+    tmp_path: Path, tiny_model_dir: str, data_files: dict[str, str]
+) -> None:
+    """Somebody deleted control/. A trial that left no result has the mark of an attempt, whose number is exceeded."""
+    spec = load_space(write_space(tmp_path, tiny_model_dir, data_files))
+    spec = spec.model_copy(update={"storage_path": str(tmp_path / "sweeps")})
+    task = make_plan(spec).to_run[0]
+    Fence(task.folder, Attempt(7, 2)).begin()
+    plan = make_plan(spec)
+    with claim(Control(plan.folder), plan.generation) as lease:
+        assert lease.number == 8
+        assert make_plan(spec).generation == 0  # the leases say the rest
+    Fence(task.folder, Attempt(lease.number, 1)).begin()
 
 
 # bounds -----------------------------------------------------------------------------------------------------------

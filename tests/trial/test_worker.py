@@ -9,17 +9,24 @@ from dataclasses import replace
 import psutil
 import pytest
 import torch
+from fake_sweep import fake_result
 
 from selgen_ray import errors
 from selgen_ray.cluster.metrics import TrialMetrics
+from selgen_ray.records.attempts import Attempt, Fence
 from selgen_ray.records.results import TrialResult
 from selgen_ray.storage import Folder
-from selgen_ray.trainers import plugins
+from selgen_ray.trainers import build_config, plugins
+from selgen_ray.trainers.engine import ranks
+from selgen_ray.trainers.engine.checkpoints import Checkpoints
+from selgen_ray.trainers.engine.stop_signal import StopSignal
 from selgen_ray.trainers.plugins import Plugin
+from selgen_ray.trial import run
 from selgen_ray.trial.task import TrialTask
 from selgen_ray.trial.worker import free_memory, run_in_worker
 
 _MIB = 2**20
+OLD, NEW = Attempt(1, 3), Attempt(2, 1)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's heap")
@@ -62,3 +69,57 @@ def test_every_error_of_an_input_is_one_of_the_constant():
     """Whoever handles input errors names the constant, so a class that is missing there is retried as a crash."""
     named = {cls for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, ValueError)}
     assert named == set(errors.INPUT_ERRORS)
+
+
+@pytest.fixture
+def ended(tmp_path):
+    """Make a run that has come to its end, and whose trial another attempt has meanwhile."""
+    task = TrialTask({"proxy_strategy": "naive", "seed": 1}, "0" * 16, "slug_c0ffee", Folder(str(tmp_path)))
+    made = object.__new__(run._Run)
+    made.task, made.result, made.superseded, made.stop = replace(task, attempt=OLD), fake_result(), "", StopSignal()
+    made.fence, made.seconds_before, made.started = Fence(task.folder, OLD), 0.0, 0.0
+    made.checkpoints, made.cache_folder = Checkpoints(task.folder / "checkpoints", 1), task.folder / "cache"
+    made.fence.begin()
+    Fence(task.folder, NEW).begin()
+    task.folder.write("checkpoints/step_00000001/manifest.json", b"of the newer attempt")
+    return made
+
+
+def test_the_end_of_an_older_attempt_leaves_the_checkpoints_of_a_newer_one(ended):
+    ended._clear_up()
+    assert ended.task.folder.files(recursive=True) == [
+        f"attempts/{NEW}/by.json",
+        "checkpoints/step_00000001/manifest.json",
+    ]
+
+
+def test_ranks_learn_together_that_another_has_the_trial(ended, monkeypatch):
+    """Rank 0 alone writes: if it left by itself, the others would wait for it, and the trial would count as crashed."""
+    with pytest.raises(errors.TrialSuperseded, match="attempt 000002-0001 runs it"):
+        ended._publish_last()
+    ended.superseded = ""
+    monkeypatch.setattr(ranks, "is_main", lambda: False)
+    monkeypatch.setattr(ranks, "from_main", lambda compute: "attempt 000002-0001 runs it")
+    with pytest.raises(errors.TrialSuperseded, match="attempt 000002-0001 runs it"):
+        ended._publish_last()
+    monkeypatch.setattr(ended, "_save", lambda *_: pytest.fail("saved"))
+    monkeypatch.setattr(ranks, "is_main", lambda: True)
+    ended._try_to_save(None, None)  # no error on one rank alone
+    assert ended.stop.requested == ("superseded", ended.superseded)
+
+
+def test_a_trial_that_cannot_begin_on_a_full_disk_has_not_failed(make_config, tmp_path, monkeypatch):
+    config = build_config(make_config()).model_dump(mode="json")
+    task = TrialTask(config, "0" * 16, "slug_c0ffee", Folder(str(tmp_path / "trial")))
+    full = [errors.StorageBlockedError("no space left")]
+    begin = Fence.begin
+
+    def once_full(fence):
+        if full:
+            raise full.pop()
+        return begin(fence)
+
+    monkeypatch.setattr(Fence, "begin", once_full)
+    with pytest.raises(errors.StorageBlockedError):
+        run.run_trial(replace(task, attempt=OLD))
+    assert task.folder.files() == []
