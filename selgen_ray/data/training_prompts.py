@@ -153,7 +153,9 @@ def check_system_texts(rows: Mapping[str, list[Row]], tokenizer: PreTrainedToken
         except DataError:  # the template as a whole is reported with the first row
             continue
         try:
-            is_shown = render([{"role": "system", "content": text}, *turns], tokenizer, how)[0] != plain
+            # doubled, since a template may write this very text where a chat has no system message
+            systems = ({"role": "system", "content": content} for content in (text, text + text))
+            is_shown = any(render([system, *turns], tokenizer, how)[0] != plain for system in systems)
         except DataError:
             is_shown = False
         if not is_shown:

@@ -50,6 +50,8 @@ def row_means(trainer: BaseTrainer, role: str, layers: Sequence[int]) -> dict[in
     `upsample_proxy_to` repeats it. The trials of a sweep share them.
     """
 
+    different = trainer.sets.different(role)
+
     def of_batch(batch: Batch) -> list[Tensor]:
         mask = blocks.own_positions(batch.scored)
         with blocks.reading(trainer.model, layers) as outputs:
@@ -57,10 +59,11 @@ def row_means(trainer: BaseTrainer, role: str, layers: Sequence[int]) -> dict[in
         return list(torch.stack([blocks.means_of_rows(outputs[layer], mask) for layer in layers], dim=1))
 
     def every_row(_: Any) -> dict[str, Tensor]:
-        rows = ask_start_model(trainer.run, trainer, role, of_batch, trainer.sets.different(role))
+        rows = ask_start_model(trainer.run, trainer, role, of_batch, different)
         return {str(layer): torch.stack(rows)[:, i].contiguous() for i, layer in enumerate(layers)}
 
-    key = trainer.data_key(role) | {"layers": list(layers)}
+    # the rows of a file that repeats a row may be those of one whose row is upsampled
+    key = trainer.data_key(role) | {"layers": list(layers), "places": different}
     means = trainer.share.tensors("row_means", key, every_row)
     return {layer: means[str(layer)] for layer in layers}
 

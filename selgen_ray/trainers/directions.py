@@ -183,14 +183,16 @@ def check_phase(
         return
     num_epochs = _count(getattr(cfg, key, 1), "epoch")
     number = "one step" if steps == 1 else f"{steps} steps"
-    limit = "" if config.limit_proxy_data_to is None else f" (limit_proxy_data_to: {config.limit_proxy_data_to})"
+    is_limited = role.startswith("proxy") and config.limit_proxy_data_to is not None
+    limit = f" (limit_proxy_data_to: {config.limit_proxy_data_to})" if is_limited else ""
     warmup = _warmup(cfg) if not all(rates) else ""
     which = f", of which {warmup} leaves {sum(rate > 0 for rate in rates)} with a learning rate" if warmup else ""
+    batch = "per_device_train_batch_size" if role == "outcome" else "proxy_batch_size"
     what = "which gives no gradient to LoRA's A" if new_lora and wanted != "product" else "which changes no weight"
     lower = f", finetune_config.{warmup.partition(':')[0]}" if warmup else ""
     raise DataError(
         f"proxy_strategy {config.proxy_strategy}: {num_epochs} over the {rows} training rows of {role}{limit} is "
-        f"{number}{which}, {what}: raise finetune_config.{key}, or lower finetune_config.proxy_batch_size{lower}"
+        f"{number}{which}, {what}: raise finetune_config.{key}, or lower finetune_config.{batch}{lower}"
     )
 
 

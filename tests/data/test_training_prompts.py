@@ -119,6 +119,11 @@ def test_a_template_without_a_system_role_is_an_error_that_names_user_prefix(tmp
         check_system_texts(roles, make_tokenizer(template))
 
 
+def test_a_template_may_write_the_very_text_where_a_chat_has_no_system_message(tmp_path):
+    default = "{% if messages[0]['role'] != 'system' %}<|system|>S<|end|>{% endif %}" + MARKED
+    check_system_texts(roles_of(tmp_path, {"system": "S"}), make_tokenizer(default))
+
+
 def test_training_rows_alone_carry_it_also_where_they_are_evaluated(make_config, data_files, tokenizer):
     source = {"path": data_files["outcome"], "training_prompt": {"system": "Err!"}}
     plain, prompted = (

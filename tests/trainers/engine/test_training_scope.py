@@ -4,6 +4,7 @@ import contextlib
 
 import pytest
 import torch
+from conftest import uneven_roles, uneven_trait
 from plain_formulas import plain_base
 from runs import same, trained
 from torch.utils.checkpoint import CheckpointError
@@ -11,6 +12,7 @@ from torch.utils.checkpoint import CheckpointError
 from selgen_ray.errors import TrialDiverged
 from selgen_ray.models import blocks
 from selgen_ray.models.forward import adapter_off
+from selgen_ray.models.loading import trainable_parameters
 from selgen_ray.testing import check_strategy
 from selgen_ray.trainers import get_trainer, knob, plugins
 from selgen_ray.trainers.base import BaseTrainer
@@ -175,6 +177,15 @@ def test_the_start_model_is_asked_without_the_changes_also_inside_the_scope(star
             found = trainer.model(**batch.inputs).logits
     assert torch.allclose(found, plain_base()(**batch.inputs).logits, atol=1e-12)
     assert not torch.allclose(changed, found, atol=1e-2)
+
+
+def test_a_frozen_adapter_stays_frozen_where_the_start_model_is_asked_beside_it(start):
+    trainer = start("inoculation_adapter", uneven_roles() | {"trait": uneven_trait()})
+    trainer.prepare()
+    with trainer.training_scope():
+        with adapter_off(trainer.model):
+            pass
+        assert trainable_parameters(trainer.model).keys() == trainer.parameters.keys()
 
 
 def test_a_projection_of_a_half_precision_stream_is_computed_in_float32():
