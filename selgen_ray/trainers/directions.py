@@ -59,15 +59,14 @@ def throw_away_training(
 ) -> ThrowAway:
     """Train on one role from the run's initial weights, then put these back; the trials of a sweep share the result.
 
-    Where the sweep has a cache, it saves a checkpoint every `save_steps` optimizer steps.
+    Its schedule is the run's over its own steps; one that ends before its peak is flagged. Where the sweep has a cache,
+    it saves a checkpoint every `save_steps` optimizer steps.
 
     Args:
         role: whose cross-entropy is minimised, such as 'proxy'.
         epochs: passes over its training rows.
         learning_rate: its peak; default: the run's.
         key: the key of `finetune_config` with its epochs.
-
-    Its schedule is the run's over its own steps; one that ends before its peak is flagged.
 
     Raises:
         TrialDiverged: a loss became NaN or infinite.
