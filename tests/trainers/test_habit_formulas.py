@@ -487,6 +487,9 @@ def test_interleaving_by_a_draw_trains_nothing_and_takes_all_rows_at_most(start)
         trainer.prepare()
     assert one.record.chosen_rows == again.record.chosen_rows != other.record.chosen_rows
     assert many.record.chosen_rows == {"proxy": [0, 1, 2, 3, 4]}
+    few = start("interleaving", interleave_share=0.05, interleave_select="random")
+    assert "0.05 beside 5 training rows of outcome rounds to no row" in few.row_notes(few.config, uneven_roles())[0]
+    assert one.row_notes(one.config, uneven_roles()) == []
     with pytest.raises(ValueError, match="upsample_proxy_to"):
         start("interleaving", top={"upsample_proxy_to": 0.5})
 
