@@ -53,15 +53,19 @@ def guarded(run: Callable[[], int], lost: Callable[[str, bool, int], int]) -> in
         return run()
     notes, write = os.pipe()
     parent, others = os.getpid(), frozenset(_children())
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # until both are ready for them
     child = os.fork()
     if child == 0:
         os.close(notes)
         _become_guarded(write, parent)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return run()
     os.close(write)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)  # what Ray started and did not end is handed to us, to be ended
     watch = _Watch(child, notes)
-    status = watch.wait()
+    woken = watch.listen()
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    status = watch.wait(woken)
     _end_what_is_left(others)
     _heed_signals_again()
     if watch.was_launched and not watch.is_over:
@@ -132,13 +136,17 @@ class _Watch:
     _passed_on: int = 0  # signals that the child will acknowledge
     _early: list[float] = field(default_factory=list[float])  # when it acknowledged one that we did not get yet
 
-    def wait(self) -> int:
-        """Wait for the child to end; return its wait status."""
+    def listen(self) -> int:
+        """Take signals from now on; return the end of a pipe from which their numbers are read."""
         wake, woken = os.pipe()
         os.set_blocking(woken, False)
         signal.set_wakeup_fd(woken)
         for number in (*_SIGNALS, signal.SIGCHLD):
             signal.signal(number, lambda *_: None)  # the number arrives through the pipe
+        return wake
+
+    def wait(self, wake: int) -> int:
+        """Wait for the child to end; return its wait status."""
         sources = [self.notes, wake]
         while True:
             ended, status = os.waitpid(self.child, os.WNOHANG)
