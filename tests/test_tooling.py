@@ -29,7 +29,8 @@ def test_the_core_is_checked_strictly():
     assert told["typeCheckingMode"] == "strict"
     assert len(told["strict"]) > 50 and all((ROOT / path).exists() for path in told["strict"])
     strategies = {path.name for path in (ROOT / "selgen_ray" / "trainers").glob("*_p*.py")}
-    assert strategies <= {Path(path).name for path in told["strict"]} | {"log_probabilities.py"}
+    # two files meet PyTorch functions whose stubs have no types
+    assert strategies <= {Path(path).name for path in told["strict"]} | {"log_probabilities.py", "activation_penalty.py"}
 
 
 @pytest.mark.by_hand
