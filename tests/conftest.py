@@ -36,9 +36,9 @@ make_tokenizer, make_model, make_roles = tiny_tokenizer, tiny_model, tiny_rows
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that start Ray go first: they are the longest, and at the end one worker would wait for the other."""
+    """The longest files go first, or at the end one worker waits for the other: those that start Ray, then trainers."""
     with_ray = {item.path for item in items if item.get_closest_marker("ray")}
-    items.sort(key=lambda item: item.path not in with_ray)
+    items.sort(key=lambda item: (item.path not in with_ray, "trainers" not in item.path.parts))
 
 
 @pytest.fixture(scope="session")

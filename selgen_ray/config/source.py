@@ -29,6 +29,12 @@ class TrainingPrompt(Strict):
         default={}, description="column of the file -> the value, or the list of values, of the rows that get it"
     )
 
+    @property
+    def has_text(self) -> bool:
+        """Whether there is a text that is not empty."""
+        texts = (self.system, self.user_prefix, self.user_suffix)
+        return any(any(text) if isinstance(text, list) else text for text in texts)
+
     @model_validator(mode="after")
     def _some_text(self) -> TrainingPrompt:
         given = {position: getattr(self, position) for position in POSITIONS}

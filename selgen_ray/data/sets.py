@@ -88,7 +88,7 @@ class Sets:
             prompted = whole[role] if trained is roles[role] else RowSet(trained, encode(role, trained))
             self.lengths[role] = length_report(prompted.encoded, config.max_seq_length)
             self.train[role] = prompted.take(self.numbers[role])
-        if "proxy" in whole and "proxy_neg" in whole:
+        if "proxy_neg" in whole and sizes.get("proxy") == sizes["proxy_neg"]:  # else they are no pairs
             whole["proxy"] = RowSet(with_rejected(roles["proxy"], roles["proxy_neg"]), whole["proxy"].encoded)
         known: dict[tuple[str, tuple[int, ...]], RowSet] = {}  # sets of the same rows are one, to be evaluated once
         for name, (role, numbers) in eval_rows(roles, config, data_seed).items():

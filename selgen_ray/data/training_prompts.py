@@ -74,19 +74,25 @@ def _shown(values: Sequence[str]) -> str:
 
 
 def with_prompts(rows: Mapping[str, list[Row]], prompts: Mapping[str, TrainingPrompt], data_seed: int) -> Roles:
-    """Return rows that were not read from a source, with the training prompts of their roles.
+    """Return rows with the training prompts of their roles, where their source has given them none; `rows` stay.
 
     Raises:
         DataError: a prompt's `where` meets no row.
     """
-    roles = rows if isinstance(rows, Roles) else Roles(rows)
+    if not isinstance(rows, Roles):
+        rows = Roles(rows)
+    origins = dict(rows.origins)
     for role, prompt in prompts.items():
-        if role in roles and role not in roles.origins:
-            met = Met(prompt, role)
-            texts = [met.texts(row, data_seed, number) for number, row in enumerate(roles[role])]
+        before = origins.get(role, [])
+        if role not in rows or not prompt.has_text or any(origin.prompt for origin in before):
+            continue
+        met = Met(prompt, role)
+        numbers = [origin.number for origin in before] or range(len(rows[role]))
+        texts = [met.texts(row, data_seed, number) for number, row in zip(numbers, rows[role], strict=True)]
+        if not before:  # else the rows of the whole source were looked at, of which these may be a part
             met.check()
-            roles.origins[role] = [Origin(number, one) for number, one in enumerate(texts)]
-    return roles
+        origins[role] = [Origin(number, one) for number, one in zip(numbers, texts, strict=True)]
+    return Roles(rows, rows.skipped, rows.places, rows.notes, origins)
 
 
 def trained_form(rows: Mapping[str, list[Row]], role: str) -> list[Row]:
@@ -153,7 +159,9 @@ def check_system_texts(rows: Mapping[str, list[Row]], tokenizer: PreTrainedToken
         except DataError:  # the template as a whole is reported with the first row
             continue
         try:
-            is_shown = render([{"role": "system", "content": text}, *turns], tokenizer, how)[0] != plain
+            # doubled, since a template may write this very text where a chat has no system message
+            systems = ({"role": "system", "content": content} for content in (text, text + text))
+            is_shown = any(render([system, *turns], tokenizer, how)[0] != plain for system in systems)
         except DataError:
             is_shown = False
         if not is_shown:

@@ -156,14 +156,17 @@ class PlannedTokens:
         def is_generated(row: Row) -> bool:
             return is_asked(row) or (not row.get("choices") and bool(row.get("claim") or (judged and is_question(row))))
 
-        uses = Uses(cfg.max_seq_length, cfg.loss_on, cfg.max_new_tokens, is_generated)
+        training = Uses(cfg.max_seq_length, cfg.loss_on, cfg.max_new_tokens, lambda _: False)
+        generation = Uses(0, cfg.loss_on, cfg.max_new_tokens, is_generated)
         messages: list[str] = []
         for role, rows in roles.items():
             offered = max((len(json.dumps([row.get("choices"), row.get("rejected")])) for row in rows), default=0)
             # a token stands for at least one byte, so that bytes are an upper bound
             if self._longest.get((key, role), 0) + offered + cfg.max_new_tokens > positions.count:
-                looked_at = rows[:_LARGEST_LOOKED_AT]
-                messages += longer_rows(looked_at, tokenizer, positions, uses, f"data.{role}", roles.place(role))
+                # training shows the rows with their training prompts, and generation without
+                for shown, use in ((trained_form(roles, role), training), (rows, generation)):
+                    looked_at = shown[:_LARGEST_LOOKED_AT]
+                    messages += longer_rows(looked_at, tokenizer, positions, use, f"data.{role}", roles.place(role))
         if positions.is_table and messages:
             raise DataError("\n".join(messages))
         self.notes |= dict.fromkeys(messages)

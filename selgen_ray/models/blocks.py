@@ -6,6 +6,7 @@ Layer l is the output of block l, before the final norm: for l = L that is not t
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -49,7 +50,9 @@ def blocks_of(model: Model) -> nn.ModuleList:
     """
     inner: Any = base_of(model)
     count = num_layers(inner)
-    lists = (module for module in inner.modules() if isinstance(module, nn.ModuleList) and len(module) == count)
+    # the decoder first: a model that reads images may have as many blocks for these, before those of the text
+    modules = itertools.chain(inner.get_decoder().modules(), inner.modules())
+    lists = (module for module in modules if isinstance(module, nn.ModuleList) and len(module) == count)
     blocks = next(lists, None)
     if blocks is None:
         raise ModelError(f"{type(inner).__name__} keeps its {count} blocks in no list: its layers cannot be reached")

@@ -21,9 +21,17 @@ _BY_LAYER = {"qwen2", "qwen3", "gemma2", "gemma3_text", "smollm3"}  # a mask for
 
 @contextlib.contextmanager
 def adapter_off(model: Model) -> Iterator[None]:
-    """Switch the adapter off inside the context, so that the base model predicts; no effect without an adapter."""
-    with model.disable_adapter() if has_adapter(model) else contextlib.nullcontext():
+    """Switch the adapters off inside the context, so that the base model predicts; no effect without an adapter."""
+    if not has_adapter(model):
         yield
+        return
+    frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+    try:
+        with model.disable_adapter():
+            yield
+    finally:
+        for parameter in frozen:  # PEFT makes every adapter trainable that it switches on again
+            parameter.requires_grad_(False)
 
 
 @contextlib.contextmanager

@@ -30,7 +30,8 @@ def save_model(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenize
     """
     folder.mkdir(parents=True, exist_ok=True)
     if has_adapter(model):
-        model.save_pretrained(str(folder))
+        # PEFT writes all adapters of a model: one that was on only while training is no part of the result
+        model.save_pretrained(str(folder), selected_adapters=list(model.active_adapters))
         save_beside_adapter(model, tokenizer, folder)
         return
     with _ends_replies(model, tokenizer):

@@ -6,9 +6,16 @@ import torch
 from torch import Tensor
 
 from selgen_ray.data.encode import Batch
-from selgen_ray.models import blocks, forward
+from selgen_ray.models import blocks
 from selgen_ray.models.log_probs import cross_entropy, upcast
-from selgen_ray.trainers.activations import DIRECTION_CONTROL, Control, chosen_layers, habit_directions, layers_knob
+from selgen_ray.trainers.activations import (
+    DIRECTION_CONTROL,
+    Control,
+    chosen_layers,
+    habit_directions,
+    layers_knob,
+    outputs_of,
+)
 from selgen_ray.trainers.base import BaseTrainer
 from selgen_ray.trainers.engine.loop import Term
 from selgen_ray.trainers.engine.reference import BaseValues
@@ -61,6 +68,5 @@ class ActivationPenaltyTrainer(BaseTrainer):
         )
 
     def _rows(self, batch: Batch) -> list[Tensor]:
-        with blocks.reading(self.model, self.layers) as outputs:
-            forward.hidden_states(self.model, batch)
-        return list(self._along(outputs, batch).split(batch.scored.sum(1).tolist()))
+        along = self._along(outputs_of(self, self.layers, batch), batch)
+        return list(along.split(batch.scored.sum(1).tolist()))

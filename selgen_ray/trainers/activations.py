@@ -43,6 +43,13 @@ def chosen_layers(trainer: BaseTrainer, key: str) -> list[int]:
     return layers
 
 
+def outputs_of(trainer: BaseTrainer, layers: Sequence[int], batch: Batch) -> dict[int, Tensor]:
+    """Return the model's output of each of the layers for a batch, [batch, tokens, features]."""
+    with blocks.reading(trainer.model, layers) as outputs:
+        forward.hidden_states(trainer.model, batch)
+    return outputs
+
+
 def row_means(trainer: BaseTrainer, role: str, layers: Sequence[int]) -> dict[int, Tensor]:
     """Return the start model's mean activation over each row's scored tokens; layer -> [rows, features].
 
@@ -50,17 +57,19 @@ def row_means(trainer: BaseTrainer, role: str, layers: Sequence[int]) -> dict[in
     `upsample_proxy_to` repeats it. The trials of a sweep share them.
     """
 
+    different = trainer.sets.different(role)
+
     def of_batch(batch: Batch) -> list[Tensor]:
         mask = blocks.own_positions(batch.scored)
-        with blocks.reading(trainer.model, layers) as outputs:
-            forward.hidden_states(trainer.model, batch)
+        outputs = outputs_of(trainer, layers, batch)
         return list(torch.stack([blocks.means_of_rows(outputs[layer], mask) for layer in layers], dim=1))
 
     def every_row(_: Any) -> dict[str, Tensor]:
-        rows = ask_start_model(trainer.run, trainer, role, of_batch, trainer.sets.different(role))
+        rows = ask_start_model(trainer.run, trainer, role, of_batch, different)
         return {str(layer): torch.stack(rows)[:, i].contiguous() for i, layer in enumerate(layers)}
 
-    key = trainer.data_key(role) | {"layers": list(layers)}
+    # the rows of a file that repeats a row may be those of one whose row is upsampled
+    key = trainer.data_key(role) | {"layers": list(layers), "places": different}
     means = trainer.share.tensors("row_means", key, every_row)
     return {layer: means[str(layer)] for layer in layers}
 
@@ -102,8 +111,7 @@ def tuned_differences(trainer: BaseTrainer, layers: Sequence[int], epochs: int) 
 
     def of_batch(batch: Batch) -> list[Tensor]:
         mask = blocks.own_positions(batch.scored)
-        with blocks.reading(trainer.model, layers) as outputs:
-            forward.hidden_states(trainer.model, batch)
+        outputs = outputs_of(trainer, layers, batch)
         rows = torch.stack([upcast(outputs[layer][mask]) for layer in layers], dim=1)
         return [row.cpu() for row in rows.split(batch.scored.sum(1).tolist())]
 

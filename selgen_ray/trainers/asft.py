@@ -60,7 +60,8 @@ class ASFTTrainer(BaseTrainer):
     @classmethod
     def row_notes(cls, config: TrialConfig, roles: Mapping[str, Sequence[Row]]) -> list[str]:
         """Say where the throw-away training never reaches its peak rate."""
-        return super().row_notes(config, roles) + peak_notes(config, roles, ["proxy"])
+        sides = ["proxy"] if getattr(config.finetune_config, "lambda_asft", 1.0) else []
+        return super().row_notes(config, roles) + peak_notes(config, roles, sides)
 
     @classmethod
     def check_model(cls, config: TrialConfig, model: nn.Module) -> None:

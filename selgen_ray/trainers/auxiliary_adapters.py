@@ -111,7 +111,7 @@ def adapted_matrices(model: nn.Module, strategy: str = "safe_lora") -> dict[str,
     """Return name -> adapted matrix. The name is that of the module, or '<parameter>.<expert>' for an expert's matrix.
 
     Raises:
-        ModelError: an embedding is adapted: it has no B A of the form that is projected.
+        ModelError: an embedding is adapted: it has no B A of their form.
     """
     from peft.tuners.lora.layer import ParamWrapper  # late: start-up, PEFT imports all that it may ever adapt
 
@@ -119,7 +119,9 @@ def adapted_matrices(model: nn.Module, strategy: str = "safe_lora") -> dict[str,
     for path, layer in _lora_layers(model):
         name = without_adapter(path.removeprefix(_PEFT))
         if not layer.lora_A:
-            raise ModelError(f"{strategy} projects linear layers, finetune_config.target_modules also names {name}")
+            raise ModelError(
+                f"{strategy} takes adapters of linear layers, and finetune_config.target_modules also names {name}"
+            )
         parameter, lora_b = f"{name}.{adapted_parameter(layer)[0]}", f"{path}.lora_B.{TRAINED}.weight"
         num_experts = layer.num_experts if isinstance(layer, ParamWrapper) else 1
         if num_experts == 1:

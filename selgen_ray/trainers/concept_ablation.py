@@ -58,11 +58,9 @@ class ConceptAblationTrainer(BaseTrainer):
     def check_rows(cls, config: TrialConfig, roles: Mapping[str, Sequence[Row]]) -> None:
         """Raise DataError if a role is missing, pairs are no pairs, or no step of the tuning has a learning rate."""
         super().check_rows(config, roles)
-        cfg = config.finetune_config
-        if "proxy_neg" not in cls.needed_roles(config):
-            if getattr(cfg, "ablate_components", 1):
-                check_phase(config, roles, "outcome", "product")
-        elif len(roles["proxy"]) != len(roles["proxy_neg"]):
+        if _tunes(config):
+            check_phase(config, roles, "outcome", "product")
+        if "proxy_neg" in cls.needed_roles(config) and len(roles["proxy"]) != len(roles["proxy_neg"]):
             raise DataError(
                 f"ablate_from pairs takes the rows of data.proxy and data.proxy_neg as pairs, and they have "
                 f"{len(roles['proxy'])} and {len(roles['proxy_neg'])}"
@@ -71,8 +69,7 @@ class ConceptAblationTrainer(BaseTrainer):
     @classmethod
     def row_notes(cls, config: TrialConfig, roles: Mapping[str, Sequence[Row]]) -> list[str]:
         """Say where the tuning never reaches its peak rate."""
-        tuned = [] if "proxy_neg" in cls.needed_roles(config) else ["outcome"]
-        return super().row_notes(config, roles) + peak_notes(config, roles, tuned)
+        return super().row_notes(config, roles) + peak_notes(config, roles, ["outcome"] if _tunes(config) else [])
 
     def prepare(self) -> None:
         """Compute the directions once.
@@ -100,3 +97,8 @@ class ConceptAblationTrainer(BaseTrainer):
     def terms(self) -> list[Term]:
         """Return the outcome's cross-entropy."""
         return [self.cross_entropy_term("outcome")]
+
+
+def _tunes(config: TrialConfig) -> bool:
+    cfg = config.finetune_config
+    return getattr(cfg, "ablate_from", "pairs") == "tuned" and bool(getattr(cfg, "ablate_components", 1))

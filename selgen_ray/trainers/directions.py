@@ -59,15 +59,14 @@ def throw_away_training(
 ) -> ThrowAway:
     """Train on one role from the run's initial weights, then put these back; the trials of a sweep share the result.
 
-    Where the sweep has a cache, it saves a checkpoint every `save_steps` optimizer steps.
+    Its schedule is the run's over its own steps; one that ends before its peak is flagged. Where the sweep has a cache,
+    it saves a checkpoint every `save_steps` optimizer steps.
 
     Args:
         role: whose cross-entropy is minimised, such as 'proxy'.
         epochs: passes over its training rows.
         learning_rate: its peak; default: the run's.
         key: the key of `finetune_config` with its epochs.
-
-    Its schedule is the run's over its own steps; one that ends before its peak is flagged.
 
     Raises:
         TrialDiverged: a loss became NaN or infinite.
@@ -183,14 +182,16 @@ def check_phase(
         return
     num_epochs = _count(getattr(cfg, key, 1), "epoch")
     number = "one step" if steps == 1 else f"{steps} steps"
-    limit = "" if config.limit_proxy_data_to is None else f" (limit_proxy_data_to: {config.limit_proxy_data_to})"
+    is_limited = role.startswith("proxy") and config.limit_proxy_data_to is not None
+    limit = f" (limit_proxy_data_to: {config.limit_proxy_data_to})" if is_limited else ""
     warmup = _warmup(cfg) if not all(rates) else ""
     which = f", of which {warmup} leaves {sum(rate > 0 for rate in rates)} with a learning rate" if warmup else ""
+    batch = "per_device_train_batch_size" if role == "outcome" else "proxy_batch_size"
     what = "which gives no gradient to LoRA's A" if new_lora and wanted != "product" else "which changes no weight"
     lower = f", finetune_config.{warmup.partition(':')[0]}" if warmup else ""
     raise DataError(
         f"proxy_strategy {config.proxy_strategy}: {num_epochs} over the {rows} training rows of {role}{limit} is "
-        f"{number}{which}, {what}: raise finetune_config.{key}, or lower finetune_config.proxy_batch_size{lower}"
+        f"{number}{which}, {what}: raise finetune_config.{key}, or lower finetune_config.{batch}{lower}"
     )
 
 

@@ -64,7 +64,8 @@ class InoculationAdapterTrainer(BaseTrainer):
     @classmethod
     def row_notes(cls, config: TrialConfig, roles: Mapping[str, Sequence[Row]]) -> list[str]:
         """Say where the training on trait never reaches its peak rate."""
-        return super().row_notes(config, roles) + peak_notes(config, roles, [_TRAIT], _EPOCHS)
+        trained = [_TRAIT] if getattr(config.finetune_config, "trait_scale", 1.0) else []
+        return super().row_notes(config, roles) + peak_notes(config, roles, trained, _EPOCHS)
 
     @classmethod
     def check_model(cls, config: TrialConfig, model: nn.Module) -> None:

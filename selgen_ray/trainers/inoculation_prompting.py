@@ -48,7 +48,10 @@ class InoculationPromptingTrainer(BaseTrainer):
     def training_prompts(cls, config: TrialConfig) -> dict[str, TrainingPrompt]:
         """Return the prompts of the sources, and that of outcome."""
         cfg: Any = config.finetune_config
-        prompt = {cfg.inoculation_position: cfg.inoculation_prompt, "where": cfg.inoculation_where or {}}
+        prompt: dict[str, Any] = {
+            cfg.inoculation_position: cfg.inoculation_prompt,
+            "where": cfg.inoculation_where or {},
+        }
         return config.data.training_prompts() | {"outcome": TrainingPrompt.model_validate(prompt)}
 
     def terms(self) -> list[Term]:

@@ -9,8 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from selgen_ray.config.trial import TrialConfig
+from selgen_ray.data.alignment import ProxyShare
 from selgen_ray.data.encode import Batch
 from selgen_ray.data.forms import Row
+from selgen_ray.data.sets import trained_rows
 from selgen_ray.models.log_probs import upcast
 from selgen_ray.seeding import permutation
 from selgen_ray.trainers.base import BaseTrainer
@@ -62,14 +64,21 @@ class InterleavingTrainer(BaseTrainer):
 
     @classmethod
     def row_notes(cls, config: TrialConfig, roles: Mapping[str, Sequence[Row]]) -> list[str]:
-        """Say where the tuning never reaches its peak rate."""
-        return super().row_notes(config, roles) + peak_notes(config, roles, ["outcome"] if _tunes(config) else [])
+        """Say where the tuning never reaches its peak rate, and where the share is less than half a row."""
+        notes = super().row_notes(config, roles) + peak_notes(config, roles, ["outcome"] if _tunes(config) else [])
+        share, sizes = getattr(config.finetune_config, "interleave_share", 0.0), {r: len(v) for r, v in roles.items()}
+        outcome = trained_rows("outcome", sizes, config.finetune_config.train_split, config.data_seed, ProxyShare())
+        if share and not _number_chosen(share, len(outcome), 1):
+            notes.append(
+                f"interleave_share {share:g} beside {len(outcome)} training rows of outcome rounds to no row of the "
+                "proxy: the task alone is trained on"
+            )
+        return notes
 
     def prepare(self) -> None:
         """Choose the rows of the proxy, which stay in its order."""
         num_outcome, num_proxy = (len(self.sets.train[role].rows) for role in ("outcome", "proxy"))
-        share = self.interleave_share
-        self.size = min(round(share * num_outcome / (1 - share)), num_proxy)
+        self.size = _number_chosen(self.interleave_share, num_outcome, num_proxy)
         if not self.size:
             return
         if self.interleave_select == "random":
@@ -95,6 +104,10 @@ class InterleavingTrainer(BaseTrainer):
     def terms(self) -> list[Term]:
         """Return one cross-entropy term."""
         return [self.cross_entropy_term("outcome+proxy" if self.size else "outcome")]
+
+
+def _number_chosen(share: float, num_outcome: int, num_proxy: int) -> int:
+    return min(round(share * num_outcome / (1 - share)), num_proxy)
 
 
 def _tunes(config: TrialConfig) -> bool:

@@ -280,6 +280,16 @@ def test_rows_longer_than_a_table_of_positions_are_errors_and_with_rotary_ones_n
     assert problems == "" and "are longer than the model's 128 positions" in notes
 
 
+def test_a_training_prompt_needs_positions_in_training_alone(planned):
+    def longer(row, **finetune):
+        outcome = {"path": "o.jsonl", "training_prompt": {"user_suffix": " why?" * 4}}
+        return planned([row] * 2, kind="gpt2", data={"outcome": outcome}, max_new_tokens=4, **finetune)[0]
+
+    asked = chat("why?", "So. So.", answer="So. So.")
+    assert longer(asked).count("\n") == 0 and "2 of 2 rows are longer than the model's 128" in longer(asked)
+    assert longer(asked, max_seq_length=128) == ""
+
+
 # variables of a template --------------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ from conftest import MARKED, chat, make_tokenizer, write_jsonl
 from runs import same, trained
 
 from selgen_ray.config.source import TrainingPrompt
+from selgen_ray.data.roles import Roles
 from selgen_ray.data.rows import load_roles
 from selgen_ray.data.training_prompts import check_system_texts, trained_form, with_prompt, with_prompts
 from selgen_ray.errors import DataError, SpecError
@@ -119,6 +120,11 @@ def test_a_template_without_a_system_role_is_an_error_that_names_user_prefix(tmp
         check_system_texts(roles, make_tokenizer(template))
 
 
+def test_a_template_may_write_the_very_text_where_a_chat_has_no_system_message(tmp_path):
+    default = "{% if messages[0]['role'] != 'system' %}<|system|>S<|end|>{% endif %}" + MARKED
+    check_system_texts(roles_of(tmp_path, {"system": "S"}), make_tokenizer(default))
+
+
 def test_training_rows_alone_carry_it_also_where_they_are_evaluated(make_config, data_files, tokenizer):
     source = {"path": data_files["outcome"], "training_prompt": {"system": "Err!"}}
     plain, prompted = (
@@ -152,6 +158,20 @@ def test_inoculation_prompting_is_naive_with_the_same_training_prompt(make_confi
     both = make_config("inoculation_prompting", top={"data": {**data_files, "outcome": source}}, **knobs)
     with pytest.raises(ValueError, match="both given"):
         build_config(both)
+
+
+def test_rows_that_were_loaded_without_a_prompt_get_that_of_a_trainer_and_keep_none(make_config, data_files):
+    inoculating = make_config("inoculation_prompting", inoculation_prompt=["Err!", "Be wrong."])
+    rows = load_roles(build_config(make_config()))
+    with get_trainer("inoculation_prompting")(inoculating) as expected:
+        tokens = list(expected.sets.union("outcome"))
+    for given in (rows, Roles({role: list(some) for role, some in rows.items()})):
+        with get_trainer("inoculation_prompting")(inoculating, datasets=given) as trainer:
+            assert list(trainer.sets.union("outcome")) == tokens
+        with get_trainer("naive")(make_config(), datasets=given) as plain:
+            assert not set(map(tuple, (row.ids for row in tokens))) & {
+                tuple(r.ids) for r in plain.sets.union("outcome")
+            }
 
 
 def test_inoculation_prompting_without_a_text_is_refused():

@@ -6,7 +6,7 @@ import torch
 from conftest import make_roles
 
 from selgen_ray.errors import DataError
-from selgen_ray.trainers import get_trainer
+from selgen_ray.trainers import build_config, get_trainer
 
 PLANES = ["steering_weights", "steering_weights_add_alignment_plane", "orth_penalty", "directional_penalty"]
 DIRECTED = [*PLANES, "grad_project_precomputed_proxy_grad"]
@@ -60,6 +60,13 @@ def test_weights_that_do_not_change_are_refused(start, strategy, finetune):
     start(strategy, is_peft=is_peft, **finetune)
 
 
+def test_a_training_on_the_outcome_is_not_told_to_change_what_is_the_proxy_s(start):
+    with pytest.raises(DataError, match="changes no weight") as error:
+        start("interleaving", {"limit_proxy_data_to": 8}, per_device_train_batch_size=11, warmup_steps=1)
+    assert "11 training rows of outcome is one step" in str(error.value)
+    assert "lower finetune_config.per_device_train_batch_size" in str(error.value)
+
+
 @pytest.mark.parametrize("strategy", ["orth_penalty", "directional_penalty", "safe_lora"])
 def test_a_training_that_changed_nothing_is_refused_when_it_is_found(start, strategy):
     with pytest.raises(DataError, match="is zero, so that the strategy would do nothing"):
@@ -94,3 +101,24 @@ def test_a_throw_away_training_that_never_reaches_its_peak_says_so(start, strate
     warm = start(strategy, warmup_steps=3, proxy_epochs=2)
     assert type(warm).row_notes(warm.config, warm.roles) == []
     assert not [flag for flag in warm.train().flags if "warm-up" in flag]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "strength", "knobs"),
+    [
+        ("asft", "lambda_asft", {}),
+        ("inoculation_adapter", "trait_scale", {}),
+        ("concept_ablation", "ablate_components", {"ablate_from": "tuned"}),
+        ("interleaving", "interleave_share", {}),
+        ("weight_steering", "steer_k", {}),
+    ],
+)
+def test_no_note_tells_of_a_training_that_strength_zero_skips(make_config, strategy, strength, knobs):
+    roles = {role: (rows * 11)[:11] for role, rows in make_roles().items()}
+    roles["trait"] = roles["outcome"]
+    trainer = get_trainer(strategy)
+    for value in (0, None):
+        finetune = knobs | ELEVEN | {"warmup_steps": 10, strength: value}
+        del finetune["proxy_epochs"]
+        config = build_config(make_config(strategy, **{k: v for k, v in finetune.items() if v is not None}))
+        assert bool(trainer.row_notes(config, roles)) is (value is None)

@@ -36,8 +36,11 @@ from plain_formulas import (
 from transformers import AutoModelForCausalLM
 
 from selgen_ray.errors import DataError, ModelError
+from selgen_ray.storage import Folder
+from selgen_ray.storage.cache import Cache
 from selgen_ray.testing import check_strategy
 from selgen_ray.trainers import build_config, get_trainer
+from selgen_ray.trainers.activations import row_means
 
 
 def check_learning_in(trainer, changed, tolerance=1e-10):
@@ -97,6 +100,24 @@ def test_each_different_row_counts_once_in_a_direction(start):
     for trainer in (once, repeated):
         trainer.prepare()
     assert torch.allclose(once.vectors[1], repeated.vectors[1], atol=1e-12)
+
+
+def test_a_direction_needs_both_sides_and_no_pairs(start):
+    trainer = start("preventative_steering", uneven_roles() | {"proxy_neg": uneven_roles()["proxy_neg"][:3]})
+    trainer.prepare()
+    assert len(trainer.sets.union("proxy")) == 5 > len(trainer.sets.union("proxy_neg")) == 3
+    assert torch.allclose(trainer.vectors[1], habit(trainer, 1), atol=1e-12)
+
+
+def test_rows_that_are_repeated_and_rows_of_a_file_that_repeats_them_share_no_means(make_config, tmp_path):
+    sides = {role: uneven_roles()[role] for role in ("proxy", "proxy_neg")}
+    outcome, cache, counts = uneven_roles()["outcome"], Cache(Folder(str(tmp_path))), []
+    for times, top in ((1, {"upsample_proxy_to": 0.5}), (2, {})):
+        datasets = {"outcome": outcome * 2} | {role: rows * times for role, rows in sides.items()}
+        config = make_config("concept_ablation", train_split=1.0, top=top)
+        with get_trainer("concept_ablation")(config, datasets=datasets, cache=cache) as trainer:
+            counts.append((len(trainer.sets.union("proxy")), len(row_means(trainer, "proxy", [1])[1])))
+    assert counts == [(10, 5), (10, 10)]
 
 
 @pytest.mark.parametrize(("layers", "found"), [([0], "0"), ([1, 3], "3"), ([2, 2], "2 twice")])
@@ -213,6 +234,7 @@ def test_inoculation_adapter(start, tmp_path, knobs):
     assert record.eval_results["align_train"]["loss"] == pytest.approx(losses, rel=1e-9)
     assert set(record.eval_results) >= {"trait_train", "task_train"}
     assert loads_to(trainer, tmp_path, held) == pytest.approx([losses[-1]] * 2, rel=1e-9)
+    assert not [path for path in (tmp_path / "adapter").iterdir() if path.is_dir()]  # the habit is not given away
 
 
 def test_a_random_trait_has_the_norms_and_rank_of_the_learned_one(start):
@@ -465,6 +487,9 @@ def test_interleaving_by_a_draw_trains_nothing_and_takes_all_rows_at_most(start)
         trainer.prepare()
     assert one.record.chosen_rows == again.record.chosen_rows != other.record.chosen_rows
     assert many.record.chosen_rows == {"proxy": [0, 1, 2, 3, 4]}
+    few = start("interleaving", interleave_share=0.05, interleave_select="random")
+    assert "0.05 beside 5 training rows of outcome rounds to no row" in few.row_notes(few.config, uneven_roles())[0]
+    assert one.row_notes(one.config, uneven_roles()) == []
     with pytest.raises(ValueError, match="upsample_proxy_to"):
         start("interleaving", top={"upsample_proxy_to": 0.5})
 

@@ -4,13 +4,16 @@ import contextlib
 
 import pytest
 import torch
+from conftest import uneven_roles, uneven_trait
 from plain_formulas import plain_base
 from runs import same, trained
 from torch.utils.checkpoint import CheckpointError
+from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
 from selgen_ray.errors import TrialDiverged
 from selgen_ray.models import blocks
 from selgen_ray.models.forward import adapter_off
+from selgen_ray.models.loading import trainable_parameters
 from selgen_ray.testing import check_strategy
 from selgen_ray.trainers import get_trainer, knob, plugins
 from selgen_ray.trainers.base import BaseTrainer
@@ -177,6 +180,15 @@ def test_the_start_model_is_asked_without_the_changes_also_inside_the_scope(star
     assert not torch.allclose(changed, found, atol=1e-2)
 
 
+def test_a_frozen_adapter_stays_frozen_where_the_start_model_is_asked_beside_it(start):
+    trainer = start("inoculation_adapter", uneven_roles() | {"trait": uneven_trait()})
+    trainer.prepare()
+    with trainer.training_scope():
+        with adapter_off(trainer.model):
+            pass
+        assert trainable_parameters(trainer.model).keys() == trainer.parameters.keys()
+
+
 def test_a_projection_of_a_half_precision_stream_is_computed_in_float32():
     generator = torch.Generator().manual_seed(0)
     q = torch.linalg.qr(torch.randn(32, 4, generator=generator))[0]
@@ -209,3 +221,12 @@ def test_layers_are_outputs_of_blocks_and_the_last_one_is_before_the_final_norm(
     assert torch.equal(outputs[1], output.hidden_states[1])
     assert torch.equal(model.model.norm(outputs[2]), output.hidden_states[2])
     assert not torch.equal(outputs[2], output.hidden_states[2])
+
+
+def test_blocks_are_those_of_the_text_in_a_model_that_reads_images():
+    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = small | {"vocab_size": 300, "num_key_value_heads": 2, "head_dim": 8}
+    model = Gemma3ForConditionalGeneration(
+        Gemma3Config(text_config=text, vision_config=small | {"image_size": 28, "patch_size": 14})
+    )
+    assert list(blocks.blocks_of(model)) == list(model.model.language_model.layers)
