@@ -17,8 +17,8 @@ _LOOK_EVERY_S = 0.5
 
 def beat_s(live: Mapping[str, Any]) -> float:
     """Return the seconds between two writes of `live.json`, as it says itself, at most LEASE_S / 3; else 1.0."""
-    every_s = live.get("every_s")
-    return min(every_s, LEASE_S / 3) if is_finite_number(every_s) and every_s > 0 else 1.0
+    every_s: Any = live.get("every_s")
+    return float(min(every_s, LEASE_S / 3)) if is_finite_number(every_s) and every_s > 0 else 1.0
 
 
 def is_driven(
