@@ -30,7 +30,10 @@ def test_the_core_is_checked_strictly():
     assert len(told["strict"]) > 50 and all((ROOT / path).exists() for path in told["strict"])
     strategies = {path.name for path in (ROOT / "selgen_ray" / "trainers").glob("*_p*.py")}
     # two files meet PyTorch functions whose stubs have no types
-    assert strategies <= {Path(path).name for path in told["strict"]} | {"log_probabilities.py", "activation_penalty.py"}
+    assert strategies <= {Path(path).name for path in told["strict"]} | {
+        "log_probabilities.py",
+        "activation_penalty.py",
+    }
 
 
 @pytest.mark.by_hand
