@@ -132,6 +132,10 @@ class Fence:
         if max(self._found(), default=self.attempt) <= self.attempt:
             self._marks.delete()
 
+    def is_run(self) -> bool:
+        """Return whether any attempt runs the trial now. Raises StorageError."""
+        return bool(self._found())
+
     def _stored(self) -> TrialResult | None:
         with contextlib.suppress(FileNotFoundError, ValueError):
             return TrialResult.model_validate_json(self.place.read(FILE_NAME))

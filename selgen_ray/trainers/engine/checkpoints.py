@@ -112,8 +112,15 @@ class Checkpoints:
             self._drop_old_ones()
         except TrialSuperseded as error:
             self._on_superseded(str(error))
+            self._remove_unless_run(place)
         except OSError as error:
             logger.warning("old checkpoints stay: %s", error)
+
+    def _remove_unless_run(self, place: Folder) -> None:
+        """Remove what was written for a trial that has ended meanwhile: nobody goes on from it."""
+        with contextlib.suppress(OSError):
+            if self._fence is not None and not self._fence.is_run():
+                place.delete()
 
     def _check_fence(self) -> None:
         if self._fence is not None:
