@@ -536,7 +536,7 @@ def test_colours_and_markers_are_stable_and_distinct():
 def test_the_picture_survives_odd_names_and_many_settings(tmp_path):
     for i, strategy in enumerate((*STRATEGIES, "$x_1", "ein_sehr_langer_name_" * 4)):
         for knob in (1.0, 2.0, 4.0):
-            publish(tmp_path, fake_result(strategy, 1, i / 20, knob / 4, note="$" + "long " * 20, strength=knob))
+            publish(tmp_path, fake_result(strategy, 1, i / 25, knob / 4, note="$" + "long " * 20, strength=knob))
     assert picture(pareto_png(report_of(tmp_path))).size == (1600, 960)
 
 
