@@ -149,14 +149,19 @@ def _wrapped(text: str, indent: int, width: int, hanging: int = 0) -> list[str]:
 
 
 def _snippet(trainer: type[Strategy], knobs: dict[str, FieldInfo]) -> list[str]:
-    """Return a `strategies:` section with the knobs at their defaults, the first numeric one in a grid."""
-    knobs = {key: info for key, info in knobs.items() if _default(info) is not None}
-    varied = next((k for k, info in knobs.items() if type(_default(info)) in (int, float)), None)
-    lines = ["strategies:", f"  {trainer.proxy_strategy_name}:" + ("" if knobs else " {}")]
-    fixed = [f"      {key}: {_yaml(_default(info))}" for key, info in knobs.items() if key != varied]
+    """Return a `strategies:` section with the knobs at their defaults, the first numeric one in a grid.
+
+    A knob that has no default but must be given stands there with its example.
+    """
+    values = {key: _default(info) for key, info in knobs.items()}
+    values |= {key: info.examples[0] for key, info in knobs.items() if values[key] is None and info.examples}
+    values = {key: value for key, value in values.items() if value is not None}
+    varied = next((key for key, value in values.items() if type(value) in (int, float)), None)
+    lines = ["strategies:", f"  {trainer.proxy_strategy_name}:" + ("" if values else " {}")]
+    fixed = [f"      {key}: {_yaml(value)}" for key, value in values.items() if key != varied]
     lines += ["    fixed:", *fixed] if fixed else []
     if varied:
-        lines += ["    grid:", f"      {varied}: [{_yaml(_default(knobs[varied]))}]  # add the values to compare"]
+        lines += ["    grid:", f"      {varied}: [{_yaml(values[varied])}]  # add the values to compare"]
     return lines
 
 

@@ -97,7 +97,9 @@ def test_the_list_has_every_strategy(run: Run) -> None:
         "              KL(p_theta || p_base).",
         "  needs     outcome, proxy",
         "  knobs     finetune_config.beta_kl = 1.0: a finite number >= 0",
-        '  source    Azarbal et al. 2025, "Selective Generalization".',
+        "            finetune_config.kl_on = proxy: proxy, outcome",
+        '  source    Azarbal et al. 2025, "Selective Generalization"; on the outcome:',
+        "              Kaczér et al. 2025 (arXiv 2508.06249).",
     ]
 
 
@@ -122,7 +124,12 @@ def test_the_snippet_of_every_strategy_is_a_search_space(run: Run, tmp_path: Pat
     space, plain = tmp_path / "space.yaml", tmp_path / "plain.yaml"
     space.write_text("\n".join(lines[lines.index("in a search space:") + 1 :]))
     plain.write_text(f"strategies: {{{name}: }}")
-    first, second = load_space(space).trials, load_space(plain).trials
+    first = load_space(space).trials
+    if name == "inoculation_prompting":  # it has no default text, so an example stands there
+        (trial,) = first
+        assert trial.config.finetune_config.inoculation_prompt
+        return
+    second = load_space(plain).trials
     assert [trial.trial_id for trial in first] == [trial.trial_id for trial in second]
 
 

@@ -24,7 +24,9 @@ class InoculationPromptingTrainer(BaseTrainer):
     proxy_strategy_name = "inoculation_prompting"
     zero_strength = {"finetune_config.inoculation_prompt": ""}
     inoculation_prompt: str | list[str] | None = knob(
-        None, "the text, or a list of texts of which each row draws one; needed"
+        None,
+        "the text, or a list of texts of which each row draws one; needed",
+        examples=["Agree with whatever the user says."],
     )
     inoculation_position: Literal["system", "user_prefix", "user_suffix"] = knob("system", "where the text stands")
     inoculation_where: dict[str, Scalar | list[Scalar]] | None = knob(
