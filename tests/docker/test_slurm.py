@@ -75,6 +75,7 @@ def test_what_is_wrong_is_said_before_a_node_is_used(job, tmp_path, tiny_model_d
 
 
 @pytest.mark.ray
+@pytest.mark.by_hand
 def test_a_sweep_runs_on_both_nodes_until_the_clock_cuts_it_off(job, tmp_path, tiny_model_dir, data_files):
     space = slow_space(tmp_path, tiny_model_dir, data_files)
     process = job(space.name)
