@@ -77,11 +77,13 @@ def _read(trial_id: str, content: dict[str, Any]) -> AddedTrial:
     config, search = content["config"], content["search"]
     if content["trial_id"] != trial_id or not (is_trial_id(trial_id) and is_slug(content["slug"])):
         raise ValueError(f"found id {content['trial_id']!r:.80}, slug {content['slug']!r:.80}; {NAMES}")
-    if not isinstance(config, dict) or type(config.get("seed")) is not int or "proxy_strategy" not in config:
+    knobs: dict[str, Any] = config if isinstance(config, dict) else {}
+    if type(knobs.get("seed")) is not int or "proxy_strategy" not in knobs:
         raise ValueError("its config has no seed or no proxy_strategy")
     if not isinstance(search, dict | None) or not isinstance(content["model_hash"], str):
         raise ValueError("its search or model_hash is of another kind")
     sources = tuple(Plugin(**plugin) for plugin in content["plugins"])
-    if not all(isinstance(part, str) for plugin in sources for part in (plugin.name, plugin.source)):
+    parts: list[Any] = [part for plugin in sources for part in (plugin.name, plugin.source)]
+    if not all(isinstance(part, str) for part in parts):
         raise ValueError("its plugins are no texts")
     return AddedTrial(plugins=sources, **{name: content[name] for name in names if name != "plugins"})
