@@ -74,11 +74,10 @@ def _read(trial_id: str, content: dict[str, Any]) -> AddedTrial:
     names = ("trial_id", "slug", "config", "model_hash", "search", "plugins")
     if missing := [name for name in names if name not in content]:
         raise ValueError(f"it lacks {', '.join(missing)}")
-    config, search = content["config"], content["search"]
+    search = content["search"]
     if content["trial_id"] != trial_id or not (is_trial_id(trial_id) and is_slug(content["slug"])):
         raise ValueError(f"found id {content['trial_id']!r:.80}, slug {content['slug']!r:.80}; {NAMES}")
-    knobs: dict[str, Any] = config if isinstance(config, dict) else {}
-    if type(knobs.get("seed")) is not int or "proxy_strategy" not in knobs:
+    if not _is_config(content["config"]):
         raise ValueError("its config has no seed or no proxy_strategy")
     if not isinstance(search, dict | None) or not isinstance(content["model_hash"], str):
         raise ValueError("its search or model_hash is of another kind")
@@ -87,3 +86,10 @@ def _read(trial_id: str, content: dict[str, Any]) -> AddedTrial:
     if not all(isinstance(part, str) for part in parts):
         raise ValueError("its plugins are no texts")
     return AddedTrial(plugins=sources, **{name: content[name] for name in names if name != "plugins"})
+
+
+def _is_config(value: Any) -> bool:
+    try:
+        return type(value["seed"]) is int and "proxy_strategy" in value
+    except (KeyError, TypeError):  # a list, a text, a number
+        return False
