@@ -231,7 +231,12 @@ def _validate(candidate: Candidate, keys: Keys, name: str, problems: list[Proble
         problems += new_problems
         wrong = {(problem.line, problem.key) for problem in new_problems}
         flat = candidate.flat
-        valid = {k: node for k, node in flat.items() if (node.origin.line, node.origin.key) not in wrong}
+        valid = {
+            key: node
+            for key, node in flat.items()
+            # the strategy decides which keys there are: without it the others would be called unknown
+            if key == "proxy_strategy" or (node.origin.line, node.origin.key) not in wrong
+        }
         shorter = Candidate(candidate.strategy, candidate.origin, valid)
         return _validate(shorter, keys, name, problems) if len(valid) < len(flat) else None
 

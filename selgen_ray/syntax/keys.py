@@ -237,8 +237,6 @@ def explain(error: ValidationError, flat: Flat, known: dict[str, FieldInfo], fal
         loc = [str(part) for part in item["loc"]]
         paths = (".".join(loc[:n]) for n in range(len(loc), 0, -1))
         key = next((path for path in paths if path in known), "")
-        if item["type"] == "extra_forbidden" and key in known:
-            continue  # a knob of the strategy, whose own problem is told already
         if key in flat:
             value = flat[key].plain()
             shown = "a value that is not shown" if is_secret(known[key]) else show(value)
