@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from selgen_ray.errors import misspelt, until_interrupted
+
 _COMMANDS = {
     "sweep": "run a sweep, or what is left of it: selgen sweep space.yaml; the word may be left out",
     "status": "how far a sweep is, trial by trial",
@@ -22,7 +24,6 @@ _COMMANDS = {
     "import": "read configs and results of the older project",
 }
 _OWN = ("report", "strategies", "data", "import")  # the others are commands of `python -m selgen_ray.sweep`
-_INTERRUPTED = 130  # as a shell has it of a process that SIGINT ended
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,25 +40,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         lines = [f"  {name:{width}}  {what}" for name, what in _COMMANDS.items()]
         sys.stdout.write("\n".join(["usage: selgen COMMAND ...; each command has --help", "", *lines, ""]))
         return 0
-    try:
-        if not Path(word).exists():
-            if word in _OWN:
-                return _run(word, argv[1:])
-            if word == "sweep":
-                argv = argv[1:] or ["--help"]
-            elif word not in _COMMANDS and (problem := _misspelt(word)):
-                sys.stderr.write(problem)
-                return 2
-        from selgen_ray import sweep  # late: imports are seconds of start-up, in which Ctrl-C is met below
-
-        return sweep.main(argv, guard=is_command)
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        return _INTERRUPTED
+    return until_interrupted(lambda: _run(word, argv, is_command))
 
 
-def _run(word: str, argv: list[str]) -> int:
-    # late: each command imports its own room alone
+def _run(word: str, argv: list[str], is_command: bool) -> int:
+    if not Path(word).exists():
+        if word in _OWN:
+            return _run_own(word, argv[1:])
+        if word == "sweep":
+            argv = argv[1:] or ["--help"]
+        elif word not in _COMMANDS and (problem := misspelt(word, _COMMANDS)):
+            sys.stderr.write(problem)
+            return 2
+    from selgen_ray import sweep  # late: imports are seconds of start-up, in which Ctrl-C is met above
+
+    return sweep.main(argv, guard=is_command)
+
+
+def _run_own(word: str, argv: list[str]) -> int:
+    # late, as above: each command imports its own room alone
     if word == "report":
         from selgen_ray import report
 
@@ -73,16 +74,6 @@ def _run(word: str, argv: list[str]) -> int:
     from selgen_ray import import_config
 
     return import_config.main(argv)
-
-
-def _misspelt(word: str) -> str | None:
-    """Return what to say of a word that is neither a file nor a command; None if it may be a path or an option."""
-    from selgen_ray.errors import nearest  # late, as the rooms above
-
-    hint = nearest(word, _COMMANDS)
-    if word.startswith("-") or not hint:
-        return None
-    return f"{word!r} is no file, and none of the commands {', '.join(_COMMANDS)}.{hint}\n"
 
 
 if __name__ == "__main__":

@@ -4,8 +4,29 @@ from __future__ import annotations
 
 import difflib
 import errno
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
+
+_INTERRUPTED = 130  # as a shell has it of a process that SIGINT ended
+
+
+def until_interrupted(command: Callable[[], int]) -> int:
+    """Run a command and return its exit status; after Ctrl-C say so in a word, without a traceback, and return 130."""
+    try:
+        return command()
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return _INTERRUPTED
+
+
+def misspelt(word: str, commands: Iterable[str]) -> str | None:
+    """Return what to say of a word near a command; None if it is a file or an option, or near none of them."""
+    hint = nearest(word, commands)
+    if not hint or word.startswith("-") or Path(word).exists():
+        return None
+    return f"{word!r} is no file, and none of the commands {', '.join(commands)}.{hint}\n"
 
 
 def nearest(word: str, allowed: Iterable[str]) -> str:

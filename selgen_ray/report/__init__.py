@@ -8,9 +8,10 @@ Exit status: 0, 1 when nothing is completed yet, 2 when the input is wrong, 130 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+from selgen_ray.errors import until_interrupted
 
 if TYPE_CHECKING:
     from selgen_ray.report.model import Report
@@ -18,19 +19,18 @@ if TYPE_CHECKING:
     from selgen_ray.report.writing import write_report
 
 __all__ = ["Report", "main", "report_text", "write_report"]
-INTERRUPTED = 130  # as a shell has it of a process that SIGINT ended
 _HOMES = {"Report": "model", "report_text": "text", "write_report": "writing"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    try:
+
+    def command() -> int:
         from selgen_ray.report.cli import main as run  # late: seconds of start-up, in which Ctrl-C is met below
 
         return run(argv)
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        return INTERRUPTED
+
+    return until_interrupted(command)
 
 
 def __getattr__(name: str) -> Any:

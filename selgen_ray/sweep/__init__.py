@@ -10,9 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from selgen_ray.errors import misspelt, until_interrupted
 from selgen_ray.sweep.command_names import COMMANDS
-
-INTERRUPTED = 130  # as a shell has it of a process that SIGINT ended
 
 
 def main(argv: Sequence[str] | None = None, guard: bool | None = None) -> int:
@@ -23,27 +22,24 @@ def main(argv: Sequence[str] | None = None, guard: bool | None = None) -> int:
         guard: whether a sweep runs in a child process with this one as its guard, which must not have begun anything
             else; None: if `argv` is None.
     """
-    try:
-        return _main(sys.argv[1:] if argv is None else argv, guard=argv is None if guard is None else guard)
-    except KeyboardInterrupt:  # a sweep that runs heeds Ctrl-C itself; this was before it, or a look at one
-        sys.stderr.write("interrupted\n")
-        return INTERRUPTED
+    guard = argv is None if guard is None else guard
+    argv = sys.argv[1:] if argv is None else argv
+    # a sweep that runs heeds Ctrl-C itself; this is for before it, or a look at one
+    return until_interrupted(lambda: _main(argv, guard))
 
 
 def _main(argv: Sequence[str], guard: bool) -> int:
     # late: imports are seconds of start-up, in which Ctrl-C is met above. These import nothing that begins threads,
     # with which the guard could not fork
     from selgen_ray.driver.guard import guarded
-    from selgen_ray.errors import nearest
 
     word = argv[0] if argv else ""
     if word in COMMANDS and not Path(word).exists():
         from selgen_ray.sweep import commands  # late: as above
 
         return commands.main(argv)
-    if not word.startswith("-") and not Path(word).exists() and (hint := nearest(word, COMMANDS)):
-        allowed = ", ".join(COMMANDS)
-        sys.stderr.write(f"{word!r} is no file, and none of the commands {allowed}.{hint}\n")
+    if problem := misspelt(word, COMMANDS):
+        sys.stderr.write(problem)
         return 2
 
     def sweep() -> int:
