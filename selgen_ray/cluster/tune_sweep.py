@@ -273,7 +273,7 @@ def _heeded_signals(driver: Driver, say: Callable[[str], None]) -> Iterator[None
     names = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 
     def heed(number: int, frame: Any) -> None:
-        guard.note("signal")
+        guard.note(f"signal {number}")
         if driver.why_ending is not None:
             raise KeyboardInterrupt
         name = names[signal.Signals(number)]

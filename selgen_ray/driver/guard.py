@@ -27,7 +27,7 @@ _guard: int | None = None  # in the child: where notes are written
 
 
 def note(text: str) -> None:
-    """Tell the guard something, in one line: 'launched', 'over', 'signal', 'why <reason>'; nothing without a guard."""
+    """Tell the guard something, in one line: 'launched', 'over', 'signal <number>', 'why <reason>'; nothing without a guard."""
     if _guard is not None:
         with contextlib.suppress(OSError):
             os.write(_guard, text.replace("\n", " ").encode() + b"\n")
@@ -103,7 +103,7 @@ def _become_guarded(write: int, parent: int) -> None:
         os._exit(1)
 
     def interrupt(number: int, frame: object) -> None:
-        note("signal")
+        note(f"signal {number}")
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGINT, interrupt)
@@ -133,8 +133,10 @@ class _Watch:
     why: str = ""
     _text: bytes = b""
     _pending: list[tuple[float, int]] = field(default_factory=list[tuple[float, int]])  # when to pass which signal on
-    _passed_on: int = 0  # signals that the child will acknowledge
-    _early: list[float] = field(default_factory=list[float])  # when it acknowledged one that we did not get yet
+    # signals that the child will acknowledge
+    _passed_on: list[int] = field(default_factory=list[int])
+    # when it acknowledged which one that we did not get yet
+    _early: list[tuple[float, int]] = field(default_factory=list[tuple[float, int]])
 
     def listen(self) -> int:
         """Take signals from now on; return the end of a pipe from which their numbers are read."""
@@ -178,32 +180,38 @@ class _Watch:
             self.is_over |= word == "over"
             self.why = rest if word == "why" else self.why
             if word == "signal":
-                self._acknowledged()
+                self._acknowledged(int(rest))
         return bool(part)
 
     def _arrived(self, number: int) -> None:
         now = time.monotonic()
-        self._early = [at for at in self._early if now - at < 1]
-        if self._early:
-            self._early.pop()
+        self._early = [early for early in self._early if now - early[0] < 1]
+        if _drop(self._early, number):
             return
         last = self._pending[-1][0] if self._pending else 0.0
         self._pending.append((max(now + _PASS_ON_S, last + _GAP_S), number))
 
-    def _acknowledged(self) -> None:
-        if self._passed_on:
-            self._passed_on -= 1
-        elif self._pending:
-            self._pending.pop(0)
-        else:
-            self._early.append(time.monotonic())
+    def _acknowledged(self, number: int) -> None:
+        """Match by number: of two signals that wait, the system hands us the later one first."""
+        if number in self._passed_on:
+            self._passed_on.remove(number)
+        elif not _drop(self._pending, number):
+            self._early.append((time.monotonic(), number))
 
     def _pass_on(self) -> None:
         while self._pending and self._pending[0][0] <= time.monotonic():
             _, number = self._pending.pop(0)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.child, number)
-                self._passed_on += 1
+                self._passed_on.append(number)
+
+
+def _drop(signals: list[tuple[float, int]], number: int) -> bool:
+    """Remove the first signal of this number; return whether there was one."""
+    found = next((item for item in signals if item[1] == number), None)
+    if found is not None:
+        signals.remove(found)
+    return found is not None
 
 
 def _children() -> list[int]:

@@ -32,7 +32,7 @@ here = Path(sys.argv[1])
 def sweep():
     signals = []
     def heed(number, frame):
-        note("signal")
+        note(f"signal {number}")
         signals.append(signal.Signals(number).name)
         (here / "signals").write_text(" ".join(signals))
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -120,6 +120,22 @@ def test_a_signal_arrives_once_whoever_gets_it(tmp_path: Path, guard: subprocess
     assert seen.read_text() == "SIGINT SIGINT SIGTERM"
     go(tmp_path, "over")
     assert guard.wait(30) == 7
+
+
+def test_signals_that_arrive_together_are_not_taken_for_each_other(
+    tmp_path: Path, guard: subprocess.Popen[str]
+) -> None:
+    """A loaded machine: the guard gets both at once, the later one first, and the child has had only one of them."""
+    seen = tmp_path / "signals"
+    guard.send_signal(signal.SIGSTOP)
+    os.killpg(guard.pid, signal.SIGINT)
+    wait_for(lambda: seen.exists() and seen.read_text() == "SIGINT", 30)
+    guard.send_signal(signal.SIGTERM)
+    guard.send_signal(signal.SIGCONT)
+    wait_for(lambda: "SIGTERM" in seen.read_text(), 30)
+    go(tmp_path, "over")
+    assert guard.wait(30) == 7
+    assert seen.read_text() == "SIGINT SIGTERM"
 
 
 def test_a_guard_that_is_killed_takes_the_sweep_along(tmp_path: Path, guard: subprocess.Popen[str]) -> None:
