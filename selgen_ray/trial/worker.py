@@ -40,7 +40,7 @@ class TrialShown(Protocol):
 
 
 Report = Callable[[dict[str, Any]], None]
-_running: StopSignal | None = None  # of the trial that this process runs now
+_running: set[StopSignal] = set()  # of the trials that this process runs now
 
 
 def run_in_worker(task: TrialTask, sweep: Folder, torch_threads: int, report: Report, metrics: TrialShown) -> None:
@@ -139,7 +139,6 @@ def watched(sweep: Folder, task: TrialTask) -> Iterator[StopSignal]:
 
     A thread looks into the sweep's folder, so that slow storage does not hold up the training.
     """
-    global _running
     stop, ended = StopSignal(), threading.Event()
     control = Control(sweep)
 
@@ -157,7 +156,7 @@ def watched(sweep: Folder, task: TrialTask) -> Iterator[StopSignal]:
                 logger.warning("cannot look for requests to stop: %s", error)
             ended.wait(control.look_every_s)
 
-    _running = stop
+    _running.add(stop)
     if sigterm_arrived():
         stop.request("preempted", "the worker got SIGTERM")
     thread = threading.Thread(target=look, name="requests to stop", daemon=True)
@@ -165,7 +164,7 @@ def watched(sweep: Folder, task: TrialTask) -> Iterator[StopSignal]:
     try:
         yield stop
     finally:
-        _running = None
+        _running.discard(stop)
         ended.set()  # not joined: a look at storage that does not answer takes long
 
 
@@ -186,8 +185,9 @@ def heed_sigterm() -> None:
 
     def on_sigterm(number: int, frame: Any) -> None:
         _sigterm.set()
-        if _running is not None:
-            _running.request("preempted", "the worker got SIGTERM")
+        if _running:
+            for stop in list(_running):
+                stop.request("preempted", "the worker got SIGTERM")
         elif callable(before):
             before(number, frame)
         else:
