@@ -28,6 +28,7 @@ LAYERS = (
     ("syntax",),
     ("trainers",),
     ("trainers.engine",),
+    ("pack",),
     ("evals",),
     ("models",),
     ("data",),
