@@ -61,10 +61,13 @@ class Pack:
         self.joined, self.served = 0, 0  # joined passes, and the slots' passes in them
 
     def run(
-        self, jobs: Iterator[Callable[[PackedSource], Any]], on_end: Callable[[Outcome], None] = lambda _: None
+        self,
+        jobs: Iterator[Callable[[PackedSource], Any]],
+        on_end: Callable[[Outcome], None] = lambda _: None,
+        on_round: Callable[[], None] = lambda: None,
     ) -> None:
         """Run jobs, each with a source of its own for its model; see `Rendezvous.run`."""
-        self._rendezvous.run((lambda slot, job=job: job(PackedSource(self, slot)) for job in jobs), on_end)
+        self._rendezvous.run((lambda slot, job=job: job(PackedSource(self, slot)) for job in jobs), on_end, on_round)
 
     # -- called by the slots' threads -------------------------------------------------------------------------------
 

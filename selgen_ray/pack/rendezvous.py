@@ -196,12 +196,18 @@ class Rendezvous:
         self._server = server
         self.back, self.wake = threading.Semaphore(0), threading.Event()
 
-    def run(self, jobs: Iterator[Callable[[Slot], Any]], on_end: Callable[[Outcome], None]) -> None:
+    def run(
+        self,
+        jobs: Iterator[Callable[[Slot], Any]],
+        on_end: Callable[[Outcome], None],
+        on_round: Callable[[], None] = lambda: None,
+    ) -> None:
         """Run all jobs; one that ends makes room for the next.
 
         Args:
             jobs: asked for the next job whenever a place is free; each gets its slot.
             on_end: called with each job's outcome when it has ended. An exception of a job is its outcome, no error.
+            on_round: called again and again, while no job runs.
         """
         number, own = 0, Rng()
         more = True
@@ -218,6 +224,7 @@ class Rendezvous:
                 if not self.slots:
                     return
                 self._round(on_end)
+                on_round()
         finally:
             for slot in self.slots:  # only after an error of the pack itself, or Ctrl-C
                 self._unwind(slot)

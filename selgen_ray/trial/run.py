@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ def run_trial(
     on_event: Callable[[dict[str, Any]], None] = lambda _: None,
     fsdp: bool = False,
     source: Source | None = None,
+    packed_with: Sequence[str] = (),
 ) -> TrialResult:
     """Train a trial from its newest checkpoint or its start, and publish results.json after every evaluation.
 
@@ -73,6 +74,7 @@ def run_trial(
             'peak_not_reached', 'save_failed' and 'push_failed'.
         fsdp: shard the frozen base over the processes.
         source: supplies the model, and runs its backward passes; default: the process's base, for this trial alone.
+        packed_with: names of the trials that share this process with it, for results.json.
 
     If the result is finished already, by another attempt, return it as it is.
 
@@ -90,6 +92,7 @@ def run_trial(
             with contextlib.suppress(OSError):
                 publish_failure(task, last_lines(), again=True)
         raise
+    run.result.packed_with = list(packed_with)
     return run.run(on_progress)
 
 
