@@ -180,9 +180,11 @@ def test_a_full_disk_fails_the_trials_in_words_and_costs_nothing_that_was_finish
 )
 def test_the_death_of_this_machines_ray_ends_in_words(process_of_ray, why, tmp_path, tiny_model_dir, data_files):
     space = slow_space(tmp_path, tiny_model_dir, data_files)
+    before = shared_memory()
     process = start(space, None, "--max-concurrent", "1")
     wait_for(lambda: under_way(tmp_path, at_least=1))
     everything = tree(process)
+    ports = listening({one.pid for one in everything})
     (doomed,) = (one for one in everything if one.name() == process_of_ray)
     doomed.kill()
     output = process.communicate(timeout=90)[0]
@@ -193,6 +195,18 @@ def test_the_death_of_this_machines_ray_ends_in_words(process_of_ray, why, tmp_p
     assert [event["why"] for event in events(tmp_path, "sweep_ended")] == [why]
     gone, alive = psutil.wait_procs(everything, timeout=20)
     assert gone and not alive
+    assert ports and not ports & listening()
+    assert shared_memory() <= before
+
+
+def shared_memory() -> set[str]:
+    return {path.name for path in Path("/dev/shm").iterdir()}
+
+
+def listening(pids: set[int] | None = None) -> set[int]:
+    """Ports that somebody listens at, or one of these processes."""
+    found = [one for one in psutil.net_connections("tcp") if one.status == psutil.CONN_LISTEN]
+    return {one.laddr.port for one in found if pids is None or one.pid in pids}
 
 
 def resume_of(space: Path) -> str:
@@ -230,9 +244,11 @@ def test_a_time_budget_ends_the_sweep_as_ctrl_c_does(tmp_path, tiny_model_dir, d
 @pytest.mark.by_hand
 def test_ctrl_c_twice_ends_at_once(tmp_path, tiny_model_dir, data_files):
     space = slow_space(tmp_path, tiny_model_dir, data_files)
+    before = shared_memory()
     process = start(space, None, "--max-concurrent", "1")
     wait_for(lambda: under_way(tmp_path))
     doomed = tree(process)
+    ports = listening({one.pid for one in doomed})
     process.send_signal(signal.SIGTERM)
     process.send_signal(signal.SIGINT)
     output = process.communicate(timeout=60)[0]
@@ -240,6 +256,8 @@ def test_ctrl_c_twice_ends_at_once(tmp_path, tiny_model_dir, data_files):
     assert "to go on: " in output and "Traceback" not in output
     gone, alive = psutil.wait_procs(doomed, timeout=20)
     assert gone and not alive
+    assert ports and not ports & listening()
+    assert shared_memory() <= before
     assert "running" in {result["status"] for result in results(tmp_path).values()}
 
 
