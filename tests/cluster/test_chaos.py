@@ -127,7 +127,7 @@ def survive(
 def test_a_short_storm(tmp_path, tiny_model_dir, data_files, s3_uri):
     kinds = dict.fromkeys(["worker", "storage", "driver", "node"], 1)
     with bucket(s3_uri, "lab/short_storm") as storage:
-        chaos = survive(tmp_path, tiny_model_dir, data_files, storage, settings=3, kinds=kinds, most=4)
+        chaos = survive(tmp_path, tiny_model_dir, data_files, storage, settings=2, kinds=kinds, most=4)
     assert all(chaos.faults[kind] for kind in kinds)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from running import dry_run, in_process, results, sweep, write_space
+from running import dry_run, in_process, results, sweep_on, write_space
 
 from selgen_ray.records.events import read_events
 from selgen_ray.storage import Folder
@@ -22,7 +22,7 @@ def test_a_search_asks_while_the_sweep_runs(tmp_path, tiny_model_dir, data_files
     space = write_space(tmp_path, tiny_model_dir, data_files, finetune, strategies=strategies)
     plan = dry_run(space)
     assert "0 trials in " in plan and "up to 4 settings x 2 seeds by optuna" in plan and "0 asked" in plan
-    done = sweep(space, env=joined)
+    done = sweep_on(joined, space)
     assert done.returncode == 0, done.stdout + done.stderr
     found = results(tmp_path)
     assert len(found) == 8 and {r["status"] for r in found.values()} == {"completed"}
@@ -41,7 +41,7 @@ def test_settings_that_do_worse_are_stopped_with_all_their_seeds(tmp_path, tiny_
     grid = {"grid": {"finetune_config.learning_rate": [5.0e-3, 1.0e-9, 2.0e-9]}}
     rule = {"scheduler": "asha", "metric": "task_train/loss", "grace_epochs": 2, "reduction_factor": 2}
     space = write_space(tmp_path, tiny_model_dir, data_files, finetune, strategies={"naive": grid}, early_stopping=rule)
-    done = sweep(space, env=joined)
+    done = sweep_on(joined, space, "--max-concurrent", "2")  # seeds of one setting beside each other
     assert done.returncode == 0, done.stdout + done.stderr
     found = results(tmp_path)
     by_rate: dict[float, set[str]] = {}
