@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from selgen_ray.comparing import Difference
-from selgen_ray.records.results import HEADLINES, TrialResult, flatten
+from selgen_ray.records.results import SUMMARIES, TrialResult, flatten
 from selgen_ray.records.status import TrialStatus
 from selgen_ray.report.knob_names import value_text
 from selgen_ray.report.model import Comparison, Report
@@ -147,7 +147,7 @@ def _metric(axis: Axis, trials: Sequence[TrialResult]) -> str:
         set_name, _, metric = name.partition("/")
         words = _METRICS.get(metric)
         descriptions.append(f"{name}: {words}, on {_SETS.get(set_name, set_name)}" if words else name)
-    less = "; less is better" if axis.sign < 0 and axis.name not in HEADLINES else ""
+    less = "; less is better" if axis.sign < 0 and axis.name not in SUMMARIES else ""
     return "; ".join(descriptions) + less if descriptions else ""
 
 
