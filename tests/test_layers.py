@@ -28,7 +28,7 @@ LAYERS = (
     ("syntax",),
     ("trainers",),
     ("trainers.engine",),
-    ("pack",),
+    ("trainers.pack",),
     ("evals",),
     ("models",),
     ("data",),

@@ -17,7 +17,6 @@ from typing import Any, Protocol
 
 from selgen_ray.errors import INPUT_ERRORS, ModelError, TrialError, TrialSuperseded, blocked_by
 from selgen_ray.models.loading import Source
-from selgen_ray.pack.pack import Pack
 from selgen_ray.records.attempts import attempt_of
 from selgen_ray.records.control import ALL, Control
 from selgen_ray.records.results import TrialResult
@@ -26,6 +25,7 @@ from selgen_ray.storage import Folder
 from selgen_ray.trainers.catalogue import build_config
 from selgen_ray.trainers.engine.loop import accelerator
 from selgen_ray.trainers.engine.stop_signal import StopSignal
+from selgen_ray.trainers.pack.pack import Pack
 from selgen_ray.trial.run import run_trial
 from selgen_ray.trial.task import TrialTask
 

@@ -28,12 +28,12 @@ from conftest import chat, make_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from selgen_ray.models.loading import Source
-from selgen_ray.pack.pack import Pack
 from selgen_ray.trainers import get_trainer
 from selgen_ray.trainers.base import BaseTrainer
 from selgen_ray.trainers.catalogue import build_config
 from selgen_ray.trainers.engine.course import main_phase
 from selgen_ray.trainers.engine.loop import fit
+from selgen_ray.trainers.pack.pack import Pack
 
 WARM_UP, STEPS = 2, 6
 

@@ -55,7 +55,8 @@ def test_the_plan_says_who_is_packed_and_who_is_not():
 
 def test_the_key_is_checked_and_the_dry_run_shows_it(tmp_path, tiny_model_dir, data_files):
     space = write_space(tmp_path, tiny_model_dir, data_files, resources={"pack": 4})
-    assert "6 trials (naive, kl_divergence), up to 4 at a time in one process" in dry_run(space)
+    line = next(line for line in dry_run(space).splitlines() if "packed over" in line)
+    assert ": 6 trials (" in line and "up to 4 at a time in one process" in line
     for value, message in (("auto", "allowed are 2 to 64"), (1, "a whole number >= 2"), ("four", "pack")):
         write_space(tmp_path, tiny_model_dir, data_files, resources={"pack": value})
         status, _, err = in_process(space, "--dry-run")

@@ -37,8 +37,13 @@ class Cluster:
         self.env = environment() | _FAST | {"RAY_AUTH_MODE": "token"} | (env or {})
         self.nodes: list[subprocess.Popen] = []
         shown = [f"--dashboard-port={dashboard}"] if dashboard else ["--include-dashboard=false"]
-        self.head = self._start("--head", f"--port={self.port}", f"--num-cpus={head_cpus}", *shown)
+        self._head = ["--head", f"--port={self.port}", f"--num-cpus={head_cpus}", *shown]
         self.env |= {"RAY_ADDRESS": f"127.0.0.1:{self.port}"}
+        self.start_head()
+
+    def start_head(self) -> None:
+        """Start the head, also of a cluster that was killed."""
+        self.head = self._start(*self._head)
         wait_for(self.is_up)
 
     def _start(self, *args: str) -> subprocess.Popen:
@@ -75,10 +80,14 @@ class Cluster:
     def __enter__(self) -> Cluster:
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def kill_all(self) -> None:
+        """Kill every node, the head last."""
         for node in reversed(self.nodes):
             if node.poll() is None:
                 self.kill(node)
+
+    def __exit__(self, *error: object) -> None:
+        self.kill_all()
 
 
 def pids_of(node: subprocess.Popen) -> set[int]:

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from selgen_ray.pack.rendezvous import Request, Rng
-from selgen_ray.pack.stacks import Factors, Stack, products
+from selgen_ray.trainers.pack.rendezvous import Request, Rng
+from selgen_ray.trainers.pack.stacks import Factors, Stack, products
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from selgen_ray.config.finetune import FinetuneConfig
-from selgen_ray.evals.greedy import greedy_ids, is_plain
+from selgen_ray.evals.decoding import Choice, generated_ids, is_plain
 from selgen_ray.models.loading import Model, Source, load_base, put_adapter
-from selgen_ray.pack.joint import Forward, Joined, JointModel, Kind, Rows, order
-from selgen_ray.pack.rendezvous import Outcome, Rendezvous, Request, Slot, State
-from selgen_ray.pack.shell import OWN, Generate, Shell, bare_copy
-from selgen_ray.pack.stacks import Stacks
+from selgen_ray.trainers.pack.joint import Forward, Joined, JointModel, Kind, Rows, order
+from selgen_ray.trainers.pack.rendezvous import Outcome, Rendezvous, Request, Slot, State
+from selgen_ray.trainers.pack.shell import OWN, Generate, Shell, bare_copy
+from selgen_ray.trainers.pack.stacks import Stacks
 
 logger = logging.getLogger(__name__)
 _MOST_WASTE = 0.25
@@ -260,7 +260,8 @@ class Pack:
             with self._joint.serving(Rows(forwards, counts)), torch.no_grad():
                 self._joint.prepare(forwards[0].kind)
                 prompts = [prompt for request in ordered for prompt in request.prompts]
-                replies = greedy_ids(self._joint.model, prompts, first.pad, first.stops, first.limit, keep)
+                choose = Choice([None] * len(prompts), first.limit)
+                replies = generated_ids(self._joint.model, prompts, first.pad, first.stops, first.limit, choose, keep)
         except torch.OutOfMemoryError as error:
             why = error.with_traceback(None)
         except Exception as error:

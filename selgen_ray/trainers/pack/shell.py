@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from selgen_ray.models.loading import base_of
-from selgen_ray.pack.joint import Adapters, Forward, Kind
-from selgen_ray.pack.rendezvous import Request, Slot
-from selgen_ray.pack.stacks import TRAINED, Factors, Stack, Stacks
+from selgen_ray.trainers.pack.joint import Adapters, Forward, Kind
+from selgen_ray.trainers.pack.rendezvous import Request, Slot
+from selgen_ray.trainers.pack.stacks import TRAINED, Factors, Stack, Stacks
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -39,7 +39,7 @@ class Generate(Request):
 
     Attributes:
         prompts: token ids.
-        pad, stops, limit: as in `greedy_ids`.
+        pad, stops, limit: as in `generated_ids`.
         adapters: those that are on.
     """
 
