@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
@@ -55,7 +55,7 @@ _of_thread = _OfThread()
 
 
 @contextlib.contextmanager
-def taking_turns(turn: Turn) -> Iterator[None]:
+def taking_turns(turn: Turn) -> Generator[None]:
     """Make `waiting` and `clock` those of `turn`, in this thread, inside the context."""
     before, _of_thread.turn = _of_thread.turn, turn
     try:

@@ -7,10 +7,10 @@ import json
 import psutil
 import pytest
 from clusters import Cluster, pids_of
-from running import results, start, under_way, wait_for, write_space
+from running import kill_9, results, start, tree, under_way, wait_for, write_space
 
 pytestmark = pytest.mark.ray
-SHORT = {"epochs": 12, "save_steps": 4, "logging_steps": 4, "max_to_eval": 1, "max_new_tokens": 1}
+SHORT = {"epochs": 24, "save_steps": 4, "logging_steps": 4, "max_to_eval": 1, "max_new_tokens": 1}
 
 
 def test_a_pack_that_is_killed_goes_on_and_completes(tmp_path, tiny_model_dir, data_files):
@@ -20,12 +20,15 @@ def test_a_pack_that_is_killed_goes_on_and_completes(tmp_path, tiny_model_dir, d
     )
     with Cluster(tmp_path, head_cpus=1) as cluster:
         process = start(space, cluster.env, "--progress", "none")
-        wait_for(lambda: len(under_way(tmp_path, at_least=4)) >= 2)
-        workers = [psutil.Process(pid) for pid in pids_of(cluster.head)]
-        packs = [worker for worker in workers if "trials in a pack" in " ".join(worker.cmdline())]
-        assert len(packs) == 1
-        packs[0].kill()
-        output, _ = process.communicate(timeout=200)
+        try:
+            wait_for(lambda: len(under_way(tmp_path, at_least=4)) >= 2)
+            workers = [psutil.Process(pid) for pid in pids_of(cluster.head)]
+            packs = [worker for worker in workers if "trials in a pack" in " ".join(worker.cmdline())]
+            assert len(packs) == 1
+            packs[0].kill()
+            output, _ = process.communicate(timeout=200)
+        finally:
+            kill_9(tree(process) if process.poll() is None else [])
     assert process.returncode == 0, output
     found = results(tmp_path)
     assert len(found) == 4 and {result["status"] for result in found.values()} == {"completed"}

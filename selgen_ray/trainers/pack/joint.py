@@ -338,7 +338,9 @@ class Joined:
         leaves = [leaf for stack in stacks.values() for leaf in stack.leaves]
         try:
             with self._joint.serving(self._rows):
-                found = torch.autograd.grad(outputs, leaves, seeds, retain_graph=keep, allow_unused=True)
+                found: Sequence[Tensor | None] = torch.autograd.grad(
+                    outputs, leaves, seeds, retain_graph=keep, allow_unused=True
+                )
         except torch.OutOfMemoryError:
             self.outputs = None
             raise

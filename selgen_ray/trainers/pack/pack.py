@@ -355,5 +355,5 @@ def _drops(base: Any) -> bool:
     """Return whether a model itself drops activations in training, whose masks would be those of nobody."""
     config = base.config.get_text_config()
     names = ("attention_dropout", "hidden_dropout", "attn_pdrop", "resid_pdrop", "embd_pdrop", "dropout", "layerdrop")
-    modules = (m for m in base.modules() if isinstance(m, nn.modules.dropout._DropoutNd))
+    modules = (m for m in base.modules() if isinstance(m, nn.Dropout))
     return any(getattr(config, name, 0) or 0 for name in names) or any(m.p > 0 for m in modules)

@@ -108,7 +108,7 @@ class Shell:
         if adapters is not None:
             embeds = self._decoder.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds
             request = self._request(embeds, attention_mask, position_ids, adapters, bool(hidden_states))
-            outputs = OWN if request is None else self._post.forward(self.slot, request)
+            outputs: Any = OWN if request is None else self._post.forward(self.slot, request)
             if outputs is not OWN:
                 from transformers.modeling_outputs import BaseModelOutputWithPast  # late: start-up, as everywhere
 
@@ -145,24 +145,31 @@ class Shell:
         kind = Kind(grad, checkpointing, form, positions is not None, hidden_states)
         return Forward(kind, embeds.detach(), mask, positions, adapters)
 
-    def _generate(self, *args: Any, generation_config: Any = None, **inputs: Any) -> Any:
+    def _generate(self, *args: Any, **inputs: Any) -> Any:
         """Generate as the model's own method does; greedy search is joined with that of other slots."""
-        ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
-        known = not args and set(inputs) == {"input_ids", "attention_mask"} and generation_config is not None
-        c = generation_config
-        if known and self.slot.is_mine() and not (c.do_sample or c.num_beams not in (None, 1)) and c.max_new_tokens:
-            self._decoder.get_input_embeddings()(ids[:, :1])  # where a request to stop is looked for
-            adapters = self._adapters() if self._head_is_plain else None
-            if adapters is not None and not adapters.dropout:
-                stops = c.eos_token_id if isinstance(c.eos_token_id, list | tuple) else [c.eos_token_id]
-                prompts = [row[own.bool()].tolist() for row, own in zip(ids, mask, strict=True)]
-                stop_ids = tuple(sorted(stop for stop in stops if stop is not None))
-                request = Generate(prompts, c.pad_token_id, stop_ids, c.max_new_tokens, adapters)
-                if (replies := self.slot.post(request)) is not OWN:
-                    longest = max(map(len, replies))
-                    rows = [reply + [c.pad_token_id] * (longest - len(reply)) for reply in replies]
-                    return torch.cat([ids, torch.tensor(rows, device=ids.device)], dim=1)
-        return self._own_generate(*args, generation_config=generation_config, **inputs)
+        if not args and set(inputs) == {"input_ids", "attention_mask", "generation_config"} and self.slot.is_mine():
+            joined = self._joined_replies(inputs["input_ids"], inputs["attention_mask"], inputs["generation_config"])
+            if joined is not None:
+                return joined
+        return self._own_generate(*args, **inputs)
+
+    def _joined_replies(self, ids: Tensor, mask: Tensor, config: Any) -> Tensor | None:
+        if config.do_sample or config.num_beams not in (None, 1) or not config.max_new_tokens:
+            return None
+        self._decoder.get_input_embeddings()(ids[:, :1])  # where a request to stop is looked for
+        adapters = self._adapters() if self._head_is_plain else None
+        if adapters is None or adapters.dropout:
+            return None
+        stops: Any = config.eos_token_id
+        stops = stops if isinstance(stops, list | tuple) else [] if stops is None else [stops]
+        prompts = [row[own.bool()].tolist() for row, own in zip(ids, mask, strict=True)]
+        pad = config.pad_token_id
+        replies: Any = self.slot.post(Generate(prompts, pad, tuple(sorted(stops)), config.max_new_tokens, adapters))
+        if replies is OWN:
+            return None
+        longest = max(map(len, replies))
+        rows = [reply + [pad] * (longest - len(reply)) for reply in replies]
+        return torch.cat([ids, torch.tensor(rows, device=ids.device)], dim=1)
 
     # -- what is on now ---------------------------------------------------------------------------------------------
 
