@@ -156,7 +156,9 @@ class Chaos:
         while True:
             if self.driver.poll() is not None:
                 self._collect()
-                assert self.driver.returncode in (-9, 0, 1), "".join(self.output)
+                # 2: it began while the disk was full or read-only, and said so
+                assert self.driver.returncode in (-9, 0, 1, 2), "".join(self.output)
+                assert "Traceback" not in self.output[-1], self.output[-1]
                 if self.driver.returncode == 0 and self._is_done(expected):
                     break
                 self.driver = self._start()
