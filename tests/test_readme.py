@@ -10,7 +10,7 @@ import torch
 import yaml
 from conftest import make_roles, write_jsonl
 from guides import GUIDES, ROOT, blocks
-from running import results, sweep, write_space
+from running import results, sweep_on, write_space
 
 from selgen_ray.config.data import ROLES
 from selgen_ray.driver.plan import make_plan
@@ -145,7 +145,7 @@ def test_the_strategy_of_the_readme_runs_in_a_sweep_of_two_trials(
 ):
     folder = strategy_file.parent
     space = write_space(folder, tiny_model_dir, data_files, {"epochs": 1}, seeds=[1], **its_section)
-    done = sweep(space, env=joined)
+    done = sweep_on(joined, space)
     assert done.returncode == 0 and done.stderr == "", done.stdout + done.stderr
     trials = results(folder)
     assert len(trials) == 2 and {r["status"] for r in trials.values()} == {"completed"}

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from clusters import RAY
 from guides import GUIDES, ROOT, bash, blocks, commands
-from running import environment, free_port, results, start, sweep, wait_for, write_space
+from running import environment, free_port, results, start, sweep_on, wait_for, write_space
 
 import selgen_ray
 
@@ -73,7 +73,7 @@ def folder(tmp_path_factory, tiny_model_dir, data_files, joined):
     """The folder that the README's commands name: a search space, its sweep, a first-generation folder."""
     folder = tmp_path_factory.mktemp("reader")
     write_space(folder, tiny_model_dir, data_files, name="my_sweep", seeds=[1], strategies=STRATEGIES)
-    done = sweep(folder / "space.yaml", env=joined)
+    done = sweep_on(joined, folder / "space.yaml")
     assert done.returncode == 0, done.stdout + done.stderr
     old = folder / "experiments" / "my_exp"
     (old / "seed_1").mkdir(parents=True)
@@ -116,7 +116,7 @@ def test_your_own_data_in_five_minutes(tmp_path, joined):
     status, shown = execute(plan, tmp_path)
     assert status == 0 and "6 new" in shown, shown
     assert run == "python -m selgen_ray.sweep mine.yaml"
-    done = sweep(tmp_path / "mine.yaml", env=joined)
+    done = sweep_on(joined, tmp_path / "mine.yaml")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "mine: 6 completed" in done.stdout
     assert (tmp_path / "sweeps" / "mine" / "report" / "figures" / "pareto.png").stat().st_size > 0

@@ -27,7 +27,10 @@ _guard: int | None = None  # in the child: where notes are written
 
 
 def note(text: str) -> None:
-    """Tell the guard something, in one line: 'launched', 'over', 'signal <number>', 'why <reason>'; nothing without a guard."""
+    """Tell the guard something, in one line: 'launched', 'over', 'signal <number>' or 'why <reason>'.
+
+    Nothing happens without a guard.
+    """
     if _guard is not None:
         with contextlib.suppress(OSError):
             os.write(_guard, text.replace("\n", " ").encode() + b"\n")

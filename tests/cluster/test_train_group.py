@@ -18,10 +18,9 @@ import selgen_ray.cluster  # noqa: F401  # isort: skip  # it sets the environmen
 
 import ray
 from conftest import make_roles, write_jsonl
-from ray import tune
 
 from selgen_ray.cluster.cluster import InfeasibleError
-from selgen_ray.cluster.train_group import DRIVER, GroupResources, resolve_group, run_group
+from selgen_ray.cluster.train_group import GroupResources, resolve_group, run_group
 from selgen_ray.errors import TrialError
 from selgen_ray.space import Resources
 from selgen_ray.storage import Folder
@@ -78,20 +77,16 @@ def outcome(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     return result, safetensors.torch.load_file(folder / "model/adapter_model.safetensors")
 
 
-class Killer(tune.Callback):
-    """Kills a worker of the trial 'killed' once, as soon as it has a checkpoint; keeps what is reported."""
+class Killer:
+    """Kills a worker of a trial once, as soon as it has a checkpoint; keeps what is reported."""
 
-    def __init__(self, root: Path):
-        self.root, self.killed, self.reports = root, 0, {}
+    def __init__(self, folder: Path):
+        self.folder, self.killed, self.reports = folder, 0, []
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
-
-    def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
-        name = trial.config["name"]
-        self.reports.setdefault(name, []).append(result)
-        if name == "killed" and not self.killed and list((self.root / name / "checkpoints").glob("*/manifest.json")):
-            self.killed = workers_of(name)[-1]
+    def __call__(self, report: dict[str, Any]) -> None:
+        self.reports.append(report)
+        if not self.killed and list((self.folder / "checkpoints").glob("*/manifest.json")):
+            self.killed = workers_of(self.folder.name)[-1]
             os.kill(self.killed, signal.SIGKILL)
 
 
@@ -113,34 +108,17 @@ def test_a_group_runs_and_survives_a_killed_worker(cluster, tmp_path, tiny_model
     cfg |= {"save_model_locally": True, "lora_dropout": 0.1}
     config = {"proxy_strategy": "kl_divergence", "seed": 1, "num_workers": 2, "finetune_config": cfg}
     config |= {"data": {"outcome": rows, "proxy": data_files["proxy"]}}
-    configs = {"killed": config}
 
     def task(name: str, config: dict[str, Any]) -> TrialTask:
         raw = build_config(config).model_dump(mode="json")
         return TrialTask(raw, name, "slug_abc123", Folder(str(tmp_path / name)))
 
-    def train(chosen: dict[str, Any]) -> None:
-        name = chosen["name"]
-        try:
-            run_group(task(name, configs[name]), Folder(str(tmp_path / "sweep")), GRANTED, 1, tune.report)
-        except TrialError as error:
-            (tmp_path / name / "error").write_text(str(error))
-            raise
-
-    watch = Killer(tmp_path)
-    results = tune.Tuner(
-        tune.with_resources(train, tune.PlacementGroupFactory([DRIVER])),
-        param_space={"name": tune.grid_search(list(configs))},
-        run_config=tune.RunConfig(
-            storage_path=str(tmp_path / "tune"),
-            verbose=0,
-            callbacks=[watch],
-            failure_config=tune.FailureConfig(max_failures=1),
-        ),
-    ).fit()
-    assert not results.errors
+    watch = Killer(tmp_path / "killed")
+    for attempt in range(2):  # as the queue does it
+        died = contextlib.nullcontext() if attempt else pytest.raises(TrialError, match="its process or its machine")
+        with died:
+            run_group(task("killed", config), Folder(str(tmp_path / "sweep")), GRANTED, 1, watch)
     assert watch.killed
-    assert (tmp_path / "killed/error").read_text().splitlines()[0].endswith("its process or its machine is gone")
     found = json.loads((tmp_path / "killed" / "results.json").read_bytes())
     assert found["status"] == "completed" and found["num_resumes"] == 1
     # as one process has it that nobody killed
@@ -150,7 +128,7 @@ def test_a_group_runs_and_survives_a_killed_worker(cluster, tmp_path, tiny_model
     for name, tensor in outcome(tmp_path / "alone")[1].items():
         torch.testing.assert_close(killed[1][name], tensor, rtol=0, atol=1e-5)
     # what the driver is told on the way
-    reports = watch.reports["killed"]
+    reports = watch.reports
     assert {0, killed[0]["train_steps"][-1]} <= {r["evaluated"]["step"] for r in reports if "evaluated" in r}
     assert any(r.get("phase") == "train" and 0 < r["step"] < killed[0]["train_steps"][-1] for r in reports)
     assert reports[-1]["status"] == "completed"

@@ -17,6 +17,7 @@ from running import (
     slow_space,
     start,
     sweep,
+    sweep_on,
     tree,
     under_way,
     wait_for,
@@ -66,7 +67,7 @@ def test_the_trials_of_a_lost_node_go_on_elsewhere(tmp_path, tiny_model_dir, dat
     assert len(events(tmp_path, "node_lost")) == 1
     (retry,) = events(tmp_path, "retry")
     assert retry["failures"] == 1 and retry["why"] and retry["trial"] in results(tmp_path)
-    assert len(events(tmp_path, "completed")) == 4
+    assert len(events(tmp_path, "completed")) == 2
     assert cluster.is_up()  # it is not ours to stop
 
 
@@ -190,7 +191,8 @@ def test_the_death_of_this_machines_ray_ends_in_words(process_of_ray, why, tmp_p
     output = process.communicate(timeout=90)[0]
     assert process.returncode == 1, output
     (line,) = (line for line in output.splitlines() if "to go on: " in line)
-    assert line == f"ended early ({why}): 0 failed, 4 left to run; {resume_of(space)}", output
+    told = f"ended early ({why}): 0 failed, {{}} left to run; {resume_of(space)}"
+    assert line in (told.format(2), told.format(1)), output  # the first may just have ended
     assert "Traceback" not in output and "Last 20 lines" not in output, output
     assert [event["why"] for event in events(tmp_path, "sweep_ended")] == [why]
     gone, alive = psutil.wait_procs(everything, timeout=20)
@@ -217,7 +219,7 @@ def test_ctrl_c_once_saves_what_runs_and_says_how_to_go_on(
     tmp_path, tiny_model_dir, data_files, slow_reference, joined
 ):
     space = slow_space(tmp_path, tiny_model_dir, data_files)
-    process = start(space, None, "--max-concurrent", "1")
+    process = start(space, joined, "--max-concurrent", "1")
     wait_for(lambda: under_way(tmp_path))
     process.send_signal(signal.SIGINT)
     output = process.communicate(timeout=120)[0]
@@ -227,7 +229,7 @@ def test_ctrl_c_once_saves_what_runs_and_says_how_to_go_on(
     assert "ended early (Ctrl-C): " in output and resume in output
     cut_off = list(tmp_path.rglob("checkpoints/step_*"))
     assert cut_off and [e["why"] for e in events(tmp_path, "sweep_ended")] == ["Ctrl-C"]
-    done = sweep(space, env=joined)
+    done = sweep_on(joined, space)
     assert done.returncode == 0, done.stdout + done.stderr
     assert sum(result["num_resumes"] for result in results(tmp_path).values()) == 1
     assert_same_sweep(tmp_path, slow_reference)
@@ -238,7 +240,7 @@ def test_a_time_budget_ends_the_sweep_as_ctrl_c_does(tmp_path, tiny_model_dir, d
     space = slow_space(tmp_path, tiny_model_dir, data_files)
     done = sweep(space, "--time-budget", "1s", "--max-concurrent", "1")
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "ended early (the time budget is used up): 0 failed, 4 left to run" in done.stdout
+    assert "ended early (the time budget is used up): 0 failed, 2 left to run" in done.stdout
 
 
 @pytest.mark.by_hand

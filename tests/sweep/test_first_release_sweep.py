@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from running import dry_run, sweep
+from running import dry_run, sweep_on
 
 from selgen_ray.sweep import main
 
@@ -72,7 +72,7 @@ def test_it_is_resumed_and_extended(folder: Path, joined: dict[str, str], monkey
     dry = dry_run(space)
     assert "3 completed, skipped" in dry and "1 cut off" in dry and "3 new" in dry
 
-    done = sweep(space, env=joined)
+    done = sweep_on(joined, space)
     assert done.returncode == 0, done.stdout + done.stderr
     files = files_of_results(folder)
     added = sorted(files.keys() - before.keys())

@@ -24,6 +24,7 @@ from running import (
     slow_space,
     start,
     sweep,
+    sweep_on,
     tree,
     under_way,
     wait_for,
@@ -45,7 +46,7 @@ pytestmark = pytest.mark.ray
 def undisturbed(tmp_path_factory, tiny_model_dir, data_files):
     folder = tmp_path_factory.mktemp("undisturbed")
     space = write_space(folder, tiny_model_dir, data_files)
-    return folder, space, sweep(space)
+    return folder, space, sweep(space, "--max-concurrent", "1")
 
 
 def test_a_sweep_runs_and_says_so_without_spam(undisturbed):
@@ -115,7 +116,7 @@ def test_again_skips_all_and_a_longer_list_runs_what_was_added(undisturbed, tiny
     assert "2 completed, skipped" in dry and "1 new" in dry
     assert "naive: 3 trials, 1 setting, 2 done" in dry
     assert "4 results of trials this file does not name" in dry
-    added = sweep(more, env=joined)
+    added = sweep_on(joined, more)
     assert added.returncode == 0, added.stderr
     assert len(results(folder)) == 7
     for path, stamp in before.items():
@@ -146,7 +147,7 @@ def test_a_failed_and_a_diverged_trial_do_not_stop_the_others(tmp_path, tiny_mod
     (tmp_path / "broken.py").write_text(BROKEN)
     options = {"plugins": ["broken.py"], "resources": {"max_failures": 0}, "strategies": None, "seeds": [1]}
     space = write_space(tmp_path, tiny_model_dir, data_files, overrides=overrides, **options)
-    done = sweep(space, env=joined)
+    done = sweep_on(joined, space)
     assert done.returncode == 1
     by_status = {r["status"]: r for r in results(tmp_path).values()}
     assert set(by_status) == {"completed", "diverged", "failed"}
@@ -288,23 +289,3 @@ def test_a_killed_preparation_is_taken_over_by_the_trial_that_waits_for_it(
     assert all(torch.equal(saved[name], p) for name, p in weights.items())
     assert sweep(space, env=joined).returncode == 0  # and the same command finishes the other
     assert len(list(cache.glob("*/leases/*.json"))) == 2
-
-
-# -- object storage --------------------------------------------------------------------------------------------------
-
-
-def test_a_sweep_on_s3_runs_resumes_and_reports(tmp_path, tiny_model_dir, data_files, s3_uri):
-    space = write_space(tmp_path, tiny_model_dir, data_files, storage_path=s3_uri, strategies={"naive": {}}, seeds=[1])
-    done = sweep(space)
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = load_results(Folder(s3_uri) / "tiny")
-    assert list(found["status"]) == ["completed"]
-    files = (Folder(s3_uri) / "tiny").files(recursive=True)
-    assert any(name.endswith("model/adapter_model.safetensors") for name in files)
-    assert {"report/figures/pareto.png", "report/index.html"} <= {*files} and not any(
-        "checkpoints" in name for name in files
-    )
-    again = dry_run(space)
-    assert "1 completed, skipped" in again
-    secret = os.environ["AWS_SECRET_ACCESS_KEY"]
-    assert all(secret.encode() not in (Folder(s3_uri) / "tiny").read(name) for name in files)
