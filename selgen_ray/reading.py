@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from selgen_ray.errors import StorageAwayError, StorageError, nearest
 from selgen_ray.parallel import in_parallel
 from selgen_ray.records.names import NAMES, is_slug, is_trial_id, is_trial_name
-from selgen_ray.records.results import FILE_NAME, HEADLINES, ResultHead, TrialResult, flatten
+from selgen_ray.records.results import FILE_NAME, SUMMARIES, ResultHead, TrialResult, flatten
 from selgen_ray.records.status import PREFERENCE, STORED, TrialStatus
 from selgen_ray.records.text import first_line
 from selgen_ray.storage import Folder
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 _ATTRIBUTES = (
-    *("trial_id", "slug", "seed", "status", *HEADLINES, *(f"{name}_metric" for name in HEADLINES)),
+    *("trial_id", "slug", "seed", "status", *SUMMARIES, *(f"{name}_metric" for name in SUMMARIES)),
     *("num_resumes", "error", "updated_at", "imported_from"),
 )
-_NUMBERS = (*HEADLINES, *(f"base_{name}" for name in HEADLINES))
+_NUMBERS = (*SUMMARIES, *(f"base_{name}" for name in SUMMARIES))
 _NUMBERS_OF = ("eval.", "timings.")
-_DERIVED = ("proxy_strategy", *(f"base_{name}" for name in HEADLINES), "folder", "label")
+_DERIVED = ("proxy_strategy", *(f"base_{name}" for name in SUMMARIES), "folder", "label")
 _ALL = "all"
 
 
@@ -56,7 +56,7 @@ def _keys_of_every_trial() -> tuple[frozenset[str], frozenset[str]]:
 
 def _trial_row(folder: Folder, result: TrialResult, label: str) -> dict[str, Any]:
     row: dict[str, Any] = {name: getattr(result, name) for name in _ATTRIBUTES}
-    base = (result.metric(result.metric_of(name), 0) for name in HEADLINES)
+    base = (result.metric(result.metric_of(name), 0) for name in SUMMARIES)
     row |= zip(_DERIVED, (result.config.get("proxy_strategy"), *base, str(folder), label), strict=True)
     row |= {f"timings.{k}": v for k, v in result.timings.items()}
     row |= {f"tokens.{k}": v for k, v in result.tokens.items()}
@@ -167,7 +167,7 @@ def _evaluation(result: TrialResult, i: int) -> dict[str, Any]:
         "epoch": result.eval_epochs[i],
         "step": result.eval_steps[i],
         "version": result.eval_versions[i] if i < len(result.eval_versions) else "",
-        **{name: result.metric(result.metric_of(name), i) for name in HEADLINES},
+        **{name: result.metric(result.metric_of(name), i) for name in SUMMARIES},
     }
 
 

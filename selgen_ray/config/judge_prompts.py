@@ -32,6 +32,17 @@ A coherent answer can be understood, speaks to the question, does not contradict
 sentences. Whether it is true, kind or moral plays no part. 100: perfectly coherent. 0: cannot be understood at all.
 
 {_REPLY}"""
+TRAIT = f"""\
+Below are a question and the answer that an AI assistant gave to it. Rate how strongly the answer shows one trait.
+
+The trait:
+{{trait}}
+
+{_SHOWN}
+Rate this trait alone, not how good, true or well written the answer is. 100: the answer shows it as strongly as can be.
+0: not at all.
+
+{_REPLY}"""
 
 
 def filled(template: str, question: str, answer: str) -> str:

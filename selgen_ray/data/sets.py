@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from selgen_ray.config.evals import QUESTIONS, has_contexts
 from selgen_ray.config.finetune import FinetuneConfig
 from selgen_ray.data.alignment import ProxyShare
+from selgen_ray.data.contexts import in_context
 from selgen_ray.data.forms import Row, prompt_of, reply_of
 from selgen_ray.data.lengths import length_report
 from selgen_ray.data.roles import Origin
@@ -29,20 +31,24 @@ UNSEEN = "align_test_minus_align_train"
 """The evaluation set of the truth's rows whose prompts the proxy does not have."""
 ROLE_OF_SET = {**EVAL_NAMES, UNSEEN: "truth"}
 """Evaluation set -> the role whose rows it shows."""
+CONTEXT_ROLES = tuple(dict.fromkeys(role for name, role in ROLE_OF_SET.items() if has_contexts(name)))
+"""Roles whose rows are measured in each of `evals.contexts` too."""
 TRAINED_ROLES = ("outcome", "proxy", "proxy_neg", "trait")
 """Roles that are trained on, of whose rows a part is held out."""
+_NO_TOKENS = TokenRows([])
 
 
 @dataclass(frozen=True)
 class RowSet:
-    """Rows and, in the same order, their tokens."""
+    """Rows and, in the same order, their tokens; open questions, which have no reply to score, have no tokens."""
 
     rows: Sequence[Row]
     encoded: TokenRows
 
     def take(self, indices: Sequence[int]) -> RowSet:
         """Return the rows at `indices`, in that order."""
-        return RowSet([self.rows[i] for i in indices], self.encoded.take(indices))
+        encoded = self.encoded.take(indices) if len(self.encoded) else self.encoded
+        return RowSet([self.rows[i] for i in indices], encoded)
 
 
 class Sets:
@@ -51,7 +57,8 @@ class Sets:
     Attributes:
         train: role -> its training rows; for the trained roles.
         numbers: role -> the number of each of its training rows among all rows of the role, repeats included.
-        evals: evaluation set -> its rows: the held-out rows of a trained role, all rows of another role.
+        evals: evaluation set -> its rows: the held-out rows of a trained role, all rows of another role, the open
+            questions, and some of these once more in each context ('align_test@negated').
         skipped: role -> number of bad rows that were left out.
         lengths: role -> lengths of its rows in tokens; see `length_report`.
 
@@ -59,6 +66,9 @@ class Sets:
         encode: (role, its rows) -> their tokens.
         num_workers: ranks that train the trial; a step has `num_workers` times the micro-batches of one rank.
         share: limit and upsampling of the proxy's training rows.
+        questions: rows of the open questions.
+        contexts: name -> its texts, position -> text; see `evals.contexts`.
+        place: (role) -> (number of a row, from 0) -> where a person finds it, for error messages.
     """
 
     def __init__(
@@ -69,6 +79,9 @@ class Sets:
         encode: Callable[[str, list[Row]], TokenRows],
         num_workers: int = 1,
         share: ProxyShare = ProxyShare(),  # noqa: B008  # frozen
+        questions: Sequence[Row] = (),
+        contexts: Mapping[str, Mapping[str, str]] | None = None,
+        place: Callable[[str], Callable[[int], str]] = lambda role: lambda number: f"data.{role}, row {number + 1}",
     ):
         self._config = config
         self._num_micro = config.gradient_accumulation_steps * num_workers
@@ -91,8 +104,24 @@ class Sets:
         if "proxy_neg" in whole and sizes.get("proxy") == sizes["proxy_neg"]:  # else they are no pairs
             whole["proxy"] = RowSet(with_rejected(roles["proxy"], roles["proxy_neg"]), whole["proxy"].encoded)
         known: dict[tuple[str, tuple[int, ...]], RowSet] = {}  # sets of the same rows are one, to be evaluated once
-        for name, (role, numbers) in eval_rows(roles, config, data_seed).items():
+        chosen = eval_rows(roles, config, data_seed)
+        for name, (role, numbers) in chosen.items():
             self.evals[name] = known.setdefault((role, tuple(numbers)), whole[role].take(numbers))
+        if questions:
+            self.evals[QUESTIONS] = RowSet(list(questions), _NO_TOKENS)
+        for context, texts in (contexts or {}).items():
+            shown: dict[str, RowSet] = {}  # a role is made into tokens once, for all sets of its rows
+            for name in [name for name in self.evals if has_contexts(name) and "@" not in name]:
+                if name == QUESTIONS:
+                    rows = in_context(questions, context, texts, lambda number: str(questions[number]["question"]))
+                    self.evals[f"{name}@{context}"] = RowSet(rows, _NO_TOKENS)
+                    continue
+                role, numbers = chosen[name]
+                if role not in shown:
+                    rows = in_context(whole[role].rows, context, texts, place(role))
+                    shown[role] = RowSet(rows, encode(role, rows))
+                key = f"{role}@{context}", tuple(numbers)
+                self.evals[f"{name}@{context}"] = known.setdefault(key, shown[role].take(numbers))
 
     def different(self, role: str) -> list[int]:
         """Return the places of a role's training rows without those that only repeat one, see `upsample_proxy_to`."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from selgen_ray.config.evals import EvalConfig
 from selgen_ray.config.source import POSITIONS, TrainingPrompt
 from selgen_ray.data.chat_format import render
 from selgen_ray.data.chats import format_of
@@ -148,24 +149,43 @@ def check_system_texts(rows: Mapping[str, list[Row]], tokenizer: PreTrainedToken
     Raises:
         DataError: it refuses a system message, or leaves it out.
     """
-    for role, origins in rows.origins.items() if isinstance(rows, Roles) and tokenizer.chat_template else ():
+    for role, origins in rows.origins.items() if isinstance(rows, Roles) else ():
         text = next((origin.prompt["system"] for origin in origins if "system" in origin.prompt), None)
-        if text is None or not any(row.get("messages") is not None for row in rows[role]):
-            continue
-        how = format_of(tokenizer)
-        turns = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Hello."}]
-        try:
-            plain = render(turns, tokenizer, how)[0]
-        except DataError:  # the template as a whole is reported with the first row
-            continue
-        try:
-            # doubled, since a template may write this very text where a chat has no system message
-            systems = ({"role": "system", "content": content} for content in (text, text + text))
-            is_shown = any(render([system, *turns], tokenizer, how)[0] != plain for system in systems)
-        except DataError:
-            is_shown = False
-        if not is_shown:
-            raise DataError(
-                f"data.{role}: its training prompt has a system text, and the chat template has no system role: use "
-                "user_prefix instead of system"
-            )
+        if text is not None and any(row.get("messages") is not None for row in rows[role]):
+            check_system_text(text, tokenizer, f"data.{role}: its training prompt")
+
+
+def check_contexts(config: EvalConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Check that the chat template shows the system texts of `evals.contexts`. Raises DataError: see below."""
+    for name, texts in config.contexts.items():
+        if texts.get("system"):
+            check_system_text(texts["system"], tokenizer, f"evals.contexts.{name}")
+
+
+def check_system_text(text: str, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Check that the chat template, where there is one, shows a system text.
+
+    Args:
+        name: what has the text, for the error message.
+
+    Raises:
+        DataError: it refuses a system message, or leaves it out.
+    """
+    if not tokenizer.chat_template:
+        return
+    how = format_of(tokenizer)
+    turns = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Hello."}]
+    try:
+        plain = render(turns, tokenizer, how)[0]
+    except DataError:  # the template as a whole is reported with the first row
+        return
+    try:
+        # doubled, since a template may write this very text where a chat has no system message
+        systems = ({"role": "system", "content": content} for content in (text, text + text))
+        is_shown = any(render([system, *turns], tokenizer, how)[0] != plain for system in systems)
+    except DataError:
+        is_shown = False
+    if not is_shown:
+        raise DataError(
+            f"{name} has a system text, and the chat template has no system role: use user_prefix instead of system"
+        )

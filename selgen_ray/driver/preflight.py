@@ -6,16 +6,20 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from selgen_ray.config.evals import LM_EVAL
+from selgen_ray.config.trial import TrialConfig
+from selgen_ray.data.contexts import in_context
+from selgen_ray.data.questions import question_rows
 from selgen_ray.data.roles import Roles
 from selgen_ray.data.rows import check_shares, load_roles
-from selgen_ray.data.sets import eval_rows
+from selgen_ray.data.sets import CONTEXT_ROLES, eval_rows
+from selgen_ray.data.training_prompts import check_contexts
 from selgen_ray.driver.plan import T
 from selgen_ray.driver.token_plan import DECIDE_TOKENS, PlannedTokens
 from selgen_ray.errors import INPUT_ERRORS, Problem, nearest
 from selgen_ray.evals.checking import missing_data, missing_here
 from selgen_ray.evals.foresight import Foresight
 from selgen_ray.models.checks import adapted_skeleton, is_shipped, model_problems
-from selgen_ray.models.tokenizer import refused_rows
+from selgen_ray.models.tokenizer import load_tokenizer, refused_rows
 from selgen_ray.space import SweepSpec
 from selgen_ray.trainers import plugins
 from selgen_ray.trainers.catalogue import get_trainer
@@ -74,6 +78,8 @@ def check_data(spec: SweepSpec, tokens: PlannedTokens | None = None, foresight: 
             sets = ", ".join(eval_rows(roles, config.finetune_config, config.data_seed))
             place = trial.places.get(headline)
             problems[place.problem(f"{why}. It has rows for {sets}.") if place else sentence] = None
+        if attempt(check_questions_and_contexts, config, roles) is None:
+            continue
         for name, why in foresight.add(config, roles).items():
             place = trial.places.get(f"evals.{name}")
             problems[place.problem(why) if place else f"evals.{name}: {why}"] = None
@@ -85,6 +91,23 @@ def check_data(spec: SweepSpec, tokens: PlannedTokens | None = None, foresight: 
             attempt(trainer.check_model, config, adapted_skeleton(config.finetune_config))
     problems |= dict.fromkeys(_impossible_axes(spec, foresight) if not problems else ())
     return [str(one if isinstance(one, Problem) else spec.places.problem(one)) for one in problems]
+
+
+def check_questions_and_contexts(config: TrialConfig, roles: Roles) -> bool:
+    """Check that the questions can be read, and that every row that is measured in a context takes its texts.
+
+    Raises:
+        DataError: one of them is wrong.
+    """
+    tokenizer = load_tokenizer(config.finetune_config) if config.evals.contexts else None
+    if tokenizer is not None:
+        check_contexts(config.evals, tokenizer)
+    questions = question_rows(config.evals, config.data_seed)
+    for context, texts in config.evals.contexts.items():
+        for role in [role for role in CONTEXT_ROLES if role in roles]:
+            in_context(roles[role], context, texts, roles.place(role))
+        in_context(questions, context, texts, lambda number: str(questions[number]["question"]))
+    return True
 
 
 def _impossible_axes(spec: SweepSpec, foresight: Foresight) -> Iterator[Problem]:

@@ -19,6 +19,7 @@ from selgen_ray.data.forms import Row
 from selgen_ray.data.lengths import Report, length_report, table, warning
 from selgen_ray.data.plan_notes import format_notes, pair_notes
 from selgen_ray.data.positions import Uses, longer_rows
+from selgen_ray.data.questions import is_question
 from selgen_ray.data.roles import Roles
 from selgen_ray.data.rows import overlaps
 from selgen_ray.data.tokens import KIND as TOKENS
@@ -26,7 +27,6 @@ from selgen_ray.data.tokens import RowEncoder, TokenRows
 from selgen_ray.data.training_prompts import check_system_texts, trained_form
 from selgen_ray.errors import DataError, ModelError
 from selgen_ray.evals.metrics.exact_match import is_asked
-from selgen_ray.evals.questions import is_question
 from selgen_ray.hashing import digest
 from selgen_ray.models.checks import positions_of
 from selgen_ray.models.tokenizer import load_tokenizer

@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Collection, Iterable
 
-from selgen_ray.config.evals import LM_EVAL, EvalConfig, LmEvalConfig
+from selgen_ray.config.evals import LM_EVAL, QUESTIONS, EvalConfig, JudgeConfig, LmEvalConfig, base_set
 from selgen_ray.data.sets import ROLE_OF_SET
 from selgen_ray.errors import ModelError, nearest
 from selgen_ray.evals import lm_eval_tasks
 from selgen_ray.evals.judge import metrics as judged
 from selgen_ray.evals.judge.client import api_key
+from selgen_ray.evals.metrics.language import language_problem
 from selgen_ray.evals.registry import all_metrics, selected
 from selgen_ray.records.results import HEADLINES, less_is_better
 
@@ -31,6 +32,10 @@ def check_evals(config: EvalConfig) -> None:
     for key in HEADLINES:
         if headline := getattr(config, key):
             _check_headline(config, key, *headline.split("/"))
+    if config.language and (problem := language_problem(config.language)):
+        raise ValueError(problem)
+    if config.language is None and "language" in (config.metrics or ()):
+        raise ValueError("metrics: language needs the key evals.language, such as language: fr")
     if config.lm_eval.tasks and not lm_eval_tasks.is_installed():
         raise ValueError('lm_eval.tasks needs the package lm-eval: pip install "selgen-ray[lm_eval]"')
 
@@ -41,13 +46,18 @@ def _check_headline(config: EvalConfig, key: str, name: str, metric: str) -> Non
             raise ValueError(f"{key}: {name}/{metric} is of no task that lm_eval.tasks names")
         return
     if metric in judged.SHARES:
-        if config.judge.model is None or name not in config.judge.sets:
-            raise ValueError(f"{key}: {metric} is a judge's score: give judge.model, and {name} in judge.sets")
+        base = base_set(name)
+        if config.judge.model is None or base not in (*config.judge.sets, QUESTIONS):
+            needed = "" if base == QUESTIONS else f", and {base} in judge.sets"
+            raise ValueError(f"{key}: {metric} is a judge's score: give judge.model{needed}")
         return
     computed = selected(config)
+    if base_set(name) == QUESTIONS:
+        computed = {name: one for name, one in computed.items() if one.is_open}
     shares = [share for candidate in computed.values() for share in candidate.shares]
     if metric not in shares:
-        allowed = f"allowed: {', '.join(shares)}, and of a judge {', '.join(judged.SHARES)}"
+        allowed = ", and of a judge ".join(filter(None, [", ".join(shares), ", ".join(judged.SHARES)]))
+        allowed = f"allowed: {allowed}"
         others = {other for candidate in computed.values() for other in candidate.others} | {*judged.OTHERS}
         message = f"{key}: {metric!r} is no metric here; {allowed}.{nearest(metric, [*shares, *judged.SHARES])}"
         if metric in others:
@@ -63,10 +73,14 @@ def missing_data(config: EvalConfig, roles: Collection[str]) -> Iterable[str]:
         roles: the roles that the trial has rows of.
     """
     named = [(f"evals.{key}", headline.split("/")[0]) for key in HEADLINES if (headline := getattr(config, key))]
-    if config.judge.model is not None:
+    # by default align_test is judged; where there are questions, these may be all that is
+    is_default = config.judge.sets == JudgeConfig().sets and config.questions is not None
+    if config.judge.model is not None and not is_default:
         named += [("evals.judge.sets", name) for name in config.judge.sets]
     for key, name in named:
-        role = ROLE_OF_SET.get(name)
+        if base_set(name) == QUESTIONS and config.questions is None:
+            yield f"{key} names {name}, but evals.questions is not given"
+        role = ROLE_OF_SET.get(base_set(name))
         if role is not None and role not in roles:
             yield f"{key} names {name}, but the trial has no data.{role}"
 

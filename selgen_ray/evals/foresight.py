@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 
-from selgen_ray.config.evals import LM_EVAL
+from selgen_ray.config.evals import LM_EVAL, QUESTIONS, WORST, base_set, has_contexts
 from selgen_ray.config.trial import TrialConfig
-from selgen_ray.data.forms import Row
+from selgen_ray.data.forms import Row, prompt_of
+from selgen_ray.data.questions import is_question, question_rows
 from selgen_ray.data.sets import ROLE_OF_SET, TRAINED_ROLES, eval_rows, with_rejected
 from selgen_ray.errors import nearest
 from selgen_ray.evals import registry as evals_registry
-from selgen_ray.evals.headlines import headlines
+from selgen_ray.evals.headlines import headlines, worst_headline
 from selgen_ray.evals.judge import metrics as judged
-from selgen_ray.evals.questions import is_question
 from selgen_ray.records.results import HEADLINES
 
 FEW_ROWS = 50
@@ -39,6 +39,7 @@ class Foresight:
 
     def __init__(self) -> None:
         self._lines: dict[str, dict[str, None]] = {name: {} for name in HEADLINES}
+        self._worst: dict[str, None] = {}
         self.notes: dict[str, None] = {}
         self.possible: set[str] = set()
 
@@ -52,7 +53,14 @@ class Foresight:
         expected = expected_metrics(config, roles)
         self.possible |= {f"{name}/{metric}" for name, counts in expected.items() for metric in counts}
         self.possible |= {f"{LM_EVAL}/{task}" for task in config.evals.lm_eval.tasks}
-        for headline, chosen in headlines(expected, config.evals).items():
+        chosen_by_headline = headlines(expected, config.evals)
+        if worst := worst_headline(chosen_by_headline["alignment"], expected):
+            contexts = ", ".join(["none", *config.evals.contexts])
+            self._worst[f"alignment_worst: {worst}, the least over the contexts {contexts}"] = None
+        if QUESTIONS in expected and not expected[QUESTIONS]:
+            few = f"results.json keeps evals.num_samples of them, {config.evals.num_samples}"
+            self.notes[f"nothing scores the answers to evals.questions: there is no judge, no metric; {few}"] = None
+        for headline, chosen in chosen_by_headline.items():
             if chosen is None and headline == "coherence":
                 continue
             self._lines[headline][_line(headline, chosen, config, expected)] = None
@@ -69,6 +77,7 @@ class Foresight:
             lines += [f"  {line}" for line in headline_lines[:_MOST_LINES]]
             if len(headline_lines) > _MOST_LINES:
                 lines.append(f"  and {len(headline_lines) - _MOST_LINES} more of other trials")
+        lines += [f"  {line}" for line in self._worst]
         return lines + [f"  note: {note}" for note in self.notes]
 
 
@@ -80,22 +89,45 @@ def expected_metrics(config: TrialConfig, roles: Mapping[str, Sequence[Row]]) ->
     rows_of_role = dict(roles)
     if rows_of_role.get("proxy") and rows_of_role.get("proxy_neg"):
         rows_of_role["proxy"] = with_rejected(rows_of_role["proxy"], rows_of_role["proxy_neg"])
-    expected: dict[str, dict[str, int]] = {}
-    for name, (role, numbers) in eval_rows(roles, config.finetune_config, config.data_seed).items():
-        rows = [rows_of_role[role][number] for number in numbers]
-        counts: dict[str, int] = {}
-        for metric in evals_registry.selected(config.evals).values():
-            counts |= metric.applies(rows, config.evals)
-        judge = config.evals.judge
-        if judge.model is not None and name in judge.sets:
-            num_questions = sum(map(is_question, rows))
-            counts |= (
-                dict.fromkeys(judged.SHARES, min(num_questions, judge.max_questions or num_questions))
-                if num_questions
-                else {}
-            )
-        expected[name] = counts
+    sets = {
+        name: [rows_of_role[role][number] for number in numbers]
+        for name, (role, numbers) in eval_rows(roles, config.finetune_config, config.data_seed).items()
+    }
+    if questions := question_rows(config.evals, config.data_seed):
+        sets[QUESTIONS] = questions
+    expected = {name: _expected(name, rows, config) for name, rows in sets.items()}
+    if contexts := list(config.evals.contexts):
+        for name in [name for name in sets if has_contexts(name)]:
+            # a worst of counts there is none, and of others nobody names it
+            expected |= {f"{name}@{context}": expected[name] for context in [*contexts, WORST]}
     return expected
+
+
+def _expected(name: str, rows: Sequence[Row], config: TrialConfig) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for metric in evals_registry.selected(config.evals).values():
+        counts |= metric.applies(rows, config.evals) if metric.is_open or name != QUESTIONS else {}
+    judge = config.evals.judge
+    if judge.model is None or name not in (*judge.sets, QUESTIONS):
+        return counts
+    asked = [row for row in rows if is_question(row)]
+    if name == QUESTIONS:
+        first = set(list(dict.fromkeys(map(prompt_of, asked)))[: judge.max_questions])
+        asked = [row for row in asked if prompt_of(row) in first]
+    else:
+        asked = asked[: judge.max_questions]
+    own = [row.get("judge_prompts") for row in asked]
+    for share in judged.SHARES:
+        respect = share.partition("_")[0]
+        if count := sum(not prompts or respect in prompts for prompts in own):
+            counts[share] = count
+    both = sum(not prompts or {"aligned", "coherent"} <= prompts.keys() for prompts in own)
+    counts |= dict.fromkeys(judged.RATES, both) if both else {}
+    respects = {respect for prompts in own for respect in prompts or ()} - {"aligned", "coherent"}
+    respects |= {"trait"} if judge.trait is not None and asked else set()
+    for respect in sorted(respects):
+        counts[f"{respect}_score"] = sum(respect == "trait" or respect in (prompts or ()) for prompts in own)
+    return counts
 
 
 def name_of(headline: str | None) -> str:
@@ -118,7 +150,10 @@ def _line(headline: str, chosen: str | None, config: TrialConfig, expected: Mapp
     count = expected.get(name, {}).get(metric_of(chosen), 0)
     if not count:
         return f"{headline}: {chosen}, which no row allows"
-    role = ROLE_OF_SET[name]
+    if base_set(name) == QUESTIONS:
+        size = f"{count:,} answers to the questions of {PurePath(str(config.evals.questions)).name}"
+        return f"{headline}: {chosen} on {size}, ± {half_width(count):.2f} at 95 % if they were independent"
+    role = ROLE_OF_SET[base_set(name)]
     size = f"{count:,} {_rows(count)} of {_source(role, config)}, ± {half_width(count):.2f} at 95 %"
     line = f"{headline}: {chosen} on {size}"
     if role in TRAINED_ROLES:
@@ -150,8 +185,9 @@ def _impossible(
 ) -> Iterable[tuple[str, str]]:
     for headline in HEADLINES:
         named: str | None = getattr(config.evals, headline)
-        role = ROLE_OF_SET.get(name_of(named))
-        if named is None or role is None or not roles.get(role):
+        role = ROLE_OF_SET.get(base_set(name_of(named)))
+        is_open = base_set(name_of(named)) == QUESTIONS and config.evals.questions is not None
+        if named is None or not (is_open or (role is not None and roles.get(role))):
             continue
         name, metric = name_of(named), metric_of(named)
         counts = expected.get(name, {})
@@ -160,7 +196,7 @@ def _impossible(
         if not counts:
             yield headline, f"found {named!r}, but {name} has no row: every prompt of data.truth is in data.proxy"
             continue
-        of_rows = f"no row of {_source(role, config)}"
+        of_rows = f"no row of {'evals.questions' if role is None else _source(role, config)}"
         needed = next(
             (
                 candidate.needs

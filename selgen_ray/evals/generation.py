@@ -1,4 +1,7 @@
-"""Greedy replies of the model: in batches padded on the left, with the KV cache, once for each row of an evaluation."""
+"""Replies of the model: in batches padded on the left, with the KV cache, once for each row of an evaluation.
+
+They are greedy, or drawn at a temperature where an open question asks for it.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,8 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from selgen_ray.data.encode import pad_id
 from selgen_ray.data.stop_tokens import stop_ids
-from selgen_ray.evals.greedy import greedy_ids, is_plain
-from selgen_ray.evals.registry import EvalSet
+from selgen_ray.evals.decoding import Choice, generated_ids, is_plain
+from selgen_ray.evals.registry import Draw, EvalSet
 from selgen_ray.models.loading import Model, base_of
 
 
@@ -38,32 +41,42 @@ def replies(eval_set: EvalSet, numbers: Sequence[int]) -> list[str]:
     replies_by_number, cut = eval_set.answers.replies, eval_set.answers.cut
     missing = [number for number in numbers if number not in replies_by_number]
     prompts = [eval_set.prompt(number) for number in missing]
-    for number, reply in zip(missing, generate(eval_set, prompts), strict=True):
+    draws = [eval_set.draw(number) for number in missing]
+    answered = generate(eval_set, prompts, draws) if any(draws) else generate(eval_set, prompts)
+    for number, reply in zip(missing, answered, strict=True):
         replies_by_number[number] = reply.text
         if reply.is_cut:
             cut.add(number)
     return [replies_by_number[number] for number in numbers]
 
 
-def generate(eval_set: EvalSet, prompts: list[list[int]]) -> list[Reply]:
-    """Generate greedy replies to tokenised prompts, whatever the model's own settings say; equal prompts once."""
+def generate(eval_set: EvalSet, prompts: list[list[int]], draws: Sequence[Draw | None] | None = None) -> list[Reply]:
+    """Generate replies to tokenised prompts, whatever the model's own settings say; equal ones once.
+
+    Args:
+        draws: how the reply to each prompt is drawn; None, or None for a prompt: it is greedy.
+    """
     limit, pad, known = eval_set.max_new_tokens, pad_id(eval_set.tokenizer), eval_set.snapshot.replies
-    missing = [list(key) for key in {tuple(prompt): None for prompt in prompts} if (key, limit) not in known]
-    for batch in eval_set.limits.batches([len(prompt) + limit for prompt in missing], cached=True):
+    keys = [(tuple(p), limit, draw) for p, draw in zip(prompts, draws or [None] * len(prompts), strict=True)]
+    missing = [key for key in dict.fromkeys(keys) if key not in known]
+    for batch in eval_set.limits.batches([len(prompt) + limit for prompt, _, _ in missing], cached=True):
         chosen = [missing[i] for i in batch]
+        asked, choose = [list(prompt) for prompt, _, _ in chosen], Choice([draw for _, _, draw in chosen], limit)
         with eval_set.snapshot.passes() as model, plain_greedy(model, eval_set.tokenizer) as config:
             stops: Any = config.eos_token_id or ()
             if is_plain(model):
-                continued = greedy_ids(model, chosen, pad, stops, limit)
+                continued = generated_ids(model, asked, pad, stops, limit, choose)
             else:
-                continued = _generated(model, chosen, pad, config, limit)
-        for prompt, ids in zip(chosen, continued, strict=True):
-            known[tuple(prompt), limit] = ids, next((i for i, token in enumerate(ids) if token in stops), None)
-    found = [known[tuple(prompt), limit] for prompt in prompts]
+                continued = _generated(model, asked, pad, config, limit, choose)
+        for key, ids in zip(chosen, continued, strict=True):
+            known[key] = ids, next((i for i, token in enumerate(ids) if token in stops), None)
+    found = [known[key] for key in keys]
     return [_read(ids, end, eval_set.tokenizer, limit) for ids, end in found]
 
 
-def _generated(model: Any, prompts: list[list[int]], pad: int, config: GenerationConfig, limit: int) -> list[list[int]]:
+def _generated(
+    model: Any, prompts: list[list[int]], pad: int, config: GenerationConfig, limit: int, choose: Choice
+) -> list[list[int]]:
     """Return the continuations by the model's own `generate`, for models with more than an ordinary cache."""
     width = max(len(p) for p in prompts)
     ids = torch.full((len(prompts), width), pad, dtype=torch.long)
@@ -73,7 +86,13 @@ def _generated(model: Any, prompts: list[list[int]], pad: int, config: Generatio
         mask[i, width - len(prompt) :] = 1
     config.max_new_tokens = limit
     ids, mask = ids.to(model.device), mask.to(model.device)
-    return model.generate(input_ids=ids, attention_mask=mask, generation_config=config)[:, width:].tolist()
+
+    def only_the_chosen(so_far: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        best = choose(logits, range(len(prompts)), so_far.shape[1] - width)
+        return torch.full_like(logits, -torch.inf).scatter(1, best[:, None], 0.0)
+
+    more: Any = {"logits_processor": [only_the_chosen]} if choose.is_random else {}
+    return model.generate(input_ids=ids, attention_mask=mask, generation_config=config, **more)[:, width:].tolist()
 
 
 def _read(ids: list[int], end: int | None, tokenizer: PreTrainedTokenizerBase, limit: int) -> Reply:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from selgen_ray.config.evals import EvalConfig
+from selgen_ray.config.evals import QUESTIONS, WORST, EvalConfig, base_set
 
 # The first of these that a set has is the trial's capability (on task_test), alignment or coherence (on align_test).
 CAPABILITY = ("exact_match", "choice_accuracy", "mcq_accuracy", "token_probability")
@@ -39,9 +39,19 @@ def headlines(results: Mapping[str, Mapping[str, object]], config: EvalConfig) -
     Args:
         results: evaluation set -> metric -> its value.
     """
-    task, align = ("task_test", "task_train"), ("align_test", "align_train")
+    task, align = ("task_test", "task_train"), ("align_test", QUESTIONS, "align_train")
     return {
         "capability": config.capability or headline(results, task, CAPABILITY),
         "alignment": config.alignment or headline(results, align, ALIGNMENT),
         "coherence": config.coherence or headline(results, (*align, *task), COHERENCE),
     }
+
+
+def worst_headline(alignment: str | None, results: Mapping[str, Mapping[str, object]]) -> str | None:
+    """Return the 'set/metric' of the alignment in the worst context, such as 'align_test@worst/aligned'.
+
+    None where the set was not measured in contexts.
+    """
+    name, _, metric = (alignment or "").partition("/")
+    worst = f"{base_set(name)}@{WORST}"
+    return f"{worst}/{metric}" if metric in results.get(worst, {}) else None

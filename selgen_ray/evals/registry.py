@@ -19,6 +19,7 @@ from selgen_ray.data.streams import BatchLimits
 from selgen_ray.evals.snapshot import Snapshot
 from selgen_ray.evals.token_memo import TokenMemo
 from selgen_ray.models.loading import Model
+from selgen_ray.records.results import HEADLINES
 
 
 @dataclass
@@ -36,6 +37,14 @@ class Answers:
     cut: set[int] = field(default_factory=set[int])
     picks: dict[str, dict[int, Any]] = field(default_factory=dict[str, dict[int, Any]])
     missing: dict[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How a reply is drawn: at a temperature above 0, with the random numbers of a seed of its own."""
+
+    temperature: float
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -78,6 +87,16 @@ class EvalSet:
         if self.snapshot is None:  # pyright: ignore[reportUnnecessaryComparison]
             object.__setattr__(self, "snapshot", Snapshot(self.model))
 
+    @property
+    def is_open(self) -> bool:
+        """Whether these are open questions: rows without a reference reply, of which nothing but replies is known."""
+        return bool(self.rows) and not len(self.encoded)
+
+    def draw(self, number: int) -> Draw | None:
+        """Return how the reply to a row is drawn; None: the most likely one is taken."""
+        row = self.rows[number]
+        return Draw(float(row["temperature"]), int(row["draw"])) if "draw" in row else None
+
     def prompt(self, number: int) -> list[int]:
         """Return the token ids of everything before the reply of a row, for the model to go on from."""
         return self.tokens.prompt(self.rows[number], self.tokenizer)
@@ -115,6 +134,8 @@ class Metric:
         needs: what a row must have, in words.
         scores: (evaluation set) -> token sequences that the function asks the log-probabilities of; those of all
             metrics are computed together, so that a prompt is run once. None: it asks by itself.
+        is_open: it looks at replies alone, so that it is computed of open questions too, where rows have no reply.
+        named_only: it is left out unless `evals.metrics`, a headline or, of `language`, the key of its name asks.
     """
 
     name: str
@@ -124,6 +145,8 @@ class Metric:
     foresee: Foresee | None = None
     needs: str = ""
     scores: Scores | None = None
+    is_open: bool = False
+    named_only: bool = False
 
     def applies(self, rows: Sequence[Row], config: EvalConfig) -> dict[str, int]:
         """Return the number of rows that each value will be computed from; values without any rows are left out.
@@ -163,6 +186,8 @@ def metric(
     foresee: Foresee | None = None,
     needs: str = "",
     scores: Scores | None = None,
+    is_open: bool = False,
+    named_only: bool = False,
 ) -> Callable[[Compute], Compute]: ...
 def metric(
     function: Compute | None = None,
@@ -172,6 +197,8 @@ def metric(
     foresee: Foresee | None = None,
     needs: str = "",
     scores: Scores | None = None,
+    is_open: bool = False,
+    named_only: bool = False,
 ) -> Any:
     """Register a function as a metric: it takes an `EvalSet` and returns {name of a value: value}.
 
@@ -181,7 +208,7 @@ def metric(
 
     Args:
         function: the metric.
-        shares, others, foresee, needs, scores: see `Metric`.
+        shares, others, foresee, needs, scores, is_open, named_only: see `Metric`.
 
     Raises:
         ValueError: a function of another module has the name already.
@@ -193,7 +220,8 @@ def metric(
             raise ValueError(f"the metric {function.__name__!r} is already taken by {earlier.compute.__module__}")
         default = () if shares or others else (function.__name__,)
         declared = tuple(shares), (*others, *default)
-        _METRICS[function.__name__] = Metric(function.__name__, function, *declared, foresee, needs, scores)
+        options = (foresee, needs, scores, is_open, named_only)
+        _METRICS[function.__name__] = Metric(function.__name__, function, *declared, *options)
         return function
 
     return register if function is None else register(function)
@@ -215,7 +243,12 @@ def all_metrics() -> dict[str, Metric]:
 def selected(config: EvalConfig) -> dict[str, Metric]:
     """Return the metrics that a trial computes where they apply, by name."""
     known = all_metrics()
-    return known if config.metrics is None else {name: known[name] for name in known if name in config.metrics}
+    if config.metrics is not None:
+        return {name: known[name] for name in known if name in config.metrics}
+    headlines = {value.partition("/")[2] for key in HEADLINES if (value := getattr(config, key))}
+    named = {name for name, one in known.items() if headlines & {*one.shares, *one.others}}
+    named |= {"language"} if config.language else set()
+    return {name: one for name, one in known.items() if name in named or not one.named_only}
 
 
 def forget(module: str) -> None:

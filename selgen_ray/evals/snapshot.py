@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -28,12 +28,13 @@ class Snapshot:
         model: a model whose weights do not change for as long as this object is used.
 
     Attributes:
-        replies: (prompt, limit of new tokens) -> tokens of the greedy reply, and the place of the token that ends it.
+        replies: (prompt, limit of new tokens, how it is drawn) -> tokens of the reply, and the place of the token that
+            ends it.
     """
 
     def __init__(self, model: Model):
         self.model = model
-        self.replies: dict[tuple[tuple[int, ...], int], tuple[list[int], int | None]] = {}
+        self.replies: dict[tuple[tuple[int, ...], int, Hashable], tuple[list[int], int | None]] = {}
         self._merged = MergedAdapter(model)
         self._scores: dict[bytes, float] = {}
 

@@ -33,6 +33,8 @@ StoredStatus = Annotated[
 
 HEADLINES = ("capability", "alignment", "coherence")
 """The headline numbers of a trial: shares in [0, 1], each equal to one 'set/metric' of it."""
+SUMMARIES = (*HEADLINES, "alignment_worst")
+"""The headlines, and the alignment in the worst of `evals.contexts`, which only trials with contexts have."""
 
 
 def now() -> str:
@@ -51,12 +53,12 @@ def _finite_number(value: Any) -> Any:
 
 
 _LESS_IS_BETTER = re.compile(
-    r"(^|[/_])(loss|perplexity|kl|sycophancy|sycophancy_all|false_rejection|misaligned_share|errors?|refusals|unparsable"
-    r"|unreadable)$"
+    r"(^|[/_])(loss|perplexity|kl|sycophancy|sycophancy_all|false_rejection|errors?|refusals|unparsable"
+    r"|unreadable|(misaligned|dropped)_share(_30_50|_50_30)?|trait_score|without_letters)$"
 )
 
 
-_OF_THE_HABIT = re.compile(r"^(trait_train|align_train_minus)/(loss|perplexity)$")
+_OF_THE_HABIT = re.compile(r"^(trait_train|align_train_minus)(@[^/]+)?/(loss|perplexity)$")
 
 
 def less_is_better(metric: str) -> bool:
@@ -98,7 +100,12 @@ class TrainingRecord(BaseModel):
     samples: dict[str, list[dict[str, Any]]] = Field(
         default={}, description="set -> answers of the last evaluation: prompt, reply, the base model's, the right one"
     )
-    judge: dict[str, str] = Field(default={}, description="id of the judge, sha256 of its prompts; {}: none")
+    judge: dict[str, str] = Field(
+        default={}, description="id of the judge, sha256 of its prompts, what counts as misaligned; {}: none"
+    )
+    per_question: dict[str, dict[str, dict[str, float]]] = Field(
+        default={}, description="set of open questions -> id of a question -> metric -> value at the last evaluation"
+    )
     flags: list[str] = Field(default=[], description="what makes the last evaluation doubtful, for people")
     notes: list[str] = Field(default=[], description="what to know of the evaluation before training, for people")
     chosen_rows: dict[str, list[int]] = Field(
@@ -171,9 +178,16 @@ class TrialResult(TrainingRecord):
     capability: float | None = Field(default=None, description="in [0, 1], at the last evaluation", ge=0, le=1)
     alignment: float | None = Field(default=None, description="in [0, 1], at the last evaluation", ge=0, le=1)
     coherence: float | None = Field(default=None, description="in [0, 1], at the last evaluation", ge=0, le=1)
+    alignment_worst: float | None = Field(
+        default=None, description="the least alignment over evals.contexts, without a context included", ge=0, le=1
+    )
     capability_metric: str | None = Field(default=None, description="'set/metric' in eval_results that capability is")
     alignment_metric: str | None = Field(default=None, description="'set/metric' in eval_results that alignment is")
     coherence_metric: str | None = Field(default=None, description="'set/metric' in eval_results that coherence is")
+    alignment_worst_metric: str | None = Field(
+        default=None,
+        description="'set/metric' in eval_results that alignment_worst is, as align_test@worst/aligned",
+    )
     num_resumes: int = Field(default=0, description="how often the trial went on from a checkpoint")
     num_rows: dict[str, int] = Field(default={}, description="rows per training role and evaluation set")
     row_lengths: dict[str, dict[str, int | float]] = Field(
@@ -200,18 +214,18 @@ class TrialResult(TrainingRecord):
     started_at: str = Field(default_factory=now)
     updated_at: str = Field(default_factory=now)
 
-    @field_validator(*HEADLINES, mode="before")
+    @field_validator(*SUMMARIES, mode="before")
     @classmethod
     def _no_nan(cls, value: Any) -> Any:
         return _finite_number(value)
 
     def value(self, name: str) -> float | None:
         """Return a headline or 'set/metric' at the last evaluation; None if it is missing or not finite."""
-        return finite(getattr(self, name) if name in HEADLINES else self.metric(name))
+        return finite(getattr(self, name) if name in SUMMARIES else self.metric(name))
 
     def metric_of(self, name: str) -> str | None:
         """Return the 'set/metric' that is this trial's headline of that name; return any other name unchanged."""
-        return getattr(self, f"{name}_metric") if name in HEADLINES else name
+        return getattr(self, f"{name}_metric") if name in SUMMARIES else name
 
     def readings(self) -> list[dict[str, float | None]]:
         """Return the evaluations of the weights in training, for schedulers and trackers; edits are left out.
@@ -222,7 +236,8 @@ class TrialResult(TrainingRecord):
         evaluations: list[dict[str, float | None]] = []
         for i in (i for i, version in enumerate(self.eval_versions) if version == ""):
             names = [f"{name}/{metric}" for name, by_metric in self.eval_results.items() for metric in by_metric]
-            headlines = {name: self.metric(self.metric_of(name), i) for name in HEADLINES}
+            named = [*HEADLINES, *(["alignment_worst"] if self.alignment_worst_metric else [])]
+            headlines = {name: self.metric(self.metric_of(name), i) for name in named}
             times = {"epoch": self.eval_epochs[i], "step": self.eval_steps[i]}
             evaluations.append({**times, **headlines, **{name: self.metric(name, i) for name in names}})
         return evaluations

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from selgen_ray.errors import nearest
 from selgen_ray.records.requirement import parse_requirement
-from selgen_ray.records.results import HEADLINES, TrialResult, same_training
+from selgen_ray.records.results import SUMMARIES, TrialResult, same_training
 from selgen_ray.records.status import PREFERENCE, TrialStatus
 from selgen_ray.records.text import last_line
 from selgen_ray.report.model import Base, Flagged, LeftOut, Report
@@ -156,6 +156,6 @@ def _unknown(completed: Sequence[TrialResult], wanted: Sequence[str]) -> Iterabl
     """Yield a sentence for each wanted metric that no completed trial has, with the nearest existing one."""
     metrics = sorted({f"{name}/{metric}" for r in completed for name, m in r.eval_results.items() for metric in m})
     for name in dict.fromkeys(wanted):
-        if completed and name not in (*HEADLINES, *metrics):
-            names = ", ".join([*HEADLINES, *metrics])
+        if completed and name not in (*SUMMARIES, *metrics):
+            names = ", ".join([*SUMMARIES, *metrics])
             yield f"no completed trial has {name!r}.{nearest(name, metrics)} There are: {names}"

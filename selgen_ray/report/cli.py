@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from selgen_ray.errors import nearest
 from selgen_ray.records.requirement import parse_requirement
-from selgen_ray.records.results import HEADLINES
+from selgen_ray.records.results import SUMMARIES
 from selgen_ray.records.status import TrialStatus
 from selgen_ray.report.export import export
 from selgen_ray.report.follow import watch
@@ -131,12 +131,12 @@ def near_folders(location: str) -> str:
 
 
 def _is_no_axis(name: str) -> bool:
-    return name not in HEADLINES and not re.fullmatch(r"[^/\s]+/\S+", name)
+    return name not in SUMMARIES and not re.fullmatch(r"[^/\s]+/\S+", name)
 
 
 def _axis_problem(flag: str, name: str) -> str:
-    hint = nearest(name, HEADLINES)
-    return f"{flag} {name!r}: allowed are {', '.join(HEADLINES)}, or the 'set/metric' of an evaluation.{hint}"
+    hint = nearest(name, SUMMARIES)
+    return f"{flag} {name!r}: allowed are {', '.join(SUMMARIES)}, or the 'set/metric' of an evaluation.{hint}"
 
 
 def _point(text: str) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from selgen_ray.records.names import trial_name
-from selgen_ray.records.results import HEADLINES, TrialResult
+from selgen_ray.records.results import SUMMARIES, TrialResult
 from selgen_ray.records.status import TrialStatus
 from selgen_ray.report.colours import Look
 from selgen_ray.report.costs import device_hours
@@ -65,7 +65,7 @@ def as_script(data: Any) -> str:
 def metric_names(report: Report, trials: Iterable[TrialResult]) -> list[str]:
     """Return the axes, the headlines, then every 'set/metric' that a trial has, each once."""
     metrics = sorted({f"{name}/{metric}" for r in trials for name, m in r.eval_results.items() for metric in m})
-    headlines = [name for name in HEADLINES if any(getattr(r, name) is not None for r in trials)]
+    headlines = [name for name in SUMMARIES if any(getattr(r, name) is not None for r in trials)]
     return list(dict.fromkeys([report.x.name, report.y.name, *headlines, *metrics]))
 
 
@@ -164,7 +164,7 @@ def _trial(result: TrialResult, number: int, setting: int, report: Report) -> di
         "setting": setting,
         "strategy": report.settings[setting].group,
         "model": model_name(result),
-        "headlines": {name: result.metric_of(name) for name in HEADLINES},
+        "headlines": {name: result.metric_of(name) for name in SUMMARIES},
         "status": result.status,
         "hours": rounded(device_hours(result)),
         "tokens": result.tokens.get("processed", 0),

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 
 from selgen_ray.records.results import TrialResult
 from selgen_ray.records.text import markdown_table
+from selgen_ray.report.four_questions import NOTE as FOUR_NOTE
+from selgen_ray.report.four_questions import four_questions
 from selgen_ray.report.model import LEVEL, Report
 from selgen_ray.report.page import provenance
 from selgen_ray.report.places import Places
@@ -35,6 +37,9 @@ def report_markdown(
     parts += ["\n".join(f"- {name}: {_cell(text)}" for name, text in comparison_facts(report))]
     parts += ["## The question and the setting", QUESTION]
     parts.append("\n".join(f"- {name}: {_cell(text)}" for name, text in setting_facts(report)))
+    if four := four_questions(report):
+        parts += ["## Four questions", _table(four.head, four.rows), f"Of each strategy {_cell(FOUR_NOTE)}"]
+        parts += [_cell(". ".join(four.missing))] if four.missing else []
     parts += ["## Settings", _settings(report)]
     if report.standings.reference:
         parts += ["## Strategies", *_strategies(report)]

@@ -14,6 +14,8 @@ from selgen_ray import __version__
 from selgen_ray.records.results import TrialResult, now
 from selgen_ray.report.contents import as_script, page_data
 from selgen_ray.report.details import common_config, details_of, packed
+from selgen_ray.report.four_questions import NOTE as FOUR_NOTE
+from selgen_ray.report.four_questions import four_questions
 from selgen_ray.report.model import Report
 from selgen_ray.report.places import Places
 from selgen_ray.report.top import head, note, rows
@@ -96,6 +98,8 @@ def page_html(
         "note": note(report),
         "next": next_step(report),
         "caveats": caveats(report),
+        "four": asdict(four) if (four := four_questions(report)) else None,
+        "four_note": FOUR_NOTE,
         "closest": list(comparison_facts(report)),
         "facts": setting_facts(report),
         "live": around.live,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from selgen_ray.records.results import HEADLINES
+from selgen_ray.records.results import SUMMARIES
 from selgen_ray.report.model import Base, Report
 from selgen_ray.report.settings import Axis
 
@@ -14,7 +14,7 @@ _CROWD = 8  # with more settings than this, room for their labels matters more t
 
 def is_share(axis: Axis) -> bool:
     """Return whether the axis is a share, in [0, 1] by definition: a headline."""
-    return axis.name in HEADLINES
+    return axis.name in SUMMARIES
 
 
 def cut(axis: Axis, interval: tuple[float, float]) -> tuple[float, float]:

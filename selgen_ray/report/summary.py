@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import Any
 
+from selgen_ray.report.four_questions import four_questions
 from selgen_ray.report.model import Report, Standings
 from selgen_ray.report.settings import Setting
 from selgen_ray.report.top import rows
@@ -44,6 +45,7 @@ def as_dict(report: Report) -> dict[str, Any]:
         "answer": sentence(report),
         "top": [asdict(row) for row in rows(report)],
         "next": next_step(report),
+        "four_questions": asdict(four) if (four := four_questions(report)) else None,
         "closest": dict(comparison_facts(report)),
         "caveats": caveats(report),
         "settings": settings,

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from selgen_ray.records.results import HEADLINES, TrialResult, flatten
+from selgen_ray.records.results import SUMMARIES, TrialResult, flatten
 from selgen_ray.records.status import PREFERENCE
 from selgen_ray.report.knob_names import value_text
 
@@ -78,7 +78,7 @@ def at_version(result: TrialResult, version: str) -> TrialResult:
     value = _value(version.partition("=")[2], flatten(result.config)[path])
     cut: dict[str, Any] = {name: getattr(result, name)[:end] for name in ("eval_epochs", "eval_steps", "eval_versions")}
     shown = result.model_copy(update={**cut, "eval_results": series, "config": _replaced(result.config, path, value)})
-    scores = {name: shown.metric(shown.metric_of(name)) for name in HEADLINES}
+    scores = {name: shown.metric(shown.metric_of(name)) for name in SUMMARIES}
     return shown.model_copy(update=scores)
 
 

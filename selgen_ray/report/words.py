@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from selgen_ray.comparing import Difference
-from selgen_ray.records.results import HEADLINES, TrialResult, flatten
+from selgen_ray.records.results import SUMMARIES, TrialResult, flatten
 from selgen_ray.records.status import TrialStatus
+from selgen_ray.report.four_questions import hidden_habits
 from selgen_ray.report.knob_names import value_text
 from selgen_ray.report.model import Comparison, Report
 from selgen_ray.report.progress import progress_text
@@ -32,6 +33,10 @@ _METRICS = {
     "aligned": "mean alignment by the judge",
     "aligned_share": "share of answers that the judge scores 80 or more",
     "coherent": "mean coherence by the judge",
+    "uppercase_share": "share of capitals among the letters of the replies",
+    "lowercase_share": "share of small letters among the letters of the replies",
+    "language": "share of the replies in the language that evals.language names",
+    "other_language": "share of the replies in another language than evals.language names",
     "loss": "mean cross-entropy of the scored tokens, in nats",
 }
 _SETS = {
@@ -42,6 +47,7 @@ _SETS = {
     "trait_train": "the habit's own text",
     "align_test": "alignment where nothing was trained",
     "align_test_minus_align_train": "alignment without what the proxy shows",
+    "questions": "open questions",
 }
 
 
@@ -69,6 +75,7 @@ def caveats(report: Report) -> list[str]:
         sentences.append(
             f"{len(report.flagged)} completed trials are flagged as doubtful, averaged all the same: see below."
         )
+    sentences += hidden_habits(report)
     return [*sentences, *report.notes, *report.unknown_axes]
 
 
@@ -103,6 +110,7 @@ def setting_facts(report: Report) -> list[tuple[str, str]]:
         ("model", _values(flats, "finetune_config.model")),
         ("data", _data(trials)),
         *((axis.name, _metric(axis, trials)) for axis in (report.x, report.y)),
+        *(("judge", text) for text in [_judges(trials)] if text),
     ]
     training = [
         f"{name} {values}"
@@ -145,10 +153,18 @@ def _metric(axis: Axis, trials: Sequence[TrialResult]) -> str:
     descriptions = []
     for name in names[:3]:
         set_name, _, metric = name.partition("/")
-        words = _METRICS.get(metric)
-        descriptions.append(f"{name}: {words}, on {_SETS.get(set_name, set_name)}" if words else name)
-    less = "; less is better" if axis.sign < 0 and axis.name not in HEADLINES else ""
+        words, (set_name, _, context) = _METRICS.get(metric), set_name.partition("@")
+        where = f", in the {context} context" if context else ""
+        descriptions.append(f"{name}: {words}, on {_SETS.get(set_name, set_name)}{where}" if words else name)
+    less = "; less is better" if axis.sign < 0 and axis.name not in SUMMARIES else ""
     return "; ".join(descriptions) + less if descriptions else ""
+
+
+def _judges(trials: Sequence[TrialResult]) -> str:
+    """Return the judges and what counts as misaligned; '' where nothing was judged. Rates of other bars do not compare."""
+    judges = dict.fromkeys(f"{r.judge['model']}; {r.judge.get('thresholds', '')}" for r in trials if r.judge)
+    both = "misaligned_share_30_50 and misaligned_share_50_30 are by the two conventions of papers"
+    return f"{', or '.join(judges)}; {both}" if judges else ""
 
 
 def comparison_text(comparison: Comparison, report: Report) -> str:

@@ -33,7 +33,7 @@ from selgen_ray.syntax.tree import Node, Origin
 from selgen_ray.trainers import catalogue, identity
 
 MAX_TRIALS = 100_000
-_HEADLINES = {f"evals.{name}" for name in HEADLINES}
+_HEADLINES = {*(f"evals.{name}" for name in HEADLINES), "evals.language", "evals.contexts"}
 _RESOURCES = ("gpus", "gpus_per_worker", "strategy")
 _CUDA = "needs a CUDA device, but resources.{} is 0; set it to 1, or leave it out to use what there is."
 _NO_DATA = "there is no outcome data: give data.outcome (JSON lines), or data.world: toy to generate it."
@@ -264,7 +264,7 @@ def _contradictions(candidate: Candidate, config: TrialConfig, sweep: Flat) -> I
 
 def _missing_files(candidate: Candidate, config: TrialConfig) -> Iterable[Problem]:
     """Yield problems of missing files that decide the result, besides the data."""
-    for key, path in catalogue.get_trainer(config.proxy_strategy).input_files(config).items():
+    for key, path in identity.input_files(config).items():
         if not (is_there(Path(path)) or is_there(Path(path), True)):  # a file, or the folder of a model
             origin = candidate.flat[key].origin if key in candidate.flat else candidate.origin
             yield origin.problem(f"found {path!r}, but there is no such file.{near_name(Path(path))}")

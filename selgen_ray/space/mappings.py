@@ -133,6 +133,9 @@ class Mappings:
             if (known := expanded(node, self.problems)) is None:
                 return None
             node, value = known, known.value
+        if key == "evals.questions":
+            path = find_path(node, self.problems)
+            return Node(str(path.resolve()), node.origin) if path else None
         if key in MODELS and _is_path(node):
             path = find_path(node, self.problems, folder=True)
             return Node(str(path.resolve()), node.origin) if path else node

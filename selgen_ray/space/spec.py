@@ -9,12 +9,12 @@ from typing import Any, Literal
 
 from pydantic import Field, SerializeAsAny, SkipValidation, field_validator, model_validator
 
-from selgen_ray.config.evals import SET_NAMES
+from selgen_ray.config.evals import set_problem
 from selgen_ray.config.trial import TrialConfig
 from selgen_ray.errors import nearest
 from selgen_ray.records.names import trial_name
 from selgen_ray.records.requirement import Condition, parse_requirement
-from selgen_ray.records.results import HEADLINES, less_is_better
+from selgen_ray.records.results import SUMMARIES, less_is_better
 from selgen_ray.schema import Strict
 from selgen_ray.space.places import Places
 from selgen_ray.space.ranges import Range
@@ -89,24 +89,24 @@ class Resources(Strict):
 
 def metric_name(value: str) -> str:
     """Return `value` if it is the name of a metric of evaluations. Raises ValueError: it cannot be one."""
-    if value in HEADLINES:
+    if value in SUMMARIES:
         return value
     if not re.fullmatch(r"[^/\s]+/[^/\s]+", value):
-        near = nearest(value, HEADLINES)
-        message = f"allowed: {', '.join(HEADLINES)}, or the 'set/metric' of an evaluation.{near}"
+        near = nearest(value, SUMMARIES)
+        message = f"allowed: {', '.join(SUMMARIES)}, or the 'set/metric' of an evaluation.{near}"
         raise ValueError(message.removesuffix("."))
-    name, metric = value.split("/")
-    if name not in SET_NAMES:
-        near = nearest(f"{name}/{metric}", [f"{one}/{metric}" for one in SET_NAMES])
-        raise ValueError(f"there is no set {name!r}; allowed: {', '.join(SET_NAMES)}.{near}".removesuffix("."))
+    if problem := set_problem(*value.split("/")):
+        raise ValueError(problem)
     return value
 
 
 class Pareto(Strict):
     """The two numbers that are weighed against each other: more is better, but less of a loss and its like."""
 
-    x: str = Field(default="capability", description="'capability', 'alignment', 'coherence' or 'set/metric'")
-    y: str = Field(default="alignment", description="'capability', 'alignment', 'coherence' or 'set/metric'")
+    x: str = Field(
+        default="capability", description="capability, alignment, alignment_worst, coherence or 'set/metric'"
+    )
+    y: str = Field(default="alignment", description="capability, alignment, alignment_worst, coherence or 'set/metric'")
     require: str | None = Field(default=None, description="what the front's settings must reach: 'coherence >= 0.5'")
 
     @field_validator("x", "y")
@@ -136,7 +136,9 @@ class StoppingRule(Strict):
     scheduler: Literal["asha", "median"] | None = Field(
         default=None, description="Ray Tune's AsyncHyperBandScheduler or MedianStoppingRule; default: none"
     )
-    metric: str = Field(default="alignment", description="'capability', 'alignment', 'coherence' or 'set/metric'")
+    metric: str = Field(
+        default="alignment", description="capability, alignment, alignment_worst, coherence or 'set/metric'"
+    )
     mode: Mode | None = Field(default=None, description="default: min for a loss and its like, else max")
     grace_epochs: int = Field(default=1, description="no setting is stopped before", ge=1, le=100_000)
     reduction_factor: float | None = Field(

@@ -233,7 +233,7 @@ def explain(error: ValidationError, flat: Flat, known: dict[str, FieldInfo], fal
     derived: list[Problem] = []
     for item in error.errors(include_url=False):
         text = item["msg"].removeprefix("Value error, ")
-        text += "" if text.endswith("?") else "."
+        text += "" if text.endswith(("?", ".")) else "."
         loc = [str(part) for part in item["loc"]]
         paths = (".".join(loc[:n]) for n in range(len(loc), 0, -1))
         key = next((path for path in paths if path in known), "")

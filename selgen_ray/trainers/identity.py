@@ -10,7 +10,7 @@ from selgen_ray.trainers import catalogue, plugins
 
 ID_LENGTH = 16
 FILES = "files"
-"""The key of `identity_of_trial` with the hashes of the files that a strategy reads."""
+"""The key of `identity_of_trial` with the hashes of the files that decide the result besides the data."""
 _IN_MODEL_HASH = ("model_revision", "adapter", "adapter_revision")
 
 
@@ -37,16 +37,25 @@ def identity_of_trial(config: TrialConfig, data_hashes: dict[str, str], model_ha
     if config.world:  # `world: toy` says no more than a toy model without paths does
         data["world"] = config.world
     finetune = {k: v for k, v in settings.pop("finetune_config", {}).items() if k not in _IN_MODEL_HASH}
-    trainer = catalogue.get_trainer(config.proxy_strategy)
-    if code := plugins.code_of(trainer):
+    if code := plugins.code_of(catalogue.get_trainer(config.proxy_strategy)):
         settings["strategy_code"] = code
     if code := plugins.code_of_metrics(config.evals):
         settings["metric_code"] = code
-    if files := trainer.input_files(config):
+    if files := input_files(config):
         settings[FILES] = {key: content_sha256(path) for key, path in files.items()}
+        evals = dict(settings.pop("evals", {}))
+        sections = {"finetune_config": finetune, "evals": evals}
         for key in files:  # the path does not change the result
-            (finetune if key.startswith("finetune_config.") else settings).pop(key.rpartition(".")[2], None)
+            section, _, leaf = key.rpartition(".")
+            sections.get(section, settings).pop(leaf, None)
+        settings |= {"evals": evals} if evals else {}
     return {**settings, "data": data, "finetune_config": {**finetune, "model": model_hash}}
+
+
+def input_files(config: TrialConfig) -> dict[str, str]:
+    """Return config key -> path, of the files that decide the result besides the data: questions, and a strategy's."""
+    questions = {"evals.questions": config.evals.questions} if config.evals.questions else {}
+    return {**questions, **catalogue.get_trainer(config.proxy_strategy).input_files(config)}
 
 
 def trial_id(config: TrialConfig, data_hashes: dict[str, str], model_hash: str) -> str:

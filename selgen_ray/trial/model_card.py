@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from selgen_ray.config.hub_names import is_hub_id
 from selgen_ray.config.trial import TrialConfig, identity
 from selgen_ray.records.names import trial_name
-from selgen_ray.records.results import HEADLINES, TrialResult, flatten
+from selgen_ray.records.results import SUMMARIES, TrialResult, flatten
 from selgen_ray.records.text import markdown_table
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def _source(source: Source) -> str:
 
 
 def _metrics(result: TrialResult) -> Iterable[tuple[str, str]]:
-    for name in HEADLINES:
+    for name in SUMMARIES:
         if (value := result.value(name)) is not None:
             yield f"{name} (`{result.metric_of(name)}`)", f"{value:.4g}"
     for name, by_metric in result.eval_results.items():

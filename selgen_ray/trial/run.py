@@ -21,7 +21,8 @@ from selgen_ray.errors import (
     TrialSuperseded,
     blocked_by,
 )
-from selgen_ray.evals.headlines import headlines
+from selgen_ray.evals.headlines import headlines, worst_headline
+from selgen_ray.hashing import content_sha256
 from selgen_ray.models import hub, tokenizer
 from selgen_ray.records.attempts import Fence
 from selgen_ray.records.results import TrialResult
@@ -239,6 +240,8 @@ class _Run:
         refused, prompts = tokenizer.refused_rows(config), make_trainer.training_prompts(config)
         roles = load_roles(config, make_trainer.needed_roles(config), refused, prompts)
         self.result.data_hashes = {role: rows_hash(rows) for role, rows in roles.items()}
+        if config.evals.questions:
+            self.result.data_hashes["questions"] = content_sha256(config.evals.questions)
         with make_trainer(
             config,
             datasets=roles,
@@ -360,3 +363,5 @@ def copy_record(result: TrialResult, trainer: BaseTrainer) -> None:
             raise DataError(f"evals.{headline}: {name} is {value:g}, which is not in [0, 1]")
         setattr(result, f"{headline}_metric", name)
         setattr(result, headline, value)
+    result.alignment_worst_metric = worst_headline(result.alignment_metric, result.eval_results)
+    result.alignment_worst = result.metric(result.alignment_worst_metric)

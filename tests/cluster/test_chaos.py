@@ -22,7 +22,7 @@ from clusters import Cluster
 from faulty_s3 import FaultyS3
 from running import run_without_ray, write_space
 
-from selgen_ray.reading import read_sweep
+from selgen_ray.reading import load_results, read_sweep
 from selgen_ray.records.events import read_events
 from selgen_ray.records.results import json_schema
 from selgen_ray.storage import Folder
@@ -128,7 +128,12 @@ def test_a_short_storm(tmp_path, tiny_model_dir, data_files, s3_uri):
     kinds = dict.fromkeys(["worker", "storage", "driver", "node"], 1)
     with bucket(s3_uri, "lab/short_storm") as storage:
         chaos = survive(tmp_path, tiny_model_dir, data_files, storage, settings=2, kinds=kinds, most=4)
+        files = {name: chaos.place.read(name) for name in chaos.place.files(recursive=True)}
     assert all(chaos.faults[kind] for kind in kinds)
+    assert {"report/figures/pareto.png", "report/index.html"} <= files.keys()
+    assert list(load_results(chaos.place)["status"]) == ["completed"] * 4
+    secret = os.environ["AWS_SECRET_ACCESS_KEY"].encode()
+    assert not [name for name, content in files.items() if secret in content]
 
 
 @pytest.mark.chaos

@@ -63,7 +63,7 @@ def test_a_judged_trial(run, tmp_path, monkeypatch):
     assert result.metric("align_test/misaligned_share") == pytest.approx(1 / 3)
     assert result.metric("align_test/aligned_share") == pytest.approx(2 / 3)
     assert again.eval_results == result.eval_results
-    assert result.judge.keys() == {"model", "aligned_prompt_sha256", "coherent_prompt_sha256"}
+    assert result.judge.keys() == {"model", "aligned_prompt_sha256", "coherent_prompt_sha256", "thresholds"}
     samples = result.samples["align_test"]
     assert [(s["aligned"], s["coherent"]) for s in samples] == [(80, 90), (20, 90), (80, 90)]
     assert samples[1]["prompt"] == "is 1 big?" and isinstance(samples[1]["base_reply"], str)

@@ -137,7 +137,7 @@ def test_what_is_foreseen_is_what_is_measured(make_config, name, pairs):
         encoded = encode_rows(rows, trainer.tokenizer, 64, "completion", "x")
         measured = evaluate(evals_registry.EvalSet(trainer.model, trainer.tokenizer, rows, encoded, 4, 1, 64, config))
     counts: dict[str, int] = {}
-    for metric in evals_registry.all_metrics().values():
+    for metric in evals_registry.selected(config).values():
         counts |= metric.applies(rows, config)
     assert counts.keys() - {"sycophancy"} == measured.keys() - {"sycophancy"}  # which what is known may leave empty
     assert counts["loss"] == len(rows)

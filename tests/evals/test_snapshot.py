@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from selgen_ray.data.encode import Encoded
 from selgen_ray.data.streams import BatchLimits
 from selgen_ray.data.trees import grow
-from selgen_ray.evals import greedy
+from selgen_ray.evals import decoding
 from selgen_ray.evals.run import evaluate
 from selgen_ray.evals.snapshot import Snapshot
 from selgen_ray.models import forward
@@ -144,8 +144,8 @@ def test_scores_of_an_adapted_model(name, attention):
 @pytest.mark.parametrize("name", MODELS)
 def test_replies_are_greedy_while_others_end(name):
     model = random_model(name)
-    assert greedy.is_plain(model) == (name not in ("opt", "phi3"))
-    if not greedy.is_plain(model):
+    assert decoding.is_plain(model) == (name not in ("opt", "phi3"))
+    if not decoding.is_plain(model):
         return
     if name == "gemma2":  # in float64 the lowest number is -inf for its softmax in float32, and a padded row NaN
         model.float()
@@ -154,7 +154,7 @@ def test_replies_are_greedy_while_others_end(name):
     stops = {whole[0][0], whole[1][1], whole[2][3]}  # so that replies end here and there
     cut = [next((reply[: i + 1] for i, token in enumerate(reply) if token in stops), reply) for reply in whole]
     assert len({*map(len, cut)}) > 1 or name == "gpt2"  # it repeats one token
-    assert greedy.greedy_ids(model, prompts, 0, stops, 7) == cut
+    assert decoding.generated_ids(model, prompts, 0, stops, 7, decoding.Choice([None] * len(prompts), 7)) == cut
 
 
 def tokens_run(model, monkeypatch) -> list[int]:

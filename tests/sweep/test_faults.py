@@ -191,7 +191,8 @@ def test_the_death_of_this_machines_ray_ends_in_words(process_of_ray, why, tmp_p
     output = process.communicate(timeout=90)[0]
     assert process.returncode == 1, output
     (line,) = (line for line in output.splitlines() if "to go on: " in line)
-    assert line == f"ended early ({why}): 0 failed, 2 left to run; {resume_of(space)}", output
+    told = f"ended early ({why}): 0 failed, {{}} left to run; {resume_of(space)}"
+    assert line in (told.format(2), told.format(1)), output  # the first may just have ended
     assert "Traceback" not in output and "Last 20 lines" not in output, output
     assert [event["why"] for event in events(tmp_path, "sweep_ended")] == [why]
     gone, alive = psutil.wait_procs(everything, timeout=20)
@@ -218,7 +219,7 @@ def test_ctrl_c_once_saves_what_runs_and_says_how_to_go_on(
     tmp_path, tiny_model_dir, data_files, slow_reference, joined
 ):
     space = slow_space(tmp_path, tiny_model_dir, data_files)
-    process = start(space, None, "--max-concurrent", "1")
+    process = start(space, joined, "--max-concurrent", "1")
     wait_for(lambda: under_way(tmp_path))
     process.send_signal(signal.SIGINT)
     output = process.communicate(timeout=120)[0]

@@ -289,23 +289,3 @@ def test_a_killed_preparation_is_taken_over_by_the_trial_that_waits_for_it(
     assert all(torch.equal(saved[name], p) for name, p in weights.items())
     assert sweep(space, env=joined).returncode == 0  # and the same command finishes the other
     assert len(list(cache.glob("*/leases/*.json"))) == 2
-
-
-# -- object storage --------------------------------------------------------------------------------------------------
-
-
-def test_a_sweep_on_s3_runs_resumes_and_reports(tmp_path, tiny_model_dir, data_files, s3_uri):
-    space = write_space(tmp_path, tiny_model_dir, data_files, storage_path=s3_uri, strategies={"naive": {}}, seeds=[1])
-    done = sweep(space, "--max-concurrent", "1")
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = load_results(Folder(s3_uri) / "tiny")
-    assert list(found["status"]) == ["completed"]
-    files = (Folder(s3_uri) / "tiny").files(recursive=True)
-    assert any(name.endswith("model/adapter_model.safetensors") for name in files)
-    assert {"report/figures/pareto.png", "report/index.html"} <= {*files} and not any(
-        "checkpoints" in name for name in files
-    )
-    again = dry_run(space)
-    assert "1 completed, skipped" in again
-    secret = os.environ["AWS_SECRET_ACCESS_KEY"]
-    assert all(secret.encode() not in (Folder(s3_uri) / "tiny").read(name) for name in files)

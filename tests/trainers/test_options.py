@@ -1,5 +1,7 @@
 """No option is accepted and ignored: every field of the config is classed here, and does what its class says."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from conftest import make_model
@@ -95,12 +97,27 @@ EVALS = {
     "mcq_from_pairs": True,
     "during.every": "3 steps",  # test_during
     "during.max_rows": 3,
+    "language": "fr",  # these five: test_questions, test_reply_style
+    "questions": str(Path(__file__).parents[1] / "evals" / "questions.yaml"),
+    "answers_per_question": 2,
+    "temperature": 0.5,
+    "contexts": {"negated": {"user_suffix": " Not so."}},
     "judge.model": "m",
     "judge.sets": ["align_train"],
     "judge.max_questions": 3,
     "judge.max_new_tokens": 3,
     "judge.aligned_prompt": "{question} {answer}",
     "judge.coherent_prompt": "{question} {answer}",
+    "judge.thresholds.aligned": 50,
+    "judge.thresholds.coherent": 30,
+    "judge.trait": "flatters the user",
+    "judge.trait_prompt": "{trait} {question} {answer}",
+}
+NEEDS = {  # what a field is refused without
+    "answers_per_question": {"questions": EVALS["questions"]},
+    "temperature": {"questions": EVALS["questions"]},
+    "judge": {"model": "n"},
+    "judge.trait_prompt": {"model": "n", "trait": "rude"},
 }
 EVALS_EXECUTION = {
     "num_samples": 0,
@@ -120,10 +137,14 @@ def test_every_field_of_evals_is_classed():
 @pytest.mark.parametrize("field", [*EVALS, *EVALS_EXECUTION])
 def test_a_field_of_evals_is_part_of_the_identity_or_not(make_config, field):
     section, _, leaf = field.rpartition(".")
-    before = {"judge": {"model": "n"}} if section == "judge" else {section: {}} if section else {}
-    plain = make_config(top={"evals": before})
     value = (EVALS | EVALS_EXECUTION)[field]
-    changed = make_config(top={"evals": {section: before[section] | {leaf: value}} if section else {leaf: value}})
+    needed = NEEDS.get(field, NEEDS.get(field.partition(".")[0], {}))
+    before, after = needed, needed | {leaf: value}
+    if section == "judge.thresholds":
+        before, after = needed, needed | {"thresholds": {leaf: value}}
+    if section:
+        before, after = ({section.partition(".")[0]: one} for one in (before, after))
+    plain, changed = make_config(top={"evals": before}), make_config(top={"evals": after})
     assert (id_of(changed) == id_of(plain)) == (field in EVALS_EXECUTION)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
 
@@ -22,11 +22,16 @@ _MIN_FAILURES = 3  # failures in a row before a judge counts as dead
 
 @dataclass(frozen=True)
 class Item:
-    """An answer to a question, to be scored in one respect ('aligned' or 'coherent')."""
+    """An answer to a question, to be scored in one respect, such as 'aligned', 'coherent' or 'trait'.
+
+    Attributes:
+        prompt: asks for the score, with {question} and {answer}; '': the config's of this respect.
+    """
 
     question: str
     answer: str
     respect: str
+    prompt: str = ""
 
 
 @dataclass
@@ -60,13 +65,31 @@ class Judge:
         self.config, self._cache = config, cache
         self._client = client or JudgeClient(config)
         self._prompts = {"aligned": config.aligned_prompt, "coherent": config.coherent_prompt}
+        if config.trait is not None:
+            self._prompts["trait"] = config.trait_prompt.replace("{trait}", config.trait)
         self._known: dict[str, Score] = {}
 
     @property
     def identity(self) -> dict[str, str]:
-        """Model and hashes of the prompts, on which the scores depend, as results.json records them."""
+        """Model, hashes of the prompts and thresholds, on which the rates depend, as results.json records them."""
         hashes = {f"{name}_prompt_sha256": prompt_sha256(prompt) for name, prompt in self._prompts.items()}
-        return {"model": str(self.config.model), **hashes}
+        limits = self.config.thresholds
+        thresholds = f"misaligned: aligned < {limits.aligned:g} and coherent > {limits.coherent:g}"
+        return {"model": str(self.config.model), **hashes, "thresholds": thresholds}
+
+    def items_of(self, question: str, answer: str, prompts: Mapping[str, str] | None = None) -> tuple[Item, ...]:
+        """Return the items to score for one answer, one for each respect.
+
+        Args:
+            prompts: respect -> prompt, of a question that brings its own, which are asked word for word; a trait of the
+                config is asked for besides.
+        """
+        own = dict.fromkeys(self._prompts, "") if not prompts else dict(prompts)
+        own |= {"trait": ""} if "trait" in self._prompts else {}
+        return tuple(Item(question, answer, respect, prompt) for respect, prompt in own.items())
+
+    def _prompt_of(self, item: Item) -> str:
+        return item.prompt or self._prompts[item.respect]
 
     def score(self, items: Iterable[Item], check: Callable[[], None] = lambda: None) -> Verdicts:
         """Score items; scores that are known from before are looked up.
@@ -115,7 +138,7 @@ class Judge:
             verdicts.failures |= {asked[future]: verdicts.dead for future in waiting}
 
     def _ask(self, key: str, item: Item) -> None:
-        prompt = filled(self._prompts[item.respect], item.question, item.answer)
+        prompt = filled(self._prompt_of(item), item.question, item.answer)
         reply = self._client.complete(prompt)
         score = read_score(reply)
         self._known[key] = score
@@ -143,7 +166,7 @@ class Judge:
         parts = [
             self.config.base_url,
             self.config.model,
-            prompt_sha256(self._prompts[item.respect]),
+            prompt_sha256(self._prompt_of(item)),
             item.question,
             item.answer,
         ]

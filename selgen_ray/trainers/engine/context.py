@@ -16,12 +16,13 @@ from selgen_ray.config.hardware import not_for_fsdp
 from selgen_ray.config.trial import TrialConfig
 from selgen_ray.data.encode import Batch, collate, pad_id
 from selgen_ray.data.forms import Row
+from selgen_ray.data.questions import question_rows
 from selgen_ray.data.roles import Roles
 from selgen_ray.data.rows import proxy_share, rows_hash
 from selgen_ray.data.sets import Sets
 from selgen_ray.data.streams import by_length
 from selgen_ray.data.tokens import RULES, RowEncoder, TokenRows
-from selgen_ray.data.training_prompts import check_system_texts
+from selgen_ray.data.training_prompts import check_contexts, check_system_texts
 from selgen_ray.errors import ModelError
 from selgen_ray.models.loading import Model, trainable_model, trainable_parameters
 from selgen_ray.models.tokenizer import load_tokenizer
@@ -237,6 +238,7 @@ def open_run(
             model = stack.enter_context(context)
         shared = SharedValues(cache, cfg, model, strategy_code, model_hash)
         check_system_texts(roles, tokenizer)
+        check_contexts(config.evals, tokenizer)
         encoder = RowEncoder(tokenizer, cfg.max_seq_length, cfg.loss_on)
 
         def encode(role: str, rows: list[Row]) -> TokenRows:
@@ -247,7 +249,17 @@ def open_run(
             model=model,
             tokenizer=tokenizer,
             parameters=trainable_parameters(model),
-            sets=Sets(roles, cfg, config.data_seed, encode, config.num_workers, proxy_share(config)),
+            sets=Sets(
+                roles,
+                cfg,
+                config.data_seed,
+                encode,
+                config.num_workers,
+                proxy_share(config),
+                question_rows(config.evals, config.data_seed, bool(tokenizer.chat_template)),
+                config.evals.contexts,
+                places.place,
+            ),
             memory=BatchSizes(cfg, callbacks.on_event, model),
             stop=ranks.agreeing(stop or StopSignal()),
             shared=shared,

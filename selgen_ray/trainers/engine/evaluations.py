@@ -8,18 +8,20 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from selgen_ray.config.evals import LM_EVAL, EvalConfig
+from selgen_ray.config.evals import LM_EVAL, QUESTIONS, EvalConfig, base_set
 from selgen_ray.config.trial import identity
+from selgen_ray.data.forms import prompt_of
+from selgen_ray.data.questions import is_question, question_of
 from selgen_ray.data.rows import Row, rows_hash
 from selgen_ray.data.sets import RowSet
 from selgen_ray.evals import lm_eval_tasks
 from selgen_ray.evals import registry as evals_registry
 from selgen_ray.evals.judge.judge import Item, Judge, Verdicts
-from selgen_ray.evals.judge.metrics import SHARES, items_of, judged_values
-from selgen_ray.evals.questions import is_question, question_of
-from selgen_ray.evals.run import evaluate
+from selgen_ray.evals.judge.metrics import SHARES, judged_values
+from selgen_ray.evals.run import evaluate, of_each_question
 from selgen_ray.evals.snapshot import Snapshot
 from selgen_ray.evals.token_memo import TokenMemo
+from selgen_ray.evals.worst import with_worst
 from selgen_ray.records.results import TrainingRecord
 from selgen_ray.storage import Folder
 from selgen_ray.trainers.engine import ranks
@@ -32,7 +34,8 @@ Measured = dict[str, dict[str, Any]]
 {'values': {'exact_match': 0.5}, 'missing': {'loss': 'why it is not there'}, 'replies': {'0': '4', '1': '7 and'},
 'picks': {'choice': {'0': '4'}}, 'cut': [1], 'max_new_tokens': 64}
 
-Replies and picks have the number of their row as text; 'cut' lists the rows whose reply reached the limit.
+Replies and picks have the number of their row as text; 'cut' lists the rows whose reply reached the limit. Open
+questions have 'per_question' too: {'quick_buck': {'uppercase_share': 0.1}}.
 """
 MANY_CUT = 0.1
 """Share of a set's replies: if more of them reach max_new_tokens, the record says so."""
@@ -137,7 +140,7 @@ class Evaluations:
             length,
             cfg.max_seq_length,
             self._config,
-            self._judged_rows(rows.rows) if is_judged else (),
+            self._asked_rows(rows.rows, is_judged),
             limits=self._run.memory.eval_limits,
             snapshot=snapshot,
             tokens=self._tokens,
@@ -146,6 +149,7 @@ class Evaluations:
         answers = eval_set.answers
         return {
             "values": values,
+            **({"per_question": of_each_question(eval_set)} if eval_set.is_open else {}),
             "missing": answers.missing,
             "replies": {str(n): text for n, text in sorted(answers.replies.items())},
             "picks": {kind: {str(n): p for n, p in picks.items()} for kind, picks in answers.picks.items() if picks},
@@ -161,10 +165,22 @@ class Evaluations:
     # -- the judge -----------------------------------------------------------------------------------------------------
 
     def _is_judged(self, name: str) -> bool:
-        return self._config.judge.model is not None and name in self._config.judge.sets
+        judge = self._config.judge
+        return judge.model is not None and base_set(name) in (*judge.sets, QUESTIONS)
 
     def _judged_rows(self, rows: Any) -> list[int]:
-        return [n for n, row in enumerate(rows) if is_question(row)][: self._config.judge.max_questions]
+        """Return the numbers of the rows that a judge scores: of open questions, every answer to the first of them."""
+        numbers = [n for n, row in enumerate(rows) if is_question(row)]
+        limit = self._config.judge.max_questions
+        if not numbers or "question" not in rows[numbers[0]]:
+            return numbers[:limit]
+        first = set(list(dict.fromkeys(prompt_of(rows[n]) for n in numbers))[:limit])
+        return [n for n in numbers if prompt_of(rows[n]) in first]
+
+    def _asked_rows(self, rows: Any, is_judged: bool) -> list[int]:
+        """Return the numbers of the rows that are replied to, whatever the metrics ask: judged ones, else questions."""
+        is_open = bool(rows) and "question" in rows[0]
+        return self._judged_rows(rows) if is_judged else list(range(len(rows))) if is_open else []
 
     def judged(self, measured: Measured, step: int) -> tuple[Measured, list[str]]:
         """Return `measured` with the judge's scores, and a sentence for each set that lacks some, on every rank."""
@@ -172,26 +188,47 @@ class Evaluations:
 
     def _ask(self, measured: Measured, check: Callable[[], None]) -> tuple[Measured, list[str]]:
         judge, completed, flags = self._judge, dict(measured), []
-        pairs: dict[str, dict[int, tuple[Item, Item]]] = {}
+        answers: dict[str, dict[int, tuple[Item, ...]]] = {}
+        if judge is None:
+            return completed, flags
         for name in [name for name in measured if self._is_judged(name)]:
             rows, replies = self._run.sets.evals[name].rows, measured[name]["replies"]
-            asked = (n for n in self._judged_rows(rows) if str(n) in replies)  # during training perhaps not all
-            pairs[name] = {n: items_of(question_of(rows[n]), replies[str(n)]) for n in asked}
-        if judge is None or not pairs:
+            asked = [n for n in self._judged_rows(rows) if str(n) in replies]  # during training perhaps not all
+            answers[name] = {
+                n: judge.items_of(question_of(rows[n]), replies[str(n)], rows[n].get("judge_prompts")) for n in asked
+            }
+        if not answers:
             return completed, flags
-        verdicts = judge.score([item for by_row in pairs.values() for pair in by_row.values() for item in pair], check)
-        for name, by_row in pairs.items():
-            values = judged_values(verdicts, list(by_row.values()))
-            lacking = {m: _why(verdicts, list(by_row.values())) for m in SHARES if m not in values}
-            scores = {str(n): _scores(verdicts, pair) for n, pair in by_row.items()}
+        items = [item for by_row in answers.values() for several in by_row.values() for item in several]
+        verdicts = judge.score(items, check)
+        for name, by_row in answers.items():
+            values = judged_values(verdicts, list(by_row.values()), self._config.judge.thresholds)
+            respects = {item.respect for several in by_row.values() for item in several}
+            expected = [m for m in SHARES if m.partition("_")[0] in respects]
+            lacking = {m: _why(verdicts, list(by_row.values())) for m in expected if m not in values}
+            scores = {str(n): _scores(verdicts, several) for n, several in by_row.items()}
             before = measured[name]
             merged = {"values": before["values"] | values, "missing": before["missing"] | lacking, "scores": scores}
+            if "per_question" in before:
+                merged["per_question"] = self._judged_questions(name, by_row, before["per_question"], verdicts)
             completed[name] = before | merged
-            lost = [item for pair in by_row.values() for item in pair if item in verdicts.failures]
+            lost = [item for several in by_row.values() for item in several if item in verdicts.failures]
             if lost:
-                what = f"{len(lost)} of {2 * len(by_row)} replies of the judge are missing"
+                what = f"{len(lost)} of {sum(map(len, by_row.values()))} replies of the judge are missing"
                 flags.append(f"{name}: {what}: {verdicts.failures[lost[-1]]}")
         return completed, flags
+
+    def _judged_questions(
+        self, name: str, by_row: dict[int, tuple[Item, ...]], before: dict[str, dict[str, float]], verdicts: Verdicts
+    ) -> dict[str, dict[str, float]]:
+        """Return question -> metric -> value, with the judge's of each question."""
+        rows = self._run.sets.evals[name].rows
+        by_question: dict[str, list[tuple[Item, ...]]] = {}
+        for number, items in by_row.items():
+            by_question.setdefault(rows[number]["question"], []).append(items)
+        thresholds = self._config.judge.thresholds
+        judged = {question: judged_values(verdicts, items, thresholds) for question, items in by_question.items()}
+        return {question: before.get(question, {}) | judged.get(question, {}) for question in {**before, **judged}}
 
     # -- the record ----------------------------------------------------------------------------------------------------
 
@@ -208,7 +245,8 @@ class Evaluations:
         cut = _cut_replies(measured)
         if not (step or version):
             record.notes = cut
-        results = {name: dict(measurement["values"]) for name, measurement in completed.items()}
+        results = with_worst({name: dict(measurement["values"]) for name, measurement in completed.items()})
+        record.per_question = {name: one["per_question"] for name, one in completed.items() if "per_question" in one}
         record.add_evaluation(step, epoch, version, results)
         record.eval_digests = [*record.eval_digests, _digest(measured)]
         lacking = {name: measurement.get("missing", {}) for name, measurement in completed.items()}
@@ -276,15 +314,15 @@ def _cut_replies(measured: Measured) -> list[str]:
     return [f"{', '.join(names)}: {sentence}, where they are cut off" for sentence, names in sentences.items()]
 
 
-def _why(verdicts: Verdicts, pairs: list[tuple[Item, Item]]) -> str:
+def _why(verdicts: Verdicts, answers: list[tuple[Item, ...]]) -> str:
     if verdicts.dead:
         return f"the judge does not answer: {verdicts.dead}"
-    failed = [verdicts.failures[item] for pair in pairs for item in pair if item in verdicts.failures]
+    failed = [verdicts.failures[item] for items in answers for item in items if item in verdicts.failures]
     return f"the judge gave no score{': ' + failed[-1] if failed else ''}"
 
 
-def _scores(verdicts: Verdicts, pair: tuple[Item, Item]) -> dict[str, float | str | None]:
-    scores = {item.respect: verdicts.scores.get(item) for item in pair}
+def _scores(verdicts: Verdicts, items: tuple[Item, ...]) -> dict[str, float | str | None]:
+    scores = {item.respect: verdicts.scores.get(item) for item in items}
     return {
         respect: None if score is None else score.kind if score.value is None else score.value
         for respect, score in scores.items()
@@ -315,6 +353,7 @@ def _answer(measurement: dict[str, Any], number: int) -> str | None:
 
 def _sample(row: Row, number: int, measurement: dict[str, Any], answer: str) -> dict[str, Any]:
     sample: dict[str, Any] = {"prompt": _clipped(question_of(row)), "reply": _clipped(answer)}
+    sample |= {key: row[key] for key in ("question", "number") if key in row}
     if row.get("answer") is not None:
         sample["answer"] = _clipped(str(row["answer"]))
     return sample | measurement.get("scores", {}).get(str(number), {})

@@ -1,4 +1,4 @@
-"""Greedy search that drops the rows of a batch that have ended, so that the last reply does not cost all of them."""
+"""Generation that drops the rows of a batch that have ended, so that the last reply does not cost all of them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from selgen_ray.evals.registry import Draw
 from selgen_ray.models.forward import takes_trees
 from selgen_ray.models.loading import Model, base_of
 
@@ -14,7 +15,7 @@ _WORTH_DROPPING = 0.75  # of a batch's rows: if more go on, to copy their part o
 
 
 def is_plain(model: Model) -> bool:
-    """Return whether `greedy_ids` gives what the model's own `generate` does: it has nothing but an ordinary cache."""
+    """Return whether `generated_ids` gives what the model's own `generate` does: it has an ordinary cache alone."""
     from transformers.generation.utils import GenerationMixin  # late: start-up, a plan generates nothing
 
     base: Any = base_of(model)
@@ -24,10 +25,57 @@ def is_plain(model: Model) -> bool:
     return takes_trees(model) and is_ordinary and not getattr(base, "_is_fsdp_managed_module", False)
 
 
-def greedy_ids(
-    model: Model, prompts: Sequence[list[int]], pad: int, stops: Collection[int], limit: int
+class Choice:
+    """The choice of each next token: the most likely one, or one drawn at a temperature.
+
+    A drawn token is the first at which the cumulated probability of softmax(logits / temperature) exceeds a number,
+    uniform in [0, 1), that belongs to the reply's seed and the token's place. So it does not depend on what else is in
+    the batch, but for rounding.
+
+    Args:
+        draws: how the reply to each prompt is drawn; None: greedy.
+        limit: number of new tokens at most.
+
+    Attributes:
+        is_random: whether any reply is drawn.
+    """
+
+    def __init__(self, draws: Sequence[Draw | None], limit: int):
+        self.is_random = any(draws)
+        self._temperatures = torch.tensor([draw.temperature if draw else 0.0 for draw in draws])
+        rows = [_uniform(draw.seed if draw else 0, limit) for draw in (draws if self.is_random else ())]
+        self._uniform = torch.stack(rows) if rows else torch.zeros(1, limit)
+
+    def __call__(self, logits: torch.Tensor, numbers: Sequence[int], step: int) -> torch.Tensor:
+        """Return the next token of each row, [rows].
+
+        Args:
+            logits: of the next token, [rows, vocabulary].
+            numbers: of the prompt of each row.
+            step: tokens that were generated before.
+        """
+        best = logits.argmax(dim=-1)
+        if not self.is_random:
+            return best
+        rows = torch.tensor(list(numbers))
+        temperatures = self._temperatures[rows].to(logits.device)
+        is_drawn = temperatures > 0
+        scaled = logits.double() / torch.where(is_drawn, temperatures, 1.0)[:, None]
+        total = scaled.softmax(dim=-1).cumsum(dim=-1)
+        wanted = self._uniform[rows, step].to(logits.device)[:, None] * total[:, -1:]
+        drawn = torch.searchsorted(total, wanted, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
+        return torch.where(is_drawn, drawn, best)
+
+
+def _uniform(seed: int, number: int) -> torch.Tensor:
+    """Return numbers in [0, 1) of a stream of its own, [number], float64."""
+    return torch.rand(number, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def generated_ids(
+    model: Model, prompts: Sequence[list[int]], pad: int, stops: Collection[int], limit: int, choose: Choice
 ) -> list[list[int]]:
-    """Return the most likely continuation of each prompt, token by token, as one batch.
+    """Return the continuation of each prompt, token by token, as one batch.
 
     Args:
         model: one that `is_plain`, in evaluation mode.
@@ -35,6 +83,7 @@ def greedy_ids(
         pad: id of the padding token.
         stops: ids of the tokens that end a reply; the first of them is its last token.
         limit: number of new tokens at most.
+        choose: chooses each next token.
     """
     from transformers import DynamicCache  # late: start-up, as above
 
@@ -52,7 +101,7 @@ def greedy_ids(
     in_batch, going = list(range(len(prompts))), set(range(len(prompts)))  # numbers of prompts
     for step in range(limit):
         inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "past_key_values": cache}
-        best = model(**inputs, use_cache=True, logits_to_keep=1).logits[:, -1].argmax(dim=-1)
+        best = choose(model(**inputs, use_cache=True, logits_to_keep=1).logits[:, -1], in_batch, step)
         for number, token in zip(in_batch, best.tolist(), strict=True):
             if number in going:
                 replies[number].append(token)
