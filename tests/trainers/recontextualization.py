@@ -22,10 +22,10 @@ from selgen_ray.trainers.engine.loop import Term
 
 
 class Recontextualization(BaseTrainer):
-    """Minimise L_O where h_l <- h_l + context_scale * c_l at every position, while training only; l is the middle layer.
+    """Minimise L_O where h_l <- h_l + context_scale * c_l at every position, while training; l is the middle layer.
 
-    c_l is what `context_prompt`, put before each user message, changes at the start model's scored tokens of O: the mean
-    of h_l with the prompt minus that without it. Deployed without it.
+    c_l is what `context_prompt`, put before each user message, changes at the start model's scored tokens of O:
+    the mean of h_l with the prompt minus that without it. Deployed without it.
 
     Source: after recontextualization (arXiv 2512.19027), without its generation.
     """
