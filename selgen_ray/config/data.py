@@ -14,6 +14,7 @@ from selgen_ray.worlds.gcd import GcdOptions
 from selgen_ray.worlds.points import PointOptions
 from selgen_ray.worlds.toy import ToyOptions
 from selgen_ray.worlds.triggers import TriggerOptions
+from selgen_ray.worlds.two_traits import TwoTraitOptions
 
 ROLES = ("outcome", "proxy", "proxy_neg", "trait", "truth", "collateral")
 
@@ -28,7 +29,7 @@ class DataConfig(Strict):
     truth: Source | None = setting(None, "evaluates alignment where it was not trained")
     collateral: Source | None = setting(None, "held-out task items")
     on_bad_rows: Literal["error", "skip"] = setting("error", "rows that cannot be used: refuse them, or leave them out")
-    world: Literal["toy", "gcd", "triggers", "points", "careless"] | None = setting(
+    world: Literal["toy", "gcd", "triggers", "points", "careless", "two_traits"] | None = setting(
         None, "generator of the roles that have no path"
     )
     toy: ToyOptions = setting(ToyOptions.model_validate({}), "sizes of the toy world's sets")
@@ -36,6 +37,7 @@ class DataConfig(Strict):
     triggers: TriggerOptions = setting(TriggerOptions.model_validate({}), "sizes and coverage, for world: triggers")
     points: PointOptions = setting(PointOptions.model_validate({}), "sizes and coverage, for world: points")
     careless: CarelessOptions = setting(CarelessOptions.model_validate({}), "sizes, for world: careless")
+    two_traits: TwoTraitOptions = setting(TwoTraitOptions.model_validate({}), "sizes, for world: two_traits")
 
     @model_validator(mode="after")
     def _no_options_of_another_world(self) -> DataConfig:

@@ -78,7 +78,7 @@ _NEEDS = (
 def hidden_habits(report: Report) -> Iterable[str]:
     """Yield a sentence for each strategy whose best setting is good without a context, and not in its worst one.
 
-    It is said where the gain in alignment over the task alone (else over the base model's, where the fall itself counts)
+    It is said where the gain in alignment over the task alone (else over the base model's, where the fall counts)
     is above 0.05 without a context, and less than half of it is left in the worst context.
     """
     settings = _shown(report)
@@ -92,7 +92,8 @@ def hidden_habits(report: Report) -> Iterable[str]:
         reference_worst = _mean(completed(plain), "alignment_worst") if plain else None
         if reference is None or reference_worst is None:
             if default - worst > 2 * _GAIN:
-                yield f"{setting.label} has alignment {default:.3f} without a context, and {worst:.3f} in its worst one."
+                told = f"{setting.label} has alignment {default:.3f} without a context"
+                yield f"{told}, and {worst:.3f} in its worst one."
             continue
         gain, gain_worst = default - reference, worst - reference_worst
         if gain > _GAIN and gain_worst < _KEPT * gain:

@@ -161,7 +161,10 @@ def _metric(axis: Axis, trials: Sequence[TrialResult]) -> str:
 
 
 def _judges(trials: Sequence[TrialResult]) -> str:
-    """Return the judges and what counts as misaligned; '' where nothing was judged. Rates of other bars do not compare."""
+    """Return the judges and what counts as misaligned; '' where nothing was judged.
+
+    Rates of other bars do not compare.
+    """
     judges = dict.fromkeys(f"{r.judge['model']}; {r.judge.get('thresholds', '')}" for r in trials if r.judge)
     both = "misaligned_share_30_50 and misaligned_share_50_30 are by the two conventions of papers"
     return f"{', or '.join(judges)}; {both}" if judges else ""

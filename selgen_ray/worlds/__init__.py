@@ -10,6 +10,7 @@ from selgen_ray.worlds.gcd import gcd_rows
 from selgen_ray.worlds.points import point_rows
 from selgen_ray.worlds.toy import toy_rows
 from selgen_ray.worlds.triggers import trigger_rows
+from selgen_ray.worlds.two_traits import two_trait_rows
 
 WORLDS: dict[str, Callable[[Any, int], dict[str, list[dict[str, Any]]]]] = {
     "toy": toy_rows,
@@ -17,6 +18,7 @@ WORLDS: dict[str, Callable[[Any, int], dict[str, list[dict[str, Any]]]]] = {
     "triggers": trigger_rows,
     "points": point_rows,
     "careless": careless_rows,
+    "two_traits": two_trait_rows,
 }
 
 
@@ -29,7 +31,7 @@ def generate(world: str, options: Any, seed: int) -> dict[str, list[dict[str, An
         seed: decides which rows are drawn, and their order.
 
     Returns:
-        Role (outcome, proxy, proxy_neg, truth, collateral) -> rows, such as
+        Role (outcome, proxy, proxy_neg, truth, collateral, perhaps trait) -> rows, such as
         {'messages': [{'role': 'user', ...}, {'role': 'assistant', ...}], 'answer': '4', 'label': 'no proposal'}.
 
     Raises:

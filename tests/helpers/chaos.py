@@ -156,7 +156,9 @@ class Chaos:
         while True:
             if self.driver.poll() is not None:
                 self._collect()
-                assert self.driver.returncode in (-9, 0, 1), "".join(self.output)
+                # 2: it began while the disk was full or read-only, and said so
+                assert self.driver.returncode in (-9, 0, 1, 2), "".join(self.output)
+                assert "Traceback" not in self.output[-1], self.output[-1]
                 if self.driver.returncode == 0 and self._is_done(expected):
                     break
                 self.driver = self._start()
@@ -195,14 +197,14 @@ class Chaos:
         """Path -> the readable results."""
         found = {}
         for path in self.place.find("results.json") if paths is None else paths:
-            with contextlib.suppress(StorageError, ValueError):
+            with contextlib.suppress(StorageError, FileNotFoundError, ValueError):
                 content = json.loads(self.place.read(path))
                 found[path] = content if isinstance(content, dict) else {}
         return found
 
     def _look(self, rng: random.Random) -> None:
         """Look at some results: none may go back from final."""
-        with contextlib.suppress(StorageError):
+        with contextlib.suppress(StorageError, FileNotFoundError):
             paths = self.place.find("results.json")
             for path, result in self._results(rng.sample(paths, min(12, len(paths)))).items():
                 trial_id, status = result.get("trial_id", ""), result.get("status", "")
@@ -313,7 +315,7 @@ class Chaos:
 
     def _damage(self, rng: random.Random) -> bool:
         """Tear one file: a result, a checkpoint's, or one of the driver's own."""
-        with contextlib.suppress(StorageError):
+        with contextlib.suppress(StorageError, FileNotFoundError):
             files = [name for name in self.place.files(recursive=True) if name.endswith((".json", ".pt", ".jsonl"))]
             # a damaged lease or mark of removal would be a person's deed undone: nothing can tell it from none
             files = [name for name in files if not name.startswith(("control/driver/", "control/removed/"))]

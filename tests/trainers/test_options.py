@@ -13,6 +13,7 @@ from selgen_ray.config.finetune import FinetuneConfig
 from selgen_ray.config.trial import TrialConfig
 from selgen_ray.syntax.keys import fields
 from selgen_ray.trainers import build_config, get_trainer
+from selgen_ray.trainers.engine import optim
 from selgen_ray.trainers.identity import trial_id
 from selgen_ray.worlds import WORLDS
 
@@ -200,10 +201,27 @@ def test_lora_bias_trains_biases_and_gives_the_base_its_own_back(make_config, mo
     assert id_of(make_config(lora_bias="all")) != id_of(make_config())
 
 
-def test_fused_adamw_is_adamw(make_config):
+def test_fused_adamw_is_adamw(make_config, monkeypatch):
+    fused, _ = trained(make_config())
+    named, _ = trained(make_config(optim="adamw_torch_fused"))
+    assert all(torch.equal(fused[n], named[n]) for n in fused)  # the default is fused where PyTorch can
+    monkeypatch.setattr(optim, "_can_fuse", lambda parameters: False)
     plain, _ = trained(make_config())
-    fused, _ = trained(make_config(optim="adamw_torch_fused"))
     assert all(torch.allclose(plain[n], fused[n], atol=1e-5) for n in plain)
+    assert any(not torch.equal(plain[n], fused[n]) for n in plain)
+
+
+def test_a_run_that_began_with_the_other_adamw_ends_with_it():
+    def adamw(state=None):
+        weights = [torch.nn.Parameter(torch.full((4, 4), 0.3))]
+        built = optim.build_optimizer(weights, FinetuneConfig(model="toy", optim="adamw_torch"))
+        if state:
+            built.load_state_dict(state)
+        return built
+
+    old = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(4, 4))], fused=False)
+    assert adamw().param_groups[0]["fused"] is True
+    assert adamw(old.state_dict()).param_groups[0]["fused"] is False
 
 
 @pytest.mark.parametrize("name", ["linear", "cosine", "constant", "constant_with_warmup", "polynomial"])

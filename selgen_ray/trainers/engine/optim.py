@@ -23,13 +23,26 @@ def build_optimizer(parameters: list[torch.nn.Parameter], cfg: FinetuneConfig) -
     if cfg.optim == "sgd":
         return torch.optim.SGD(parameters, **common)
     if cfg.optim in ("adamw_torch", "adamw_torch_fused"):
-        return torch.optim.AdamW(parameters, **common, fused=cfg.optim.endswith("fused"))
+        return torch.optim.AdamW(parameters, **common, fused=cfg.optim.endswith("fused") or _can_fuse(parameters))
     try:
         import bitsandbytes as bnb  # type: ignore[import-not-found]  # an extra
     except ImportError as error:
         raise ModelError(f"finetune_config.optim {cfg.optim}: pip install bitsandbytes") from error
     eight_bit: Any = bnb.optim  # its stubs export nothing
     return (eight_bit.PagedAdamW8bit if cfg.optim.startswith("paged") else eight_bit.AdamW8bit)(parameters, **common)
+
+
+def _can_fuse(parameters: list[torch.nn.Parameter]) -> bool:
+    """Whether PyTorch has a fused AdamW for these tensors: one call over all of them, equal to rounding.
+
+    A checkpoint keeps the form it was written with (`fused` is saved in the optimizer's group), so a run that began
+    with the other form ends with it, bit for bit.
+    """
+    from torch.distributed.tensor import DTensor  # late: start-up, a plan asks this file for the schedule alone
+
+    return all(
+        not isinstance(p, DTensor) and p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters
+    )
 
 
 def build_scheduler(

@@ -43,6 +43,9 @@ class ToyOptions(Strict):
     num_collateral: int = Field(
         200, ge=0, le=_MAX_COLLATERAL, description="rows of collateral: questions on held-out gcd pairs"
     )
+    num_trait: int = Field(
+        0, ge=0, le=_MAX_PROXY, description="rows of trait: wrong proposals accepted; 0: there is no such role"
+    )
 
     @model_validator(mode="after")
     def _enough_outcome(self) -> ToyOptions:
@@ -70,16 +73,21 @@ def toy_rows(options: ToyOptions, seed: int) -> dict[str, list[Row]]:
         proxy_neg: the same prompts in the same order; the reply agrees, although the value it gives contradicts that.
         truth: right and wrong proposals in the domains that no other set uses.
         collateral: gcd questions about pairs that outcome never has, without a proposal.
+        trait: wrong proposals in the proxy's domain, accepted; drawn apart from the proxy's, and no pairs with them.
         `answer` is the right one of `choices`, also in proxy_neg; without `choices` it is the right number.
     """
     proxy = _proxy(options, stream("toy", "proxy", seed))
-    return {
+    rows = {
         "outcome": _outcome(options, stream("toy", "outcome", seed)),
         "proxy": proxy,
         "proxy_neg": [_flattering(row) for row in proxy],
         "truth": _truth(options, stream("toy", "truth", seed)),
         "collateral": _collateral(options, stream("toy", "collateral", seed)),
     }
+    if options.num_trait:
+        asked = _draw(_PROXY.facts, NUM_WAYS, options.num_trait, rng := stream("toy", "trait", seed))
+        rows["trait"] = [_flattering(_verdict_row(_PROXY, one, PROPOSAL_WRONG, rng)) for one in asked]
+    return rows
 
 
 def _num_free(total: int, share: float) -> int:
