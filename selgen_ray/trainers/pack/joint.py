@@ -338,9 +338,7 @@ class Joined:
         leaves = [leaf for stack in stacks.values() for leaf in stack.leaves]
         try:
             with self._joint.serving(self._rows):
-                found: Sequence[Tensor | None] = torch.autograd.grad(
-                    outputs, leaves, seeds, retain_graph=keep, allow_unused=True
-                )
+                found: Any = torch.autograd.grad(outputs, leaves, seeds, retain_graph=keep, allow_unused=True)
         except torch.OutOfMemoryError:
             self.outputs = None
             raise
