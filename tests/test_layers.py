@@ -28,6 +28,7 @@ LAYERS = (
     ("syntax",),
     ("trainers",),
     ("trainers.engine",),
+    ("trainers.pack",),
     ("evals",),
     ("models",),
     ("data",),

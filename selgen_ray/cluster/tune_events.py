@@ -20,7 +20,7 @@ from selgen_ray.trial.run import publish_failure
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # in Ray's text of an error
 
 
-def _cause(trial: TuneTrial) -> Cause:
+def cause_of_trial(trial: TuneTrial) -> Cause:
     """Return what Ray knows of a failure: the message of the worker's error, with Ray's traceback as the detail."""
     error = None
     if trial.pickled_error_file:  # Tune has just written it here; its own reader looks where it is copied to later
@@ -83,7 +83,7 @@ class TuneEvents(tune.Callback):
             trial,
             TrialStatus.PREEMPTED if last.get("status") == TrialStatus.PREEMPTED else TrialStatus.CRASHED,
             {},
-            _cause(trial),
+            cause_of_trial(trial),
         )
 
     def _finish(self, trial: TuneTrial, outcome: TrialStatus, metrics: dict[str, Any], cause: Cause | None) -> None:

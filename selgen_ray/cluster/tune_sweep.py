@@ -24,6 +24,7 @@ from ray.tune.trainable.function_trainable import wrap_function
 from selgen_ray.cluster import schedulers
 from selgen_ray.cluster.cluster import HeadWatch, Places, TrialResources, nodes, resolve_resources
 from selgen_ray.cluster.metrics import SweepMetricsCallback, TrialMetrics
+from selgen_ray.cluster.packed_trials import EachOfAPack
 from selgen_ray.cluster.repairs import shorten_dumps, survive_lost_workers
 from selgen_ray.cluster.trackers import tracker_callbacks
 from selgen_ray.cluster.train_group import GroupResources, resolve_group, run_group
@@ -101,7 +102,8 @@ def launch(run: Launch) -> str | None:
     board = Board(total=len(run.plan.to_run))
     max_failures, ask = run.spec.resources.max_failures, (lambda: driver.feedback.ask())
     number, may_ask = run.lease.number, (lambda: driver.feedback.may_ask)
-    queue = TrialQueue(run.plan.to_run, max_failures, lambda: limit(), ask, may_ask, number)
+    width = run.spec.resources.pack or 1
+    queue = TrialQueue(run.plan.to_run, max_failures, lambda: limit(), ask, may_ask, number, width)
 
     def make(trial: AddedTrial) -> TrialTask:
         return run.plan.make.task(trial, trial.config, trial.plugins)
@@ -124,7 +126,7 @@ def launch(run: Launch) -> str | None:
         p.found for p in run.plan.planned if p.found is not TrialStatus.PENDING and p.task.trial_id not in runs_now
     )
     watching = [SweepMetricsCallback(run.spec.name, board, before)]
-    watching += tracker_callbacks(
+    by_trial = tracker_callbacks(
         run.spec.trackers, run.spec.name, run.plan.folder, queue.known.__getitem__, driver.later
     )
 
@@ -139,7 +141,8 @@ def launch(run: Launch) -> str | None:
     with driver, _heeded_signals(driver, say), _shown(run.display), HeadWatch(give_up, is_private) as head:
         try:
             waiting = WaitNotice(run.granted, lambda text: driver.tell("waiting", text), is_private=is_private)
-            _run_tuner(run, queue, [TuneEvents(driver, run.display, max_failures), waiting, *watching])
+            by_trial = [TuneEvents(driver, run.display, max_failures), *by_trial]
+            _run_tuner(run, queue, [EachOfAPack(by_trial, queue.run_alone), waiting, *watching])
         except Exception:
             if (why := head.why_dying()) is None:
                 raise
@@ -182,14 +185,19 @@ class _NextTrial(Searcher):
         return {}  # Tune pickles what it is given for a restore that is never made
 
     def suggest(self, trial_id: str) -> Any:  # Ray's annotation forgets FINISHED
-        task = self._queue.next()
-        if task is not None:
-            config = {"trial_id": task.trial_id, "name": task.name}
-            config["attempt"] = str(task.attempt)
-            if task.trial_id not in self._known:  # workers know the tasks that were there from the start alone
-                config["late"] = base64.b64encode(pickle.dumps(task)).decode()
-            return config
+        if tasks := self._queue.next_pack():
+            members = [self._config(task) for task in tasks]
+            if len(members) == 1:
+                return members[0]
+            return {"trial_id": tasks[0].trial_id, "name": f"{len(members)} trials in a pack", "members": members}
         return Searcher.FINISHED if self._queue.is_over else None
+
+    def _config(self, task: TrialTask) -> dict[str, Any]:
+        config = {"trial_id": task.trial_id, "name": task.name}
+        config["attempt"] = str(task.attempt)
+        if task.trial_id not in self._known:  # workers know the tasks that were there from the start alone
+            config["late"] = base64.b64encode(pickle.dumps(task)).decode()
+        return config
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None: ...
 
@@ -201,7 +209,7 @@ class _NextTrial(Searcher):
 def _trainable(run: Launch, first: ray.ObjectRef[Any]) -> type:
     """Return the Tune trainable: a function in a reused worker, so that imports and base model are loaded once."""
     name, granted, torch_threads, sweep = run.spec.name, run.granted, run.spec.resources.torch_threads, run.plan.folder
-    group = granted if isinstance(granted, GroupResources) else None
+    group, run_width = granted if isinstance(granted, GroupResources) else None, run.spec.resources.pack
 
     def task_of(config: dict[str, Any]) -> TrialTask:
         late = config.get("late")
@@ -209,8 +217,13 @@ def _trainable(run: Launch, first: ray.ObjectRef[Any]) -> type:
         return replace(task, attempt=Attempt.of(config["attempt"]))
 
     def train(config: dict[str, Any]) -> None:
-        from selgen_ray.trial.worker import run_in_worker  # late: the driver needs no PyTorch to start
+        from selgen_ray.trial.worker import run_in_worker, run_pack_in_worker  # late: the driver needs no PyTorch
 
+        if "members" in config:
+            tasks = [task_of(member) for member in config["members"]]
+            width = run_width or 1
+            run_pack_in_worker(tasks, sweep, torch_threads, width, tune.report, lambda task: TrialMetrics(name, task))
+            return
         task = task_of(config)
         if group is None:
             run_in_worker(task, sweep, torch_threads, tune.report, TrialMetrics(name, task))

@@ -7,6 +7,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
+from selgen_ray.driver.packing import pack_size, packing_key
 from selgen_ray.records.attempts import Attempt
 from selgen_ray.records.status import TrialStatus
 from selgen_ray.trial.task import TrialTask
@@ -32,6 +33,7 @@ class TrialQueue:
         ask: gives further trials (of a search) when nothing else waits; [] where there are none now.
         may_ask: whether `ask` may still give some later.
         generation: number of the driver's lease, for the attempts.
+        width: trials that share a process at a time, where their packing keys agree; 1: none do.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class TrialQueue:
         ask: Callable[[], list[TrialTask]] = _none,
         may_ask: Callable[[], bool] = lambda: False,
         generation: int = 1,
+        width: int = 1,
     ):
         self._lock = threading.RLock()
         self._waiting = deque(tasks)
@@ -52,6 +55,8 @@ class TrialQueue:
         self._generation, self._attempts = generation, Counter[str]()
         self.is_ending = False
         self.is_paused = False
+        self._width, self._pack_of = width, dict[str, int]()
+        self._packs, self._alone = 0, set[str]()
 
     @property
     def total(self) -> int:
@@ -59,18 +64,43 @@ class TrialQueue:
         return len(self.known)
 
     def next(self) -> TrialTask | None:
-        """Return the next trial to run, or None if none may start now."""
+        """Return the next trial to run, or None if none may start now; for a queue without packs."""
+        return next(iter(self.next_pack()), None)
+
+    def next_pack(self) -> list[TrialTask]:
+        """Return the next trials to run in one process, the first one that waits and those that may share its base.
+
+        An empty list: none may start now. The limit counts packs; a trial that runs alone counts as one.
+        """
         limit = self._limit()  # outside of the lock: it asks Ray, whose answer may take a minute
         with self._lock:
-            if self.is_ending or self.is_paused or len(self.running) >= limit:
-                return None
+            if self.is_ending or self.is_paused or len({self._pack_of[name] for name in self.running}) >= limit:
+                return []
             if not self._waiting:
                 self.add(self._ask())
             if not self._waiting:
-                return None
-            task = self.numbered(self._waiting.popleft())
-            self.running[task.trial_id] = task
-            return task
+                return []
+            chosen = self._chosen(limit)
+            ids = {task.trial_id for task in chosen}
+            self._waiting = deque(task for task in self._waiting if task.trial_id not in ids)
+            self._packs += 1
+            tasks = [self.numbered(task) for task in chosen]
+            self.running |= {task.trial_id: task for task in tasks}
+            self._pack_of |= dict.fromkeys(ids, self._packs)
+            return tasks
+
+    def _chosen(self, limit: int) -> list[TrialTask]:
+        first = self._waiting[0]
+        key = packing_key(first) if self._width > 1 and first.trial_id not in self._alone else None
+        if key is None:
+            return [first]
+        alike = [t for t in self._waiting if t.trial_id not in self._alone and packing_key(t) == key]
+        return alike[: pack_size(self._width, len(alike), limit)]
+
+    def run_alone(self, trial_ids: Iterable[str]) -> None:
+        """Pack these trials no more: their process died, and the next time it is to be known by whose fault."""
+        with self._lock:
+            self._alone |= set(trial_ids)
 
     def numbered(self, task: TrialTask) -> TrialTask:
         """Return the task with the number of a new attempt, which fences off all that were handed out before."""

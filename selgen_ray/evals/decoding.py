@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -14,12 +14,18 @@ from selgen_ray.models.loading import Model, base_of
 _WORTH_DROPPING = 0.75  # of a batch's rows: if more go on, to copy their part of the cache costs more than it saves
 
 
+def _ignore(_: list[int]) -> None:
+    pass
+
+
 def is_plain(model: Model) -> bool:
     """Return whether `generated_ids` gives what the model's own `generate` does: it has an ordinary cache alone."""
     from transformers.generation.utils import GenerationMixin  # late: start-up, a plan generates nothing
 
     base: Any = base_of(model)
     ordinary: Any = GenerationMixin
+    if vars(base).get("is_packed"):  # its own `generate` joins the batches of several trials
+        return False
     is_ordinary = type(base).prepare_inputs_for_generation is ordinary.prepare_inputs_for_generation
     # with FSDP all ranks must run equally many passes, which transformers sees to
     return takes_trees(model) and is_ordinary and not getattr(base, "_is_fsdp_managed_module", False)
@@ -73,7 +79,13 @@ def _uniform(seed: int, number: int) -> torch.Tensor:
 
 
 def generated_ids(
-    model: Model, prompts: Sequence[list[int]], pad: int, stops: Collection[int], limit: int, choose: Choice
+    model: Model,
+    prompts: Sequence[list[int]],
+    pad: int,
+    stops: Collection[int],
+    limit: int,
+    choose: Choice,
+    on_rows: Callable[[list[int]], None] = _ignore,
 ) -> list[list[int]]:
     """Return the continuation of each prompt, token by token, as one batch.
 
@@ -84,6 +96,7 @@ def generated_ids(
         stops: ids of the tokens that end a reply; the first of them is its last token.
         limit: number of new tokens at most.
         choose: chooses each next token.
+        on_rows: called with the numbers of the rows that stay, whenever others are dropped.
     """
     from transformers import DynamicCache  # late: start-up, as above
 
@@ -109,7 +122,9 @@ def generated_ids(
         if not going or step + 1 == limit:
             break
         if len(going) <= _WORTH_DROPPING * len(in_batch):
-            kept = torch.tensor([i for i, number in enumerate(in_batch) if number in going], device=best.device)
+            rows = [i for i, number in enumerate(in_batch) if number in going]
+            on_rows(rows)
+            kept = torch.tensor(rows, device=best.device)
             in_batch = [number for number in in_batch if number in going]
             cache.batch_select_indices(kept)
             best, mask, positions = best[kept], mask[kept], positions[kept]

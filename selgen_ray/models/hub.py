@@ -10,6 +10,7 @@ from pathlib import Path, PurePath
 from selgen_ray.config.finetune import FinetuneConfig
 from selgen_ray.errors import ModelError
 from selgen_ray.models.files import hub_reason
+from selgen_ray.parallel import waiting
 
 _TOKEN = "HF_TOKEN"
 
@@ -55,11 +56,12 @@ def push(folder: Path, repository: str, private: bool) -> str:
     api = HfApi(token=token)
     _name_the_base(folder / "adapter_config.json")
     try:
-        place = api.create_repo(repository, private=private, exist_ok=True)
-        is_private = api.model_info(place.repo_id).private
-        if private and not is_private:
-            raise ModelError(f"{place.repo_id} is there already and public, and push_to_private is true")
-        api.upload_folder(repo_id=place.repo_id, folder_path=folder, commit_message="Add the finished model")
+        with waiting():
+            place = api.create_repo(repository, private=private, exist_ok=True)
+            is_private = api.model_info(place.repo_id).private
+            if private and not is_private:
+                raise ModelError(f"{place.repo_id} is there already and public, and push_to_private is true")
+            api.upload_folder(repo_id=place.repo_id, folder_path=folder, commit_message="Add the finished model")
     except ModelError:
         raise
     except Exception as error:  # many kinds: HTTP errors, timeouts, those of the upload's own checks

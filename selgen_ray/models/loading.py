@@ -84,6 +84,35 @@ def _quantisation(key: _BaseKey) -> BitsAndBytesConfig:
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
 
 
+class Source:
+    """Supplies the models of trials, and runs their backward passes; this one serves one trial at a time."""
+
+    def model(
+        self, config: FinetuneConfig, model_seed: int, device: str, *, fsdp: bool = False
+    ) -> contextlib.AbstractContextManager[Model]:
+        """Provide a model to train; see `trainable_model`."""
+        return trainable_model(config, model_seed, device, fsdp=fsdp)
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add the gradient of a scalar to the `grad` of the parameters that it depends on."""
+        loss.backward()
+
+
+def load_base(config: FinetuneConfig, device: str) -> PreTrainedModel:
+    """Return the process's base for a config, frozen and without an adapter; load it if there is none that is free.
+
+    Raises:
+        ModelError: this device does not meet the config's needs, or the model cannot be loaded.
+    """
+    if problems := hardware.hardware_problems(config, hardware.this_device()):
+        raise ModelError("; ".join(problems))
+    key = _base_key(config, device)
+    base = _load_base(key)
+    if hasattr(base, "peft_config"):  # another trainer of this process is using it
+        base = _load_base.__wrapped__(key)
+    return base
+
+
 @contextlib.contextmanager
 def trainable_model(config: FinetuneConfig, model_seed: int, device: str, *, fsdp: bool = False) -> Iterator[Model]:
     """Provide a model to train: the cached base with a LoRA adapter, or a copy of the base if `is_peft` is false.
@@ -96,12 +125,7 @@ def trainable_model(config: FinetuneConfig, model_seed: int, device: str, *, fsd
         ModelError: this device does not meet the config's needs; the model cannot be loaded, or has no module that
             `target_modules` names; the adapter does not belong to this model.
     """
-    if problems := hardware.hardware_problems(config, hardware.this_device()):
-        raise ModelError("; ".join(problems))
-    key = _base_key(config, "cpu" if fsdp else device)
-    base = _load_base(key)
-    if hasattr(base, "peft_config"):  # another trainer of this process is using it
-        base = _load_base.__wrapped__(key)
+    base = load_base(config, "cpu" if fsdp else device)
     try:
         if config.is_peft:
             yield from _with_adapter(base, config, model_seed, device if fsdp else None)
@@ -130,14 +154,15 @@ def new_lora_config(config: FinetuneConfig) -> LoraConfig:
     )
 
 
-def _with_adapter(
-    base: PreTrainedModel, config: FinetuneConfig, model_seed: int, shard_on: str | None
-) -> Iterator[PeftModel]:
+def put_adapter(base: PreTrainedModel, config: FinetuneConfig, model_seed: int) -> PeftModel:
+    """Put on a base the adapter that `adapter` names, or a new one, and switch on gradient checkpointing if asked for.
+
+    Raises:
+        ModelError: the base has no module that `target_modules` names; the adapter does not belong to it.
+    """
     from peft import get_peft_model  # late: start-up, as above
 
     lora = new_lora_config(config)
-    biases = {} if config.lora_bias == "none" else {n: p for n, p in base.named_parameters() if n.endswith("bias")}
-    before = {name: p.detach().clone() for name, p in biases.items()}
     with keep_global_rng():
         torch.manual_seed(derive_seed(model_seed, "adapter"))
         try:
@@ -147,6 +172,15 @@ def _with_adapter(
         except ValueError as error:
             raise ModelError(f"finetune_config.target_modules {config.target_modules!r}: {error}") from error
     _set_checkpointing(base, config)
+    return model
+
+
+def _with_adapter(
+    base: PreTrainedModel, config: FinetuneConfig, model_seed: int, shard_on: str | None
+) -> Iterator[PeftModel]:
+    biases = {} if config.lora_bias == "none" else {n: p for n, p in base.named_parameters() if n.endswith("bias")}
+    before = {name: p.detach().clone() for name, p in biases.items()}
+    model = put_adapter(base, config, model_seed)
     if shard_on:
         sharding.shard(model, shard_on)
         _load_base.cache_clear()

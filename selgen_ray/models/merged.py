@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selgen_ray.models.loading import Model, has_adapter
+from selgen_ray.models.loading import Model, base_of, has_adapter
 
 _MOST_BYTES = 2 << 30  # of the sums, on a CPU
 _SHARE = 0.25  # of a GPU's free memory
@@ -29,7 +29,9 @@ class MergedAdapter:
     """
 
     def __init__(self, model: Model):
-        layers: list[Any] = [layer for layer in model.modules() if _is_plain(layer)] if has_adapter(model) else []
+        # a packed trial's layers add their adapters to its rows of a pass that other trials take part in
+        is_alone = has_adapter(model) and not vars(base_of(model)).get("is_packed")
+        layers: list[Any] = [layer for layer in model.modules() if _is_plain(layer)] if is_alone else []
         needed = sum(layer.base_layer.weight.nbytes for layer in layers)
         self._layers: list[Any] = layers if needed <= _room(model) else []
         self._weights: list[Tensor] = []

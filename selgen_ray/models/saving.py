@@ -132,4 +132,4 @@ def _merged(layer: Any, weight: Tensor) -> Iterator[None]:
         yield
     finally:
         layer.unmerge()
-        weight.copy_(before)
+        weight.data.copy_(before)  # through `data`: open graphs of trials that share this base keep their weight

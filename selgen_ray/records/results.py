@@ -211,6 +211,9 @@ class TrialResult(TrainingRecord):
     attempt: int | None = Field(
         default=None, description="how often that driver had handed the trial out, when this was written", ge=1
     )
+    packed_with: list[str] = Field(
+        default=[], description="names of the trials that its process had to run beside it; results differ by rounding"
+    )
     started_at: str = Field(default_factory=now)
     updated_at: str = Field(default_factory=now)
 

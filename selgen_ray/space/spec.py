@@ -48,6 +48,9 @@ class Resources(Strict):
     strategy: Literal["ddp", "fsdp"] | None = Field(
         default=None, description="ddp (default): each worker has the whole model; fsdp: they share it out"
     )
+    pack: int | None = Field(
+        default=None, description="trials that share a base in one process; default: one trial a process", ge=2, le=64
+    )
     max_concurrent: int | None = Field(
         default=None, description="trials at a time; default: as many as fit", ge=1, le=10_000
     )
@@ -62,6 +65,13 @@ class Resources(Strict):
     def _whole_above_one(cls, value: float | None) -> float | None:
         if value is not None and value > 1 and value != int(value):
             raise ValueError("a trial gets a share of one GPU or whole GPUs")
+        return value
+
+    @field_validator("pack", mode="before")
+    @classmethod
+    def _no_auto(cls, value: Any) -> Any:
+        if value == "auto":
+            raise ValueError("allowed are 2 to 64: how many trials fit on a device is not measured, so say how many")
         return value
 
     @field_validator("gpus_per_worker", mode="before")
@@ -81,6 +91,8 @@ class Resources(Strict):
         for key in ("gpus", "cpus"):
             if self.workers is not None and key in given and getattr(self, key) is not None:
                 raise ValueError(f"workers and {key} are both given: with workers, set {key}_per_worker instead")
+        if self.workers is not None and self.pack is not None:
+            raise ValueError("workers and pack are both given: a pack is several trials in one process; leave one out")
         key = "gpus" if self.workers is None else "gpus_per_worker"
         if self.autoscaling and getattr(self, key) is None:
             raise ValueError(f"autoscaling is given, but {key} is not: nodes that are yet to come cannot be asked")

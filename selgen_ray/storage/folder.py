@@ -22,7 +22,7 @@ from typing import Any, TypeVar, cast
 from pyarrow import fs
 
 from selgen_ray.errors import StorageAwayError, StorageBlockedError, StorageError
-from selgen_ray.parallel import in_parallel
+from selgen_ray.parallel import in_parallel, waiting
 from selgen_ray.storage import local_files
 from selgen_ray.storage.locations import absolute, check_location, open_location
 from selgen_ray.storage.retries import retrying
@@ -284,7 +284,8 @@ class Folder:
         expires = time.monotonic() + dead_after_s / 2
         claims.write(mine, b"claim")
         try:
-            time.sleep(settle_s)
+            with waiting():
+                time.sleep(settle_s)
             times = {info.base_name: info.mtime_ns or 0 for info in claims._infos()}
             # a claim lives for one call: older ones were left by dead processes. Both times are of the storage's clock
             dead_before = times.get(mine, 0) - int(1e9 * dead_after_s)

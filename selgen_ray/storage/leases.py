@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from selgen_ray.errors import StorageAwayError
+from selgen_ray.parallel import waiting
 from selgen_ray.storage.folder import Folder, json_object
 
 logger = logging.getLogger(__name__)
@@ -109,7 +110,8 @@ class Lease:
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
-        self._thread.join()  # otherwise a late renewal could undo the release
+        with waiting():
+            self._thread.join()  # otherwise a late renewal could undo the release
         if self.lost is None:
             self._write(-1, released=True)
 

@@ -13,6 +13,7 @@ from typing import TypeVar
 from pyarrow import ArrowException
 
 from selgen_ray.errors import FULL, StorageAwayError, StorageBlockedError, StorageError
+from selgen_ray.parallel import waiting
 from selgen_ray.storage.secrets import masked
 
 T = TypeVar("T")
@@ -134,4 +135,5 @@ def retrying(doing: Callable[[], str], place: object, operation: Callable[[], T]
         pause_s = min(wait_s * _jitter.uniform(0.5, 1.0), left_s)
         wait_s = min(2 * wait_s, LONGEST_WAIT_S)
         logger.warning("cannot %s, trying again in %.1f s and for %.0f s more: %s", doing(), pause_s, left_s, reason)
-        time.sleep(pause_s)
+        with waiting():
+            time.sleep(pause_s)

@@ -17,6 +17,7 @@ from selgen_ray.config.finetune import FinetuneConfig
 from selgen_ray.driver import guard
 from selgen_ray.driver.display import KINDS, make_display
 from selgen_ray.driver.driver import SweepBusyError, SweepLostError, claim, record_end
+from selgen_ray.driver.packing import packing_lines
 from selgen_ray.driver.plan import Plan, make_plan, sweep_folder
 from selgen_ray.driver.preflight import check_data
 from selgen_ray.driver.selection import SelectionError, parse_only
@@ -57,6 +58,7 @@ def main(argv: Sequence[str]) -> int:
     _say(
         *plan.lines(),
         *_resource_lines(spec),
+        *(packing_lines(plan.to_run, spec.resources.pack) if spec.resources.pack else []),
         *foresight.lines(),
         *tokens.lines(),
         *(f"  note: {note}" for note in spec.notes),

@@ -17,7 +17,7 @@ from selgen_ray.data.rows import load_roles
 from selgen_ray.data.sets import Sets
 from selgen_ray.data.training_prompts import with_prompts
 from selgen_ray.models import forward, saving
-from selgen_ray.models.loading import Model, has_adapter
+from selgen_ray.models.loading import Model, Source, has_adapter
 from selgen_ray.models.log_probs import cross_entropy
 from selgen_ray.models.tokenizer import refused_rows
 from selgen_ray.records.results import TrainingRecord
@@ -53,6 +53,7 @@ class BaseTrainer(Strategy):
         stop: a request to end the training early, which another thread may set.
         on_event: called with {'event', 'why', 'step'} for the sweep's log, when a person should know what happened.
         fsdp: shard the frozen base over the ranks, instead of a copy on each; a `model` that is given is not sharded.
+        source: supplies the model, and runs its backward passes; default: the process's base, for this trial alone.
 
     Attributes:
         config: the trial config; `cfg` is its section `finetune_config`.
@@ -84,6 +85,7 @@ class BaseTrainer(Strategy):
         stop: StopSignal | None = None,
         on_event: Callable[[dict[str, Any]], None] = lambda _: None,
         fsdp: bool = False,
+        source: Source | None = None,
     ):
         raw = config.model_dump() if isinstance(config, TrialConfig) else config
         self.config = catalogue.resolved(catalogue.build_config({**raw, "proxy_strategy": self.proxy_strategy_name}))
@@ -108,6 +110,7 @@ class BaseTrainer(Strategy):
                 cache=cache,
                 model_hash=model_hash,
                 stop=stop,
+                source=source,
                 callbacks=Callbacks(on_progress, on_event, on_evaluation),
                 fsdp=fsdp,
                 strategy_code=plugins.code_of(type(self)),

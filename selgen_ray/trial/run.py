@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,8 @@ from selgen_ray.errors import (
 from selgen_ray.evals.headlines import headlines, worst_headline
 from selgen_ray.hashing import content_sha256
 from selgen_ray.models import hub, tokenizer
+from selgen_ray.models.loading import Source
+from selgen_ray.parallel import clock
 from selgen_ray.records.attempts import Fence
 from selgen_ray.records.results import TrialResult
 from selgen_ray.records.status import TrialStatus
@@ -52,6 +53,8 @@ def run_trial(
     stop: StopSignal | None = None,
     on_event: Callable[[dict[str, Any]], None] = lambda _: None,
     fsdp: bool = False,
+    source: Source | None = None,
+    packed_with: Sequence[str] = (),
 ) -> TrialResult:
     """Train a trial from its newest checkpoint or its start, and publish results.json after every evaluation.
 
@@ -71,6 +74,8 @@ def run_trial(
             'checkpoint_failed', 'checkpoint_unusable', 'auto_batch', 'judge_failed', 'answers_unchanged',
             'peak_not_reached', 'save_failed' and 'push_failed'.
         fsdp: shard the frozen base over the processes.
+        source: supplies the model, and runs its backward passes; default: the process's base, for this trial alone.
+        packed_with: names of the trials that share this process with it, for results.json.
 
     If the result is finished already, by another attempt, return it as it is.
 
@@ -80,7 +85,7 @@ def run_trial(
         Exception: any other error of the trial. Either is published first, if the storage answers.
     """
     try:
-        run = _Run(task, stop or StopSignal(), on_event, fsdp)
+        run = _Run(task, stop or StopSignal(), on_event, fsdp, source)
     except TrialSuperseded:
         raise
     except Exception as error:  # a plugin cannot be loaded, or the config is wrong
@@ -88,6 +93,7 @@ def run_trial(
             with contextlib.suppress(OSError):
                 publish_failure(task, last_lines(), again=True)
         raise
+    run.result.packed_with = list(packed_with)
     return run.run(on_progress)
 
 
@@ -128,12 +134,19 @@ def _knows_the_cause(error: Exception) -> bool:
 class _Run:
     """The state of one call of `run_trial`: the result as published so far, and the clock."""
 
-    def __init__(self, task: TrialTask, stop: StopSignal, on_event: Callable[[dict[str, Any]], None], fsdp: bool):
-        self.fsdp = fsdp
+    def __init__(
+        self,
+        task: TrialTask,
+        stop: StopSignal,
+        on_event: Callable[[dict[str, Any]], None],
+        fsdp: bool,
+        source: Source | None,
+    ):
+        self.fsdp, self.source = fsdp, source
         self.task, self.asked, self.stop, self.on_event = task, stop, ranks.agreeing(stop), on_event
         register_exactly(task.plugins)
         self.config = build_config(task.config)
-        self.started = time.monotonic()
+        self.started = clock()
         self.seconds_before = 0.0
         self.result = TrialResult(
             trial_id=task.trial_id,
@@ -253,6 +266,7 @@ class _Run:
             stop=self.asked,
             on_event=self.on_event,
             fsdp=self.fsdp,
+            source=self.source,
         ) as trainer:
             try:
                 trainer.train()
@@ -312,7 +326,7 @@ class _Run:
     def _publish(self, trainer: BaseTrainer | None = None) -> None:
         if trainer:
             copy_record(self.result, trainer)
-        self.result.timings["total_s"] = self.seconds_before + time.monotonic() - self.started
+        self.result.timings["total_s"] = self.seconds_before + clock() - self.started
         if ranks.is_main():
             try:
                 self.fence.publish(self.result)

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import gc
 import logging
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from queue import SimpleQueue
 from typing import Any, Protocol
 
-from selgen_ray.errors import INPUT_ERRORS, TrialError, TrialSuperseded, blocked_by
+from selgen_ray.errors import INPUT_ERRORS, ModelError, TrialError, TrialSuperseded, blocked_by
+from selgen_ray.models.loading import Source
 from selgen_ray.records.attempts import attempt_of
 from selgen_ray.records.control import ALL, Control
 from selgen_ray.records.results import TrialResult
 from selgen_ray.records.status import TrialStatus
 from selgen_ray.storage import Folder
+from selgen_ray.trainers.catalogue import build_config
+from selgen_ray.trainers.engine.loop import accelerator
 from selgen_ray.trainers.engine.stop_signal import StopSignal
+from selgen_ray.trainers.pack.pack import Pack
 from selgen_ray.trial.run import run_trial
 from selgen_ray.trial.task import TrialTask
 
@@ -40,7 +46,7 @@ class TrialShown(Protocol):
 
 
 Report = Callable[[dict[str, Any]], None]
-_running: StopSignal | None = None  # of the trial that this process runs now
+_running: set[StopSignal] = set()  # of the trials that this process runs now
 
 
 def run_in_worker(task: TrialTask, sweep: Folder, torch_threads: int, report: Report, metrics: TrialShown) -> None:
@@ -50,20 +56,81 @@ def run_in_worker(task: TrialTask, sweep: Folder, torch_threads: int, report: Re
         TrialError: the trial failed, and another try may succeed. (A wrong input is reported as 'failed' instead, what
             would fail all trials alike as 'preempted', with the cause under 'blocked'.)
     """
+    _make_ready(torch_threads)
+    _run_watched(task, sweep, Reports(report), metrics)
+    if sigterm_arrived():
+        raise TrialError("the worker got SIGTERM: its machine goes away")  # else it would get the next trial
+
+
+def run_pack_in_worker(
+    tasks: Sequence[TrialTask],
+    sweep: Folder,
+    torch_threads: int,
+    width: int,
+    report: Report,
+    show: Callable[[TrialTask], TrialShown],
+) -> None:
+    """Run trials over one base, at most `width` at a time, as `run_in_worker` does with one.
+
+    Each report is {'reports': [...]}: those of the trials since the last one, each with the trial's id as 'member';
+    a trial's first one has 'started', its last one its status: 'crashed' is a trial that raised.
+
+    Args:
+        report: called from this thread alone, while no trial runs.
+        show: makes what shows a trial to people.
+    """
+    _make_ready(torch_threads)
+    waiting: SimpleQueue[dict[str, Any]] = SimpleQueue()
+
+    def send() -> None:
+        lines = list[dict[str, Any]]()
+        while not waiting.empty():
+            lines.append(waiting.get())
+        if lines:
+            report({"reports": lines})
+
+    def run(task: TrialTask, source: Source | None) -> None:
+        def put(line: dict[str, Any]) -> None:
+            waiting.put({"member": task.trial_id, **line})
+
+        put({"started": True})
+        reports = Reports(put)
+        company = sorted(other.name for other in tasks if other is not task)
+        try:
+            _run_watched(task, sweep, reports, show(task), source=source, packed_with=company)
+        except TrialError as error:
+            reports.last({"status": TrialStatus.CRASHED, "error": str(error)})
+
+    config = build_config(tasks[0].config).finetune_config
+    try:
+        pack = Pack(width, config, str(accelerator().device))
+    except ModelError:  # each trial says so in its own result
+        for task in tasks:
+            run(task, None)
+            send()
+    else:
+        pack.run((functools.partial(run, task) for task in tasks), on_round=send)
+        send()
+    if sigterm_arrived():
+        raise TrialError("the worker got SIGTERM: its machine goes away")
+
+
+def _make_ready(torch_threads: int) -> None:
     import torch
 
     quiet_worker()
     free_memory()
     torch.set_num_threads(torch_threads)
-    reports = Reports(report)
 
+
+def _run_watched(task: TrialTask, sweep: Folder, reports: Reports, metrics: TrialShown, **options: Any) -> None:
     def progress(line: dict[str, Any]) -> None:
         metrics.update(line)
         reports.progress(line)
 
     try:
         with watched(sweep, task) as stop:
-            result = run_trial(task, progress, stop=stop, on_event=reports.event)
+            result = run_trial(task, progress, stop=stop, on_event=reports.event, **options)
     except TrialSuperseded as error:
         metrics.finish(TrialStatus.SUPERSEDED)
         logger.warning("%s: %s", task.name, error)
@@ -83,8 +150,6 @@ def run_in_worker(task: TrialTask, sweep: Folder, torch_threads: int, report: Re
         raise TrialError(f"{type(error).__name__}: {error}") from error
     metrics.finish(result.status.after_run, result)
     reports.last(last_report(task, result))
-    if sigterm_arrived():
-        raise TrialError("the worker got SIGTERM: its machine goes away")  # else it would get the next trial
 
 
 def last_report(task: TrialTask, result: TrialResult) -> dict[str, Any]:
@@ -139,7 +204,6 @@ def watched(sweep: Folder, task: TrialTask) -> Iterator[StopSignal]:
 
     A thread looks into the sweep's folder, so that slow storage does not hold up the training.
     """
-    global _running
     stop, ended = StopSignal(), threading.Event()
     control = Control(sweep)
 
@@ -157,7 +221,7 @@ def watched(sweep: Folder, task: TrialTask) -> Iterator[StopSignal]:
                 logger.warning("cannot look for requests to stop: %s", error)
             ended.wait(control.look_every_s)
 
-    _running = stop
+    _running.add(stop)
     if sigterm_arrived():
         stop.request("preempted", "the worker got SIGTERM")
     thread = threading.Thread(target=look, name="requests to stop", daemon=True)
@@ -165,7 +229,7 @@ def watched(sweep: Folder, task: TrialTask) -> Iterator[StopSignal]:
     try:
         yield stop
     finally:
-        _running = None
+        _running.discard(stop)
         ended.set()  # not joined: a look at storage that does not answer takes long
 
 
@@ -186,8 +250,9 @@ def heed_sigterm() -> None:
 
     def on_sigterm(number: int, frame: Any) -> None:
         _sigterm.set()
-        if _running is not None:
-            _running.request("preempted", "the worker got SIGTERM")
+        if _running:
+            for stop in list(_running):
+                stop.request("preempted", "the worker got SIGTERM")
         elif callable(before):
             before(number, frame)
         else:

@@ -101,7 +101,7 @@ class Trackers(tune.Callback):
             self._waiting.put(("log", trial.trial_id, numbers))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: TuneTrial, **info: Any) -> None:
-        self._waiting.put(("end", trial.trial_id, (trial.last_result or {}).get("status") == "failed"))
+        self._waiting.put(("end", trial.trial_id, (trial.last_result or {}).get("status") in ("failed", "crashed")))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: TuneTrial, **info: Any) -> None:
         self._waiting.put(("end", trial.trial_id, True))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
 
+from selgen_ray import parallel
 from selgen_ray.config.evals import JudgeConfig
 from selgen_ray.config.judge_prompts import filled, prompt_sha256
 from selgen_ray.evals.judge.client import JudgeClient, JudgeError
@@ -122,7 +123,8 @@ class Judge:
         waiting, num_failed_in_a_row = set(asked), 0
         while waiting and not verdicts.dead:
             check()
-            done, waiting = wait(waiting, timeout=_LOOK_EVERY_S, return_when=FIRST_COMPLETED)
+            with parallel.waiting():
+                done, waiting = wait(waiting, timeout=_LOOK_EVERY_S, return_when=FIRST_COMPLETED)
             for future in done:
                 try:
                     future.result()

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from selgen_ray.errors import TrialSuperseded
+from selgen_ray.parallel import waiting
 from selgen_ray.records.attempts import Fence
 from selgen_ray.storage import Folder
 from selgen_ray.trainers.engine import ranks
@@ -88,7 +89,8 @@ class Checkpoints:
     def flush(self) -> None:
         """Wait until the last checkpoint is written, or its writing has failed."""
         if self._writer is not None:
-            self._writer.join()
+            with waiting():
+                self._writer.join()
             self._writer = None
 
     def _write(self, checkpoint: Checkpoint) -> None:

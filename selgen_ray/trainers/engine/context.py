@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -24,8 +23,9 @@ from selgen_ray.data.streams import by_length
 from selgen_ray.data.tokens import RULES, RowEncoder, TokenRows
 from selgen_ray.data.training_prompts import check_contexts, check_system_texts
 from selgen_ray.errors import ModelError
-from selgen_ray.models.loading import Model, trainable_model, trainable_parameters
+from selgen_ray.models.loading import Model, Source, trainable_parameters
 from selgen_ray.models.tokenizer import load_tokenizer
+from selgen_ray.parallel import clock
 from selgen_ray.records.results import TrainingRecord
 from selgen_ray.storage.cache import Cache
 from selgen_ray.trainers.engine import ranks
@@ -107,6 +107,7 @@ class RunContext:
     Attributes:
         config: the trial config, with the settings of the adapter that training continues from.
         model, tokenizer: the model in training, and its tokenizer.
+        source: supplied the model, and runs its backward passes.
         parameters: name -> tensor of everything that is trained.
         sets: the rows to train on and to evaluate.
         memory: the batch sizes, which may shrink when memory runs out.
@@ -129,6 +130,7 @@ class RunContext:
     parameters: dict[str, nn.Parameter]
     sets: Sets
     memory: BatchSizes
+    source: Source
     stop: StopSignal
     shared: SharedValues
     checkpoints: Checkpoints | None
@@ -191,8 +193,8 @@ class RunContext:
             self.callbacks.on_event({"event": event, "why": why, "step": self.progress.step})
 
     def add_time(self, name: str, since: float) -> None:
-        """Add the seconds since `since`, a value of `time.monotonic()`, to a timing of the record."""
-        self.record.timings[name] = self.record.timings.get(name, 0.0) + time.monotonic() - since
+        """Add the seconds since `since`, a value of `parallel.clock()`, to a timing of the record."""
+        self.record.timings[name] = self.record.timings.get(name, 0.0) + clock() - since
 
 
 @contextlib.contextmanager
@@ -206,6 +208,7 @@ def open_run(
     cache: Cache | None,
     model_hash: str | None,
     stop: StopSignal | None,
+    source: Source | None,
     callbacks: Callbacks,
     fsdp: bool,
     strategy_code: list[str],
@@ -218,13 +221,14 @@ def open_run(
         roles: role -> its rows.
         model, tokenizer: default: as the config says. If one is given, nothing is shared with other trials, since no
             fingerprint tells what an object holds.
+        source: supplies the model, unless it is given; default: the process's base.
         strategy_code, metric_code: versions of code from outside this package; part of the keys of shared values.
 
     Raises:
         ModelError: the model cannot be loaded, or a key does not go with `fsdp`.
         DataError: rows cannot be used.
     """
-    cfg = config.finetune_config
+    cfg, source = config.finetune_config, source or Source()
     fsdp = fsdp and ranks.world_size() > 1
     for key, why in not_for_fsdp(cfg).items() if fsdp else ():
         raise ModelError(f"resources.strategy fsdp with finetune_config.{key}: {why}")
@@ -234,7 +238,7 @@ def open_run(
     with contextlib.ExitStack() as stack:
         tokenizer = load_tokenizer(cfg) if tokenizer is None else tokenizer
         if model is None:
-            context = trainable_model(cfg, config.model_seed, str(accelerator().device), fsdp=fsdp)
+            context = source.model(cfg, config.model_seed, str(accelerator().device), fsdp=fsdp)
             model = stack.enter_context(context)
         shared = SharedValues(cache, cfg, model, strategy_code, model_hash)
         check_system_texts(roles, tokenizer)
@@ -261,6 +265,7 @@ def open_run(
                 places.place,
             ),
             memory=BatchSizes(cfg, callbacks.on_event, model),
+            source=source,
             stop=ranks.agreeing(stop or StopSignal()),
             shared=shared,
             checkpoints=checkpoints,

@@ -6,13 +6,13 @@ training on the proxy (`PhaseCourse`). Both end early when the trial is to stop,
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from selgen_ray.errors import TrialStopped
+from selgen_ray.parallel import clock
 from selgen_ray.records.results import TrainingRecord
 from selgen_ray.trainers.engine import ranks
 from selgen_ray.trainers.engine.checkpoints import Checkpoints, capture
@@ -42,7 +42,7 @@ def train(run: RunContext, hooks: Hooks, evaluations: Evaluations) -> None:
         evaluations.take(0, 0.0)
 
     # the strategy's own work, on the model in its starting state: also after a resume, before weights are restored
-    start = time.monotonic()
+    start = clock()
     hooks.prepare()
     run.add_time("prepare_s", start)
 
@@ -88,7 +88,7 @@ class PhaseCourse:
 
     def __init__(self, run: RunContext, phase: Phase, checkpoints: Checkpoints | None):
         self.run, self.phase, self.checkpoints = run, phase, checkpoints
-        self._last_log = (time.monotonic(), 0)
+        self._last_log = (clock(), 0)
 
     def to_the_end(self, progress: Progress | None = None) -> None:
         """Train the remaining steps of the phase.
@@ -128,7 +128,7 @@ class PhaseCourse:
         """Read losses and metrics, and pass them to the callback `on_progress`."""
         losses, metrics = progress.read()
         last_log, tokens_before = self._last_log
-        seconds = max(time.monotonic() - last_log, 1e-9)
+        seconds = max(clock() - last_log, 1e-9)
         self.reset_throughput(progress)
         job = self.phase.job
         line = {"phase": self.phase.name, "step": progress.step, "num_steps": job.num_steps}
@@ -141,7 +141,7 @@ class PhaseCourse:
 
     def reset_throughput(self, progress: Progress) -> None:
         """Reset the throughput timer (call it after evaluations, so that their time does not count)."""
-        self._last_log = (time.monotonic(), progress.tokens_processed)
+        self._last_log = (clock(), progress.tokens_processed)
 
     def save(self, progress: Progress) -> None:
         """Save a checkpoint every `save_steps` steps, but none at the end; if the trial is to stop, save now.
@@ -176,7 +176,7 @@ class Course(PhaseCourse):
         run, step = self.run, progress.step
         if self.log_is_due(progress):
             reading = self.log(progress)
-            run.add_time("train_s", time.monotonic() - reading.seconds)
+            run.add_time("train_s", clock() - reading.seconds)
             run.record.tokens = {"processed": progress.tokens_processed, "scored": progress.tokens_scored}
             run.record.add_reading(step, reading.losses, reading.metrics)
             reading.check_finite(step)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -22,6 +21,7 @@ from selgen_ray.evals.run import evaluate, of_each_question
 from selgen_ray.evals.snapshot import Snapshot
 from selgen_ray.evals.token_memo import TokenMemo
 from selgen_ray.evals.worst import with_worst
+from selgen_ray.parallel import clock
 from selgen_ray.records.results import TrainingRecord
 from selgen_ray.storage import Folder
 from selgen_ray.trainers.engine import ranks
@@ -82,7 +82,7 @@ class Evaluations:
         Raises:
             TrialDiverged: a value is NaN or infinite.
         """
-        start = time.monotonic()
+        start = clock()
         measured = self.now(max_rows) if step or version else self.base()
         results = self.record(measured, step, epoch, version)
         self._run.add_time("eval_s", start)

@@ -89,7 +89,7 @@ class Job:
             the others (FSDP needs that); None: no such pass.
         num_steps: optimizer steps in total.
         optimizer, scheduler: torch objects over `parameters`.
-        accelerator: device placement and backward.
+        accelerator: device placement.
         seed: the seed of dropout.
         transform_gradients: (gradients by slot, step) -> the gradient to apply; None: the main slot's.
         after_optimizer_step: (parameters, learning rate of the step, step) edits after the optimizer.
@@ -98,6 +98,7 @@ class Job:
             when memory runs out.
         state: tensors that the hooks change from step to step, saved and restored with the weights.
         scope: makes a context manager that is open around the forward and backward passes of each attempt at a step.
+        backward: adds the gradient of a scalar to the parameters' `grad`; the loop's only way to do so.
     """
 
     phase: str
@@ -117,6 +118,7 @@ class Job:
     attempt: Callable[[Callable[[], dict[str, GradMap]], Progress], dict[str, GradMap]] = lambda compute, _: compute()
     state: dict[str, Tensor] = field(default_factory=dict)
     scope: Callable[[], AbstractContextManager[None]] = nullcontext
+    backward: Callable[[Tensor], None] = Tensor.backward
 
     def __post_init__(self) -> None:
         self.loss_scale = LossScale(self.model, self.parameters)
@@ -266,7 +268,7 @@ def _backward(job: Job, term: Term, micro_batches: list[Any], counts: dict[int, 
         totals = zip(term.parts, term.totals(batch), strict=True)
         losses = [(part, total / counts[id(part)]) for part, total in totals]
         loss = functools.reduce(operator.add, (part.weight * value for part, value in losses))
-        job.accelerator.backward(loss * factor)
+        job.backward(loss * factor)
         for part, value in losses:
             progress.add(part.name, value.detach())
             if term.slot == MAIN:
@@ -276,7 +278,7 @@ def _backward(job: Job, term: Term, micro_batches: list[Any], counts: dict[int, 
 def _idle_pass(job: Job, term: Term, batch: Batch, progress: Progress) -> None:
     """Run a forward and backward pass with zero weight, for the other ranks' sake; log nothing."""
     logged = dict(progress.metrics)
-    job.accelerator.backward(0.0 * functools.reduce(operator.add, term.totals(batch)))
+    job.backward(0.0 * functools.reduce(operator.add, term.totals(batch)))
     progress.metrics = logged
 
 

@@ -70,6 +70,7 @@ class Phase:
             seed=run.config.model_seed,
             max_grad_norm=run.cfg.max_grad_norm,
             attempt=self._attempt,
+            backward=run.source.backward,
             **job_hooks,
         )
 
