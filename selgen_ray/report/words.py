@@ -72,9 +72,10 @@ def caveats(report: Report) -> list[str]:
             "intervals hold a little less often than they say."
         )
     if report.flagged:
-        sentences.append(
-            f"{len(report.flagged)} completed trials are flagged as doubtful, averaged all the same: see below."
-        )
+        trials = len({(doubt.setting, doubt.seed) for doubt in report.flagged})
+        doubtful = "completed trial is doubtful" if trials == 1 else "completed trials are doubtful"
+        flags = f"{len(report.flagged)} flag{'s' * (len(report.flagged) != 1)}"
+        sentences.append(f"{trials} {doubtful} ({flags}), averaged all the same: see below.")
     sentences += hidden_habits(report)
     return [*sentences, *report.notes, *report.unknown_axes]
 

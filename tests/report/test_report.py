@@ -34,6 +34,7 @@ from selgen_ray.report.settings import STRATEGIES, Axis
 from selgen_ray.report.strengths import strengths
 from selgen_ray.report.summary import as_dict
 from selgen_ray.report.text import report_text
+from selgen_ray.report.words import caveats
 from selgen_ray.storage import Folder
 
 ROOT = Path(__file__).parents[2]
@@ -742,8 +743,11 @@ def test_the_command_reads_a_requirement(gated, capsys):
 
 
 def test_flags_are_shown_and_the_trial_is_averaged(gated):
-    publish(gated, coherent(0.8, "naive", 3, 0.9, 0.3, changes={"flags": ["every answer is the base model's"]}))
+    publish(
+        gated, coherent(0.8, "naive", 3, 0.9, 0.3, changes={"flags": ["every answer is the base model's", "cut off"]})
+    )
     report = write_report(str(gated))
     assert row(report, "naive").seeds == (1, 2, 3)
     assert "naive, seed 3: every answer is the base model's" in report_text(report)
-    assert [one["seed"] for one in as_dict(report)["flagged"]] == [3]
+    assert [one["seed"] for one in as_dict(report)["flagged"]] == [3, 3]
+    assert "1 completed trial is doubtful (2 flags), averaged all the same: see below." in caveats(report)
