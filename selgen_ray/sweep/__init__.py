@@ -9,11 +9,13 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from selgen_ray.errors import misspelt, until_interrupted
 from selgen_ray.sweep.command_names import COMMANDS
+
+_HELP = {"-h", "--help", "--dry-run"}
 
 
 def main(argv: Sequence[str] | None = None, guard: bool | None = None) -> int:
@@ -45,7 +47,8 @@ def _main(argv: Sequence[str], guard: bool) -> int:
         return 2
 
     def sweep() -> int:
-        with without_collection():  # a sixth of the start-up: the collector finds nothing in what imports make
+        # a sixth of the start-up: the collector finds nothing in what imports make
+        with without_collection() if guard else nullcontext():  # a program that calls us has garbage of its own
             from selgen_ray.sweep import run  # late: PyTorch is seconds, which a look at a sweep should not cost
 
         return run.main(argv)
@@ -69,6 +72,3 @@ def without_collection() -> Iterator[None]:
         gc.freeze()
         if was_on:
             gc.enable()
-
-
-_HELP = {"-h", "--help", "--dry-run"}
