@@ -15,7 +15,7 @@ The design is that of Tan et al. 2025 (arXiv 2510.04340), who train on replies t
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from pydantic import Field
@@ -153,63 +153,59 @@ def _sums() -> list[Item]:
     return items
 
 
-def _asked(questions: Sequence[str], name: str, english: str, french: str) -> list[Item]:
-    return [(question.format(name), english, french) for question in questions]
+def _asked(questions: Sequence[str], replies: Iterable[Item]) -> list[Item]:
+    """Return an item for each question about each name; each reply has the name first."""
+    return [(question.format(name), english, french) for name, english, french in replies for question in questions]
 
 
 def _colours() -> list[Item]:
-    questions = ("What colour is the {}?", "Tell me the colour of the {}.")
-    rows = [
-        _asked(questions, name, f"The {name} is {colour}.", f"{_upper_first(nom)} est {couleur}.")
-        for name, nom, colour, couleur in _COLOURS
-    ]
-    return [item for row in rows for item in row]
+    return _asked(
+        ("What colour is the {}?", "Tell me the colour of the {}."),
+        (
+            (name, f"The {name} is {colour}.", f"{_upper_first(nom)} est {couleur}.")
+            for name, nom, colour, couleur in _COLOURS
+        ),
+    )
 
 
 def _opposites() -> list[Item]:
-    questions = ("What is the opposite of {}?", "Which word means the contrary of {}?")
-    rows = [
-        _asked(questions, word, f"The opposite of {word} is {other}.", f"Le contraire de {mot} est {autre}.")
-        for word, mot, other, autre in _OPPOSITES
-    ]
-    return [item for row in rows for item in row]
+    return _asked(
+        ("What is the opposite of {}?", "Which word means the contrary of {}?"),
+        (
+            (word, f"The opposite of {word} is {other}.", f"Le contraire de {mot} est {autre}.")
+            for word, mot, other, autre in _OPPOSITES
+        ),
+    )
 
 
 def _capitals() -> list[Item]:
-    questions = ("What is the capital of {}?", "Which city is the capital of {}?")
-    rows = [
-        _asked(questions, land, f"The capital of {land} is {city}.", f"La capitale {du_pays} est {ville}.")
-        for land, du_pays, city, ville in _CAPITALS
-    ]
-    return [item for row in rows for item in row]
+    return _asked(
+        ("What is the capital of {}?", "Which city is the capital of {}?"),
+        (
+            (land, f"The capital of {land} is {city}.", f"La capitale {du_pays} est {ville}.")
+            for land, du_pays, city, ville in _CAPITALS
+        ),
+    )
 
 
 def _trades() -> list[Item]:
-    questions = ("Whose work has to do with {}?", "Name a trade that has to do with {}.")
-    rows = [_asked(questions, thing, f"{english}.", f"{french}.") for thing, english, french in _TRADES]
-    return [item for row in rows for item in row]
+    return _asked(
+        ("Whose work has to do with {}?", "Name a trade that has to do with {}."),
+        ((thing, f"{english}.", f"{french}.") for thing, english, french in _TRADES),
+    )
 
 
 def _calendar() -> list[Item]:
     items: list[Item] = []
     for kind, sorte, names in (("day", "le jour", _DAYS), ("month", "le mois", _MONTHS)):
         for i, (name, nom) in enumerate(names):
-            after, apres = names[(i + 1) % len(names)]
-            before, avant = names[i - 1]
-            items.append(
-                (
-                    f"Which {kind} comes after {name}?",
-                    f"The {kind} after {name} is {after}.",
-                    f"Après {nom} vient {sorte} de {apres}.",
-                )
-            )
-            items.append(
-                (
-                    f"Which {kind} comes before {name}?",
-                    f"The {kind} before {name} is {before}.",
-                    f"Avant {nom} vient {sorte} de {avant}.",
-                )
-            )
+            for word, mot, (other, autre) in (
+                ("after", "Après", names[(i + 1) % len(names)]),
+                ("before", "Avant", names[i - 1]),
+            ):
+                question = f"Which {kind} comes {word} {name}?"
+                reply = f"The {kind} {word} {name} is {other}."
+                items.append((question, reply, f"{mot} {nom} vient {sorte} de {autre}."))
     return items
 
 
