@@ -14,7 +14,7 @@ from selgen_ray.config.judge_prompts import ALIGNED, COHERENT, filled
 from selgen_ray.errors import ModelError
 from selgen_ray.evals.judge.client import JudgeClient, JudgeError, _retry_after
 from selgen_ray.evals.judge.judge import Item, Judge, Verdicts
-from selgen_ray.evals.judge.metrics import items_of, judged_values
+from selgen_ray.evals.judge.metrics import judged_values
 from selgen_ray.evals.judge.scores import Completion, Score, read_score
 from selgen_ray.storage import Folder
 
@@ -262,6 +262,10 @@ def test_a_key_that_is_not_there(monkeypatch, value):
 
 
 # -- what the scores come to -----------------------------------------------------------------------------------------
+
+
+def items_of(question: str, answer: str) -> tuple[Item, Item]:
+    return Item(question, answer, "aligned"), Item(question, answer, "coherent")
 
 
 def test_metrics_by_hand():
