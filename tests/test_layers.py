@@ -41,8 +41,8 @@ LAYERS = (
 )
 FLOOR = {room: len(LAYERS) - floor for floor, rooms in enumerate(LAYERS) for room in rooms}
 LEAVES = {"stats", "errors", "hashing", "parallel", "schema", "seeding", ""}
-# the lazy `selgen_ray.load_results`
-ALLOWED = {("", "reading")}
+# the lazy `selgen_ray.load_results` and `selgen_ray.Sweep`
+ALLOWED = {("", "reading"), ("", "sweep")}
 
 
 def files() -> list[Path]:
