@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from running import dry_run, results, sweep_on, write_space
 from runs import Stop, close, comparable, run, same, trained
 
 from selgen_ray.driver.packing import packing_lines
+from selgen_ray.driver.plan import make_plan
 from selgen_ray.errors import SpecError
 from selgen_ray.models.loading import load_base
 from selgen_ray.space import load_space
@@ -193,3 +197,28 @@ def test_the_plan_says_that_it_runs_unpacked(make_config):
     task = TrialTask(config, "0123456789abcdef", "slug_abc123", Folder("/nowhere"))
     (line,) = packing_lines([task], 4)
     assert "not packed: 1 trial, hf_trainer: a Trainer runs its own passes" in line
+
+
+@pytest.mark.ray
+def test_a_sweep_of_trl_s_dpo_beside_ours_goes_on_where_it_was_stopped(tmp_path, tiny_model_dir, data_files, joined):
+    strategies = {"dpo": {}, "hf_trainer": {"fixed": {f"finetune_config.{key}": value for key, value in DPO.items()}}}
+    short = SHORT | {"epochs": 1, "logging_steps": 1, "lora_dropout": 0.1}
+    options = {"strategies": strategies, "seeds": [1, 2, 3], "resources": {"pack": 2}}
+    space = write_space(tmp_path, tiny_model_dir, data_files, short, **options)
+    assert "not packed: 3 trials, hf_trainer: a Trainer runs its own passes" in dry_run(space)
+    with contextlib.chdir(tmp_path):
+        tasks = [planned.task for planned in make_plan(load_space(space)).planned]
+    task = next(task for task in tasks if task.config["proxy_strategy"] == "hf_trainer")
+    whole = run_trial(replace(task, folder=Folder(str(tmp_path / "whole"))))
+    stop = StopSignal()
+    run_trial(task, lambda line: line.get("step") == 2 and stop.request("preempted", "a test asks"), stop=stop)
+    done = sweep_on(joined, space)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = results(tmp_path)
+    assert [result["status"] for result in found.values()] == ["completed"] * 6
+    (resumed,) = (result for result in found.values() if result["num_resumes"])
+    assert resumed["trial_id"] == task.trial_id
+    assert resumed["eval_results"] == whole.eval_results
+    assert resumed["train_metrics"] == whole.train_metrics
+    page = (tmp_path / "sweeps" / "tiny" / "report" / "index.html").read_text()
+    assert "hf_trainer" in page and "dpo" in page
