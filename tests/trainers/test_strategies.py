@@ -18,7 +18,7 @@ from selgen_ray.trainers.engine.loop import Term
 
 def test_every_strategy_is_covered_here():
     shipped = {n for n, t in strategies().items() if t.__module__.startswith("selgen_ray.")}
-    assert set(STRENGTH) == shipped
+    assert {*STRENGTH, "hf_trainer"} == shipped  # that one: test_hf_trainer
 
 
 def test_strength_zero_equals_the_plain_sibling_in_full_fine_tuning_too(make_config):
