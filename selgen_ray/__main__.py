@@ -53,12 +53,23 @@ COMMANDS = {
     "import": Command(
         "Read configs and results of the older project.", "import experiments/my_exp --seeds 1 5 42 -o space.yaml"
     ),
+    "init": Command(
+        "Look at your rows and write a first search space for them.",
+        "init my_exp --outcome task.jsonl --proxy honest.jsonl --truth honest_test.jsonl --model toy",
+    ),
     "completion": Command(
         "Print what lets a shell complete commands, options, strategies, trials and files.",
         'completion bash    # in ~/.bashrc: eval "$(selgen completion bash)"',
     ),
 }
-_OWN_MODULE = ("report", "strategies", "data", "import", "completion")  # the others: `python -m selgen_ray.sweep`
+_OWN_MODULE = (
+    "report",
+    "strategies",
+    "data",
+    "import",
+    "init",
+    "completion",
+)  # the others: `python -m selgen_ray.sweep`
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -131,6 +142,10 @@ def _run_own(name: str, words: list[str]) -> int:
         from selgen_ray.sweep import show_data
 
         return show_data.main(words)
+    if name == "init":
+        from selgen_ray.sweep import new_space
+
+        return new_space.main(words)
     if name == "completion":
         from selgen_ray.sweep import completion
 
@@ -154,6 +169,8 @@ def _parser(name: str) -> CommandParser:
         arguments.add_sweep(parser)
     elif name == "data":
         arguments.add_data(parser)
+    elif name == "init":
+        arguments.add_init(parser)
     elif name == "report":
         from selgen_ray.report.arguments import add_report
 

@@ -31,6 +31,7 @@ TOLD = {
     "strategies": "--plugin",
     "data": "show",
     "import": "--results",
+    "init": "--task-test",
     "completion": "bash",
 }
 

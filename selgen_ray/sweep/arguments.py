@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from pathlib import Path
 
 from selgen_ray.driver.display import KINDS
 from selgen_ray.driver.trust import OPTION, sha256_start
@@ -92,6 +93,29 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     show.add_argument("space", metavar="space.yaml", help="the search space")
     show.add_argument("--role", choices=ROLES, help="rows of this role alone; default: of every role")
     show.add_argument("--rows", type=_positive, default=3, metavar="3", help="rows of each role")
+
+
+def add_init(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command that writes a first search space."""
+    parser.add_argument(
+        "folder", metavar="FOLDER", type=Path, help="where space.yaml is written; its name names the sweep"
+    )
+
+    def role(name: str, text: str, *others: str, required: bool = False) -> None:
+        parser.add_argument(name, *others, metavar="rows.jsonl", required=required, help=text)
+
+    role("--outcome", "the task to learn: a file or folder of rows, or a data set of the hub", required=True)
+    role("--proxy", "examples of the behaviour to keep")
+    role("--proxy-neg", "the proxy's prompts with misaligned replies, in the same order")
+    role("--trait", "the unwanted habit alone, in another domain than the task")
+    role("--truth", "the behaviour where it was not trained: measures alignment")
+    role("--collateral", "held-out items of the task: measure capability", "--task-test")
+    parser.add_argument(
+        "--model", metavar="MODEL", required=True, help="'toy' (shipped), a local directory or a hub id"
+    )
+    skip_text = "rows that cannot be used: refuse them (default), or leave them out"
+    parser.add_argument("--on-bad-rows", choices=("error", "skip"), default="error", help=skip_text)
+    parser.add_argument("--force", action="store_true", help="replace a space.yaml that is there")
 
 
 def _count(text: str) -> int:

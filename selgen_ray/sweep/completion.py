@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import selgen_ray
+from selgen_ray.config.hub_names import DATA_SUFFIXES
 from selgen_ray.sweep.command_line import CommandParser
 
 WORD = "__complete"
@@ -48,9 +49,10 @@ _SUFFIXES = {
     "FOLDER": (),
     "DIR": (),
     "OLD_FOLDER": (),
-    "rows.jsonl": None,
+    "rows.jsonl": DATA_SUFFIXES,
+    "MODEL": (),
 }
-"""What stands in a usage for a value that is a file -> endings of files that are offered beside folders; None: all."""
+"""What stands in a usage for a value that is a file -> endings of files that are offered beside folders."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -123,7 +125,7 @@ def _trials(values: Sequence[str]) -> list[str]:
         return []
 
 
-def _files(begun: str, endings: Sequence[str] | None) -> list[str]:
+def _files(begun: str, endings: Sequence[str]) -> list[str]:
     """Return the folders, and the files with one of the endings, whose path begins with `begun`."""
     parent, slash, name = begun.rpartition("/")
     try:
@@ -136,7 +138,7 @@ def _files(begun: str, endings: Sequence[str] | None) -> list[str]:
             path = _quoted(f"{parent}{slash}{entry.name}")
             if entry.is_dir():
                 found.append(f"{path}/")
-            elif endings is None or entry.name.endswith(tuple(endings)):
+            elif entry.name.endswith(tuple(endings)):
                 found.append(f"{path} ")
     return found
 
