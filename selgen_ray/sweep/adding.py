@@ -191,11 +191,11 @@ def more_trials(
                 at = f"{place.file}:{place.line}: " if place else f"{space}: "
                 told.append(f"  {at}{member.trial.slug}: {sweep.part(key, member)}")
         listed = "\n".join(dict.fromkeys(told))
-        raise SelectionError(f"they do not compare with the trials of the sweep:\n{listed}\n{_ANYWAY}")
+        raise SelectionError(f"they do not compare with the trials of the sweep:\n{listed}\n{ANYWAY}")
     return new, sweep, notes
 
 
-_ANYWAY = "leave these keys out to have the sweep's values, or say --different to add the trials all the same"
+ANYWAY = "leave these keys out to have the sweep's values, or say --different to add the trials all the same"
 
 
 def more_seeds(

@@ -153,8 +153,13 @@ def _parser() -> argparse.ArgumentParser:
     add = command("add", "let the sweep have further trials, now or when it is run again")
     told = "their search space, laid over base, seeds and plugins of the sweep; its name and storage_path do not count"
     add.add_argument("space", metavar="more.yaml", nargs="?", help=told)
-    add.add_argument("--seeds", metavar="N", nargs="+", type=_seed, help="or: the sweep's settings with these seeds")
+    seeds_text = "or: the sweep's settings with these seeds; with --from: that trial's"
+    add.add_argument("--seeds", metavar="N", nargs="+", type=_seed, help=seeds_text)
     add.add_argument("--strategies", metavar="NAME,...", help="of these strategies or settings alone, with --seeds")
+    from_text = "or: this trial of the sweep once more, with other values or seeds; a name, or the beginning of an id"
+    add.add_argument("--from", dest="original", metavar="TRIAL", help=from_text)
+    set_text = "a key of its config and the value in YAML, such as finetune_config.beta_kl=3; may be repeated"
+    add.add_argument("--set", dest="changes", metavar="KEY=VALUE", action="append", default=[], help=set_text)
     trust_text = "let the command run this plugin, of trials that were added before, to compare with them"
     add.add_argument(OPTION, metavar="SHA256", action="append", type=sha256_start, default=[], help=trust_text)
     add.add_argument("--different", action="store_true", help="add them even if they do not compare with the others")
@@ -352,16 +357,27 @@ def _add(args: argparse.Namespace, folder: Folder) -> list[str]:
     # late: start-up, as above
     from selgen_ray.driver.added import AddedTrial, write_added
     from selgen_ray.sweep.adding import more_seeds, more_trials
+    from selgen_ray.sweep.cloning import changed_trials, find_original
 
-    if (args.space is None) == (args.seeds is None):
-        raise SelectionError("give either a search space, more.yaml, or --seeds: further seeds of the sweep's settings")
-    if args.strategies and not args.seeds:
-        raise SelectionError("--strategies belongs to --seeds: it says which settings get them")
+    if (args.space is None) == (args.seeds is None and args.original is None):
+        raise SelectionError(
+            "give either a search space, more.yaml, or --from TRIAL: one of the sweep's with other values, or --seeds: "
+            "further seeds of the sweep's settings"
+        )
+    if args.strategies and (args.original or not args.seeds):
+        raise SelectionError("--strategies belongs to --seeds: it says which settings get them; --from names a trial")
+    if args.changes and not args.original:
+        raise SelectionError("--set belongs to --from: it says what is changed in that trial")
+    if args.original and not (args.changes or args.seeds):
+        raise SelectionError("--from alone would change nothing: say what with --set KEY=VALUE, or give --seeds")
     sweep = read_state(folder)
     confirmed: list[str] = args.trust_plugin
-    if args.seeds:
+    seeds: list[int] = list(dict.fromkeys(args.seeds or []))
+    if args.original:
+        original = find_original(args.original, sweep.names, sweep.places)
+        members, others, notes = changed_trials(folder, original, args.changes, seeds, args.different, confirmed)
+    elif seeds:
         wanted = [name for name in args.strategies.split(",") if name] if args.strategies else []
-        seeds = list(dict.fromkeys(args.seeds))
         members, others = more_seeds(folder, sweep.names, seeds, wanted, args.different, confirmed)
         notes = []
     else:
