@@ -61,16 +61,21 @@ def slug(trial: Checked, keys: list[str]) -> str:
     return _readable(trial.config, keys, trial.setting[:_DIGITS])
 
 
-def with_keys(trial: Trial, keys: Iterable[str]) -> Trial:
-    """Return a trial under another name, in which these keys have their values; the hash at its end stays."""
+def with_keys(trial: Trial, keys: Iterable[str], mark: str = "") -> Trial:
+    """Return a trial under another name, in which these keys have their values; the hash at its end stays.
+
+    Args:
+        mark: what else the name says, before the hash.
+    """
     there = [key for key in keys if value_of(trial.config, key, _MISSING) is not _MISSING]
-    return trial.model_copy(update={"slug": _readable(trial.config, there, trial.slug.rpartition("_")[2])})
+    end = f"{mark}_" if mark else ""
+    return trial.model_copy(update={"slug": _readable(trial.config, there, end + trial.slug.rpartition("_")[2])})
 
 
-def _readable(config: TrialConfig, keys: Iterable[str], digits: str) -> str:
+def _readable(config: TrialConfig, keys: Iterable[str], end: str) -> str:
     parts = [f"{key.rpartition('.')[2]}-{_short(value_of(config, key))}" for key in keys]
     readable = "_".join([config.proxy_strategy, *parts])
-    return f"{readable[: _SLUG_LENGTH - len(digits) - 1].rstrip('._-')}_{digits}"
+    return f"{readable[: _SLUG_LENGTH - len(end) - 1].rstrip('._-')}_{end}"
 
 
 def _short(value: Any) -> str:

@@ -1,4 +1,7 @@
-"""`sweep add --from TRIAL --set KEY=VALUE`: a trial of the sweep once more, with some of its keys changed."""
+"""`sweep add --from TRIAL --set KEY=VALUE`: a trial of the sweep once more, with some of its keys changed.
+
+With `--warm-start` it begins with the trial's weights, which `warm_start` copies into the sweep's folder.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,15 @@ from selgen_ray.driver.preflight import check_data
 from selgen_ray.driver.selection import SelectionError, find_trials
 from selgen_ray.errors import Problem, SpecError
 from selgen_ray.models.adapters import DECIDED
+from selgen_ray.records.names import warm_mark
 from selgen_ray.records.results import FILE_NAME, TrialResult, flatten
-from selgen_ray.space import slugs
+from selgen_ray.space import Trial, slugs
 from selgen_ray.space.kept import inherited, read_kept
 from selgen_ray.space.load import load_tree
 from selgen_ray.storage import Folder
-from selgen_ray.sweep.adding import ANYWAY, Member, Members
+from selgen_ray.sweep.adding import ANYWAY, START, Member, Members
+from selgen_ray.sweep.warm_start import OPTION as WARM_START
+from selgen_ray.sweep.warm_start import Start, discard, weights_of
 from selgen_ray.syntax.keys import SOURCES, registered_keys
 from selgen_ray.syntax.tree import Node, Origin, merge, read_text
 from selgen_ray.trainers import catalogue
@@ -26,7 +32,7 @@ from selgen_ray.trainers.plugins import Plugin
 
 OPTION = "--set"
 _SECTIONS = ("name", "plugins", "resources")  # of the sweep's own search space, that the new trial has too
-_NAMES = ("experiment_name", "control", "num_workers")
+_NAMES = ("experiment_name", "control", "warm_start", "num_workers")
 _SEEDS = ("seed", "data_seed", "model_seed")
 
 
@@ -68,6 +74,7 @@ def changed_trials(
     seeds: Sequence[int],
     different: bool,
     confirmed: Iterable[str] = (),
+    warm: bool = False,
 ) -> tuple[list[Member], Members, list[str]]:
     """The trials that a trial becomes with some keys changed.
 
@@ -77,13 +84,14 @@ def changed_trials(
         seeds: seeds of the new trials; none: that of the original.
         different: allow values that do not compare with the trials of the sweep.
         confirmed: see `Members.of`.
+        warm: whether they begin with the original's weights.
 
     Returns:
         Them, the sweep's own, and what is to be said.
 
     Raises:
         SpecError: a key or a value is wrong, or the sweep's search space cannot be read. SelectionError: nothing would
-            change, or the trials do not compare with the sweep's.
+            change, there are no weights to begin with, or the trials do not compare with the sweep's.
     """
     kept = read_kept(folder)
     sweep = Members.of(folder, confirmed)
@@ -91,17 +99,25 @@ def changed_trials(
     above = _changes(changes)
     if seeds and "seed" in above:
         raise SelectionError(f"{OPTION} seed and --seeds both give a seed: keep one of the two")
-    spec = load_tree(_space(kept, original.name, config, above, seeds))
-    if problems := check_data(spec):
-        raise SelectionError("\n".join(problems))
-    new = [Member.of(_named(trial, config), spec.plugin_sources) for trial in spec.trials]
-    if all(member.trial.trial_id == original.trial_id for member in new):
-        raise SelectionError(_nothing(original, changes))
-    new = sweep.under_their_names(new)
-    wrong = {key: member for member in new for key in sweep.not_comparable(member)}
-    if wrong and not different:
-        listed = "\n".join(f"  {sweep.part(key, member)}" for key, member in wrong.items())
-        raise SelectionError(f"it does not compare with the trials of the sweep:\n{listed}\n{ANYWAY}")
+    start = weights_of(folder, original.trial_id, original.name, original.place, config) if warm else None
+    try:
+        if start and start.key in above:
+            raise SelectionError(f"{OPTION} {start.key} and {WARM_START} both say what training begins with: keep one")
+        spec = load_tree(_space(kept, original.name, config, above, seeds, start))
+        if problems := check_data(spec):
+            raise SelectionError("\n".join(problems))
+        new = [Member.of(_marked(trial, config, start), spec.plugin_sources) for trial in spec.trials]
+        if all(member.trial.trial_id == original.trial_id for member in new):
+            raise SelectionError(_nothing(original, changes))
+        new = sweep.under_their_names(new)
+        wrong = {key: member for member in new for key in sweep.not_comparable(member)}
+        if wrong and not different:
+            listed = "\n".join(f"  {sweep.part(key, member)}" for key, member in wrong.items())
+            raise SelectionError(f"it does not compare with the trials of the sweep:\n{listed}\n{ANYWAY}")
+    except BaseException:
+        if start and start.is_new:
+            discard(start)
+        raise
     return new, sweep, list(spec.notes)
 
 
@@ -154,7 +170,14 @@ def _changes(texts: Sequence[str]) -> dict[str, Node]:
     return values
 
 
-def _space(kept: Node, name: str, config: TrialConfig, above: Mapping[str, Node], seeds: Sequence[int]) -> Node:
+def _space(
+    kept: Node,
+    name: str,
+    config: TrialConfig,
+    above: Mapping[str, Node],
+    seeds: Sequence[int],
+    start: Start | None,
+) -> Node:
     """The search space of the new trials: one override, with the sweep's plugins and resources."""
     origin = Origin(name)
     sections: dict[str, Node] = {k: v for k, v in inherited(kept).value.items() if k in _SECTIONS}
@@ -162,6 +185,8 @@ def _space(kept: Node, name: str, config: TrialConfig, above: Mapping[str, Node]
     if "resources" in sections or config.num_workers != 1:
         sections["resources"] = merge(sections.get("resources", Node({}, origin)), workers)
     values = _written(config, name)
+    if start:
+        _begin_with(start, config, values)
     if seeds:
         del values["seed"]
         sections["seeds"] = Node([Node(seed, Origin("--seeds")) for seed in seeds], origin)
@@ -179,6 +204,18 @@ def _written(config: TrialConfig, name: str) -> dict[str, Node]:
         values["finetune_config"] = {k: v for k, v in values["finetune_config"].items() if k not in DECIDED}
     values |= {"proxy_strategy": config.proxy_strategy, "seed": config.seed}
     return {key: _node(value, name, key) for key, value in values.items()}
+
+
+def _begin_with(start: Start, config: TrialConfig, values: dict[str, Node]) -> None:
+    """Name the weights that training begins with, in place of those that the original began with."""
+    origin = Origin(WARM_START)
+    left_out = {"adapter", "adapter_revision", *(DECIDED if start.is_adapter else ("model_revision",))}
+    tuning: dict[str, Node] = values.get("finetune_config", Node({}, origin)).value
+    tuning = {key: node for key, node in tuning.items() if key not in left_out}
+    section, _, leaf = start.key.rpartition(".")
+    values[section] = Node(tuning | {leaf: Node(start.path, Origin(WARM_START, key=start.key))}, origin)
+    if config.world and not start.is_adapter:  # `model: toy` implied it, and the model has another name now
+        _put(values, "data.world", Node(config.world, origin))
 
 
 def _node(value: Any, file: str, key: str) -> Node:
@@ -207,12 +244,16 @@ def _put(values: dict[str, Node], key: str, node: Node) -> None:
     inner[leaf] = merge(inner[leaf], node) if is_section else node
 
 
-def _named(trial: Any, config: TrialConfig) -> Any:
-    """The trial with what was changed in its name: 'kl_divergence_beta_kl-3_1a2b3c'."""
-    before, after = (flatten(one.model_dump(mode="json")) for one in (config, trial.config))
-    keys = dict.fromkeys([*after, *before])
-    changed = [k for k in keys if before.get(k) != after.get(k) and k not in (*_NAMES, *_SEEDS, "proxy_strategy")]
-    return slugs.with_keys(trial, changed)
+def _marked(trial: Trial, config: TrialConfig, start: Start | None) -> Trial:
+    """The trial with what was changed in its name, 'kl_divergence_beta_kl-3_1a2b3c', and whose weights it has."""
+    tuning, before = trial.config.finetune_config, config.finetune_config
+    same_start = (tuning.model, tuning.adapter) == (before.model, before.adapter)
+    whose = start.text if start else config.warm_start if same_start else None
+    trial = trial.model_copy(update={"config": trial.config.model_copy(update={"warm_start": whose})})
+    old, new = (flatten(one.model_dump(mode="json", exclude_defaults=True)) for one in (config, trial.config))
+    unnamed = {*_NAMES, *_SEEDS, "proxy_strategy", *(START if whose else ())}
+    changed = [k for k in dict.fromkeys([*new, *old]) if old.get(k) != new.get(k) and k not in unnamed]
+    return slugs.with_keys(trial, changed, warm_mark(whose) if whose else "")
 
 
 def _nothing(original: Original, changes: Sequence[str]) -> str:

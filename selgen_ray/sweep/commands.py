@@ -160,6 +160,8 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--from", dest="original", metavar="TRIAL", help=from_text)
     set_text = "a key of its config and the value in YAML, such as finetune_config.beta_kl=3; may be repeated"
     add.add_argument("--set", dest="changes", metavar="KEY=VALUE", action="append", default=[], help=set_text)
+    warm_text = "with --from: training begins with the weights of that trial, as it is saved or checkpointed now"
+    add.add_argument("--warm-start", action="store_true", help=warm_text)
     trust_text = "let the command run this plugin, of trials that were added before, to compare with them"
     add.add_argument(OPTION, metavar="SHA256", action="append", type=sha256_start, default=[], help=trust_text)
     add.add_argument("--different", action="store_true", help="add them even if they do not compare with the others")
@@ -368,14 +370,20 @@ def _add(args: argparse.Namespace, folder: Folder) -> list[str]:
         raise SelectionError("--strategies belongs to --seeds: it says which settings get them; --from names a trial")
     if args.changes and not args.original:
         raise SelectionError("--set belongs to --from: it says what is changed in that trial")
-    if args.original and not (args.changes or args.seeds):
-        raise SelectionError("--from alone would change nothing: say what with --set KEY=VALUE, or give --seeds")
+    if args.warm_start and not args.original:
+        raise SelectionError("--warm-start belongs to --from: it says whose weights training begins with")
+    if args.original and not (args.changes or args.seeds or args.warm_start):
+        raise SelectionError(
+            "--from alone would change nothing: say what with --set KEY=VALUE, or give --seeds, or --warm-start"
+        )
     sweep = read_state(folder)
     confirmed: list[str] = args.trust_plugin
     seeds: list[int] = list(dict.fromkeys(args.seeds or []))
     if args.original:
         original = find_original(args.original, sweep.names, sweep.places)
-        members, others, notes = changed_trials(folder, original, args.changes, seeds, args.different, confirmed)
+        members, others, notes = changed_trials(
+            folder, original, args.changes, seeds, args.different, confirmed, args.warm_start
+        )
     elif seeds:
         wanted = [name for name in args.strategies.split(",") if name] if args.strategies else []
         members, others = more_seeds(folder, sweep.names, seeds, wanted, args.different, confirmed)
