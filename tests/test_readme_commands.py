@@ -59,6 +59,7 @@ ELSEWHERE = {  # .ci/run runs the tests' own command; the others stand in tests 
     *OWN_DATA,
     *SPACES,
     *CLUSTERS,
+    "python -m selgen_ray.report sweeps/my_sweep --serve",  # tests/report/test_serve.py
     "ray job submit --working-dir . -- python -m selgen_ray.sweep space.yaml",  # tests/cluster/test_job.py
 }
 

@@ -10,7 +10,7 @@ import difflib
 import math
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from selgen_ray.errors import nearest
 from selgen_ray.records.requirement import parse_requirement
@@ -19,6 +19,7 @@ from selgen_ray.records.status import TrialStatus
 from selgen_ray.report.export import export
 from selgen_ray.report.follow import watch
 from selgen_ray.report.model import Report
+from selgen_ray.report.serve import EVERY_S, PORT, Following, Server, serve
 from selgen_ray.report.text import report_text
 from selgen_ray.report.writing import write_report
 from selgen_ray.storage import Folder
@@ -45,11 +46,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             require=args.require,
             out=args.out,
             reference=args.reference,
-            watch_s=args.watch or 0,
+            watch_s=EVERY_S if args.serve else args.watch or 0,
         )
         reports.append(report)
         return report
 
+    if args.serve:
+        return _serve(args, write)
     try:
         write()
         if args.export:
@@ -66,6 +69,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:  # a file in the place of the folder, an unreadable result, no permission, no answer
         return _refuse(str(error))
     return DONE if reports[-1].counts[TrialStatus.COMPLETED] else NOTHING_YET
+
+
+def _serve(args: argparse.Namespace, write: Callable[[], Report]) -> int:
+    """Serve the page until Ctrl-C; the page that then lies on the disk looks for no newer one."""
+    (sweep,) = args.sweep
+    folder = Folder(sweep)
+    try:
+        if not folder.exists():
+            return _refuse(f"no sweep folder at {folder}.{near_folders(sweep)}")
+        following = Following(folder, write)
+        server = Server(following, sweep, PORT if args.port is None else args.port)
+        following.look()
+        if following.report and following.report.unknown_axes:
+            return _refuse("\n".join(following.report.unknown_axes))
+        serve(server, _say)
+        args.serve = False
+        write()
+    except OSError as error:  # the port, or the storage
+        return _refuse(str(error))
+    return DONE
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -94,6 +117,12 @@ def _parser() -> argparse.ArgumentParser:
         const=_WATCH_S,
         help=f"look for new results so often (default: {_WATCH_S:g}) until the sweep is over; an open page follows",
     )
+    parser.add_argument(
+        "--serve", action="store_true", help="a page on this machine that follows the sweep, with buttons to steer it"
+    )
+    parser.add_argument(
+        "--port", metavar="N", type=_port, help=f"of --serve; default: {PORT}, and 0 is any that is free"
+    )
     parser.add_argument("--export", metavar="FOLDER", help="also write trials and epochs as parquet, with a data card")
     return parser
 
@@ -105,6 +134,14 @@ def _problems(args: argparse.Namespace) -> list[str]:
             parse_requirement(args.require)
     except ValueError as error:
         wrong.append(f"--require {args.require!r}: {error}")
+    if args.port is not None and not args.serve:
+        wrong.append("--port belongs to --serve")
+    if args.serve and len(args.sweep) > 1:
+        wrong.append(f"--serve takes one sweep, and there are {len(args.sweep)}: what would a button stop?")
+    if args.serve and args.watch is not None:
+        wrong.append("--serve and --watch: leave --watch out, since a served page follows the sweep too")
+    if args.serve and args.export is not None:
+        wrong.append("--serve and --export: export by a command of its own")
     return wrong
 
 
@@ -147,6 +184,12 @@ def _point(text: str) -> tuple[float, float]:
     if not (math.isfinite(x) and math.isfinite(y)):
         raise argparse.ArgumentTypeError(f"found {text!r}; allowed are two finite numbers")
     return x, y
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"found {text!r}; allowed is a whole number from 0 to 65535")
+    return int(text)
 
 
 def _interval(text: str) -> float:
