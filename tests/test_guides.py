@@ -153,8 +153,12 @@ def not_in(model: type[BaseModel], text: str) -> list[str]:
     return lacking
 
 
-# load_results needs a sweep: test_readme_commands.py has one
-@pytest.mark.parametrize("block", [b for b in blocks("python") if "load_results" not in b.text], ids=lambda b: b.where)
+# load_results needs a sweep: test_readme_commands.py has one; those that run sweeps are in sweep/test_interface.py
+RUN_ELSEWHERE = blocks("python", "selgen_ray/sweep/README.md")
+HERE = [b for b in blocks("python") if "load_results" not in b.text and b not in RUN_ELSEWHERE]
+
+
+@pytest.mark.parametrize("block", HERE, ids=lambda b: b.where)
 def test_python_runs(block, tmp_path, monkeypatch):
     """Its definitions or files are there; the strategy also trains, in test_readme.py."""
     if "check_strategy" in block.text:
