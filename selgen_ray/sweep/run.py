@@ -12,17 +12,24 @@ from pathlib import Path
 from typing import NoReturn
 
 from selgen_ray.cluster import job
-from selgen_ray.config.finetune import FinetuneConfig
 from selgen_ray.driver import guard
 from selgen_ray.driver.display import make_display
-from selgen_ray.driver.driver import SweepBusyError, SweepLostError, claim, record_end
+from selgen_ray.driver.driver import claim, record_end
 from selgen_ray.driver.packing import packing_lines
 from selgen_ray.driver.plan import Plan, make_plan, sweep_folder
 from selgen_ray.driver.preflight import check_data
-from selgen_ray.driver.selection import SelectionError, parse_only
+from selgen_ray.driver.selection import parse_only
 from selgen_ray.driver.token_plan import PlannedTokens
 from selgen_ray.driver.trust import OPTION
-from selgen_ray.errors import INPUT_ERRORS, SpecError, StorageError
+from selgen_ray.errors import (
+    INPUT_ERRORS,
+    SelectionError,
+    SpecError,
+    StorageError,
+    SweepBusyError,
+    SweepError,
+    SweepLostError,
+)
 from selgen_ray.evals.foresight import Foresight
 from selgen_ray.records.control import Control
 from selgen_ray.records.results import FILE_NAME
@@ -32,6 +39,7 @@ from selgen_ray.space import SweepSpec, kept, load_space
 from selgen_ray.storage.leases import Lease
 from selgen_ray.sweep import arguments
 from selgen_ray.sweep.command_names import COMMANDS
+from selgen_ray.sweep.launching import launch_sweep
 
 DONE, UNFINISHED, BAD_INPUT = 0, 1, 2
 logger = logging.getLogger(__name__)
@@ -149,9 +157,6 @@ def resume_command(args: argparse.Namespace) -> str:
 
 def _launch(spec: SweepSpec, plan: Plan, args: argparse.Namespace, lease: Lease) -> tuple[str | None, str | None]:
     """Run what is left; return what is wrong with the request, if anything, and why the sweep ended early."""
-    from selgen_ray.cluster import cluster  # late: a dry run, or a finished sweep, needs no Ray
-    from selgen_ray.cluster.trackers import TrackerError
-    from selgen_ray.cluster.tune_sweep import Launch, launch, resolve
 
     def abandon(why: str) -> NoReturn:
         if lease.lost is not None:
@@ -170,28 +175,13 @@ def _launch(spec: SweepSpec, plan: Plan, args: argparse.Namespace, lease: Lease)
         finally:
             os._exit(UNFINISHED)  # Ray's own threads would keep the process, or end it with a wrong status
 
-    tasks = [p.task for p in plan.planned] + [task for search in plan.searches for task in plan.samples(search)]
-    shared = FinetuneConfig.model_fields.keys()
-    configs = [{k: v for k, v in task.config["finetune_config"].items() if k in shared} for task in tasks]
     try:
-        dashboard = cluster.connect(spec.resources)
-        granted = resolve(spec.resources)
-        cluster.check_hardware(map(FinetuneConfig.model_validate, configs), granted.gpus_per_process)
-        if dashboard:
-            _say(f"dashboard: {dashboard}")
         display = make_display(args.progress)
-        return None, launch(Launch(spec, plan, granted, display, abandon, lease, args.time_budget))
+        return None, launch_sweep(spec, plan, display, abandon, lease, args.time_budget, _say)
     except KeyboardInterrupt:
         return None, "interrupted"
-    except SweepLostError as error:
+    except SweepError as error:  # the cluster, a tracker, or another process that has the sweep now
         return str(error), None
-    except ConnectionError as error:
-        hint = "Is it running? One with token authentication needs RAY_AUTH_MODE=token."
-        return f"RAY_ADDRESS {os.environ.get('RAY_ADDRESS')!r}: {error}. {hint}", None
-    except (cluster.InfeasibleError, TrackerError) as error:
-        return str(error), None
-    finally:
-        cluster.disconnect()
 
 
 def _finish(spec: SweepSpec, plan: Plan, resume: str, why: str | None, *, hurried: bool = False) -> int:
