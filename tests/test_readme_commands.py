@@ -20,6 +20,7 @@ from guides import GUIDES, ROOT, bash, blocks, commands
 from running import environment, free_port, results, start, sweep_on, wait_for, write_space
 
 import selgen_ray
+from selgen_ray.sweep.doctor import check_ray
 
 COMMANDS = bash()
 # command -> a file that is there once it is done
@@ -299,3 +300,15 @@ def test_messages_of_the_troubleshooting_tables_are_those_of_the_code():
             words = part.strip(" :?")
             if words and "by Ray" not in table.split(message)[1][:20]:
                 assert words in code, words
+
+
+@pytest.mark.ray
+def test_the_doctor_looks_at_the_nodes_of_a_running_cluster(tmp_path, joined, monkeypatch):
+    """Beside the commands, since a running cluster is here."""
+    (tmp_path / "sweeps").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for name, value in joined.items():
+        monkeypatch.setenv(name, value)
+    found = list(check_ray(None))
+    assert [one.level for one in found] == ["ok"] and f"joined {joined['RAY_ADDRESS']}, 1 node" in found[0].text
+    assert list((tmp_path / "sweeps").iterdir()) == []

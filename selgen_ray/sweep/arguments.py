@@ -125,6 +125,25 @@ def add_init(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="replace a space.yaml that is there")
 
 
+LOOKED_AT = ("python", "gpus", "memory", "ports", "storage", "credentials", "hub", "ray")
+"""What `doctor` looks at, in this order."""
+
+
+def add_doctor(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command that looks at machine, cluster and storage."""
+    parser.add_argument("space", metavar="space.yaml", nargs="?", help="a search space: its storage, models and needs")
+    skip_text = "leave this check out; may be given several times"
+    parser.add_argument("--skip", choices=LOOKED_AT, action="append", default=[], help=skip_text)
+    timeout_text = "seconds a check may take; default: %(default)s"
+    parser.add_argument("--timeout", metavar="SECONDS", type=_patience, default=120.0, help=timeout_text)
+
+
+def _patience(text: str) -> float:
+    if not re.fullmatch(r"\d+(\.\d+)?", text) or float(text) <= 0:
+        raise argparse.ArgumentTypeError(f"found {text!r}; allowed is a number of seconds")
+    return float(text)
+
+
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"found {text!r}; allowed is a whole number from 1")
