@@ -38,6 +38,7 @@ from selgen_ray.records.control import LIVE, Control
 from selgen_ray.records.names import is_trial_id, trial_name
 from selgen_ray.records.results import ResultHead
 from selgen_ray.records.status import TrialStatus
+from selgen_ray.report.arguments import PORT
 from selgen_ray.report.follow import stamps_of
 from selgen_ray.report.model import Report
 from selgen_ray.report.progress import read_plan
@@ -46,7 +47,7 @@ from selgen_ray.storage import Folder
 from selgen_ray.storage.folder import as_object, json_object
 
 logger = logging.getLogger(__name__)
-HOST, PORT = "127.0.0.1", 8642
+HOST = "127.0.0.1"
 EVERY_S = 2.0
 TOKEN = "X-Selgen-Token"
 _NAMES = (HOST, "localhost")
@@ -65,8 +66,8 @@ _TYPES = {
 }
 _PANEL = {"/": "serve.html", "/serve.js": "serve.js", "/serve.css": "serve.css"}
 _PANEL_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; frame-src http://localhost:*; "
-    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; connect-src 'self'; "
+    "frame-src http://localhost:*; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 )
 _REPORT_POLICY = f"frame-ancestors http://{HOST}:*"
 _NO_REPORT = (
