@@ -66,8 +66,8 @@ _TYPES = {
 }
 _PANEL = {"/": "serve.html", "/serve.js": "serve.js", "/serve.css": "serve.css"}
 _PANEL_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; frame-src http://localhost:*; "
-    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; connect-src 'self'; "
+    "frame-src http://localhost:*; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 )
 _REPORT_POLICY = f"frame-ancestors http://{HOST}:*"
 _NO_REPORT = (
