@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import re
 import shlex
@@ -40,11 +41,13 @@ logger = logging.getLogger(__name__)
 def main(argv: Sequence[str]) -> int:
     """Run the command; return its exit status."""
     args = _parser().parse_args(argv)
+    if problem := _misused(args):
+        return _refuse(problem)
     try:
         spec = load_space(args.space)
         if lost := job.lost_storage(spec.storage_path):
             return _refuse(f"{args.space}: {lost}")
-        tokens = PlannedTokens(sweep_folder(spec) / "cache", keep=not args.dry_run)
+        tokens = PlannedTokens(sweep_folder(spec) / "cache", keep=not (args.dry_run or args.estimate))
         foresight = Foresight()
         if problems := check_data(spec, tokens, foresight):
             return _refuse("\n".join(problems))
@@ -66,6 +69,10 @@ def main(argv: Sequence[str]) -> int:
     if args.dry_run:
         return DONE
     try:
+        if args.estimate:
+            from selgen_ray.sweep.estimate import run_estimate  # late: it needs Ray, which is seconds of start-up
+
+            return run_estimate(spec, plan, args.price_per_gpu_hour, _say if args.progress != "none" else _quiet)
         return _run(spec, plan, args, tokens)
     except (SpecError, StorageError, SweepBusyError) as error:
         return _refuse(str(error))
@@ -79,6 +86,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("space", metavar="space.yaml", help="the search space")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop; Ray is not started")
+    parser.add_argument(
+        "--estimate",
+        action="store_true",
+        help="run a few steps and one evaluation batch of each kind of trial, print what the sweep will cost, and stop",
+    )
+    parser.add_argument(
+        "--price-per-gpu-hour", metavar="2.50", type=_price, help="with --estimate: what an hour of one GPU costs"
+    )
     parser.add_argument(
         "--only",
         metavar="KEY=VALUE",
@@ -105,6 +120,17 @@ def _parser() -> argparse.ArgumentParser:
         help="what is shown meanwhile: rich bars, plain lines, none; auto: rich in a terminal, else plain",
     )
     return parser
+
+
+def _misused(args: argparse.Namespace) -> str | None:
+    """Return what is wrong with options that do not go together; None if nothing is."""
+    if args.price_per_gpu_hour is not None and not args.estimate:
+        return "--price-per-gpu-hour is given, but --estimate is not: only an estimate has a price"
+    if args.estimate and args.dry_run:
+        return "--estimate and --dry-run are both given: an estimate prints the plan too, so leave --dry-run out"
+    if args.estimate and args.time_budget is not None:
+        return "--estimate and --time-budget are both given: an estimate runs no trial to its end, so leave one out"
+    return None
 
 
 def _plan(spec: SweepSpec, only: list[str], trusted: list[str]) -> Plan:
@@ -303,6 +329,16 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _price(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"found {text!r}; allowed is a number above 0, such as 2.50")
+    return value
+
+
 def _seconds(text: str) -> float:
     parts = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
     if not text or not parts:
@@ -313,6 +349,9 @@ def _seconds(text: str) -> float:
 def _say(*lines: str) -> None:
     sys.stdout.write("".join(line + "\n" for line in lines))
     sys.stdout.flush()
+
+
+def _quiet(*lines: str) -> None: ...
 
 
 def _refuse(message: str) -> int:

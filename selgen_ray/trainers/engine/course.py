@@ -18,7 +18,7 @@ from selgen_ray.trainers.engine import ranks
 from selgen_ray.trainers.engine.checkpoints import Checkpoints, capture
 from selgen_ray.trainers.engine.context import Hooks, RunContext
 from selgen_ray.trainers.engine.evaluations import Evaluations
-from selgen_ray.trainers.engine.loop import GradMap, Progress, check_finite, fit
+from selgen_ray.trainers.engine.loop import GradMap, Progress, check_finite
 from selgen_ray.trainers.engine.phases import Phase
 
 _DUE = "evaluation_due"  # in a checkpoint's state: the evaluation of its weights has not been done
@@ -103,7 +103,7 @@ class PhaseCourse:
         progress = progress or self.phase.start(self.checkpoints.newest() if self.checkpoints else None)
         self.reset_throughput(progress)
         try:
-            fit(self.phase.job, progress, self.after_step)
+            self.run.fit(self.phase.job, progress, self.after_step)
         finally:
             if self.checkpoints:  # the folder may be deleted next: no thread may still write into it
                 self.checkpoints.flush()

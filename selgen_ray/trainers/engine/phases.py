@@ -79,6 +79,11 @@ class Phase:
         self._run.progress = restore(checkpoint, self.job) if checkpoint else Progress()
         return self._run.progress
 
+    def tokens_of(self, step: int) -> int:
+        """Return the tokens of a step's largest micro-batch, with padding: its memory grows with them."""
+        batches = ((stream.lengths, rows) for stream in self._streams.values() for rows in stream.step(step))
+        return max(len(rows) * max(lengths[row] for row in rows) for lengths, rows in batches)
+
     def _micro_batches(self, stream: str, step: int) -> list[Batch]:
         of_all_ranks = self._run.memory.split(self._streams[stream].step(step))
         of_this_rank = of_all_ranks[ranks.rank() :: ranks.world_size()]
