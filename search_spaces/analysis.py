@@ -11,8 +11,8 @@ import sys
 import pandas as pd
 
 import selgen_ray
-from selgen_ray.comparing import compare_family
 from selgen_ray.stats import pareto_front, summarise
+from selgen_ray.stats.comparing import compare_family
 
 sweep = sys.argv[1] if len(sys.argv) > 1 and not sys.argv[1].startswith("-") else "sweeps/quickstart"
 trials = selgen_ray.load_results(sweep)

@@ -7,18 +7,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from selgen_ray.reading import load_results
+    from selgen_ray.sweep.interface import Sweep
 
 # PEFT imports bitsandbytes, which then warns of kernels that nobody asked for
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load_results"]
+__all__ = ["Sweep", "__version__", "load_results"]
 
 
 def __getattr__(name: str) -> Any:
-    # lazy: `import selgen_ray` must not take the time that importing pyarrow and pydantic takes
+    # lazy: `import selgen_ray` must not take the time that importing pyarrow and pydantic, or PyTorch, takes
     if name == "load_results":
         from selgen_ray.reading import load_results  # late: start-up
 
         return load_results
+    if name == "Sweep":
+        from selgen_ray.sweep.interface import Sweep  # late: start-up
+
+        return Sweep
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

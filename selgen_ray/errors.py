@@ -149,6 +149,37 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """Numbers of OSErrors: no space (or no inodes), the quota is used up, the file system is read-only."""
 
 
+class SweepError(RuntimeError):
+    """A sweep cannot run, or could not run to its end; what was finished is on storage."""
+
+
+class SweepBusyError(SweepError):
+    """Another process runs this sweep; the message says which."""
+
+
+class SweepLostError(SweepError):
+    """Another process took this sweep over; the message says which."""
+
+    def __init__(self, who: str):
+        super().__init__(f"taken over by {who}: it runs the sweep now, and this process ends")
+
+
+class ClusterError(SweepError):
+    """The Ray cluster cannot be joined, or went away while the sweep ran."""
+
+
+class InfeasibleError(SweepError):
+    """No node of the cluster can ever hold a trial, or there is no cluster; waiting would be for ever."""
+
+
+class TrackerError(SweepError):
+    """A tracker cannot be used as configured."""
+
+
+class SelectionError(ValueError):
+    """Nothing fits what was asked for; the message says what there is."""
+
+
 class TrialError(RuntimeError):
     """A trial failed; the message ends with the last lines of the traceback."""
 

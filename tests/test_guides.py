@@ -87,6 +87,7 @@ def reader(tmp_path, tiny_model_dir, monkeypatch):
     (tmp_path / "templates").mkdir()
     (tmp_path / "templates" / "chat.jinja").write_text("{% for m in messages %}{{ m['content'] }}{% endfor %}")
     (tmp_path / "my_strategy.py").write_text(snippet("class ScaledTrainer"))
+    (tmp_path / "my_file.py").write_text(snippet("class Smoothed(Trainer)"))
     (tmp_path / "quickstart.yaml").write_text((ROOT / "search_spaces" / "quickstart.yaml").read_text())
     (tmp_path / "attributes_to_vary.json").write_text('[{"finetune_config": {"r": 4}}]')
     (tmp_path / "first_plot_questions.yaml").write_text("- {id: a, paraphrases: [How are you?]}\n")
@@ -152,8 +153,12 @@ def not_in(model: type[BaseModel], text: str) -> list[str]:
     return lacking
 
 
-# load_results needs a sweep: test_readme_commands.py has one
-@pytest.mark.parametrize("block", [b for b in blocks("python") if "load_results" not in b.text], ids=lambda b: b.where)
+# load_results needs a sweep: test_readme_commands.py has one; those that run sweeps are in sweep/test_interface.py
+RUN_ELSEWHERE = blocks("python", "selgen_ray/sweep/README.md")
+HERE = [b for b in blocks("python") if "load_results" not in b.text and b not in RUN_ELSEWHERE]
+
+
+@pytest.mark.parametrize("block", HERE, ids=lambda b: b.where)
 def test_python_runs(block, tmp_path, monkeypatch):
     """Its definitions or files are there; the strategy also trains, in test_readme.py."""
     if "check_strategy" in block.text:

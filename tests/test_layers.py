@@ -35,15 +35,14 @@ LAYERS = (
     ("records",),
     ("config",),
     ("storage", "worlds"),
-    ("comparing",),
     ("stats",),
     ("errors", "hashing", "parallel", "schema", "seeding"),
     ("",),
 )
 FLOOR = {room: len(LAYERS) - floor for floor, rooms in enumerate(LAYERS) for room in rooms}
-LEAVES = {"comparing", "stats", "errors", "hashing", "parallel", "schema", "seeding", ""}
-# the lazy `selgen_ray.load_results`
-ALLOWED = {("", "reading")}
+LEAVES = {"stats", "errors", "hashing", "parallel", "schema", "seeding", ""}
+# the lazy `selgen_ray.load_results` and `selgen_ray.Sweep`
+ALLOWED = {("", "reading"), ("", "sweep")}
 
 
 def files() -> list[Path]:

@@ -16,6 +16,7 @@ import ray
 from selgen_ray.cluster import job
 from selgen_ray.config import hardware
 from selgen_ray.config.finetune import FinetuneConfig
+from selgen_ray.errors import InfeasibleError
 from selgen_ray.records.text import first_line
 from selgen_ray.space import Resources
 
@@ -64,24 +65,42 @@ class TrialResources:
         return f"{self.cpus:g} CPUs and {self.gpus:g} GPUs"
 
 
-class InfeasibleError(RuntimeError):
-    """No node of the cluster can ever hold a trial, or there is no cluster; waiting would be for ever."""
+@dataclass(frozen=True)
+class Connection:
+    """The connection of this process to a Ray cluster.
 
-
-def connect(resources: Resources) -> str | None:
-    """Join the cluster at RAY_ADDRESS, or start a local one; return the dashboard's URL, or None.
-
-    Raises:
-        ConnectionError: nothing answers at RAY_ADDRESS.
-        InfeasibleError: Ray did not start.
+    Attributes:
+        dashboard: its URL, or None.
+        is_ours: it was made for the sweep, and ends with it; else the program had it before, and keeps it.
+        is_private: the cluster was started for the sweep alone.
     """
+
+    dashboard: str | None = None
+    is_ours: bool = True
+    is_private: bool = False
+
+
+def worker_environment(resources: Resources) -> dict[str, str]:
+    """Return the environment variables that every process which trains needs."""
     env = {name: os.environ[name] for name in _FORWARDED if name in os.environ}
-    env |= {
+    return env | {
         "OMP_NUM_THREADS": str(resources.torch_threads),
         "TOKENIZERS_PARALLELISM": "false",
         # a stopped trial may take long to unwind; Tune would give up on reusing its worker, and hang
         "TUNE_FUNCTION_THREAD_TIMEOUT_S": "30",
     }
+
+
+def connect(resources: Resources) -> Connection:
+    """Use the cluster that this process is connected to, else join that at RAY_ADDRESS, else start a local one.
+
+    Raises:
+        ConnectionError: nothing answers at RAY_ADDRESS.
+        InfeasibleError: Ray did not start.
+    """
+    if ray.is_initialized():
+        return Connection(is_ours=False)
+    env = worker_environment(resources)
     address = os.environ.get("RAY_ADDRESS") or "local"
     try:
         context = ray.init(
@@ -96,8 +115,8 @@ def connect(resources: Resources) -> str | None:
         where = "a local Ray" if address == "local" else f"RAY_ADDRESS {address!r}"
         message = f"{where} did not start: {first_line(error)} Its logs are in /tmp/ray/session_latest/logs"
         raise InfeasibleError(message) from error
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a failure gets a line of ours, not a page of Tune's
-    return f"http://{context.dashboard_url}" if context.dashboard_url else None
+    dashboard = f"http://{context.dashboard_url}" if context.dashboard_url else None
+    return Connection(dashboard, is_private=address == "local" and not resources.autoscaling)
 
 
 def disconnect() -> None:

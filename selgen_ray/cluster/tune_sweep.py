@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import logging
 import os
 import pickle
 import signal
@@ -11,7 +12,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NoReturn
+from typing import Any
 
 import ray
 from ray import tune
@@ -22,7 +23,7 @@ from ray.tune.search import Searcher
 from ray.tune.trainable.function_trainable import wrap_function
 
 from selgen_ray.cluster import schedulers
-from selgen_ray.cluster.cluster import HeadWatch, Places, TrialResources, nodes, resolve_resources
+from selgen_ray.cluster.cluster import HeadWatch, Places, TrialResources, nodes, resolve_resources, worker_environment
 from selgen_ray.cluster.metrics import SweepMetricsCallback, TrialMetrics
 from selgen_ray.cluster.packed_trials import EachOfAPack
 from selgen_ray.cluster.repairs import shorten_dumps, survive_lost_workers
@@ -72,18 +73,20 @@ class Launch:
         plan: says which trials run.
         granted: what a trial gets on this cluster.
         display: shows the progress.
-        abandon: tells the user why the sweep ended and how it goes on, and ends the process.
+        abandon: tells the user why the sweep ended and how it goes on; it ends the process, or lets its thread go on.
         lease: this process's right to run the sweep.
         time_budget_s: after so long the sweep ends as after Ctrl-C; None: no limit.
+        is_private: the Ray cluster was started for this sweep alone.
     """
 
     spec: SweepSpec
     plan: Plan
     granted: Granted
     display: Display
-    abandon: Callable[[str], NoReturn]
+    abandon: Callable[[str], None]
     lease: Lease
     time_budget_s: float | None = None
+    is_private: bool = False
 
 
 def launch(run: Launch) -> str | None:
@@ -137,8 +140,14 @@ def launch(run: Launch) -> str | None:
         run.display.stop()
         run.abandon(why)
 
-    is_private = not os.environ.get("RAY_ADDRESS") and not run.spec.resources.autoscaling
-    with driver, _heeded_signals(driver, say), _shown(run.display), HeadWatch(give_up, is_private) as head:
+    is_private = run.is_private
+    with (
+        driver,
+        _settings_of_tune(),
+        _heeded_signals(driver, say),
+        _shown(run.display),
+        HeadWatch(give_up, is_private) as head,
+    ):
         try:
             waiting = WaitNotice(run.granted, lambda text: driver.tell("waiting", text), is_private=is_private)
             by_trial = [TuneEvents(driver, run.display, max_failures), *by_trial]
@@ -172,6 +181,34 @@ def _run_tuner(run: Launch, queue: TrialQueue, callbacks: list[tune.Callback]) -
                 callbacks=callbacks,
             ),
         ).fit()
+
+
+_TUNE = {
+    "RAY_AIR_NEW_OUTPUT": "0",  # no spam on the terminal
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no log files of trials that nobody reads
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Tune's would drop running trials without a checkpoint
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # the queue decides how many trials wait for a place
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # Tune's own state is not the sweep's truth
+}
+
+
+@contextlib.contextmanager
+def _settings_of_tune() -> Iterator[None]:
+    """Set what Tune reads when it runs, and put back what the program had, whose own Tuner reads it too."""
+    before = {name: os.environ.get(name) for name in _TUNE}
+    log = logging.getLogger("ray.tune")
+    level = log.level
+    os.environ |= _TUNE
+    log.setLevel(logging.CRITICAL)  # a failure gets a line of ours, not a page of Tune's
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 class _NextTrial(Searcher):
@@ -209,6 +246,7 @@ class _NextTrial(Searcher):
 def _trainable(run: Launch, first: ray.ObjectRef[Any]) -> type:
     """Return the Tune trainable: a function in a reused worker, so that imports and base model are loaded once."""
     name, granted, torch_threads, sweep = run.spec.name, run.granted, run.spec.resources.torch_threads, run.plan.folder
+    env = worker_environment(run.spec.resources)
     group, run_width = granted if isinstance(granted, GroupResources) else None, run.spec.resources.pack
 
     def task_of(config: dict[str, Any]) -> TrialTask:
@@ -232,6 +270,8 @@ def _trainable(run: Launch, first: ray.ObjectRef[Any]) -> type:
 
     class TrialWorker(wrap_function(train)):  # type: ignore[misc]  # Ray has no public class to name a function by
         def setup(self, config: dict[str, Any]) -> None:
+            for variable, value in env.items():  # on a cluster that the program had joined, Ray does not set them
+                os.environ.setdefault(variable, value)
             from selgen_ray.trial.worker import heed_sigterm  # late: as above
 
             heed_sigterm()  # here, since signals are a matter of the main thread

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+import io
+import logging
 import sys
 import time
+from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -15,7 +20,9 @@ from selgen_ray.errors import Cause
 from selgen_ray.records.status import TrialStatus
 
 KINDS = ("auto", "rich", "plain", "none")
-_PLAIN_EVERY_S = 30.0
+logger = logging.getLogger(__name__)
+_PLAIN_EVERY_S, _CALLBACK_EVERY_S, _NOTEBOOK_EVERY_S = 30.0, 0.5, 0.25
+_ENDED_SHOWN = 20
 _BAR_WIDTH, _FAILURES_SHOWN = 16, 3
 _COLOURS: dict[str, str] = {TrialStatus.COMPLETED: "green", TrialStatus.FAILED: "red", TrialStatus.DIVERGED: "yellow"}
 
@@ -210,8 +217,123 @@ def _shortened(name: str, width: int) -> str:
     return name if len(setting) <= room else f"{setting[:room]}…{slash}{seed}"
 
 
-def make_display(kind: str = "auto") -> Display:
-    """Return a display of one of the `KINDS`; 'auto': a live one in a terminal, plain lines elsewhere."""
+@dataclass(frozen=True)
+class Progress:
+    """The state of a running sweep, as a callback gets it.
+
+    Attributes:
+        total: trials to run.
+        finished: status -> number of trials that ended with it.
+        running: trial name -> the numbers it reported last, such as {'step': 12, 'num_steps': 40, 'loss': 0.8}.
+        seconds_left: an estimate; None before anything is done.
+        summary: all of that in one line.
+        message: a line on what has just happened, such as that a trial has ended; '' where only numbers are new.
+    """
+
+    total: int
+    finished: Mapping[str, int]
+    running: Mapping[str, Mapping[str, Any]]
+    seconds_left: float | None
+    summary: str
+    message: str = ""
+
+    @classmethod
+    def of(cls, board: Board, message: str = "") -> Progress:
+        """Copy the state of a board."""
+        running = {name: dict(numbers) for name, numbers in list(board.running.items())}
+        return cls(board.total, dict(board.finished), running, board.seconds_left(), board.summary(), message)
+
+
+class CallbackDisplay:
+    """Passes the progress to a function of the user's: at each line, and at most every half second in between.
+
+    A function that raises is not called again; the sweep goes on, and its error is logged.
+    """
+
+    def __init__(self, function: Callable[[Progress], object]) -> None:
+        self._function: Callable[[Progress], object] | None = function
+        self._last = 0.0
+
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+
+    def update(self, board: Board) -> None:
+        if time.monotonic() - self._last > _CALLBACK_EVERY_S:
+            self.line("", board)
+
+    def line(self, text: str, board: Board) -> None:
+        if self._function is None:
+            return
+        self._last = time.monotonic()
+        try:
+            self._function(Progress.of(board, text))
+        except Exception:
+            self._function = None
+            logger.exception("progress: the function raised, and is not called again; the sweep goes on")
+
+    say = line
+
+
+class NotebookDisplay:
+    """Redraws an output of a Jupyter notebook in place; it needs IPython alone, no widgets."""
+
+    def __init__(self) -> None:
+        # IPython is there, since it runs this code, and is nowhere else needed
+        self._ipython: Any = importlib.import_module("IPython.display")
+        self._handle: Any = None
+        self._ended: deque[str] = deque(maxlen=_ENDED_SHOWN)
+        self._last = 0.0
+        self._board: Board | None = None
+
+    def start(self) -> None:
+        self._handle = self._ipython.display(self._ipython.HTML("<pre>starting</pre>"), display_id=True)
+
+    def stop(self) -> None:
+        if self._board is not None:
+            self._draw(self._board)
+
+    def update(self, board: Board) -> None:
+        self._board = board
+        if time.monotonic() - self._last > _NOTEBOOK_EVERY_S:
+            self._draw(board)
+
+    def line(self, text: str, board: Board) -> None:
+        self._ended.append(text)
+        self.update(board)
+
+    def say(self, text: str, board: Board) -> None:
+        self._ended.append(text)
+        self._board = board
+        self._draw(board)
+
+    def _draw(self, board: Board) -> None:
+        self._last = time.monotonic()
+        console = Console(file=io.StringIO(), width=120, height=30, record=True, force_jupyter=False)
+        for text in self._ended:
+            console.print(Text(text, style=_COLOURS.get(text.split(" ")[0], "")))
+        console.print(_view(board, console))
+        html = console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
+        if self._handle is not None:
+            self._handle.update(self._ipython.HTML(html))
+
+
+def in_notebook() -> bool:
+    """Return whether this process is the kernel of a notebook."""
+    get_ipython = getattr(sys.modules.get("IPython"), "get_ipython", None)
+    return getattr(get_ipython() if get_ipython else None, "kernel", None) is not None
+
+
+def make_display(kind: str | Callable[[Progress], object] = "auto") -> Display:
+    """Return a display.
+
+    Args:
+        kind: one of the `KINDS`, or a function that gets the progress. 'auto' is a live display in a terminal and in a
+            notebook, and plain lines elsewhere.
+    """
+    if not isinstance(kind, str):
+        return CallbackDisplay(kind)
+    if kind == "auto" and in_notebook():
+        return NotebookDisplay()
     console = Console(force_terminal=True if kind == "rich" else None)
     if kind == "none":
         return NoDisplay()

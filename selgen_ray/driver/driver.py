@@ -20,7 +20,7 @@ from selgen_ray.driver.display import Board
 from selgen_ray.driver.feedback import Feedback
 from selgen_ray.driver.trial_queue import TrialQueue
 from selgen_ray.driver.trust import TrustedCode
-from selgen_ray.errors import blocked_by
+from selgen_ray.errors import SweepBusyError, SweepLostError, blocked_by
 from selgen_ray.records.control import ALL, LIVE, PLAN, Control, mark_name
 from selgen_ray.records.events import EventLog
 from selgen_ray.records.liveness import LEASE_S
@@ -33,17 +33,6 @@ from selgen_ray.trial.task import TrialTask
 
 logger = logging.getLogger(__name__)
 _SETTLE_S = 0.5
-
-
-class SweepBusyError(RuntimeError):
-    """Another process runs this sweep; the message says which."""
-
-
-class SweepLostError(RuntimeError):
-    """Another process took this sweep over; the message says which."""
-
-    def __init__(self, who: str):
-        super().__init__(f"taken over by {who}: it runs the sweep now, and this process ends")
 
 
 def claim(control: Control, after: int = 0, lease_s: float | None = None) -> Lease:

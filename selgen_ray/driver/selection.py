@@ -8,17 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from selgen_ray.errors import nearest
+from selgen_ray.errors import SelectionError, nearest
 from selgen_ray.records.results import flatten
 
 if TYPE_CHECKING:
     from selgen_ray.trial.task import TrialTask
 
 _SHORT = {"strategy": "proxy_strategy"}
-
-
-class SelectionError(ValueError):
-    """Nothing fits what was asked for; the message says what there is."""
 
 
 def parse_only(only: Iterable[str], tasks: Iterable[TrialTask]) -> Callable[[TrialTask], bool]:

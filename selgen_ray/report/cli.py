@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import math
 import re
 import sys
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from selgen_ray.errors import nearest
 from selgen_ray.records.requirement import parse_requirement
 from selgen_ray.records.results import SUMMARIES
 from selgen_ray.records.status import TrialStatus
+from selgen_ray.report import arguments
 from selgen_ray.report.export import export
 from selgen_ray.report.follow import watch
 from selgen_ray.report.model import Report
@@ -25,7 +25,6 @@ from selgen_ray.storage import Folder
 
 DONE, NOTHING_YET, BAD_INPUT = 0, 1, 2
 _NEAR = 5
-_WATCH_S, _LEAST_S = 10.0, 0.2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,28 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m selgen_ray.report",
         description="What a sweep says: a page, index.html, beside pictures, tables and a summary.",
     )
-    parser.add_argument("sweep", metavar="SWEEP", nargs="+", help="a sweep's folder, a path or URI; several: as one")
-    choices = "'capability', 'alignment', 'coherence' or 'set/metric'"
-    parser.add_argument("--x", default="capability", help=f"{choices}; default: %(default)s")
-    parser.add_argument("--y", default="alignment", help=f"{choices}; default: %(default)s")
-    parser.add_argument("--require", metavar="CONDITION", help="for the front, such as 'coherence >= 0.5'")
-    parser.add_argument("--title", help="default: the name of the folder")
-    parser.add_argument("--out", metavar="FOLDER", help="default: report/ in the sweep's folder, of several here")
-    parser.add_argument(
-        "--reference",
-        metavar="X,Y",
-        type=_point,
-        help="from where hypervolumes are measured; default: the base model's x, the task alone's y",
-    )
-    parser.add_argument(
-        "--watch",
-        metavar="SECONDS",
-        nargs="?",
-        type=_interval,
-        const=_WATCH_S,
-        help=f"look for new results so often (default: {_WATCH_S:g}) until the sweep is over; an open page follows",
-    )
-    parser.add_argument("--export", metavar="FOLDER", help="also write trials and epochs as parquet, with a data card")
+    arguments.add_report(parser)
     return parser
 
 
@@ -137,26 +115,6 @@ def _is_no_axis(name: str) -> bool:
 def _axis_problem(flag: str, name: str) -> str:
     hint = nearest(name, SUMMARIES)
     return f"{flag} {name!r}: allowed are {', '.join(SUMMARIES)}, or the 'set/metric' of an evaluation.{hint}"
-
-
-def _point(text: str) -> tuple[float, float]:
-    try:
-        x, y = (float(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"found {text!r}; allowed are two numbers, such as 0.1,0.5") from None
-    if not (math.isfinite(x) and math.isfinite(y)):
-        raise argparse.ArgumentTypeError(f"found {text!r}; allowed are two finite numbers")
-    return x, y
-
-
-def _interval(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not _LEAST_S <= seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"found {text!r}; allowed is a number of seconds, {_LEAST_S:g} or more")
-    return seconds
 
 
 def _say(text: str) -> None:

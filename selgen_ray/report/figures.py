@@ -48,6 +48,13 @@ def as_svg(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+class Drawn(Figure):
+    """A figure drawn without pyplot that a notebook shows all the same."""
+
+    def _repr_png_(self) -> bytes:
+        return as_png(self)
+
+
 def pareto_figure(report: Report) -> Figure:
     """Draw the trade-off between the two axes, usually alignment against capability.
 
@@ -56,7 +63,7 @@ def pareto_figure(report: Report) -> Figure:
     known between two of its corners. The axes start where what was trained is: a base model beyond them stands at their
     edge. Bars and axes of a share end at 0 and 1; the table has the intervals uncut.
     """
-    figure = Figure(figsize=SIZE_INCHES, dpi=DPI, facecolor="white")
+    figure = Drawn(figsize=SIZE_INCHES, dpi=DPI, facecolor="white")
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_axes((0.075, 0.165, 0.6, 0.715))
     _frame(axes, report)

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from selgen_ray.comparing import Difference
 from selgen_ray.report.colours import Look, looks
 from selgen_ray.report.costs import Cost
 from selgen_ray.report.foreseen import Foreseen
 from selgen_ray.report.progress import NO_PROGRESS, Progress
 from selgen_ray.report.settings import Axis, Setting
 from selgen_ray.stats import Summary
+from selgen_ray.stats.comparing import Difference
 
 LEVEL, LEAST_SEEDS = 0.05, 3  # strategies that share fewer seeds are not told apart
 

@@ -15,7 +15,7 @@ from matplotlib.patches import Patch
 from selgen_ray.records.results import TrialResult
 from selgen_ray.records.status import TrialStatus
 from selgen_ray.report.colours import INK, Look
-from selgen_ray.report.figures import DPI, GREY, literal, pareto_figure
+from selgen_ray.report.figures import DPI, GREY, Drawn, literal, pareto_figure
 from selgen_ray.report.knob_names import SIGNS
 from selgen_ray.report.model import Report, Standings
 from selgen_ray.report.scales import cut
@@ -186,7 +186,7 @@ def path(trials: Sequence[TrialResult], x: Axis, y: Axis) -> list[tuple[float, f
 
 
 def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+    figure = Drawn(figsize=(width, height), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 

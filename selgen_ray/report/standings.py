@@ -8,7 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from selgen_ray.comparing import (
+from selgen_ray.records.status import TrialStatus
+from selgen_ray.report.costs import cost_of
+from selgen_ray.report.model import Comparison, HeldOut, Reference, Report, Standing, Standings
+from selgen_ray.report.roles import Role
+from selgen_ray.report.scales import is_share
+from selgen_ray.report.settings import Axis, Setting
+from selgen_ray.stats import pareto_front
+from selgen_ray.stats.comparing import (
     areas,
     choice_widening,
     compare_family,
@@ -17,13 +24,6 @@ from selgen_ray.comparing import (
     mirror,
     summarise_held_out,
 )
-from selgen_ray.records.status import TrialStatus
-from selgen_ray.report.costs import cost_of
-from selgen_ray.report.model import Comparison, HeldOut, Reference, Report, Standing, Standings
-from selgen_ray.report.roles import Role
-from selgen_ray.report.scales import is_share
-from selgen_ray.report.settings import Axis, Setting
-from selgen_ray.stats import pareto_front
 
 
 def compare_strategies(report: Report, reference: tuple[float, float] | None = None) -> Standings:

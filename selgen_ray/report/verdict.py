@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from selgen_ray.comparing import choice_widening, detectable_difference, seeds_to_settle
 from selgen_ray.records.requirement import parse_requirement
 from selgen_ray.records.results import TrialResult
 from selgen_ray.records.status import TrialStatus
@@ -15,6 +14,7 @@ from selgen_ray.report.roles import TASK_ALONE
 from selgen_ray.report.settings import Setting
 from selgen_ray.report.top import p_text
 from selgen_ray.stats import is_number
+from selgen_ray.stats.comparing import choice_widening, detectable_difference, seeds_to_settle
 
 MOST_WORDS, MOST_SEEDS = 25, 100
 _MOST_NAMED, _MANY = 3, 3

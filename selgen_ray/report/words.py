@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from selgen_ray.comparing import Difference
 from selgen_ray.records.results import SUMMARIES, TrialResult, flatten
 from selgen_ray.records.status import TrialStatus
 from selgen_ray.report.four_questions import hidden_habits
@@ -13,6 +12,7 @@ from selgen_ray.report.knob_names import value_text
 from selgen_ray.report.model import Comparison, Report
 from selgen_ray.report.progress import progress_text
 from selgen_ray.report.settings import Axis
+from selgen_ray.stats.comparing import Difference
 
 QUESTION = (
     "Fine-tuning on narrow data teaches a skill, and often a bad habit with it. A small proxy set of aligned examples "

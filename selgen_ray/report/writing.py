@@ -101,6 +101,33 @@ def _written(
     reference: tuple[float, float] | None,
     watch_s: float,
 ) -> Report:
+    results, around, report = _read(folders, x, y, title, require, reference)
+    if not results or (strict and report.unknown_axes):
+        return report
+    place = _place(folders, out)
+    paths: dict[str, str] = {}
+    for name, content in _files(report, results, around, Places(folders), watch_s):
+        place.write(name, content)
+        paths[name] = str(place / name)
+    return replace(report, paths=paths)
+
+
+def read_report(
+    *sweeps: Folder, x: str = "capability", y: str = "alignment", title: str | None = None, require: str | None = None
+) -> Report:
+    """Read the results of sweeps and make their report; write nothing. Arguments and errors: see `write_report`."""
+    with _uncollected():
+        return _read(sweeps, Axis(x), Axis(y), title, require, None)[2]
+
+
+def _read(
+    folders: Sequence[Folder],
+    x: Axis,
+    y: Axis,
+    title: str | None,
+    require: str | None,
+    reference: tuple[float, float] | None,
+) -> tuple[Found, Surroundings, Report]:
     unreadable: list[Unreadable] = []
     results = read_trials(*folders, unreadable=unreadable)
     for one in unreadable:
@@ -111,15 +138,7 @@ def _written(
     plan = read_plan(folders)
     report = make_report(results, where, title, x, y, require or "", reference, plan, around.gridded)
     estimate = foreseen(folders, [result for _, result in results])
-    report = replace(report, notes=(*_damage(unreadable), *report.notes), foreseen=estimate)
-    if not results or (strict and report.unknown_axes):
-        return report
-    place = _place(folders, out)
-    paths: dict[str, str] = {}
-    for name, content in _files(report, results, around, Places(folders), watch_s):
-        place.write(name, content)
-        paths[name] = str(place / name)
-    return replace(report, paths=paths)
+    return results, around, replace(report, notes=(*_damage(unreadable), *report.notes), foreseen=estimate)
 
 
 def _damage(unreadable: Sequence[Unreadable]) -> Iterable[str]:

@@ -93,7 +93,18 @@ def read_document(tree: Node, keys: Keys, problems: list[Problem]) -> Document:
 def read_space(path: Path, problems: list[Problem], notes: list[str], chain: tuple[Path, ...] = ()) -> Node | None:
     """Read a search space and lay it over those that it extends; None if it is not one. Adds to both lists."""
     tree = read_tree(path, problems)
-    if tree is None or not is_a(dict, tree, problems):
+    return tree and whole_space(tree, problems, notes, (*chain, path.resolve()))
+
+
+def whole_space(tree: Node, problems: list[Problem], notes: list[str], chain: tuple[Path, ...] = ()) -> Node | None:
+    """Return a search space with what it includes, laid over those that it extends; None if it is not one.
+
+    Args:
+        tree: the search space as it is written.
+        problems, notes: get what is wrong, and what is to be known.
+        chain: the files that extend each other, this one last; () for one that is no file.
+    """
+    if not is_a(dict, tree, problems):
         return None
     sections: dict[str, Node] = dict(tree.value)
     for key, kind in (("base", dict), ("overrides", list)):
@@ -109,7 +120,6 @@ def read_space(path: Path, problems: list[Problem], notes: list[str], chain: tup
         return tree
     link = sections["extends"]
     where = find_path(link, problems)
-    chain = (*chain, path.resolve())
     if where and where.resolve() in chain:
         names = " -> ".join(one.name for one in (*chain, where))
         problems.append(link.problem(f"found {link.value!r}, which extends itself: {names}."))
@@ -340,7 +350,7 @@ class _Sections(Searches):
                 if key in _ELSEWHERE:
                     self.problems.append(node.problem(_ELSEWHERE[key]))
                 elif (first := seen.setdefault(key, node)) is not node:
-                    other = f"{first.origin.key} (line {first.origin.line})"
+                    other = first.origin.key + (f" (line {first.origin.line})" if first.origin.line else "")
                     self.problems.append(node.problem(f"is also set by {other}: keep one of the two."))
 
     def unused(self, base: Flat, variants: list[Variant]) -> list[str]:

@@ -35,12 +35,21 @@ def kept_text(path: Path) -> bytes:
     tree = read_space(path, problems, [])
     if tree is None or problems:
         raise SpecError(problems)
-    whole = _with_absolute_paths(tree)
     files = list(dict.fromkeys([str(path), *(node.origin.file for node in _leaves(tree))]))
-    if len(files) == 1 and whole.plain() == tree.plain():
+    if len(files) == 1 and _with_absolute_paths(tree).plain() == tree.plain():
         return path.read_bytes()
-    head = f"# {path.name}, with all that it extends and includes ({', '.join(files)}) and absolute paths\n"
-    return (head + yaml.safe_dump(whole.plain(), sort_keys=False, allow_unicode=True, width=120)).encode()
+    head = f"{path.name}, with all that it extends and includes ({', '.join(files)}) and absolute paths"
+    return written_out(tree, head)
+
+
+def written_out(tree: Node, head: str) -> bytes:
+    """Return a search space that is read already as a file that stands alone, with absolute paths.
+
+    Args:
+        head: a line of comment.
+    """
+    whole = _with_absolute_paths(tree)
+    return (f"# {head}\n" + yaml.safe_dump(whole.plain(), sort_keys=False, allow_unicode=True, width=120)).encode()
 
 
 def read_kept(sweep: Folder) -> Node:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from selgen_ray.errors import Problem, SpecError, StorageError
 from selgen_ray.models import adapters
-from selgen_ray.space.document import Document, read_document, read_space
+from selgen_ray.space.document import Document, read_document, read_space, whole_space
 from selgen_ray.space.expansion import Checked, Checker, expand, without_excluded
 from selgen_ray.space.load_plugins import use_plugins
 from selgen_ray.space.places import Places
@@ -19,7 +21,7 @@ from selgen_ray.space.spec import Pareto, Resources, SearchSpec, StoppingRule, S
 from selgen_ray.space.tracker_options import misplaced, use_trackers
 from selgen_ray.storage import locations
 from selgen_ray.syntax.keys import explain, fields, nested, registered_keys
-from selgen_ray.syntax.tree import Node, merge
+from selgen_ray.syntax.tree import Node, merge, tree_of
 
 __all__ = ["Pareto", "Resources", "SearchSpec", "StoppingRule", "SweepSpec", "Trial", "load_space"]
 
@@ -46,6 +48,22 @@ def load_space(path: str | Path, below: Node | None = None) -> SweepSpec:
 def load_tree(tree: Node) -> SweepSpec:
     """Write out the trials of a search space that is read already. Raises SpecError."""
     return _space(tree, tree.origin.file, [], [])
+
+
+def load_content(content: Mapping[str, Any]) -> tuple[SweepSpec, Node]:
+    """Write out the trials of a search space that is given as a dict; return them, and the search space as nodes.
+
+    Paths in it are looked up in the current directory.
+
+    Raises:
+        SpecError: holds everything that is wrong, each problem with the path of its key.
+    """
+    problems: list[Problem] = []
+    imported: list[str] = []
+    tree = whole_space(tree_of(content, problems), problems, imported)
+    spec = _space(tree, "", problems, imported)
+    assert tree is not None  # else a SpecError was raised
+    return spec, tree
 
 
 def _space(tree: Node | None, path: str | Path, problems: list[Problem], imported: list[str]) -> SweepSpec:

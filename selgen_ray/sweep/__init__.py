@@ -38,7 +38,7 @@ def _main(argv: Sequence[str], guard: bool) -> int:
     from selgen_ray.driver.guard import guarded
 
     word = argv[0] if argv else ""
-    if word in COMMANDS and not Path(word).exists():
+    if word in COMMANDS and not Path(word).is_file():
         from selgen_ray.sweep import commands  # late: as above
 
         return commands.main(argv)

@@ -15,7 +15,7 @@ from typing import Any
 
 from selgen_ray.driver.display import clock, running_line
 from selgen_ray.driver.selection import SelectionError, find_trials
-from selgen_ray.driver.trust import OPTION, SHORTEST, sha256_start
+from selgen_ray.driver.trust import OPTION, SHORTEST
 from selgen_ray.errors import INPUT_ERRORS, StorageError
 from selgen_ray.reading import Unreadable, every_head, one_each
 from selgen_ray.records.control import ALL, LIVE, PLAN, Control
@@ -25,6 +25,7 @@ from selgen_ray.records.results import FILE_NAME, TrialResult
 from selgen_ray.records.status import TrialStatus
 from selgen_ray.records.text import first_line, last_line
 from selgen_ray.storage import Folder
+from selgen_ray.sweep import arguments
 
 DONE, WRONG = 0, 2
 
@@ -128,43 +129,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m selgen_ray.sweep", description="Look at a sweep and steer it.")
     commands = parser.add_subparsers(dest="command", required=True)
 
-    def command(name: str, text: str) -> argparse.ArgumentParser:
-        made = commands.add_parser(name, help=text, description=text)
-        made.add_argument("sweep", help="the sweep's folder, a path or URI, or the YAML file of its search space")
-        return made
-
-    def trials(made: argparse.ArgumentParser) -> None:
-        help_text = "'<setting>/seed_<N>', a setting, an id, or a pattern with *"
-        made.add_argument("trials", metavar="TRIAL", nargs="*", help=help_text)
-
-    status = command("status", "what is done, what runs, what failed and why, and the time left")
-    status.add_argument("--json", action="store_true", help="for programs")
-    stop = command("stop", "let trials finish their step, save a checkpoint and end; a retry lets them go on")
-    trials(stop)
-    stop.add_argument("--all", action="store_true", help="end the whole sweep, as Ctrl-C does")
-    stop.add_argument("--why", help="a reason, kept with the trial")
-    retry = command("retry", "let trials run again that failed, diverged, were stopped or removed")
-    trials(retry)
-    for name in ("failed", "diverged", "stopped"):
-        retry.add_argument(f"--{name}", action="append_const", dest="kinds", const=name, help=f"all that {name}")
-    rm = command("rm", "delete trials and their results; they do not run again until a retry")
-    trials(rm)
-    rm.add_argument("--yes", action="store_true", help="do not ask")
-    add = command("add", "let the sweep have further trials, now or when it is run again")
-    told = "their search space, laid over base, seeds and plugins of the sweep; its name and storage_path do not count"
-    add.add_argument("space", metavar="more.yaml", nargs="?", help=told)
-    add.add_argument("--seeds", metavar="N", nargs="+", type=_seed, help="or: the sweep's settings with these seeds")
-    add.add_argument("--strategies", metavar="NAME,...", help="of these strategies or settings alone, with --seeds")
-    trust_text = "let the command run this plugin, of trials that were added before, to compare with them"
-    add.add_argument(OPTION, metavar="SHA256", action="append", type=sha256_start, default=[], help=trust_text)
-    add.add_argument("--different", action="store_true", help="add them even if they do not compare with the others")
+    for name, sentence in arguments.STEERING.items():
+        arguments.add_steering(commands.add_parser(name, help=sentence, description=sentence), name)
     return parser
-
-
-def _seed(text: str) -> int:
-    if not text.isdecimal() or int(text) >= 2**63:
-        raise argparse.ArgumentTypeError(f"found {text!r}; allowed is a whole number from 0")
-    return int(text)
 
 
 def _folder(text: str) -> Folder:

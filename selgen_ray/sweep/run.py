@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
 import os
-import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -14,17 +12,24 @@ from pathlib import Path
 from typing import NoReturn
 
 from selgen_ray.cluster import job
-from selgen_ray.config.finetune import FinetuneConfig
 from selgen_ray.driver import guard
-from selgen_ray.driver.display import KINDS, make_display
-from selgen_ray.driver.driver import SweepBusyError, SweepLostError, claim, record_end
+from selgen_ray.driver.display import make_display
+from selgen_ray.driver.driver import claim, record_end
 from selgen_ray.driver.packing import packing_lines
 from selgen_ray.driver.plan import Plan, make_plan, sweep_folder
 from selgen_ray.driver.preflight import check_data
-from selgen_ray.driver.selection import SelectionError, parse_only
+from selgen_ray.driver.selection import parse_only
 from selgen_ray.driver.token_plan import PlannedTokens
-from selgen_ray.driver.trust import OPTION, sha256_start
-from selgen_ray.errors import INPUT_ERRORS, SpecError, StorageError
+from selgen_ray.driver.trust import OPTION
+from selgen_ray.errors import (
+    INPUT_ERRORS,
+    SelectionError,
+    SpecError,
+    StorageError,
+    SweepBusyError,
+    SweepError,
+    SweepLostError,
+)
 from selgen_ray.evals.foresight import Foresight
 from selgen_ray.records.control import Control
 from selgen_ray.records.results import FILE_NAME
@@ -32,7 +37,9 @@ from selgen_ray.records.status import TrialStatus
 from selgen_ray.records.text import first_line, last_line
 from selgen_ray.space import SweepSpec, kept, load_space
 from selgen_ray.storage.leases import Lease
+from selgen_ray.sweep import arguments
 from selgen_ray.sweep.command_names import COMMANDS
+from selgen_ray.sweep.launching import launch_sweep
 
 DONE, UNFINISHED, BAD_INPUT = 0, 1, 2
 logger = logging.getLogger(__name__)
@@ -84,41 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Run a sweep, or what is left of it.",
         epilog=f"To look at a sweep and steer it while it runs: {', '.join(COMMANDS)}; each has --help.",
     )
-    parser.add_argument("space", metavar="space.yaml", help="the search space")
-    parser.add_argument("--dry-run", action="store_true", help="print the plan and stop; Ray is not started")
-    parser.add_argument(
-        "--estimate",
-        action="store_true",
-        help="run a few steps and one evaluation batch of each kind of trial, print what the sweep will cost, and stop",
-    )
-    parser.add_argument(
-        "--price-per-gpu-hour", metavar="2.50", type=_price, help="with --estimate: what an hour of one GPU costs"
-    )
-    parser.add_argument(
-        "--only",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        help="run these trials alone: strategy=kl_divergence, seed=1,2, beta_kl=10; several options must all hold",
-    )
-    parser.add_argument(
-        OPTION,
-        metavar="SHA256",
-        action="append",
-        type=sha256_start,
-        default=[],
-        help="let added trials run this plugin, which the search space does not name; it is the plan that names it",
-    )
-    parser.add_argument("--max-concurrent", metavar="N", type=_count, help="trials at a time, in place of the YAML's")
-    parser.add_argument(
-        "--time-budget", metavar="8h", type=_seconds, help="end after so long, as after Ctrl-C: 90m, 1h30m, 2d"
-    )
-    parser.add_argument(
-        "--progress",
-        choices=KINDS,
-        default="auto",
-        help="what is shown meanwhile: rich bars, plain lines, none; auto: rich in a terminal, else plain",
-    )
+    arguments.add_sweep(parser)
     return parser
 
 
@@ -201,9 +174,6 @@ def resume_command(args: argparse.Namespace) -> str:
 
 def _launch(spec: SweepSpec, plan: Plan, args: argparse.Namespace, lease: Lease) -> tuple[str | None, str | None]:
     """Run what is left; return what is wrong with the request, if anything, and why the sweep ended early."""
-    from selgen_ray.cluster import cluster  # late: a dry run, or a finished sweep, needs no Ray
-    from selgen_ray.cluster.trackers import TrackerError
-    from selgen_ray.cluster.tune_sweep import Launch, launch, resolve
 
     def abandon(why: str) -> NoReturn:
         if lease.lost is not None:
@@ -222,28 +192,13 @@ def _launch(spec: SweepSpec, plan: Plan, args: argparse.Namespace, lease: Lease)
         finally:
             os._exit(UNFINISHED)  # Ray's own threads would keep the process, or end it with a wrong status
 
-    tasks = [p.task for p in plan.planned] + [task for search in plan.searches for task in plan.samples(search)]
-    shared = FinetuneConfig.model_fields.keys()
-    configs = [{k: v for k, v in task.config["finetune_config"].items() if k in shared} for task in tasks]
     try:
-        dashboard = cluster.connect(spec.resources)
-        granted = resolve(spec.resources)
-        cluster.check_hardware(map(FinetuneConfig.model_validate, configs), granted.gpus_per_process)
-        if dashboard:
-            _say(f"dashboard: {dashboard}")
         display = make_display(args.progress)
-        return None, launch(Launch(spec, plan, granted, display, abandon, lease, args.time_budget))
+        return None, launch_sweep(spec, plan, display, abandon, lease, args.time_budget, _say)
     except KeyboardInterrupt:
         return None, "interrupted"
-    except SweepLostError as error:
+    except SweepError as error:  # the cluster, a tracker, or another process that has the sweep now
         return str(error), None
-    except ConnectionError as error:
-        hint = "Is it running? One with token authentication needs RAY_AUTH_MODE=token."
-        return f"RAY_ADDRESS {os.environ.get('RAY_ADDRESS')!r}: {error}. {hint}", None
-    except (cluster.InfeasibleError, TrackerError) as error:
-        return str(error), None
-    finally:
-        cluster.disconnect()
 
 
 def _finish(spec: SweepSpec, plan: Plan, resume: str, why: str | None, *, hurried: bool = False) -> int:
@@ -321,29 +276,6 @@ def _resource_lines(spec: SweepSpec) -> list[str]:
         return [f"  each trial: {resources.workers} workers ({resources.strategy or 'ddp'}), each {each}{limits}"]
     gpus = "1 where the cluster has any, else 0" if resources.gpus is None else f"{resources.gpus:g}"
     return [f"  each trial: CPUs: {resources.cpus:g}, GPUs: {gpus}{limits}"]
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"found {text!r}; allowed is a whole number from 1")
-    return int(text)
-
-
-def _price(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"found {text!r}; allowed is a number above 0, such as 2.50")
-    return value
-
-
-def _seconds(text: str) -> float:
-    parts = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
-    if not text or not parts:
-        raise argparse.ArgumentTypeError(f"found {text!r}; allowed are 8h, 90m, 1h30m, 2d, 45s")
-    return sum(int(n) * unit for n, unit in zip(parts.groups(), (86400, 3600, 60, 1), strict=True) if n)
 
 
 def _say(*lines: str) -> None:

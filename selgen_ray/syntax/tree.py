@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
+import os
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -127,6 +130,59 @@ def read_tree(path: Path, problems: list[Problem], included: bool = False) -> No
         problems.append(root.problem(f"{message}."))
     except RecursionError:
         problems.append(root.problem("is nested too deeply: does an anchor contain itself?"))
+    return None
+
+
+def tree_of(content: Any, problems: list[Problem], name: str = "") -> Node:
+    """Return plain content (dicts, lists, texts, numbers) as nodes, with dotted keys unfolded as in a file.
+
+    Its places have keys and no lines. Paths and numbers of NumPy are taken as texts and numbers.
+
+    Args:
+        content: a search space as YAML would give it.
+        problems: gets a message for each value that no YAML file could hold; such a value is left out.
+        name: what messages call the content in place of a file.
+    """
+    root = Origin(name)
+    dumper = yaml.SafeDumper(io.StringIO(), sort_keys=False)
+    dumper.ignore_aliases = lambda data: True
+    constructor = yaml.SafeLoader("")
+    source = dumper.represent_data(_as_yaml_has_it(content, root, problems))
+    # a value that contains itself is met before
+    node = _Builder(constructor.construct_object, problems, sys.maxsize).node(source, root)
+    return node or Node({}, root)
+
+
+def _as_yaml_has_it(value: Any, place: Origin, problems: list[Problem], depth: int = 0) -> Any:
+    """Return a value with tuples as lists, paths as texts and NumPy's numbers as Python's; None where it is none."""
+    if depth > _DEEPEST:
+        problems.append(place.problem(f"is nested too deeply, in more than {_DEEPEST} levels: does it contain itself?"))
+        return None
+    if isinstance(value, Mapping):
+        found: dict[str, Any] = {}
+        for key, item in cast(Mapping[Any, Any], value).items():
+            if not isinstance(key, str):
+                problems.append(place.problem(f"found the key {key!r} ({type(key).__name__}); keys are text."))
+                continue
+            inner = Origin(place.file, None, f"{place.key}.{key}".lstrip("."))
+            found[key] = _as_yaml_has_it(item, inner, problems, depth + 1)
+        return found
+    if isinstance(value, list | tuple):
+        return [
+            _as_yaml_has_it(item, Origin(place.file, None, f"{place.key}[{i}]"), problems, depth + 1)
+            for i, item in enumerate(cast(Sequence[Any], value))
+        ]
+    if isinstance(value, os.PathLike):
+        return os.fspath(cast(os.PathLike[str], value))
+    if not isinstance(value, str | bool | int | float) and callable(number := getattr(value, "item", None)):
+        value = number()
+    if value is None or type(value) in (str, bool, int, float):
+        return value
+    for kind in (str, int, float):  # such as an enum's member, or numpy.float64
+        if isinstance(value, kind):
+            return kind(value)
+    allowed = "what YAML can hold (dicts, lists, text, numbers, true, false, null)"
+    problems.append(place.problem(f"found {show(value)}; allowed: {allowed}."))
     return None
 
 
@@ -286,9 +342,11 @@ class _Builder:
             for part, inner in node.value.items():
                 self.join(old.value, part, inner)
         else:
-            message = f"is given twice, first in line {old.origin.line}"
+            first = f", first in line {old.origin.line}" if old.origin.line else ""
+            message = f"is given twice{first}"
             self.problems.append(node.problem(f"{message}: {show(old.plain())} and {show(node.plain())}."))
 
 
 def _at(origin: Origin, source: yaml.Node, key: str) -> Origin:
-    return Origin(origin.file, source.start_mark.line + 1, key, origin.included)
+    line = source.start_mark.line + 1 if source.start_mark else None
+    return Origin(origin.file, line, key, origin.included)

@@ -32,8 +32,7 @@ from selgen_ray.storage.scratch import scratch
 from selgen_ray.trainers.base import BaseTrainer, trainer_class
 from selgen_ray.trainers.catalogue import build_config
 from selgen_ray.trainers.engine import ranks
-from selgen_ray.trainers.engine.checkpoints import capture
-from selgen_ray.trainers.engine.course import main_phase
+from selgen_ray.trainers.engine.context import Training
 from selgen_ray.trainers.engine.evaluations import Evaluations, Measured
 from selgen_ray.trainers.engine.loop import Job, Progress, take_step
 from selgen_ray.trainers.engine.phases import Phase
@@ -123,7 +122,9 @@ class _Measuring:
     def _open_s(self, place: Path) -> float:
         """Load what every trial of the process finds loaded later, and return the seconds."""
         start = clock()
-        with self._trainer(place):
+        with self._trainer(place) as trainer:
+            if type(trainer).main_phase is not BaseTrainer.main_phase:
+                trainer.main_phase().start(None)  # another loop, whose packages are imported here
             return clock() - start
 
     def _trainer(self, place: Path) -> BaseTrainer:
@@ -153,14 +154,17 @@ class _Measuring:
 
         start = clock()
         trainer.prepare()
+        phase = trainer.main_phase()
+        progress = phase.start(None)
         _wait_for_device(trainer)
         prepare_s = clock() - start + self.unrun_s
 
-        phase = main_phase(trainer.run, trainer)
-        progress = phase.start(None)
-        strata = self._steps(phase.job, progress, [largest_step(phase)])
+        if isinstance(phase, Phase):
+            strata = self._steps(phase.job, progress, [largest_step(phase)])
+            checkpoint_s = _seconds(lambda: phase.capture(progress, {}), trainer)
+        else:
+            strata, checkpoint_s = self._of_another_loop(phase, progress)
         trainer.record.add_reading(progress.step, *progress.read())
-        checkpoint_s = _seconds(lambda: capture(phase.job, progress, {}), trainer)
         after = sampled.sample()
         for one, again in zip(before, after, strict=True):
             one["seconds"] += again["seconds"]
@@ -185,6 +189,30 @@ class _Measuring:
         whole_s = left * sum(one["share"] * _mean(one["seconds"]) for one in strata)
         self.trainings.append({"name": job.phase, "num_steps": left, "seconds": whole_s})
         self.unrun_s += whole_s - (clock() - start)
+
+    def _of_another_loop(self, training: Training, progress: Progress) -> tuple[list[dict[str, Any]], float]:
+        """Let a loop that is not ours take its first steps; return what `_steps` does, and the seconds of a checkpoint.
+
+        Such a loop cannot be asked for single steps: the rows of its first ones decide.
+        """
+        ends: list[float] = []
+        checkpoint_s = 0.0
+
+        def after_step(progress: Progress) -> None:
+            nonlocal checkpoint_s
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            ends.append(clock())
+            if len(ends) > _WARM_UP + _TIMED or len(ends) == training.num_steps:
+                training.capture(progress, {})
+                checkpoint_s = clock() - ends[-1]
+                raise _EnoughError
+
+        start = clock()
+        with suppress(_EnoughError):
+            training.fit(progress, after_step)
+        seconds = [end - before for before, end in zip([start, *ends], ends, strict=False)]
+        return [{"share": 1.0, "seconds": seconds[_WARM_UP:] or seconds}], checkpoint_s
 
     def _steps(self, job: Job, progress: Progress, first: Sequence[int] = ()) -> list[dict[str, Any]]:
         """Run some steps and return their seconds, for each kind of step: not every term is due in each.
@@ -233,6 +261,10 @@ class _Measuring:
                     trainer.parameters[name].copy_(tensor)
         _wait_for_device(trainer)
         return count, (clock() - start if count else 0.0)
+
+
+class _EnoughError(Exception):
+    """Ends a training of which enough steps were seen."""
 
 
 def largest_step(phase: Phase) -> int:

@@ -21,7 +21,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from selgen_ray.comparing import (
+from selgen_ray.stats import binomial_interval
+from selgen_ray.stats.comparing import (
     Floats,
     choice_widening,
     held_out_choices,
@@ -30,7 +31,6 @@ from selgen_ray.comparing import (
     t_half_widths,
     t_p_values,
 )
-from selgen_ray.stats import binomial_interval
 
 LEVEL, ITEMS = 0.05, 50
 

@@ -143,7 +143,7 @@ def by_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("strategy", "knobs"),
-    [("naive", {}), ("safe_lora", {"proxy_epochs": 10})],
+    [("hf_trainer", {}), ("safe_lora", {"proxy_epochs": 10})],
 )
 def test_the_estimate_of_a_trial_is_near_the_truth(strategy, knobs, tiny_model_dir, data_files, tmp_path, by_cpu):
     fixed = {f"finetune_config.{key}": value for key, value in knobs.items()}
@@ -174,7 +174,7 @@ def test_the_estimate_of_a_trial_is_near_the_truth(strategy, knobs, tiny_model_d
     assert steps == result.eval_steps[-1]
     assert 1 + sum(measured.evaluations(task.config)) == len(result.eval_steps)
     assert measured.found["versions"] == len(before) - 1
-    assert len(measured.found["trainings"]) == {"naive": 0, "safe_lora": 1}[strategy]
+    assert len(measured.found["trainings"]) == {"hf_trainer": 0, "safe_lora": 1}[strategy]
 
 
 def test_a_trial_that_does_not_fit_is_said_and_not_raised(make_config, tmp_path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from ray.air.constants import TRAINING_ITERATION
 from ray.tune.logger import LoggerCallback, TBXLoggerCallback
 
+from selgen_ray.errors import TrackerError
 from selgen_ray.records.results import flatten
 from selgen_ray.space.tracker_options import Tracker
 from selgen_ray.storage import Folder
@@ -22,10 +23,6 @@ from selgen_ray.trial.task import TrialTask
 
 Later = Callable[[Callable[[], None]], None]
 """Does a write to the sweep's folder when it can."""
-
-
-class TrackerError(RuntimeError):
-    """A tracker cannot be used; the message says which and why."""
 
 
 @dataclass(eq=False)

@@ -98,7 +98,7 @@ function tokens(count) {
         : `${count}`;
 }
 
-// -- means over seeds: as selgen_ray/stats.py says, with its quantiles of Student's t
+// -- means over seeds: as selgen_ray/stats/summaries.py says, with its quantiles of Student's t
 
 function summarise(values) {
   const n = values.length;

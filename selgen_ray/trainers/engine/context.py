@@ -29,7 +29,7 @@ from selgen_ray.parallel import clock
 from selgen_ray.records.results import TrainingRecord
 from selgen_ray.storage.cache import Cache
 from selgen_ray.trainers.engine import ranks
-from selgen_ray.trainers.engine.checkpoints import Checkpoints
+from selgen_ray.trainers.engine.checkpoints import Checkpoint, Checkpoints
 from selgen_ray.trainers.engine.loop import GradMap, Job, Progress, Term, accelerator, fit
 from selgen_ray.trainers.engine.memory import BatchSizes
 from selgen_ray.trainers.engine.shared_values import SharedValues
@@ -62,6 +62,42 @@ class Callbacks:
     on_progress: Callable[[dict[str, Any]], None] = _ignore
     on_event: Callable[[dict[str, Any]], None] = _ignore
     on_evaluation: Callable[[], None] = lambda: None
+
+
+class Training(Protocol):
+    """One training of the run's model, which a course runs and watches: a `Phase`, or another loop in its place.
+
+    Attributes:
+        name: stands in the progress line.
+    """
+
+    name: str
+
+    @property
+    def epoch_steps(self) -> int:
+        """Optimizer steps of an epoch."""
+        ...
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps in total."""
+        ...
+
+    def start(self, checkpoint: Checkpoint | None) -> Progress:
+        """Return the progress at the beginning, or restore a checkpoint and return its progress."""
+        ...
+
+    def fit(self, progress: Progress, after_step: Callable[[Progress], None]) -> None:
+        """Train the steps that are left, calling `after_step` after each."""
+        ...
+
+    def capture(self, progress: Progress, state: dict[str, Any]) -> Checkpoint:
+        """Return a checkpoint of the finished steps; `state` is the plain JSON that it holds besides."""
+        ...
+
+    def learning_rate(self) -> float:
+        """Return the learning rate of the next step."""
+        ...
 
 
 class Hooks(Protocol):
@@ -97,6 +133,10 @@ class Hooks(Protocol):
 
     def micro_batch(self, stream: str, rows: list[int]) -> Batch:
         """Return the given rows of a stream as a batch on the device."""
+        ...
+
+    def main_phase(self) -> Training:
+        """Return the training of the run, and set `run.num_steps`; called after `prepare`."""
         ...
 
 

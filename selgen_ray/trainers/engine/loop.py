@@ -204,7 +204,7 @@ def take_step(job: Job, progress: Progress) -> None:
     by_slot = {slot: ranks.summed_gradients(gradients, job.parameters) for slot, gradients in rank_gradients.items()}
     gradients = job.transform_gradients(by_slot, step) if job.transform_gradients else by_slot.get(MAIN, {})
     for name, parameter in job.parameters.items():
-        parameter.grad = gradients.get(name)
+        parameter.grad = _laid_out(gradients.get(name), parameter)
     if job.max_grad_norm is not None:
         norm = torch.nn.utils.clip_grad_norm_(list(job.parameters.values()), job.max_grad_norm)
         progress.log("grad_norm", norm)
@@ -215,6 +215,13 @@ def take_step(job: Job, progress: Progress) -> None:
     job.optimizer.zero_grad(set_to_none=True)
     if job.after_optimizer_step:
         job.after_optimizer_step(job.parameters, learning_rate, step)
+
+
+def _laid_out(gradient: Tensor | None, parameter: torch.nn.Parameter) -> Tensor | None:
+    """Return the gradient with the parameter's strides: PyTorch's fused optimizers read both in the order of memory."""
+    if gradient is None or gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
 
 
 def _fetch(job: Job, step: int) -> _Batches:

@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 from benchmarks.coverage import KINDS, Kind, alike, measure
 
-from selgen_ray.comparing import (
+from selgen_ray.stats.comparing import (
     choice_widening,
     compare_family,
     detectable_difference,

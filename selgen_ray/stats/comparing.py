@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from selgen_ray.stats import Summary, paired_change, summarise, t_quantile
+from selgen_ray.stats.summaries import Summary, paired_change, summarise, t_quantile
 
 Floats = NDArray[np.float64]
 _DRAWS, _MOST_ALIKE = 4000, 40  # of the simulation behind `choice_widening`
@@ -120,7 +120,7 @@ def t_p_values(differences: Floats, widening: float = 1.0) -> Floats:
 
     NaN where all differences are the same, but for rounding: then there is no spread to compare with.
 
-    Source: Student 1908 (see stats.py).
+    Source: Student 1908 (see summaries.py).
     """
     from scipy.special import stdtr
 
