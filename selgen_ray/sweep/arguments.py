@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from pathlib import Path
 
@@ -23,6 +24,14 @@ def add_sweep(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command that runs a sweep."""
     parser.add_argument("space", metavar="space.yaml", help="the search space")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop; Ray is not started")
+    parser.add_argument(
+        "--estimate",
+        action="store_true",
+        help="run a few steps and one evaluation batch of each kind of trial, print what the sweep will cost, and stop",
+    )
+    parser.add_argument(
+        "--price-per-gpu-hour", metavar="2.50", type=_price, help="with --estimate: what an hour of one GPU costs"
+    )
     parser.add_argument(
         "--only",
         metavar="KEY=VALUE",
@@ -148,6 +157,16 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"found {text!r}; allowed is a whole number from 1")
     return int(text)
+
+
+def _price(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"found {text!r}; allowed is a number above 0, such as 2.50")
+    return value
 
 
 def _seconds(text: str) -> float:
