@@ -57,19 +57,13 @@ COMMANDS = {
         "Look at your rows and write a first search space for them.",
         "init my_exp --outcome task.jsonl --proxy honest.jsonl --truth honest_test.jsonl --model toy",
     ),
+    "doctor": Command("Look at this machine, the cluster and the storage, and say what to do.", "doctor space.yaml"),
     "completion": Command(
         "Print what lets a shell complete commands, options, strategies, trials and files.",
         'completion bash    # in ~/.bashrc: eval "$(selgen completion bash)"',
     ),
 }
-_OWN_MODULE = (
-    "report",
-    "strategies",
-    "data",
-    "import",
-    "init",
-    "completion",
-)  # the others: `python -m selgen_ray.sweep`
+_OF_SWEEP = ("sweep", "status", "stop", "retry", "add", "rm")  # `python -m selgen_ray.sweep` has them too
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -121,7 +115,7 @@ def _run(word: str, argv: list[str], is_command: bool) -> int:
     parser = _parser(name)
     parser.check_options(words)
     parser.parse_args(words)  # ends the process after --help, or if something is wrong
-    if name in _OWN_MODULE:
+    if name not in _OF_SWEEP:
         return _run_own(name, words)
     from selgen_ray import sweep
 
@@ -146,6 +140,10 @@ def _run_own(name: str, words: list[str]) -> int:
         from selgen_ray.sweep import new_space
 
         return new_space.main(words)
+    if name == "doctor":
+        from selgen_ray.sweep import doctor
+
+        return doctor.main(words)
     if name == "completion":
         from selgen_ray.sweep import completion
 
@@ -171,6 +169,8 @@ def _parser(name: str) -> CommandParser:
         arguments.add_data(parser)
     elif name == "init":
         arguments.add_init(parser)
+    elif name == "doctor":
+        arguments.add_doctor(parser)
     elif name == "report":
         from selgen_ray.report.arguments import add_report
 

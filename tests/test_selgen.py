@@ -32,6 +32,7 @@ TOLD = {
     "data": "show",
     "import": "--results",
     "init": "--task-test",
+    "doctor": "--skip",
     "completion": "bash",
 }
 
