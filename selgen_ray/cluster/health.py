@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import time
@@ -27,7 +28,7 @@ def look(file: str | None) -> dict[str, Any]:
     address = os.environ.get("RAY_ADDRESS") or "local"
     try:
         local: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **local)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
     except Exception as error:  # Ray raises bare ones
         return {"error": " ".join(str(error).split()) or type(error).__name__, "version": ray.__version__}
     try:
