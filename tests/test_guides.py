@@ -233,6 +233,7 @@ def test_the_map_names_files_that_are_there():
         "config.json",
         "plan.json",
         "live.json",
+        "estimate.json",
         "events.jsonl",
         "checkpoints/",
         "model/",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 
+PORT = 8642
 _WATCH_S, _LEAST_S = 10.0, 0.2
 
 
@@ -31,6 +32,12 @@ def add_report(parser: argparse.ArgumentParser) -> None:
         const=_WATCH_S,
         help=f"look for new results so often (default: {_WATCH_S:g}) until the sweep is over; an open page follows",
     )
+    parser.add_argument(
+        "--serve", action="store_true", help="a page on this machine that follows the sweep, with buttons to steer it"
+    )
+    parser.add_argument(
+        "--port", metavar="N", type=_port, help=f"of --serve; default: {PORT}, and 0 is any that is free"
+    )
     parser.add_argument("--export", metavar="FOLDER", help="also write trials and epochs as parquet, with a data card")
 
 
@@ -42,6 +49,12 @@ def _point(text: str) -> tuple[float, float]:
     if not (math.isfinite(x) and math.isfinite(y)):
         raise argparse.ArgumentTypeError(f"found {text!r}; allowed are two finite numbers")
     return x, y
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"found {text!r}; allowed is a whole number from 0 to 65535")
+    return int(text)
 
 
 def _interval(text: str) -> float:

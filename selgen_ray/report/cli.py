@@ -9,7 +9,7 @@ import argparse
 import difflib
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from selgen_ray.errors import nearest
 from selgen_ray.records.requirement import parse_requirement
@@ -19,6 +19,7 @@ from selgen_ray.report import arguments
 from selgen_ray.report.export import export
 from selgen_ray.report.follow import watch
 from selgen_ray.report.model import Report
+from selgen_ray.report.serve import EVERY_S, Following, Server, serve
 from selgen_ray.report.text import report_text
 from selgen_ray.report.writing import write_report
 from selgen_ray.storage import Folder
@@ -44,11 +45,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             require=args.require,
             out=args.out,
             reference=args.reference,
-            watch_s=args.watch or 0,
+            watch_s=EVERY_S if args.serve else args.watch or 0,
         )
         reports.append(report)
         return report
 
+    if args.serve:
+        return _serve(args, write)
     try:
         write()
         if args.export:
@@ -67,6 +70,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     return DONE if reports[-1].counts[TrialStatus.COMPLETED] else NOTHING_YET
 
 
+def _serve(args: argparse.Namespace, write: Callable[[], Report]) -> int:
+    """Serve the page until Ctrl-C; the page that then lies on the disk looks for no newer one."""
+    (sweep,) = args.sweep
+    folder = Folder(sweep)
+    try:
+        if not folder.exists():
+            return _refuse(f"no sweep folder at {folder}.{near_folders(sweep)}")
+        following = Following(folder, write)
+        server = Server(following, sweep, arguments.PORT if args.port is None else args.port)
+        following.look()
+        if following.report and following.report.unknown_axes:
+            return _refuse("\n".join(following.report.unknown_axes))
+        serve(server, _say)
+        args.serve = False
+        write()
+    except OSError as error:  # the port, or the storage
+        return _refuse(str(error))
+    return DONE
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m selgen_ray.report",
@@ -83,6 +106,14 @@ def _problems(args: argparse.Namespace) -> list[str]:
             parse_requirement(args.require)
     except ValueError as error:
         wrong.append(f"--require {args.require!r}: {error}")
+    if args.port is not None and not args.serve:
+        wrong.append("--port belongs to --serve")
+    if args.serve and len(args.sweep) > 1:
+        wrong.append(f"--serve takes one sweep, and there are {len(args.sweep)}: what would a button stop?")
+    if args.serve and args.watch is not None:
+        wrong.append("--serve and --watch: leave --watch out, since a served page follows the sweep too")
+    if args.serve and args.export is not None:
+        wrong.append("--serve and --export: export by a command of its own")
     return wrong
 
 

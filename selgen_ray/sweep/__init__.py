@@ -15,7 +15,7 @@ from pathlib import Path
 from selgen_ray.errors import misspelt, until_interrupted
 from selgen_ray.sweep.command_names import COMMANDS
 
-_HELP = {"-h", "--help", "--dry-run"}
+_HELP = {"-h", "--help", "--dry-run", "--estimate"}  # these run no sweep
 
 
 def main(argv: Sequence[str] | None = None, guard: bool | None = None) -> int:

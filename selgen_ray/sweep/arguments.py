@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from pathlib import Path
 
@@ -23,6 +24,14 @@ def add_sweep(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command that runs a sweep."""
     parser.add_argument("space", metavar="space.yaml", help="the search space")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop; Ray is not started")
+    parser.add_argument(
+        "--estimate",
+        action="store_true",
+        help="run a few steps and one evaluation batch of each kind of trial, print what the sweep will cost, and stop",
+    )
+    parser.add_argument(
+        "--price-per-gpu-hour", metavar="2.50", type=_price, help="with --estimate: what an hour of one GPU costs"
+    )
     parser.add_argument(
         "--only",
         metavar="KEY=VALUE",
@@ -73,8 +82,15 @@ def add_steering(parser: argparse.ArgumentParser, command: str) -> None:
 def _add_add(add: argparse.ArgumentParser) -> None:
     told = "their search space, laid over base, seeds and plugins of the sweep; its name and storage_path do not count"
     add.add_argument("space", metavar="more.yaml", nargs="?", help=told)
-    add.add_argument("--seeds", metavar="N", nargs="+", type=_seed, help="or: the sweep's settings with these seeds")
+    seeds_text = "or: the sweep's settings with these seeds; with --from: that trial's"
+    add.add_argument("--seeds", metavar="N", nargs="+", type=_seed, help=seeds_text)
     add.add_argument("--strategies", metavar="NAME,...", help="of these strategies or settings alone, with --seeds")
+    from_text = "or: this trial of the sweep once more, with other values or seeds; a name, or the beginning of an id"
+    add.add_argument("--from", dest="original", metavar="TRIAL", help=from_text)
+    set_text = "a key of its config and the value in YAML, such as finetune_config.beta_kl=3; may be repeated"
+    add.add_argument("--set", dest="changes", metavar="KEY=VALUE", action="append", default=[], help=set_text)
+    warm_text = "with --from: training begins with the weights of that trial, as it is saved or checkpointed now"
+    add.add_argument("--warm-start", action="store_true", help=warm_text)
     trust_text = "let the command run this plugin, of trials that were added before, to compare with them"
     add.add_argument(OPTION, metavar="SHA256", action="append", type=sha256_start, default=[], help=trust_text)
     add.add_argument("--different", action="store_true", help="add them even if they do not compare with the others")
@@ -141,6 +157,16 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"found {text!r}; allowed is a whole number from 1")
     return int(text)
+
+
+def _price(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"found {text!r}; allowed is a number above 0, such as 2.50")
+    return value
 
 
 def _seconds(text: str) -> float:

@@ -319,16 +319,33 @@ def _add(args: argparse.Namespace, folder: Folder) -> list[str]:
     # late: start-up, as above
     from selgen_ray.driver.added import AddedTrial, write_added
     from selgen_ray.sweep.adding import more_seeds, more_trials
+    from selgen_ray.sweep.cloning import changed_trials, find_original
 
-    if (args.space is None) == (args.seeds is None):
-        raise SelectionError("give either a search space, more.yaml, or --seeds: further seeds of the sweep's settings")
-    if args.strategies and not args.seeds:
-        raise SelectionError("--strategies belongs to --seeds: it says which settings get them")
+    if (args.space is None) == (args.seeds is None and args.original is None):
+        raise SelectionError(
+            "give either a search space, more.yaml, or --from TRIAL: one of the sweep's with other values, or --seeds: "
+            "further seeds of the sweep's settings"
+        )
+    if args.strategies and (args.original or not args.seeds):
+        raise SelectionError("--strategies belongs to --seeds: it says which settings get them; --from names a trial")
+    if args.changes and not args.original:
+        raise SelectionError("--set belongs to --from: it says what is changed in that trial")
+    if args.warm_start and not args.original:
+        raise SelectionError("--warm-start belongs to --from: it says whose weights training begins with")
+    if args.original and not (args.changes or args.seeds or args.warm_start):
+        raise SelectionError(
+            "--from alone would change nothing: say what with --set KEY=VALUE, or give --seeds, or --warm-start"
+        )
     sweep = read_state(folder)
     confirmed: list[str] = args.trust_plugin
-    if args.seeds:
+    seeds: list[int] = list(dict.fromkeys(args.seeds or []))
+    if args.original:
+        original = find_original(args.original, sweep.names, sweep.places)
+        members, others, notes = changed_trials(
+            folder, original, args.changes, seeds, args.different, confirmed, args.warm_start
+        )
+    elif seeds:
         wanted = [name for name in args.strategies.split(",") if name] if args.strategies else []
-        seeds = list(dict.fromkeys(args.seeds))
         members, others = more_seeds(folder, sweep.names, seeds, wanted, args.different, confirmed)
         notes = []
     else:

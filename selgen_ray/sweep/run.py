@@ -48,11 +48,13 @@ logger = logging.getLogger(__name__)
 def main(argv: Sequence[str]) -> int:
     """Run the command; return its exit status."""
     args = _parser().parse_args(argv)
+    if problem := _misused(args):
+        return _refuse(problem)
     try:
         spec = load_space(args.space)
         if lost := job.lost_storage(spec.storage_path):
             return _refuse(f"{args.space}: {lost}")
-        tokens = PlannedTokens(sweep_folder(spec) / "cache", keep=not args.dry_run)
+        tokens = PlannedTokens(sweep_folder(spec) / "cache", keep=not (args.dry_run or args.estimate))
         foresight = Foresight()
         if problems := check_data(spec, tokens, foresight):
             return _refuse("\n".join(problems))
@@ -74,6 +76,10 @@ def main(argv: Sequence[str]) -> int:
     if args.dry_run:
         return DONE
     try:
+        if args.estimate:
+            from selgen_ray.sweep.estimate import run_estimate  # late: it needs Ray, which is seconds of start-up
+
+            return run_estimate(spec, plan, args.price_per_gpu_hour, _say if args.progress != "none" else _quiet)
         return _run(spec, plan, args, tokens)
     except (SpecError, StorageError, SweepBusyError) as error:
         return _refuse(str(error))
@@ -87,6 +93,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     arguments.add_sweep(parser)
     return parser
+
+
+def _misused(args: argparse.Namespace) -> str | None:
+    """Return what is wrong with options that do not go together; None if nothing is."""
+    if args.price_per_gpu_hour is not None and not args.estimate:
+        return "--price-per-gpu-hour is given, but --estimate is not: only an estimate has a price"
+    if args.estimate and args.dry_run:
+        return "--estimate and --dry-run are both given: an estimate prints the plan too, so leave --dry-run out"
+    if args.estimate and args.time_budget is not None:
+        return "--estimate and --time-budget are both given: an estimate runs no trial to its end, so leave one out"
+    return None
 
 
 def _plan(spec: SweepSpec, only: list[str], trusted: list[str]) -> Plan:
@@ -264,6 +281,9 @@ def _resource_lines(spec: SweepSpec) -> list[str]:
 def _say(*lines: str) -> None:
     sys.stdout.write("".join(line + "\n" for line in lines))
     sys.stdout.flush()
+
+
+def _quiet(*lines: str) -> None: ...
 
 
 def _refuse(message: str) -> int:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
+
+from torch import nn
 
 from selgen_ray.config.trial import TrialConfig
 from selgen_ray.data.forms import Row
-from selgen_ray.errors import DataError
+from selgen_ray.errors import DataError, ModelError
 from selgen_ray.models.loading import forget_base
 from selgen_ray.storage.scratch import scratch
 from selgen_ray.trainers.base import BaseTrainer
@@ -53,6 +55,11 @@ class HfTrainer(BaseTrainer):
                 f"trainer_class {cfg.trainer_class} learns from answers that are preferred to others, which proxy and "
                 f"proxy_neg make: found train_roles {cfg.train_roles!r}, allowed: 'proxy'"
             )
+        if cfg.lora_bias != "none" and classes.has_reference(kind):
+            raise ValueError(
+                f"lora_bias {cfg.lora_bias}: {cfg.trainer_class} puts an adapter for its reference beside the trained "
+                "one, and PEFT takes biases in one alone: write lora_bias none"
+            )
         if config.num_workers > 1:
             raise ValueError(f"num_workers {config.num_workers}: proxy_strategy hf_trainer trains in one process")
         if cfg.auto_batch:
@@ -82,6 +89,22 @@ class HfTrainer(BaseTrainer):
         for role in ("proxy", "proxy_neg") if form != "tokens" else ():
             if number := next((i for i, row in enumerate(roles[role], start=1) if row.get("text") is not None), None):
                 raise DataError(f"hf_trainer: row {number} of data.{role} is a 'text', which has no prompt and answer")
+
+    @classmethod
+    def check_model(cls, config: TrialConfig, model: nn.Module) -> None:
+        """Raise ModelError if the adapter is on the head and the Trainer is one of TRL, which would not train it."""
+        from peft.tuners.tuners_utils import BaseTunerLayer  # late: start-up, PEFT imports all that it may adapt
+
+        from selgen_ray.trainers.hf import classes  # late: start-up, as above
+
+        cfg, untyped = cast("Any", config.finetune_config), cast("Any", model)
+        if isinstance(untyped.get_output_embeddings(), BaseTunerLayer) and classes.is_of_trl(
+            classes.find(cfg.trainer_class)
+        ):
+            raise ModelError(
+                f"finetune_config.target_modules {cfg.target_modules!r}: Trainers of TRL compute from the head's own "
+                "weight, so that an adapter on it would not be trained: leave it out"
+            )
 
     @classmethod
     def named_classes(cls, config: TrialConfig) -> tuple[type, ...]:

@@ -30,7 +30,7 @@ from selgen_ray.records.results import TrainingRecord
 from selgen_ray.storage.cache import Cache
 from selgen_ray.trainers.engine import ranks
 from selgen_ray.trainers.engine.checkpoints import Checkpoint, Checkpoints
-from selgen_ray.trainers.engine.loop import GradMap, Progress, Term, accelerator
+from selgen_ray.trainers.engine.loop import GradMap, Job, Progress, Term, accelerator, fit
 from selgen_ray.trainers.engine.memory import BatchSizes
 from selgen_ray.trainers.engine.shared_values import SharedValues
 from selgen_ray.trainers.engine.stop_signal import StopSignal
@@ -162,6 +162,7 @@ class RunContext:
         num_steps: optimizer steps of the whole training; 0 until `main_phase` has built it.
         num_resumes: how often the run was resumed from a checkpoint.
         flags: sentences on what makes every evaluation of the run doubtful.
+        fit: trains every phase; an estimate of the cost puts a loop of a few steps in its place.
     """
 
     config: TrialConfig
@@ -182,6 +183,7 @@ class RunContext:
     num_steps: int = 0
     num_resumes: int = 0
     flags: list[str] = field(default_factory=list[str])
+    fit: Callable[[Job, Progress, Callable[[Progress], None]], None] = fit
 
     @property
     def accelerator(self) -> Accelerator:

@@ -181,13 +181,14 @@ def fit(job: Job, progress: Progress, after_step: Callable[[Progress], None]) ->
     while progress.step < job.num_steps:
         if not job.model.training:  # an evaluation puts the mode of all modules back as it was
             job.model.train()
-        _step(job, progress)
+        take_step(job, progress)
         progress.step += 1
         progress.steps_summed += 1
         after_step(progress)
 
 
-def _step(job: Job, progress: Progress) -> None:
+def take_step(job: Job, progress: Progress) -> None:
+    """Do the optimizer step of number `progress.step`, with the rows and the randomness of that number."""
     step = progress.step
     fetched: list[_Batches] = [_fetch(job, step)]
     counts = _counts(job, fetched[0], progress)

@@ -12,7 +12,7 @@ from selgen_ray.data.encode import Batch
 from selgen_ray.trainers.engine import optim, ranks
 from selgen_ray.trainers.engine.checkpoints import Checkpoint, capture, restore
 from selgen_ray.trainers.engine.context import RunContext
-from selgen_ray.trainers.engine.loop import GradMap, Job, Progress, Term, fit, weighted
+from selgen_ray.trainers.engine.loop import GradMap, Job, Progress, Term, weighted
 
 MicroBatch = Callable[[str, list[int]], Batch]
 """(stream, row numbers) -> those rows as a batch on the device: the hook `micro_batch`."""
@@ -84,9 +84,14 @@ class Phase:
         self._run.progress = restore(checkpoint, self.job) if checkpoint else Progress()
         return self._run.progress
 
+    def tokens_of(self, step: int) -> int:
+        """Return the tokens of a step's largest micro-batch, with padding: its memory grows with them."""
+        batches = ((stream.lengths, rows) for stream in self._streams.values() for rows in stream.step(step))
+        return max(len(rows) * max(lengths[row] for row in rows) for lengths, rows in batches)
+
     def fit(self, progress: Progress, after_step: Callable[[Progress], None]) -> None:
         """Train the steps that are left, calling `after_step` after each."""
-        fit(self.job, progress, after_step)
+        self._run.fit(self.job, progress, after_step)
 
     def capture(self, progress: Progress, state: dict[str, Any]) -> Checkpoint:
         """Return a checkpoint of the finished steps; `state` is the plain JSON that it holds besides."""

@@ -149,6 +149,7 @@ def make(
         "eval_strategy": "no",
         "report_to": "none",
         "disable_tqdm": True,
+        "remove_unused_columns": False,
     }
     if "max_length" in {field.name for field in dataclasses.fields(kind)}:
         values["max_length"] = None if form == "tokens" else cfg.max_seq_length

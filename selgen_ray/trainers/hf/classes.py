@@ -80,6 +80,11 @@ def is_of_trl(trainer: type[Trainer]) -> bool:
     return any(owner.__module__.split(".")[0] == "trl" for owner in trainer.__mro__)
 
 
+def has_reference(trainer: type[Trainer]) -> bool:
+    """Return whether a Trainer compares with the model as it was, such as a DPOTrainer."""
+    return "ref_model" in inspect.signature(trainer.__init__).parameters
+
+
 @functools.cache
 def args_class(trainer: type[Trainer]) -> type[Any]:
     """Return the dataclass of a Trainer's `args`, by the annotation of the nearest constructor that has one."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import inspect
 import math
 import random
 import shutil
@@ -112,7 +111,7 @@ class HfTraining:
         options["train_dataset"] = rows.dataset_of(run.sets, self._form, self._stream, run.tokenizer)
         if not classes.is_of_trl(self._kind):
             options["data_collator"] = rows.Padding(tokenizer)
-        if not cfg.is_peft and "ref_model" in inspect.signature(self._kind.__init__).parameters:
+        if not cfg.is_peft and classes.has_reference(self._kind):
             # TRL would load it by its name, of whatever revision
             options["ref_model"] = copy.deepcopy(run.model).requires_grad_(False)
         with _without_progress_bars():
