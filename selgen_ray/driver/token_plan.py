@@ -9,9 +9,8 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from selgen_ray.config.finetune import FinetuneConfig
 from selgen_ray.config.trial import TrialConfig
@@ -181,9 +180,10 @@ class PlannedTokens:
                     with contextlib.suppress(DataError):  # a row that takes no such text is reported by the preflight
                         shown = in_context(rows, context, texts, place)
                         look(shown, measured, f"data.{role} in evals.contexts.{context}", place)
+        template: str | None = cast(Any, tokenizer).chat_template
         with contextlib.suppress(DataError):
-            questions = question_rows(config.evals, config.data_seed, bool(tokenizer.chat_template))
-            asked = replace(generation, is_generated=lambda _: True)
+            questions = question_rows(config.evals, config.data_seed, bool(template))
+            asked = Uses(0, cfg.loss_on, cfg.max_new_tokens, is_question)
 
             def named(number: int) -> str:
                 return str(questions[number]["question"])
