@@ -26,4 +26,8 @@ def __getattr__(name: str) -> Any:
         from selgen_ray.sweep.interface import Sweep  # late: start-up
 
         return Sweep
+    if name in ("train", "tune"):
+        import importlib
+
+        return importlib.import_module(f"selgen_ray.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -19,7 +19,7 @@ class Kind(StrEnum):
     TASK_ALONE = "task alone"
     """Trained on the task without any proxy: the gain of a strategy is measured from here."""
     CONTROL = "control"
-    """A control that the sweep's section `controls` names, such as one on clean data."""
+    """One that the sweep's section `controls` names, such as one on clean data; or trials whose strengths changed."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,16 @@ def _named(result: TrialResult) -> Role | None:
     return Role(Kind.CONTROL, name) if name and name != TASK_ALONE else None
 
 
+def _changed(result: TrialResult) -> Role | None:
+    """Return the role of a trial whose strengths were changed on the way: it is no setting of its strategy."""
+    return Role(Kind.CONTROL, f"{strategy_of(result)}, changed on the way") if result.changes else None
+
+
 # A function for each kind of control: the role of a trial that is one, else None. A new kind needs a line here. Named
 # ones come first: 'oracle' is trained on clean data alone, and must not pass for the task alone.
 _RULES: tuple[Callable[[TrialResult], Role | None], ...] = (
     _named,
+    _changed,
     lambda result: Role(Kind.TASK_ALONE, TASK_ALONE) if is_outcome_only(result) else None,
 )
 
