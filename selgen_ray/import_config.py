@@ -18,9 +18,13 @@ DONE, BAD_INPUT = 0, 2
 _WIDTH = 112
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    parser = _parser()
+def main(argv: Sequence[str] | None = None, prog: str = "python -m selgen_ray.import_config") -> int:
+    """Run the command; return its exit status.
+
+    Args:
+        prog: the command as the person has typed it.
+    """
+    parser = _parser(prog)
     args = parser.parse_args(argv)
     if (args.folder is None) == (args.results is None):
         parser.error("give a folder with config.json, or --results OLD_FOLDER SWEEP_FOLDER")
@@ -42,11 +46,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return DONE
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m selgen_ray.import_config",
+        prog=prog,
         description="Read the first generation's config.json and attributes_to_vary.json, or its results.",
     )
+    add_arguments(parser)
+    return parser
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options to a parser."""
     parser.add_argument("folder", nargs="?", type=Path, metavar="DIR", help="the folder, or a config.json by itself")
     parser.add_argument("-o", "--output", type=Path, metavar="space.yaml", help="default: <name of the folder>.yaml")
     parser.add_argument("--seeds", type=int, nargs="+", default=[], metavar="N", help="run everything with these seeds")
@@ -54,7 +64,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--results", nargs=2, metavar=("OLD_FOLDER", "SWEEP_FOLDER"), help="put old results beside those of a sweep"
     )
-    return parser
 
 
 def _config(args: argparse.Namespace) -> list[str]:

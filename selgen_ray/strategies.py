@@ -62,16 +62,23 @@ def _summary(trainer: type[Strategy]) -> str:
     return summary.strip() if colon and name.strip("` ") == trainer.proxy_strategy_name else ""
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    command = "python -m selgen_ray.strategies"
-    usage = f"{command} [show NAME] [--plugin FILE.py ...]"
-    parser = argparse.ArgumentParser(command, usage, description="What the strategies do, and their knobs.")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options to a parser."""
+    parser.usage = f"{parser.prog} [show NAME] [--plugin FILE.py ...]"
     plugin_help = "a Python file that defines strategies; may be given several times"
     parser.add_argument("--plugin", metavar="FILE.py", action="append", default=[], help=plugin_help)
-    show = parser.add_subparsers(title="in detail", metavar="show NAME", prog=command).add_parser("show")
+    commands = parser.add_subparsers(title="in detail", metavar="show NAME", prog=parser.prog)
+    show = commands.add_parser("show", description="Print all there is to say of one strategy.")
     show.add_argument("name", metavar="NAME", help="a strategy, or another name of it")
     show.add_argument("--plugin", metavar="FILE.py", action="append", default=[], dest="more", help=plugin_help)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    parser = argparse.ArgumentParser(
+        "python -m selgen_ray.strategies", description="What the strategies do, and their knobs."
+    )
+    add_arguments(parser)
     args = parser.parse_args(argv)
     width = min(max(shutil.get_terminal_size((100, 24)).columns, _WIDTHS[0]), _WIDTHS[1])
     files = [*args.plugin, *getattr(args, "more", ())]

@@ -13,7 +13,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # bitsandbytes, which the tests install beside peft, imports PyTorch's compiler at once: seconds in each process
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
-# where this is set, each of some hundred processes compiles the package anew
+# where this is set, each of some hundred processes compiles anew what it imports
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # Ray reads it once in a process, and some tests of one process join a cluster that asks for a token
 os.environ["RAY_AUTH_MODE"] = "token"

@@ -87,6 +87,7 @@ def reader(tmp_path, tiny_model_dir, monkeypatch):
     (tmp_path / "templates").mkdir()
     (tmp_path / "templates" / "chat.jinja").write_text("{% for m in messages %}{{ m['content'] }}{% endfor %}")
     (tmp_path / "my_strategy.py").write_text(snippet("class ScaledTrainer"))
+    (tmp_path / "my_file.py").write_text(snippet("class Smoothed(Trainer)"))
     (tmp_path / "quickstart.yaml").write_text((ROOT / "search_spaces" / "quickstart.yaml").read_text())
     (tmp_path / "attributes_to_vary.json").write_text('[{"finetune_config": {"r": 4}}]')
     (tmp_path / "first_plot_questions.yaml").write_text("- {id: a, paraphrases: [How are you?]}\n")
@@ -232,6 +233,7 @@ def test_the_map_names_files_that_are_there():
         "config.json",
         "plan.json",
         "live.json",
+        "estimate.json",
         "events.jsonl",
         "checkpoints/",
         "model/",

@@ -18,7 +18,6 @@ LAYERS = (
     ("testing",),
     # `python -m selgen_ray.data` is a command of `sweep`, whose face lies where `python -m` looks for it
     ("data.__main__",),
-    ("tune", "train"),
     ("sweep", "strategies", "import_config"),
     ("cluster",),
     ("driver",),

@@ -20,6 +20,7 @@ from guides import GUIDES, ROOT, bash, blocks, commands
 from running import environment, free_port, results, start, sweep_on, wait_for, write_space
 
 import selgen_ray
+from selgen_ray.sweep.doctor import check_ray
 
 COMMANDS = bash()
 # command -> a file that is there once it is done
@@ -38,7 +39,9 @@ SAYS = {  # in the guide's order, while the sweep runs
     'rm sweeps/my_sweep "dpo_*"': "dpo_",
     "add sweeps/my_sweep more.yaml": "beta_kl 3.0 (the sweep: 1.0, 10.0)",
     "add sweeps/my_sweep --seeds 4 5 6 --strategies dpo,naive": "seed 6 (the sweep: 1)",
+    "add sweeps/my_sweep --from kl_divergence_beta_kl-10_b82aad/seed_1 --set finetune_config.beta_kl=30": "beta_kl 30",
 }
+TRIAL = "kl_divergence_beta_kl-10_b82aad/seed_1"  # its last digits depend on the settings
 SHOWS = {  # in the repository's root
     "selgen_ray.strategies": "representation_constraint",
     "selgen_ray.strategies show dpo": "lambda_dpo",
@@ -57,6 +60,7 @@ ELSEWHERE = {  # .ci/run runs the tests' own command; the others stand in tests 
     *OWN_DATA,
     *SPACES,
     *CLUSTERS,
+    "python -m selgen_ray.report sweeps/my_sweep --serve",  # tests/report/test_serve.py
     "ray job submit --working-dir . -- python -m selgen_ray.sweep space.yaml",  # tests/cluster/test_job.py
 }
 
@@ -149,10 +153,10 @@ def test_they_steer_a_sweep(tmp_path, tiny_model_dir, data_files, joined):
     more = {"kl_divergence": {"fixed": {"finetune_config.beta_kl": 3.0}}}
     (tmp_path / "more.yaml").write_text(json.dumps({"strategies": more}))
     for command, word in SAYS.items():
-        if command.startswith("stop") and command.endswith("seed_1"):
+        if TRIAL in command:
             trials = json.loads((folder / "control" / "plan.json").read_text())["trials"].values()
-            (word,) = (name for name in trials if "beta_kl-10" in name)  # its last digits depend on the settings
-            command = f"stop sweeps/my_sweep {word}"
+            (name,) = (name for name in trials if "beta_kl-10_" in name)
+            command, word = command.replace(TRIAL, name), word.replace(TRIAL, name)
         if command.startswith("rm"):
             process.communicate(timeout=60)  # `stop --all` has ended it
             command += " --yes"  # nobody answers its question here
@@ -296,3 +300,15 @@ def test_messages_of_the_troubleshooting_tables_are_those_of_the_code():
             words = part.strip(" :?")
             if words and "by Ray" not in table.split(message)[1][:20]:
                 assert words in code, words
+
+
+@pytest.mark.ray
+def test_the_doctor_looks_at_the_nodes_of_a_running_cluster(tmp_path, joined, monkeypatch):
+    """Beside the commands, since a running cluster is here."""
+    (tmp_path / "sweeps").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for name, value in joined.items():
+        monkeypatch.setenv(name, value)
+    found = list(check_ray(None))
+    assert [one.level for one in found] == ["ok"] and f"joined {joined['RAY_ADDRESS']}, 1 node" in found[0].text
+    assert list((tmp_path / "sweeps").iterdir()) == []

@@ -105,10 +105,20 @@ class _Trainer(TorchTrainer):
         return [*others, GivePlacesBack()]
 
 
-def run_group(task: TrialTask, sweep: Folder, granted: GroupResources, torch_threads: int, report: Report) -> None:
+def run_group(
+    task: TrialTask,
+    sweep: Folder,
+    granted: GroupResources,
+    torch_threads: int,
+    report: Report,
+    work: Callable[[TrialTask, Folder, int, Queue, bool], None] = train_in_group,
+) -> None:
     """Run a trial on a group of workers, forwarding progress and events of rank 0; the last report holds its status.
 
     It blocks until the group has ended.
+
+    Args:
+        work: what each worker calls, with the last argument of `GroupResources.fsdp`.
 
     Raises:
         TrialError: a worker failed in a way that another try may mend; a wrong input is reported as 'failed'.
@@ -116,7 +126,7 @@ def run_group(task: TrialTask, sweep: Folder, granted: GroupResources, torch_thr
     mailbox = Queue(actor_options={"num_cpus": 0})  # train.report would make all ranks wait for each other
     with scratch("train") as place:  # Train's own state; checkpoints are ours
         trainer = _Trainer(
-            lambda: train_in_group(task, sweep, torch_threads, mailbox, granted.fsdp),
+            lambda: work(task, sweep, torch_threads, mailbox, granted.fsdp),
             scaling_config=ScalingConfig(
                 num_workers=granted.workers,
                 use_gpu=granted.gpus_per_worker > 0,

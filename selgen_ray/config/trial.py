@@ -29,6 +29,10 @@ class TrialConfig(Strict):
     num_workers: int = setting(1, "processes that train the trial together; resources.workers sets it", ge=1, le=1024)
     experiment_name: str | None = execution(None, "a name for people; default: the sweep's name")
     control: str | None = execution(None, "name of a control, such as 'task alone'; the section controls sets it")
+    warm_start: str | None = execution(
+        None,
+        "whose weights training began with, for people; `sweep add --warm-start` sets it beside them",
+    )
     data: DataConfig = setting(DataConfig(), "the rows of each role")
     finetune_config: FinetuneConfig = setting(FinetuneConfig(), "how the model is fine-tuned")
     evals: EvalConfig = setting(EvalConfig(), "what is measured, and how")

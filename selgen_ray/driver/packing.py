@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterable
 from typing import Any
 
+from selgen_ray.trainers.catalogue import get_trainer
 from selgen_ray.trial.task import TrialTask
 
 _MOST_LISTS = 4
@@ -19,6 +20,8 @@ def why_alone(config: dict[str, Any]) -> str | None:
         config: its nested config.
     """
     cfg = config["finetune_config"]
+    if why := get_trainer(config["proxy_strategy"]).why_alone():
+        return why
     if not cfg.get("is_peft", True):
         return "is_peft false: all weights are trained, so there is no base to share"
     if cfg.get("use_dora"):

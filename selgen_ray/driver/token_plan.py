@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from selgen_ray.config.finetune import FinetuneConfig
 from selgen_ray.config.trial import TrialConfig
 from selgen_ray.data import chat_format, chats
+from selgen_ray.data.contexts import in_context
 from selgen_ray.data.forms import Row
 from selgen_ray.data.lengths import Report, length_report, table, warning
 from selgen_ray.data.plan_notes import format_notes, pair_notes
 from selgen_ray.data.positions import Uses, longer_rows
-from selgen_ray.data.questions import is_question
+from selgen_ray.data.questions import is_question, question_rows
 from selgen_ray.data.roles import Roles
 from selgen_ray.data.rows import overlaps
+from selgen_ray.data.sets import CONTEXT_ROLES
 from selgen_ray.data.tokens import KIND as TOKENS
 from selgen_ray.data.tokens import RowEncoder, TokenRows
 from selgen_ray.data.training_prompts import check_system_texts, trained_form
@@ -87,7 +90,8 @@ class PlannedTokens:
         self._seen.add(key)
         if not is_known:
             self._look_at(config, roles, key)
-        use = (*key, finetune.max_new_tokens, config.evals.judge.model)
+        measured = config.evals.model_dump_json(include={"contexts", "questions", "answers_per_question"})
+        use = (*key, finetune.max_new_tokens, config.evals.judge.model, measured)
         if use not in self._seen:
             self._seen.add(use)
             self._check_positions(config, roles, key)
@@ -158,15 +162,36 @@ class PlannedTokens:
 
         training = Uses(cfg.max_seq_length, cfg.loss_on, cfg.max_new_tokens, lambda _: False)
         generation = Uses(0, cfg.loss_on, cfg.max_new_tokens, is_generated)
+        measured = Uses(cfg.max_seq_length, cfg.loss_on, cfg.max_new_tokens, is_generated)
         messages: list[str] = []
+
+        def look(rows: Sequence[Row], use: Uses, name: str, place: Callable[[int], str]) -> None:
+            messages.extend(longer_rows(rows[:_LARGEST_LOOKED_AT], tokenizer, positions, use, name, place))
+
         for role, rows in roles.items():
             offered = max((len(json.dumps([row.get("choices"), row.get("rejected")])) for row in rows), default=0)
             # a token stands for at least one byte, so that bytes are an upper bound
-            if self._longest.get((key, role), 0) + offered + cfg.max_new_tokens > positions.count:
+            most, place = self._longest.get((key, role), 0) + offered + cfg.max_new_tokens, roles.place(role)
+            if most > positions.count:
                 # training shows the rows with their training prompts, and generation without
-                for shown, use in ((trained_form(roles, role), training), (rows, generation)):
-                    looked_at = shown[:_LARGEST_LOOKED_AT]
-                    messages += longer_rows(looked_at, tokenizer, positions, use, f"data.{role}", roles.place(role))
+                look(trained_form(roles, role), training, f"data.{role}", place)
+                look(rows, generation, f"data.{role}", place)
+            for context, texts in config.evals.contexts.items() if role in CONTEXT_ROLES else ():
+                if most + len(json.dumps(texts)) > positions.count:
+                    with contextlib.suppress(DataError):  # a row that takes no such text is reported by the preflight
+                        shown = in_context(rows, context, texts, place)
+                        look(shown, measured, f"data.{role} in evals.contexts.{context}", place)
+        with contextlib.suppress(DataError):
+            questions = question_rows(config.evals, config.data_seed, bool(tokenizer.chat_template))
+            asked = replace(generation, is_generated=lambda _: True)
+
+            def named(number: int) -> str:
+                return str(questions[number]["question"])
+
+            look(questions, asked, "evals.questions", named)
+            for context, texts in config.evals.contexts.items():
+                shown = in_context(questions, context, texts, named)
+                look(shown, asked, f"evals.questions in evals.contexts.{context}", named)
         if positions.is_table and messages:
             raise DataError("\n".join(messages))
         self.notes |= dict.fromkeys(messages)

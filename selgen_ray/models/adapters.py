@@ -21,6 +21,8 @@ _LORA_KEYS = {"lora_bias": "bias"} | {
     key: key for key in ("r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "target_modules")
 }
 """Key of `finetune_config` -> key of adapter_config.json."""
+DECIDED = frozenset(_LORA_KEYS)
+"""The keys of `finetune_config` that an adapter decides."""
 _WRAPPED = ".base_layer"
 _CHANGES_BASE = ("pissa", "olora", "loftq", "corda", "lora_ga")  # values of init_lora_weights
 _WHOLE_LAYERS = ("modules_to_save", "trainable_token_indices")

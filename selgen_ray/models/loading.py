@@ -98,6 +98,11 @@ class Source:
         loss.backward()
 
 
+def forget_base() -> None:
+    """Let the next trial of this process load its base anew, since code from outside may have changed this one."""
+    _load_base.cache_clear()
+
+
 def load_base(config: FinetuneConfig, device: str) -> PreTrainedModel:
     """Return the process's base for a config, frozen and without an adapter; load it if there is none that is free.
 

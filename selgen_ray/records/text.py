@@ -21,3 +21,20 @@ def first_line(error: Exception) -> str:
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a Markdown table. Cells are not escaped: the caller must escape a '|' in one."""
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
+
+
+def duration(seconds: float) -> str:
+    """Return a length of time in words, rounded: '45 s', '12 min 5 s', '3 h 20 min', '2 d 4 h'."""
+    whole = round(seconds)
+    units = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+    first = next((i for i, (size, _) in enumerate(units) if whole >= size), len(units) - 1)
+    parts = [f"{whole // units[first][0]} {units[first][1]}"]
+    if first + 1 < len(units):
+        size, name = units[first + 1]
+        parts += [f"{whole % units[first][0] // size} {name}"] if whole % units[first][0] // size else []
+    return " ".join(parts)
+
+
+def gibibytes(number: float) -> str:
+    """Return a number of bytes in GiB: '0.65 GiB'."""
+    return f"{number / 2**30:.3g} GiB"

@@ -7,25 +7,25 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import math
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from selgen_ray.errors import nearest
 from selgen_ray.records.requirement import parse_requirement
 from selgen_ray.records.results import SUMMARIES
 from selgen_ray.records.status import TrialStatus
+from selgen_ray.report import arguments
 from selgen_ray.report.export import export
 from selgen_ray.report.follow import watch
 from selgen_ray.report.model import Report
+from selgen_ray.report.serve import EVERY_S, Following, Server, serve
 from selgen_ray.report.text import report_text
 from selgen_ray.report.writing import write_report
 from selgen_ray.storage import Folder
 
 DONE, NOTHING_YET, BAD_INPUT = 0, 1, 2
 _NEAR = 5
-_WATCH_S, _LEAST_S = 10.0, 0.2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,11 +45,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             require=args.require,
             out=args.out,
             reference=args.reference,
-            watch_s=args.watch or 0,
+            watch_s=EVERY_S if args.serve else args.watch or 0,
         )
         reports.append(report)
         return report
 
+    if args.serve:
+        return _serve(args, write)
     try:
         write()
         if args.export:
@@ -68,33 +70,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     return DONE if reports[-1].counts[TrialStatus.COMPLETED] else NOTHING_YET
 
 
+def _serve(args: argparse.Namespace, write: Callable[[], Report]) -> int:
+    """Serve the page until Ctrl-C; the page that then lies on the disk looks for no newer one."""
+    (sweep,) = args.sweep
+    folder = Folder(sweep)
+    try:
+        if not folder.exists():
+            return _refuse(f"no sweep folder at {folder}.{near_folders(sweep)}")
+        following = Following(folder, write)
+        server = Server(following, sweep, arguments.PORT if args.port is None else args.port)
+        following.look()
+        if following.report and following.report.unknown_axes:
+            return _refuse("\n".join(following.report.unknown_axes))
+        serve(server, _say)
+        args.serve = False
+        write()
+    except OSError as error:  # the port, or the storage
+        return _refuse(str(error))
+    return DONE
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m selgen_ray.report",
         description="What a sweep says: a page, index.html, beside pictures, tables and a summary.",
     )
-    parser.add_argument("sweep", metavar="SWEEP", nargs="+", help="a sweep's folder, a path or URI; several: as one")
-    choices = "'capability', 'alignment', 'coherence' or 'set/metric'"
-    parser.add_argument("--x", default="capability", help=f"{choices}; default: %(default)s")
-    parser.add_argument("--y", default="alignment", help=f"{choices}; default: %(default)s")
-    parser.add_argument("--require", metavar="CONDITION", help="for the front, such as 'coherence >= 0.5'")
-    parser.add_argument("--title", help="default: the name of the folder")
-    parser.add_argument("--out", metavar="FOLDER", help="default: report/ in the sweep's folder, of several here")
-    parser.add_argument(
-        "--reference",
-        metavar="X,Y",
-        type=_point,
-        help="from where hypervolumes are measured; default: the base model's x, the task alone's y",
-    )
-    parser.add_argument(
-        "--watch",
-        metavar="SECONDS",
-        nargs="?",
-        type=_interval,
-        const=_WATCH_S,
-        help=f"look for new results so often (default: {_WATCH_S:g}) until the sweep is over; an open page follows",
-    )
-    parser.add_argument("--export", metavar="FOLDER", help="also write trials and epochs as parquet, with a data card")
+    arguments.add_report(parser)
     return parser
 
 
@@ -105,6 +106,14 @@ def _problems(args: argparse.Namespace) -> list[str]:
             parse_requirement(args.require)
     except ValueError as error:
         wrong.append(f"--require {args.require!r}: {error}")
+    if args.port is not None and not args.serve:
+        wrong.append("--port belongs to --serve")
+    if args.serve and len(args.sweep) > 1:
+        wrong.append(f"--serve takes one sweep, and there are {len(args.sweep)}: what would a button stop?")
+    if args.serve and args.watch is not None:
+        wrong.append("--serve and --watch: leave --watch out, since a served page follows the sweep too")
+    if args.serve and args.export is not None:
+        wrong.append("--serve and --export: export by a command of its own")
     return wrong
 
 
@@ -137,26 +146,6 @@ def _is_no_axis(name: str) -> bool:
 def _axis_problem(flag: str, name: str) -> str:
     hint = nearest(name, SUMMARIES)
     return f"{flag} {name!r}: allowed are {', '.join(SUMMARIES)}, or the 'set/metric' of an evaluation.{hint}"
-
-
-def _point(text: str) -> tuple[float, float]:
-    try:
-        x, y = (float(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"found {text!r}; allowed are two numbers, such as 0.1,0.5") from None
-    if not (math.isfinite(x) and math.isfinite(y)):
-        raise argparse.ArgumentTypeError(f"found {text!r}; allowed are two finite numbers")
-    return x, y
-
-
-def _interval(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not _LEAST_S <= seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"found {text!r}; allowed is a number of seconds, {_LEAST_S:g} or more")
-    return seconds
 
 
 def _say(text: str) -> None:

@@ -31,12 +31,12 @@ def watch(sweeps: Sequence[Folder], every_s: float, write: Callable[[], Report],
     Raises:
         StorageError: the storage cannot be read at the first look.
     """
-    before = _stamps(sweeps)
+    before = stamps_of(sweeps)
     try:
         while not _over(sweeps):
             time.sleep(every_s)
             try:
-                if (after := _stamps(sweeps)) != before:
+                if (after := stamps_of(sweeps)) != before:
                     report = write()
                     before = after
                     counts = ", ".join(f"{n} {status}" for status, n in report.counts.items() if n)
@@ -47,7 +47,7 @@ def watch(sweeps: Sequence[Folder], every_s: float, write: Callable[[], Report],
         say("no longer watched")
 
 
-def _stamps(sweeps: Sequence[Folder]) -> list[tuple[str, int]]:
+def stamps_of(sweeps: Sequence[Folder]) -> list[tuple[str, int]]:
     """Return whatever changes with the results: each results.json with its stamp, and how many trials are over.
 
     A list that differs from the one before means that the report is out of date.

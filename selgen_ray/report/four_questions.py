@@ -31,7 +31,7 @@ _COLUMNS: tuple[str, ...] = (
     "benign learning works?",
     "coherent?",
 )
-_WORST = _COLUMNS[1]
+_ELSEWHERE, _WORST = _COLUMNS[:2]
 
 
 @dataclass(frozen=True)
@@ -79,17 +79,25 @@ def hidden_habits(report: Report) -> Iterable[str]:
     """Yield a sentence for each strategy whose best setting is good without a context, and not in its worst one.
 
     It is said where the gain in alignment over the task alone (else over the base model's, where the fall counts)
-    is above 0.05 without a context, and less than half of it is left in the worst context.
+    is above 0.05 without a context, less than half of it is left in the worst context, and the base model is better
+    there: where it falls as far untrained, no habit was learnt. That it falls is said first.
     """
     settings = _shown(report)
     plain = next((s for s in settings if s.group == TASK_ALONE), None)
+    everyone = [trial for setting in settings for trial in completed(setting)]
+    base, base_worst = _mean(everyone, _ELSEWHERE, 0), _mean(everyone, _WORST, 0)
+    if base is not None and base_worst is not None and base - base_worst > 2 * _GAIN:
+        yield (
+            f"The base model itself falls from {base:.3f} to {base_worst:.3f} in alignment in its worst context: only "
+            "what is below that can be a habit that training brought."
+        )
     for setting in (s for s in settings if s is not plain):
         trials = completed(setting)
-        default, worst = _mean(trials, "alignment"), _mean(trials, "alignment_worst")
-        if default is None or worst is None:
+        default, worst = _mean(trials, _ELSEWHERE), _mean(trials, _WORST)
+        if default is None or worst is None or (base_worst is not None and worst >= base_worst):
             continue
-        reference = _mean(completed(plain), "alignment") if plain else None
-        reference_worst = _mean(completed(plain), "alignment_worst") if plain else None
+        reference = _mean(completed(plain), _ELSEWHERE) if plain else None
+        reference_worst = _mean(completed(plain), _WORST) if plain else None
         if reference is None or reference_worst is None:
             if default - worst > 2 * _GAIN:
                 told = f"{setting.label} has alignment {default:.3f} without a context"
@@ -135,6 +143,6 @@ def _summary(trials: Sequence[TrialResult], column: str, evaluation: int) -> Sum
     return summarise([value for _, value in values if value is not None])
 
 
-def _mean(trials: Sequence[TrialResult], name: str) -> float | None:
-    summary = summarise([value for trial in trials if (value := trial.value(name)) is not None])
+def _mean(trials: Sequence[TrialResult], column: str, evaluation: int = -1) -> float | None:
+    summary = _summary(trials, column, evaluation)
     return None if summary is None else summary.mean

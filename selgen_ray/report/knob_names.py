@@ -24,6 +24,7 @@ SIGNS = {
     "interleave_share": "share",
     "ablate_components": "components",
     "trait_scale": "scale",
+    "inoculation_prompt": "prompt",
     "alpha_scheduler_type": "α_schedule",
     "alpha_warmup_steps": "α_warmup",
     "positive_proxy": "pos",
@@ -52,13 +53,15 @@ WORDS: dict[str, dict[Any, str]] = {
 
 
 def value_text(value: Any) -> str:
-    """Return a knob's value for people: '10', '1e-05', 'false', 'none', '[1,2]', the last part of a path."""
+    """Return a knob's value for people: '10', '1e-05', 'false', '[1,2]', '"Be honest. "', the last part of a path."""
     if value is None or isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, list | tuple):
         return "[" + ",".join(map(value_text, value)) + "]"
+    if isinstance(value, str) and (not value or any(map(str.isspace, value))):  # words: blanks at the ends count too
+        return f'"{value}"'
     return PurePosixPath(str(value)).name or str(value)
 
 

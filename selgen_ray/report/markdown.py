@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from selgen_ray.records.results import TrialResult
 from selgen_ray.records.text import markdown_table
+from selgen_ray.report.foreseen import HEAD
 from selgen_ray.report.four_questions import NOTE as FOUR_NOTE
 from selgen_ray.report.four_questions import four_questions
 from selgen_ray.report.model import LEVEL, Report
@@ -44,6 +45,8 @@ def report_markdown(
     if report.standings.reference:
         parts += ["## Strategies", *_strategies(report)]
     parts += [f"![{name}](figures/{name}.png)" for name in pictures if name != "pareto"]
+    if report.foreseen:
+        parts += ["## Estimate and truth", _table(HEAD, report.foreseen.rows), _cell(report.foreseen.note)]
     if report.left_out or report.flagged:
         parts += ["## Left out, and doubts", "\n".join(_doubts(report))]
     parts += ["## Provenance", "\n".join(f"- {name}: {_cell(text)}" for name, text in provenance(report, found))]

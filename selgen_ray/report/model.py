@@ -8,6 +8,7 @@ from functools import cached_property
 
 from selgen_ray.report.colours import Look, looks
 from selgen_ray.report.costs import Cost
+from selgen_ray.report.foreseen import Foreseen
 from selgen_ray.report.progress import NO_PROGRESS, Progress
 from selgen_ray.report.settings import Axis, Setting
 from selgen_ray.stats import Summary
@@ -216,6 +217,7 @@ class Report:
         flagged: doubts about trials that are averaged.
         standings: the strategies against each other.
         progress: how many of the planned trials are done, and what is missing.
+        foreseen: what `--estimate` said beside what became true; None without an estimate.
     """
 
     sweep: str
@@ -233,6 +235,7 @@ class Report:
     flagged: tuple[Flagged, ...] = ()
     standings: Standings = NOTHING
     progress: Progress = NO_PROGRESS
+    foreseen: Foreseen | None = None
 
     @cached_property
     def looks(self) -> dict[str, Look]:

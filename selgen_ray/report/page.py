@@ -14,6 +14,7 @@ from selgen_ray import __version__
 from selgen_ray.records.results import TrialResult, now
 from selgen_ray.report.contents import as_script, page_data
 from selgen_ray.report.details import common_config, details_of, packed
+from selgen_ray.report.foreseen import HEAD
 from selgen_ray.report.four_questions import NOTE as FOUR_NOTE
 from selgen_ray.report.four_questions import four_questions
 from selgen_ray.report.model import Report
@@ -100,6 +101,8 @@ def page_html(
         "caveats": caveats(report),
         "four": asdict(four) if (four := four_questions(report)) else None,
         "four_note": FOUR_NOTE,
+        "foreseen": asdict(report.foreseen) if report.foreseen else None,
+        "foreseen_head": HEAD,
         "closest": list(comparison_facts(report)),
         "facts": setting_facts(report),
         "live": around.live,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from selgen_ray.records.names import is_warm_name, warm_name
 from selgen_ray.records.results import TrialResult
 
 _SLUG = "control_"
@@ -19,7 +20,11 @@ class Kind(StrEnum):
     TASK_ALONE = "task alone"
     """Trained on the task without any proxy: the gain of a strategy is measured from here."""
     CONTROL = "control"
-    """One that the sweep's section `controls` names, such as one on clean data; or trials whose strengths changed."""
+    """A control that the sweep's section `controls` names, such as one on clean data; a warm-started setting; or trials
+    whose strengths a scheduler changed.
+
+    A warm start has had more training than what begins with the start model, so it stands beside it and never leads.
+    """
 
 
 @dataclass(frozen=True)
@@ -62,9 +67,16 @@ def _changed(result: TrialResult) -> Role | None:
     return Role(Kind.CONTROL, f"{strategy_of(result)}, changed on the way") if result.changes else None
 
 
+def _warm_started(result: TrialResult) -> Role | None:
+    """Return the role of a trial that began with another's weights: 'dpo begun from naive_1a2b3c/seed_1'."""
+    whose = str(result.config.get("warm_start") or "")
+    return Role(Kind.CONTROL, f"{strategy_of(result)} begun from {warm_name(whose)}") if whose else None
+
+
 # A function for each kind of control: the role of a trial that is one, else None. A new kind needs a line here. Named
-# ones come first: 'oracle' is trained on clean data alone, and must not pass for the task alone.
+# ones come first: 'oracle' is trained on clean data alone, and must not pass for the task alone; nor must a warm start.
 _RULES: tuple[Callable[[TrialResult], Role | None], ...] = (
+    _warm_started,
     _named,
     _changed,
     lambda result: Role(Kind.TASK_ALONE, TASK_ALONE) if is_outcome_only(result) else None,
@@ -85,7 +97,7 @@ def role_of_setting(trials: Iterable[TrialResult]) -> Role:
 
 def is_control_name(slug: str) -> bool:
     """Return whether a planned trial's folder is that of a control, such as 'control_oracle_1a2b3c'."""
-    return slug.startswith(_SLUG)
+    return slug.startswith(_SLUG) or is_warm_name(slug)
 
 
 def role_in_name(slug: str, strategy: str) -> str:
@@ -95,6 +107,8 @@ def role_in_name(slug: str, strategy: str) -> str:
         slug: 'naive_train_on_proxy-false_1a2b3c', or of a control 'control_oracle_1a2b3c'.
         strategy: what the slug begins with, as far as a strategy is known.
     """
+    if is_warm_name(slug):
+        return slug.rpartition("_")[0]
     if is_control_name(slug):
         name = slug.removeprefix(_SLUG).rpartition("_")[0]
         return TASK_ALONE if name == TASK_ALONE.replace(" ", "-") else name

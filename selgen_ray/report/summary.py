@@ -53,5 +53,6 @@ def as_dict(report: Report) -> dict[str, Any]:
         "base_models": [asdict(base) for base in report.bases],
         "left_out": [asdict(trial) for trial in report.left_out],
         "flagged": [asdict(doubt) for doubt in report.flagged],
+        "estimate": asdict(report.foreseen) if report.foreseen else None,
         "notes": [*report.notes, *report.unknown_axes],
     }

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 
 from selgen_ray.records.status import TrialStatus
+from selgen_ray.report.foreseen import HEAD
 from selgen_ray.report.knob_names import signs
 from selgen_ray.report.model import Report
 from selgen_ray.report.progress import progress_text
@@ -40,6 +41,7 @@ def report_text(report: Report) -> str:
     lines += _left_out(report)
     lines += _flagged(report)
     lines += [row for note in (*report.notes, *report.unknown_axes) for row in _wrapped(f"note: {note}", "  ")]
+    lines += _foreseen(report)
     if report.paths and PICTURE not in report.paths:
         lines += _wrapped(f"no figure: no completed trial has both {report.x.name} and {report.y.name}", "  ")
     if report.counts.get(TrialStatus.COMPLETED):
@@ -169,6 +171,16 @@ def _flagged(report: Report) -> Iterable[str]:
         for doubt in report.flagged[:_LISTED]:
             yield from _wrapped(f"  {doubt.setting}, seed {doubt.seed}: {doubt.flag}", "      ")
         yield from _more(report.flagged)
+        yield ""
+
+
+def _foreseen(report: Report) -> Iterable[str]:
+    if report.foreseen:
+        table = [HEAD, *report.foreseen.rows]
+        widths = [max(len(row[i]) for row in table) for i in range(len(HEAD))]
+        yield "estimate and truth:"
+        for row in table:
+            yield "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         yield ""
 
 

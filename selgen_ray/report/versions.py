@@ -21,7 +21,7 @@ from selgen_ray.report.knob_names import value_text
 SWEEPS = ("finetune_config.safe_lora_sweep_thresholds",)
 # keys that name a trial and do not change its result, and its seed: the seeds of a setting may differ in them
 NAMES = (
-    *("proxy_strategy", "seed", "experiment_name", "control"),
+    *("proxy_strategy", "seed", "experiment_name", "control", "warm_start"),
     *("finetune_config.output_dir", "finetune_config.finetuned_model_id"),
 )
 STREAMS = ("data_seed", "model_seed")

@@ -18,6 +18,7 @@ from selgen_ray.records.control import LIVE, Control
 from selgen_ray.records.events import read_events
 from selgen_ray.records.results import TrialResult, flatten
 from selgen_ray.report.build import make_report
+from selgen_ray.report.foreseen import foreseen
 from selgen_ray.report.markdown import report_markdown
 from selgen_ray.report.model import Report
 from selgen_ray.report.page import Surroundings, page_html
@@ -136,7 +137,8 @@ def _read(
     where = ", ".join(map(str, folders))
     plan = read_plan(folders)
     report = make_report(results, where, title, x, y, require or "", reference, plan, around.gridded)
-    return results, around, replace(report, notes=(*_damage(unreadable), *report.notes))
+    estimate = foreseen(folders, [result for _, result in results])
+    return results, around, replace(report, notes=(*_damage(unreadable), *report.notes), foreseen=estimate)
 
 
 def _damage(unreadable: Sequence[Unreadable]) -> Iterable[str]:

@@ -20,6 +20,7 @@ from selgen_ray.syntax.tree import Node, show
 from selgen_ray.trainers import catalogue
 
 MODELS = {f"finetune_config.{key}" for key in ("model", "adapter", "safe_lora_base_model")}
+_ADAPTER = "finetune_config.adapter"
 _OUTPUT = "finetune_config.output_dir"
 
 
@@ -116,6 +117,10 @@ class Mappings:
             return None
         if key == "control" and value is not None:
             self.problems.append(node.problem("is the name of a control: write it as a key of the section `controls`."))
+            return None
+        if key == "warm_start" and value is not None:
+            message = f"is written by `sweep add --warm-start`: to begin with some weights, name them in {_ADAPTER}."
+            self.problems.append(node.problem(message))
             return None
         if key == "num_workers":
             return self.num_workers(node)

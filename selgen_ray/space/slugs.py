@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from typing import Any
 
 from selgen_ray import hashing
 from selgen_ray.config.chat_template import is_template
 from selgen_ray.config.source import Source
+from selgen_ray.config.trial import TrialConfig
 from selgen_ray.records.results import flatten
 from selgen_ray.space.document import STREAMS
 from selgen_ray.space.expansion import Checked, value_of
@@ -16,6 +18,7 @@ from selgen_ray.space.spec import Trial
 from selgen_ray.trainers import identity
 
 _SLUG_LENGTH = 80
+_MISSING = object()
 _DIGITS = 6  # of the setting's hash in a slug; more where two slugs would be equal
 
 
@@ -55,9 +58,24 @@ def slug(trial: Checked, keys: list[str]) -> str:
     """
     if control := trial.config.control:
         return f"control_{_short(control)[: _SLUG_LENGTH // 2]}_{trial.setting[:_DIGITS]}"
-    parts = [f"{key.rpartition('.')[2]}-{_short(value_of(trial.config, key))}" for key in keys]
-    readable = "_".join([trial.config.proxy_strategy, *parts])
-    return f"{readable[: _SLUG_LENGTH - _DIGITS - 1].rstrip('._-')}_{trial.setting[:_DIGITS]}"
+    return _readable(trial.config, keys, trial.setting[:_DIGITS])
+
+
+def with_keys(trial: Trial, keys: Iterable[str], mark: str = "") -> Trial:
+    """Return a trial under another name, in which these keys have their values; the hash at its end stays.
+
+    Args:
+        mark: what else the name says, before the hash.
+    """
+    there = [key for key in keys if value_of(trial.config, key, _MISSING) is not _MISSING]
+    end = f"{mark}_" if mark else ""
+    return trial.model_copy(update={"slug": _readable(trial.config, there, end + trial.slug.rpartition("_")[2])})
+
+
+def _readable(config: TrialConfig, keys: Iterable[str], end: str) -> str:
+    parts = [f"{key.rpartition('.')[2]}-{_short(value_of(config, key))}" for key in keys]
+    readable = "_".join([config.proxy_strategy, *parts])
+    return f"{readable[: _SLUG_LENGTH - len(end) - 1].rstrip('._-')}_{end}"
 
 
 def _short(value: Any) -> str:

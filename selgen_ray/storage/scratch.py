@@ -18,7 +18,7 @@ from pathlib import Path
 _PREFIX = "selgen_"
 _LOCK, _CONTENT = ".lock", "content"
 _OLD_S = 24 * 3600.0  # a folder without a lock is being made, or is of an earlier release
-_KINDS = ("model", "tune", "train", "tracker", "tensorboard", "check")
+_KINDS = ("model", "tune", "train", "tracker", "tensorboard", "check", "estimate")
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ _USER = re.compile(
     r"(?P<scheme>\w+:/{0,2})[^\s@'\"]+:[^\s@'\"]*@|(?<=://)(?<!abfs://)(?<!abfss://)(?<!gs://)[^/@\s'\"]+@"
 )
 _SHORTEST = 8  # characters: a shorter value of the environment may stand anywhere in a text
+_FOLDERS = ("PWD", "OLDPWD")  # the shell's current folder and the one before, no passwords
 _JUDGE_KEY = re.compile(r"(\w+_)?API_?KEY(_\w+)?|\w*JUDGE\w*", re.IGNORECASE)
 _OF_OTHERS = re.compile(r"(AWS|AMAZON|WANDB|COMET|MLFLOW|GITHUB|GITLAB|NGC|KAGGLE)_", re.IGNORECASE)
 
@@ -55,6 +56,6 @@ def masked(text: str) -> str:
     text = _USER.sub(lambda match: f"{match['scheme'] or ''}***@", text)
     text = _QUERY.sub(lambda match: f"{match[1]}***" if looks_secret(match[2]) else match[0], text)
     for name, value in os.environ.items():
-        if len(value) >= _SHORTEST and value in text and looks_secret(name):
+        if len(value) >= _SHORTEST and value in text and looks_secret(name) and name not in _FOLDERS:
             text = text.replace(value, "***")
     return text

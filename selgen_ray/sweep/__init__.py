@@ -15,7 +15,7 @@ from pathlib import Path
 from selgen_ray.errors import misspelt, until_interrupted
 from selgen_ray.sweep.command_names import COMMANDS
 
-_HELP = {"-h", "--help", "--dry-run"}
+_HELP = {"-h", "--help", "--dry-run", "--estimate"}  # these run no sweep
 
 
 def main(argv: Sequence[str] | None = None, guard: bool | None = None) -> int:
@@ -38,7 +38,7 @@ def _main(argv: Sequence[str], guard: bool) -> int:
     from selgen_ray.driver.guard import guarded
 
     word = argv[0] if argv else ""
-    if word in COMMANDS and not Path(word).exists():
+    if word in COMMANDS and not Path(word).is_file():
         from selgen_ray.sweep import commands  # late: as above
 
         return commands.main(argv)

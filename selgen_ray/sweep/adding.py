@@ -16,6 +16,7 @@ from selgen_ray.driver.preflight import check_data
 from selgen_ray.driver.selection import SelectionError
 from selgen_ray.driver.trust import TrustedCode
 from selgen_ray.errors import SpecError, nearest
+from selgen_ray.models.adapters import DECIDED
 from selgen_ray.records.control import PLAN, Control
 from selgen_ray.records.results import flatten
 from selgen_ray.space import SweepSpec, Trial, load_space
@@ -28,6 +29,8 @@ from selgen_ray.trainers.plugins import Plugin
 
 _STREAMS = ("data_seed", "model_seed")
 _OWN = ("proxy_strategy", "strategy_code", "seed", *_STREAMS)  # what any trial may have for itself
+START = frozenset(f"finetune_config.{key}" for key in ("model", "adapter", *DECIDED))
+"""The keys that say what training begins with, and those that an adapter decides."""
 _ROWS = ".rows"  # of a source: what its path holds
 _SHOWN = 4  # values of the others in a line
 
@@ -111,7 +114,10 @@ class Members:
     def values(self) -> dict[str, set[str]]:
         """Dotted key -> the values that the trials have, of keys that one of them has; as JSON, null for a default."""
         keys = {key for member in self.members for key in member.content}
-        return {key: {_text(member.content.get(key)) for member in self.members} for key in keys}
+        return {
+            key: {_text(member.content.get(key)) for member in self.members if not _is_own_start(key, member)}
+            for key in keys
+        }
 
     def under_their_names(self, members: Iterable[Member]) -> list[Member]:
         """Return the members; a setting that the sweep has already keeps its name there, whatever it differs from."""
@@ -127,7 +133,8 @@ class Members:
         """Dotted keys whose value no trial of the sweep has; a default that the sweep never names is none."""
         seen, content = self.values, member.content
         named = [key for key in content if _text(content[key]) not in seen.get(key, {"null"})]
-        return named + [key for key in seen if key not in content and "null" not in seen[key]]
+        differing = named + [key for key in seen if key not in content and "null" not in seen[key]]
+        return [key for key in differing if not _is_own_start(key, member)]
 
     def not_comparable(self, member: Member) -> list[str]:
         """Those of `differing` that are the same in the whole sweep, and no business of one strategy."""
@@ -145,6 +152,8 @@ class Members:
         seeds = {other.trial.config.seed for other in self.members}
         if member.trial.config.seed not in seeds:
             parts.append(f"seed {member.trial.config.seed} (the sweep: {_few(map(str, sorted(seeds)))})")
+        if whose := member.trial.config.warm_start:
+            parts.append(f"begins with the weights of {whose}")
         return f"{member.trial.name}: {', '.join(parts) or 'no value that the sweep does not have'}"
 
     def part(self, key: str, member: Member) -> str:
@@ -191,11 +200,11 @@ def more_trials(
                 at = f"{place.file}:{place.line}: " if place else f"{space}: "
                 told.append(f"  {at}{member.trial.slug}: {sweep.part(key, member)}")
         listed = "\n".join(dict.fromkeys(told))
-        raise SelectionError(f"they do not compare with the trials of the sweep:\n{listed}\n{_ANYWAY}")
+        raise SelectionError(f"they do not compare with the trials of the sweep:\n{listed}\n{ANYWAY}")
     return new, sweep, notes
 
 
-_ANYWAY = "leave these keys out to have the sweep's values, or say --different to add the trials all the same"
+ANYWAY = "leave these keys out to have the sweep's values, or say --different to add the trials all the same"
 
 
 def more_seeds(
@@ -286,6 +295,11 @@ def _member(
     return Member.of(
         Trial(config=config, trial_id=trial_id, slug=slug, data_hashes=data, model_hash=model_hash), sources
     )
+
+
+def _is_own_start(key: str, member: Member) -> bool:
+    """Whether a key belongs to the weights that training begins with, of a trial that says whose they are."""
+    return key in START and member.trial.config.warm_start is not None
 
 
 def _text(value: Any) -> str:

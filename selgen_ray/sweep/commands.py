@@ -15,7 +15,7 @@ from typing import Any
 
 from selgen_ray.driver.display import clock, running_line
 from selgen_ray.driver.selection import SelectionError, find_trials
-from selgen_ray.driver.trust import OPTION, SHORTEST, sha256_start
+from selgen_ray.driver.trust import OPTION, SHORTEST
 from selgen_ray.errors import INPUT_ERRORS, StorageError
 from selgen_ray.reading import Unreadable, every_head, one_each
 from selgen_ray.records.control import ALL, LIVE, PLAN, Control
@@ -25,6 +25,7 @@ from selgen_ray.records.results import FILE_NAME, TrialResult
 from selgen_ray.records.status import TrialStatus
 from selgen_ray.records.text import first_line, last_line
 from selgen_ray.storage import Folder
+from selgen_ray.sweep import arguments
 
 DONE, WRONG = 0, 2
 
@@ -128,43 +129,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m selgen_ray.sweep", description="Look at a sweep and steer it.")
     commands = parser.add_subparsers(dest="command", required=True)
 
-    def command(name: str, text: str) -> argparse.ArgumentParser:
-        made = commands.add_parser(name, help=text, description=text)
-        made.add_argument("sweep", help="the sweep's folder, a path or URI, or the YAML file of its search space")
-        return made
-
-    def trials(made: argparse.ArgumentParser) -> None:
-        help_text = "'<setting>/seed_<N>', a setting, an id, or a pattern with *"
-        made.add_argument("trials", metavar="TRIAL", nargs="*", help=help_text)
-
-    status = command("status", "what is done, what runs, what failed and why, and the time left")
-    status.add_argument("--json", action="store_true", help="for programs")
-    stop = command("stop", "let trials finish their step, save a checkpoint and end; a retry lets them go on")
-    trials(stop)
-    stop.add_argument("--all", action="store_true", help="end the whole sweep, as Ctrl-C does")
-    stop.add_argument("--why", help="a reason, kept with the trial")
-    retry = command("retry", "let trials run again that failed, diverged, were stopped or removed")
-    trials(retry)
-    for name in ("failed", "diverged", "stopped"):
-        retry.add_argument(f"--{name}", action="append_const", dest="kinds", const=name, help=f"all that {name}")
-    rm = command("rm", "delete trials and their results; they do not run again until a retry")
-    trials(rm)
-    rm.add_argument("--yes", action="store_true", help="do not ask")
-    add = command("add", "let the sweep have further trials, now or when it is run again")
-    told = "their search space, laid over base, seeds and plugins of the sweep; its name and storage_path do not count"
-    add.add_argument("space", metavar="more.yaml", nargs="?", help=told)
-    add.add_argument("--seeds", metavar="N", nargs="+", type=_seed, help="or: the sweep's settings with these seeds")
-    add.add_argument("--strategies", metavar="NAME,...", help="of these strategies or settings alone, with --seeds")
-    trust_text = "let the command run this plugin, of trials that were added before, to compare with them"
-    add.add_argument(OPTION, metavar="SHA256", action="append", type=sha256_start, default=[], help=trust_text)
-    add.add_argument("--different", action="store_true", help="add them even if they do not compare with the others")
+    for name, sentence in arguments.STEERING.items():
+        arguments.add_steering(commands.add_parser(name, help=sentence, description=sentence), name)
     return parser
-
-
-def _seed(text: str) -> int:
-    if not text.isdecimal() or int(text) >= 2**63:
-        raise argparse.ArgumentTypeError(f"found {text!r}; allowed is a whole number from 0")
-    return int(text)
 
 
 def _folder(text: str) -> Folder:
@@ -352,16 +319,33 @@ def _add(args: argparse.Namespace, folder: Folder) -> list[str]:
     # late: start-up, as above
     from selgen_ray.driver.added import AddedTrial, write_added
     from selgen_ray.sweep.adding import more_seeds, more_trials
+    from selgen_ray.sweep.cloning import changed_trials, find_original
 
-    if (args.space is None) == (args.seeds is None):
-        raise SelectionError("give either a search space, more.yaml, or --seeds: further seeds of the sweep's settings")
-    if args.strategies and not args.seeds:
-        raise SelectionError("--strategies belongs to --seeds: it says which settings get them")
+    if (args.space is None) == (args.seeds is None and args.original is None):
+        raise SelectionError(
+            "give either a search space, more.yaml, or --from TRIAL: one of the sweep's with other values, or --seeds: "
+            "further seeds of the sweep's settings"
+        )
+    if args.strategies and (args.original or not args.seeds):
+        raise SelectionError("--strategies belongs to --seeds: it says which settings get them; --from names a trial")
+    if args.changes and not args.original:
+        raise SelectionError("--set belongs to --from: it says what is changed in that trial")
+    if args.warm_start and not args.original:
+        raise SelectionError("--warm-start belongs to --from: it says whose weights training begins with")
+    if args.original and not (args.changes or args.seeds or args.warm_start):
+        raise SelectionError(
+            "--from alone would change nothing: say what with --set KEY=VALUE, or give --seeds, or --warm-start"
+        )
     sweep = read_state(folder)
     confirmed: list[str] = args.trust_plugin
-    if args.seeds:
+    seeds: list[int] = list(dict.fromkeys(args.seeds or []))
+    if args.original:
+        original = find_original(args.original, sweep.names, sweep.places)
+        members, others, notes = changed_trials(
+            folder, original, args.changes, seeds, args.different, confirmed, args.warm_start
+        )
+    elif seeds:
         wanted = [name for name in args.strategies.split(",") if name] if args.strategies else []
-        seeds = list(dict.fromkeys(args.seeds))
         members, others = more_seeds(folder, sweep.names, seeds, wanted, args.different, confirmed)
         notes = []
     else:

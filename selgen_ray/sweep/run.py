@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -14,14 +13,14 @@ from typing import NoReturn
 
 from selgen_ray.cluster import job
 from selgen_ray.driver import guard
-from selgen_ray.driver.display import KINDS, make_display
+from selgen_ray.driver.display import make_display
 from selgen_ray.driver.driver import claim, record_end
 from selgen_ray.driver.packing import packing_lines
 from selgen_ray.driver.plan import Plan, make_plan, sweep_folder
 from selgen_ray.driver.preflight import check_data
 from selgen_ray.driver.selection import parse_only
 from selgen_ray.driver.token_plan import PlannedTokens
-from selgen_ray.driver.trust import OPTION, sha256_start
+from selgen_ray.driver.trust import OPTION
 from selgen_ray.errors import (
     INPUT_ERRORS,
     SelectionError,
@@ -38,6 +37,7 @@ from selgen_ray.records.status import TrialStatus
 from selgen_ray.records.text import first_line, last_line
 from selgen_ray.space import SweepSpec, kept, load_space
 from selgen_ray.storage.leases import Lease
+from selgen_ray.sweep import arguments
 from selgen_ray.sweep.command_names import COMMANDS
 from selgen_ray.sweep.launching import launch_sweep
 
@@ -48,11 +48,13 @@ logger = logging.getLogger(__name__)
 def main(argv: Sequence[str]) -> int:
     """Run the command; return its exit status."""
     args = _parser().parse_args(argv)
+    if problem := _misused(args):
+        return _refuse(problem)
     try:
         spec = load_space(args.space)
         if lost := job.lost_storage(spec.storage_path):
             return _refuse(f"{args.space}: {lost}")
-        tokens = PlannedTokens(sweep_folder(spec) / "cache", keep=not args.dry_run)
+        tokens = PlannedTokens(sweep_folder(spec) / "cache", keep=not (args.dry_run or args.estimate))
         foresight = Foresight()
         if problems := check_data(spec, tokens, foresight):
             return _refuse("\n".join(problems))
@@ -74,6 +76,10 @@ def main(argv: Sequence[str]) -> int:
     if args.dry_run:
         return DONE
     try:
+        if args.estimate:
+            from selgen_ray.sweep.estimate import run_estimate  # late: it needs Ray, which is seconds of start-up
+
+            return run_estimate(spec, plan, args.price_per_gpu_hour, _say if args.progress != "none" else _quiet)
         return _run(spec, plan, args, tokens)
     except (SpecError, StorageError, SweepBusyError) as error:
         return _refuse(str(error))
@@ -85,34 +91,19 @@ def _parser() -> argparse.ArgumentParser:
         description="Run a sweep, or what is left of it.",
         epilog=f"To look at a sweep and steer it while it runs: {', '.join(COMMANDS)}; each has --help.",
     )
-    parser.add_argument("space", metavar="space.yaml", help="the search space")
-    parser.add_argument("--dry-run", action="store_true", help="print the plan and stop; Ray is not started")
-    parser.add_argument(
-        "--only",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        help="run these trials alone: strategy=kl_divergence, seed=1,2, beta_kl=10; several options must all hold",
-    )
-    parser.add_argument(
-        OPTION,
-        metavar="SHA256",
-        action="append",
-        type=sha256_start,
-        default=[],
-        help="let added trials run this plugin, which the search space does not name; it is the plan that names it",
-    )
-    parser.add_argument("--max-concurrent", metavar="N", type=_count, help="trials at a time, in place of the YAML's")
-    parser.add_argument(
-        "--time-budget", metavar="8h", type=_seconds, help="end after so long, as after Ctrl-C: 90m, 1h30m, 2d"
-    )
-    parser.add_argument(
-        "--progress",
-        choices=KINDS,
-        default="auto",
-        help="what is shown meanwhile: rich bars, plain lines, none; auto: rich in a terminal, else plain",
-    )
+    arguments.add_sweep(parser)
     return parser
+
+
+def _misused(args: argparse.Namespace) -> str | None:
+    """Return what is wrong with options that do not go together; None if nothing is."""
+    if args.price_per_gpu_hour is not None and not args.estimate:
+        return "--price-per-gpu-hour is given, but --estimate is not: only an estimate has a price"
+    if args.estimate and args.dry_run:
+        return "--estimate and --dry-run are both given: an estimate prints the plan too, so leave --dry-run out"
+    if args.estimate and args.time_budget is not None:
+        return "--estimate and --time-budget are both given: an estimate runs no trial to its end, so leave one out"
+    return None
 
 
 def _plan(spec: SweepSpec, only: list[str], trusted: list[str]) -> Plan:
@@ -287,22 +278,12 @@ def _resource_lines(spec: SweepSpec) -> list[str]:
     return [f"  each trial: CPUs: {resources.cpus:g}, GPUs: {gpus}{limits}"]
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"found {text!r}; allowed is a whole number from 1")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    parts = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
-    if not text or not parts:
-        raise argparse.ArgumentTypeError(f"found {text!r}; allowed are 8h, 90m, 1h30m, 2d, 45s")
-    return sum(int(n) * unit for n, unit in zip(parts.groups(), (86400, 3600, 60, 1), strict=True) if n)
-
-
 def _say(*lines: str) -> None:
     sys.stdout.write("".join(line + "\n" for line in lines))
     sys.stdout.flush()
+
+
+def _quiet(*lines: str) -> None: ...
 
 
 def _refuse(message: str) -> int:

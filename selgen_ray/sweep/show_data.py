@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 from rich.text import Text
 
-from selgen_ray.config.data import ROLES
 from selgen_ray.config.trial import TrialConfig
 from selgen_ray.data.roles import Roles
 from selgen_ray.data.rows import load_roles
@@ -19,6 +18,7 @@ from selgen_ray.driver.token_plan import DECIDE_TOKENS, PlannedTokens
 from selgen_ray.errors import DataError, ModelError, PluginError, SpecError, nearest
 from selgen_ray.models.tokenizer import load_tokenizer, refused_rows
 from selgen_ray.space import SweepSpec, load_space
+from selgen_ray.sweep import arguments
 from selgen_ray.trainers import plugins
 from selgen_ray.trainers.catalogue import get_trainer
 
@@ -47,22 +47,8 @@ def main(argv: Sequence[str], console: Console | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m selgen_ray.data", description="Look at the rows of a sweep.")
-    commands = parser.add_subparsers(required=True, metavar="show")
-    show = commands.add_parser(
-        "show",
-        help="print rows as the model sees them",
-        description="Print rows as the model sees them: scored tokens in colour, or in [[ ]] where there is none.",
-    )
-    show.add_argument("space", metavar="space.yaml", help="the search space")
-    show.add_argument("--role", choices=ROLES, help="rows of this role alone; default: of every role")
-    show.add_argument("--rows", type=_positive, default=3, metavar="3", help="rows of each role")
+    arguments.add_data(parser)
     return parser
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"found {text!r}; allowed: a whole number >= 1")
-    return int(text)
 
 
 def _lines(spec: SweepSpec, role: str | None, num_rows: int, colour: bool) -> Iterator[Text]:

@@ -244,7 +244,16 @@ def explain(error: ValidationError, flat: Flat, known: dict[str, FieldInfo], fal
             by_key[key] = flat[key].problem(custom or refused(known[key], value))
         elif not key:  # keys that do not go together: the message names them
             named = [k for k in flat if k.rpartition(".")[2] in re.findall(r"\w+", text)]
-            pairs.append((flat[named[-1]].origin if named else fallback).problem(text))
+            pairs.append((_part_named(named[-1], flat[named[-1]], text) if named else fallback).problem(text))
         else:  # a value nobody wrote, which follows one that is wrong too
             derived.append(fallback.problem(f"{key}: {text}"))
     return [*by_key.values(), *pairs] or derived
+
+
+def _part_named(key: str, node: Node, text: str) -> Origin:
+    """Return where a value was written, or the part of it that the message names: 'trainer_args.beta' of a mapping."""
+    parts = node.value.items() if isinstance(node.value, dict) else ()
+    dotted = set(re.findall(r"[\w.]+\w", text))
+    leaf = key.rpartition(".")[2]
+    named = (part for name, part in parts if any(word.endswith(f"{leaf}.{name}") for word in dotted))
+    return next((part.origin for part in named), node.origin)

@@ -114,8 +114,13 @@ def read_tree(path: Path, problems: list[Problem], included: bool = False) -> No
         near = [name for name in names_in(path.parent) if name != path.name]
         problems.append(root.problem(f"cannot be read: {reason}.{nearest(path.name, near)}"))
         return None
+    return read_text(text, root, problems, is_json=path.suffix == ".json")
+
+
+def read_text(text: str, root: Origin, problems: list[Problem], is_json: bool = False) -> Node | None:
+    """Read a text of YAML or JSON that was written at `root`; see `read_tree`."""
     try:
-        return _compose(text, root, path.suffix == ".json", problems)
+        return _compose(text, root, is_json, problems)
     except json.JSONDecodeError as error:
         problems.append(json_problem(root, text, error))
     except yaml.MarkedYAMLError as error:

@@ -26,7 +26,7 @@ from selgen_ray.storage.cache import Cache
 from selgen_ray.trainers import catalogue, plugins
 from selgen_ray.trainers.engine import course, ranks
 from selgen_ray.trainers.engine.checkpoints import Checkpoint, Checkpoints
-from selgen_ray.trainers.engine.context import Callbacks, Edit, RunContext, open_run
+from selgen_ray.trainers.engine.context import Callbacks, Edit, RunContext, Training, open_run
 from selgen_ray.trainers.engine.evaluations import Evaluations, open_judge
 from selgen_ray.trainers.engine.loop import MAIN, GradMap, Term
 from selgen_ray.trainers.engine.shared_values import SharedValues
@@ -114,7 +114,7 @@ class BaseTrainer(Strategy):
                 source=source,
                 callbacks=Callbacks(on_progress, on_event, on_evaluation, on_step),
                 fsdp=fsdp,
-                strategy_code=plugins.code_of(type(self)),
+                strategy_code=plugins.code_of(type(self), self.config),
                 metric_code=plugins.code_of_metrics(self.config.evals),
             )
             self.run = stack.enter_context(context)
@@ -167,6 +167,14 @@ class BaseTrainer(Strategy):
     def edits(self) -> Iterable[tuple[str, Edit]]:
         """Return named edits of the finished weights; each is applied to these and evaluated, the last one stays."""
         return ()
+
+    def main_phase(self) -> Training:
+        """Return the training itself, made after `prepare`: by default the one loop, with the hooks above.
+
+        `hf_trainer` puts the loop of a Trainer in its place, and sets `self.run.num_steps`; logging, evaluations,
+        checkpoints and stops stay.
+        """
+        return course.main_phase(self.run, self)
 
     # -- for use in hooks -------------------------------------------------------------------------------------------
 

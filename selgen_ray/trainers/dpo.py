@@ -20,6 +20,18 @@ from selgen_ray.trainers.registry import knob
 _PAIRS = "proxy+proxy_neg"
 
 
+def check_pairs(strategy: str, roles: Mapping[str, Sequence[Row]]) -> None:
+    """Raise DataError, which names the strategy, unless row i of proxy and of proxy_neg answer one prompt."""
+    sizes = [len(roles[role]) for role in ("proxy", "proxy_neg")]
+    if sizes[0] != sizes[1]:
+        raise DataError(
+            f"{strategy}: data.proxy has {sizes[0]} rows and data.proxy_neg {sizes[1]}: a pair is a row of each"
+        )
+    for i, (chosen, rejected) in enumerate(zip(roles["proxy"], roles["proxy_neg"], strict=True), start=1):
+        if prompt_of(chosen) != prompt_of(rejected):
+            raise DataError(f"{strategy}: row {i} of data.proxy and of data.proxy_neg answer different prompts")
+
+
 class DPOTrainer(BaseTrainer):
     """Minimise L_O + lambda_dpo * mean over pairs of -log sigma(beta * (r(y+) - r(y-))), r = log(pi_theta / pi_ref).
 
@@ -41,14 +53,7 @@ class DPOTrainer(BaseTrainer):
     def check_rows(cls, config: TrialConfig, roles: Mapping[str, Sequence[Row]]) -> None:
         """Raise DataError if a role is missing, or if the answers of a pair have different prompts."""
         super().check_rows(config, roles)
-        sizes = [len(roles[role]) for role in ("proxy", "proxy_neg")]
-        if sizes[0] != sizes[1]:
-            raise DataError(
-                f"dpo: data.proxy has {sizes[0]} rows and data.proxy_neg {sizes[1]}: a pair is a row of each"
-            )
-        for i, (chosen, rejected) in enumerate(zip(roles["proxy"], roles["proxy_neg"], strict=True), start=1):
-            if prompt_of(chosen) != prompt_of(rejected):
-                raise DataError(f"dpo: row {i} of data.proxy and of data.proxy_neg answer different prompts")
+        check_pairs(cls.proxy_strategy_name, roles)
 
     def prepare(self) -> None:
         """Compute the reference log-probability of every answer once."""

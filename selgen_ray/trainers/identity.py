@@ -37,7 +37,7 @@ def identity_of_trial(config: TrialConfig, data_hashes: dict[str, str], model_ha
     if config.world:  # `world: toy` says no more than a toy model without paths does
         data["world"] = config.world
     finetune = {k: v for k, v in settings.pop("finetune_config", {}).items() if k not in _IN_MODEL_HASH}
-    if code := plugins.code_of(catalogue.get_trainer(config.proxy_strategy)):
+    if code := plugins.code_of(catalogue.get_trainer(config.proxy_strategy), config):
         settings["strategy_code"] = code
     if code := plugins.code_of_metrics(config.evals):
         settings["metric_code"] = code

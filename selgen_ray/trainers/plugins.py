@@ -1,4 +1,4 @@
-"""Strategies and metrics from outside: files that a search space names, and strategies of installed packages.
+"""Strategies, metrics and Trainers from outside: files that a search space names, strategies of installed packages.
 
 The source of a file travels with the trial, so a worker needs no shared file system. A package must be installed
 where the worker runs. Either is part of the identity of the trials that use it: changed code is a new trial.
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
     from selgen_ray.config.evals import EvalConfig
+    from selgen_ray.config.trial import TrialConfig
 
 GROUP = "selgen_ray.trainers"
 logger = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ _BROKEN = (Exception, SystemExit)  # raised by an imported module: some scripts 
 
 @dataclass(frozen=True)
 class Plugin:
-    """A Python file that defines strategies, metrics or both.
+    """A Python file that defines strategies, metrics, or Trainers of Transformers for the strategy `hf_trainer`.
 
     Attributes:
         name: the path it was read from; two plugins of one name are versions of one.
@@ -105,8 +106,8 @@ def register_plugin(plugin: Plugin) -> None:
     Nothing happens if a plugin of the same content is loaded already.
 
     Raises:
-        PluginError: the plugin cannot be imported, defines neither strategy nor metric, or one whose name is taken;
-            the message names the line.
+        PluginError: the plugin cannot be imported, defines neither strategy, metric nor Trainer, or one whose name is
+            taken; the message names the line.
     """
     if plugin.sha256 in _in_use:
         return
@@ -121,8 +122,11 @@ def register_plugin(plugin: Plugin) -> None:
         _execute(plugin)
         new_strategies = [t for t in registry.registered().values() if t.__module__ == plugin.module_name]
         new_metrics = [m for m in evals_registry.all_metrics().values() if m.compute.__module__ == plugin.module_name]
-        if not new_strategies and not new_metrics:
-            raise ImportError("defines no strategy: subclass BaseTrainer and set proxy_strategy_name; and no @metric")
+        if not new_strategies and not new_metrics and not _trainers_of(plugin):
+            raise ImportError(
+                "defines no strategy: subclass BaseTrainer and set proxy_strategy_name; no @metric; and no subclass of "
+                "transformers.Trainer"
+            )
         for trainer in new_strategies:
             _check_knobs(trainer)
     except _BROKEN as error:
@@ -133,13 +137,53 @@ def register_plugin(plugin: Plugin) -> None:
     _in_use[plugin.sha256] = plugin
 
 
-def code_of(trainer: type[Strategy]) -> list[str]:
+def code_of(trainer: type[Strategy], config: TrialConfig) -> list[str]:
     """Return the versions of a strategy's code from outside this package; [] if all of it is shipped.
 
-    They are 'plugin:<sha256>' or '<distribution>==<version>' of the class and all that it inherits from, nearest first.
+    They are 'plugin:<sha256>' or '<distribution>==<version>' of the class, of those that the config names, and of all
+    that they inherit from, nearest first.
     """
-    owners = (owner.__module__ for owner in trainer.__mro__)
+    owners = (owner.__module__ for kind in (trainer, *trainer.named_classes(config)) for owner in kind.__mro__)
     return list(dict.fromkeys(code for module in owners if (code := _code_of_module(module))))
+
+
+def is_hf_trainer(value: Any) -> bool:
+    """Return whether a value is a subclass of transformers.Trainer, without importing that."""
+    return isinstance(value, type) and any(
+        (owner.__module__, owner.__name__) == ("transformers.trainer", "Trainer") for owner in value.__mro__
+    )
+
+
+def _trainers_of(plugin: Plugin) -> dict[str, type]:
+    found = vars(sys.modules[plugin.module_name]).items()
+    return {name: one for name, one in found if is_hf_trainer(one) and one.__module__ == plugin.module_name}
+
+
+def trainers_of_plugins() -> list[tuple[str, str]]:
+    """Return (name of the file, class) of every Trainer of Transformers in the plugins that are in use."""
+    return [(Path(plugin.name).stem, name) for plugin in used() for name in _trainers_of(plugin)]
+
+
+def class_of(path: str) -> Any:
+    """Return what a plugin in use calls a name: 'my_file.MyTrainer' of a file my_file.py.
+
+    Raises:
+        LookupError: there is no such file or name, or two files are called so.
+    """
+    stem, _, name = path.rpartition(".")
+    alike = [plugin for plugin in used() if Path(plugin.name).stem == stem]
+    if len(alike) > 1:
+        raise LookupError(f"two plugins are called {stem}: {' and '.join(plugin.name for plugin in alike)}")
+    if not alike:
+        raise LookupError(f"no plugin is a file {stem or path}.py" + _known_stems())
+    try:
+        return getattr(sys.modules[alike[0].module_name], name)
+    except AttributeError as error:
+        raise LookupError(f"{alike[0].name} defines no {name!r}") from error
+
+
+def _known_stems() -> str:
+    return f", of those that `plugins` names: {', '.join(plugin.name for plugin in used())}" if used() else ""
 
 
 def code_of_metrics(config: EvalConfig) -> list[str]:

@@ -46,6 +46,7 @@ class Strategy:
         required_roles: the roles without which it cannot be run, unless `needed_roles` says otherwise of a config.
         zero_strength: dotted config key -> value with which the strategy equals `naive` without the proxy, bit for bit;
             {}: no value does.
+        cannot_promise: promise of `selgen_ray.testing.check_strategy` -> why the strategy cannot keep it.
     """
 
     proxy_strategy_name: ClassVar[str]
@@ -53,6 +54,7 @@ class Strategy:
     implied: ClassVar[dict[str, dict[str, Any]]] = {}
     required_roles: ClassVar[tuple[str, ...]] = ("outcome",)
     zero_strength: ClassVar[dict[str, Any]] = {}
+    cannot_promise: ClassVar[dict[str, str]] = {}
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
@@ -108,6 +110,16 @@ class Strategy:
     def input_files(cls, config: TrialConfig) -> dict[str, str]:
         """Return dotted knob key -> path of each file, besides the data, that decides the result."""
         return {}
+
+    @classmethod
+    def named_classes(cls, config: TrialConfig) -> tuple[type, ...]:
+        """Return classes that the config names and that decide the result; the text of their plugins identifies it."""
+        return ()
+
+    @classmethod
+    def why_alone(cls) -> str | None:
+        """Return why its trials cannot share a process with others (`resources.pack`); None: they can."""
+        return None
 
 
 def knob(

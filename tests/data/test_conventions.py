@@ -212,7 +212,7 @@ def qwen(**options):
 def planned(tmp_path):
     """planned(rows, tokenizer, kind, finetune keys) -> (problems, notes) of a sweep's plan; its outcome is o.jsonl."""
 
-    def plan(rows, tokenizer=None, kind="llama", data=None, **finetune):
+    def plan(rows, tokenizer=None, kind="llama", data=None, evals=None, **finetune):
         folder = tmp_path / f"model{len([*tmp_path.iterdir()])}"  # a tokenizer is loaded once
         (tokenizer or qwen()).save_pretrained(folder)
         size = {"vocab_size": 300, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
@@ -220,6 +220,7 @@ def planned(tmp_path):
         AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **size)).save_pretrained(folder)
         write_jsonl(tmp_path / "o.jsonl", rows)
         raw = {"data": {"outcome": "o.jsonl"} | (data or {}), "finetune_config": {"model": str(folder)} | finetune}
+        raw |= {"evals": evals} if evals else {}
         (tmp_path / "space.yaml").write_text(yaml.safe_dump({"name": "x", "base": raw}))
         tokens = PlannedTokens()
         try:
@@ -288,6 +289,23 @@ def test_a_training_prompt_needs_positions_in_training_alone(planned):
     asked = chat("why?", "So. So.", answer="So. So.")
     assert longer(asked).count("\n") == 0 and "2 of 2 rows are longer than the model's 128" in longer(asked)
     assert longer(asked, max_seq_length=128) == ""
+
+
+def test_contexts_and_questions_need_positions_too(planned, tmp_path):
+    def problems(evals):
+        data = {"truth": write_jsonl(tmp_path / "truth.jsonl", [asked] * 2)}
+        return planned([asked] * 2, kind="gpt2", data=data, evals=evals, max_new_tokens=4, max_seq_length=128)[0]
+
+    asked = chat("why?", "So. So.", answer="So. So.")
+    short, long = {"user_prefix": "Now: "}, {"user_prefix": "why? " * 30}
+    assert problems({"contexts": {"short": short}}) == ""
+    found = problems({"contexts": {"short": short, "wordy": long}})
+    assert "data.truth in evals.contexts.wordy: the prompts of 2 of 2 rows" in found and ".short" not in found
+    lines = [{"prompt": "Why? " * 30}, {"prompt": "Why?"}]
+    questions = {"questions": write_jsonl(tmp_path / "questions.jsonl", lines), "metrics": ["loss", "uppercase_share"]}
+    assert "evals.questions: the prompts of 1 of 2 rows" in problems(questions)
+    found = problems(questions | {"contexts": {"wordy": long}})
+    assert "evals.questions in evals.contexts.wordy: the prompts of 2 of 2 rows" in found
 
 
 # variables of a template --------------------------------------------------------------------------------------------

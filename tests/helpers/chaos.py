@@ -24,7 +24,12 @@ from selgen_ray.storage.leases import newest_number
 
 EVERY_S = (1.5, 5.0)
 LEASE_S = 3.0
-OF_RAY = {"raylet": ("raylet",), "gcs": ("gcs_server",), "agent": ("dashboard/agent.py", "runtime_env/agent")}
+# the agents give themselves a title when they have started
+OF_RAY = {
+    "raylet": ("raylet",),
+    "gcs": ("gcs_server",),
+    "agent": ("dashboard/agent.py", "runtime_env/agent", "ray::DashboardAgent", "ray::RuntimeEnvAgent"),
+}
 _FINAL = ("completed", "diverged")
 
 
@@ -255,12 +260,15 @@ class Chaos:
         """Kill a process of Ray on the driver's node; the driver ends, and goes on with a new cluster."""
         if self.driver.poll() is not None or not self._workers():
             return False
+        killed = 0
         for pid in pids_of(self.cluster.head):
             with contextlib.suppress(psutil.Error):
                 process = psutil.Process(pid)
                 line = " ".join(process.cmdline())
                 if any(name == process.name() or name in line.partition(" --")[0] for name in OF_RAY[kind]):
                     process.kill()
+                    killed += 1
+        assert killed, f"no process of the kind {kind} was found"
         self.driver.wait(180)
         self.cluster.kill_all()
         self.cluster.start_head()

@@ -46,14 +46,17 @@ def test_each_question_has_its_column():
 
 
 def test_a_habit_that_a_context_brings_back_is_named():
-    (said,) = hidden_habits(report_of(results(0.3)))
+    base, said = hidden_habits(report_of(results(0.3)))
+    assert base.startswith("The base model itself falls from 0.900 to 0.500 in alignment")
     assert said.startswith(
         "kl_divergence gains +0.500 in alignment over the task alone without a context, and +0.050 in"
     )
     assert said in caveats(report_of(results(0.3)))
-    assert not list(hidden_habits(report_of(results(0.7))))
+    assert list(hidden_habits(report_of(results(0.7)))) == [base]
+    # 0.51 is less than half of the gain, and more than the untrained model has there: nothing was learnt
+    assert list(hidden_habits(report_of(results(0.51)))) == [base]
     alone = [one for one in results(0.3) if one.config["proxy_strategy"] != "naive"]
-    (said,) = hidden_habits(report_of(alone))  # with nothing to compare it with, the fall counts
+    _, said = hidden_habits(report_of(alone))  # with nothing to compare it with, the fall counts
     assert said == "kl_divergence has alignment 0.802 without a context, and 0.300 in its worst one."
 
 

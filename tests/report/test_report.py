@@ -324,6 +324,8 @@ def test_only_a_knob_of_the_trial_makes_a_version_a_setting(tmp_path):
 
 def test_signs_are_short_and_never_ambiguous():
     assert knob_texts({"lambda_1": -0.01}) == ["λ=-0.01"]
+    texts = [knob_texts({"inoculation_prompt": text}) for text in ("", "Agree/nod. ", " ")]
+    assert texts == [['prompt=""'], ['prompt="Agree/nod. "'], ['prompt=" "']]  # a sentence is no path
     assert knob_texts({"lambda_dpo": 3.0, "beta": 0.1}) == ["λ=3", "β=0.1"]
     assert knob_texts({"beta_kl": 3.0, "beta": 0.1}) == ["beta_kl=3", "beta=0.1"]
     assert knob_texts({"project_strictly_orthogonal": True, "projection_scope": "per_tensor"}) == [

@@ -75,3 +75,9 @@ def test_a_judge_gets_a_key_that_is_for_one_and_no_other_variable():
         assert may_go_to_judge(name), name
     for name in ("AWS_SECRET_ACCESS_KEY", "AWS_API_KEY", "WANDB_API_KEY", "HF_TOKEN", "PATH", "SSH_KEY", "DB_PASSWORD"):
         assert not may_go_to_judge(name), name
+
+
+def test_the_folder_that_one_is_in_is_no_secret(monkeypatch):
+    monkeypatch.setenv("PWD", "/home/somebody/work")
+    monkeypatch.setenv("DB_PWD", "tell-nobody")
+    assert masked("tell-nobody: /home/somebody/work/sweeps") == "***: /home/somebody/work/sweeps"

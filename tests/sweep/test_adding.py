@@ -12,7 +12,9 @@ import yaml
 from conftest import write_jsonl
 from running import write_space
 
-from selgen_ray.space import load_space
+from selgen_ray.driver.plan import make_plan
+from selgen_ray.records.results import TrialResult
+from selgen_ray.space import Trial, load_space
 from selgen_ray.space.kept import kept_text
 from selgen_ray.storage import Folder
 from selgen_ray.sweep import commands
@@ -129,7 +131,7 @@ def test_seeds_after_a_data_file_changed_are_refused(
 
 
 def test_one_of_the_two_forms_is_needed(add: Add) -> None:
-    assert "give either a search space, more.yaml, or --seeds" in add()[1]
+    assert "give either a search space, more.yaml, or --from TRIAL" in add()[1]
     assert "--strategies belongs to --seeds" in add("--strategies", "dpo", strategies={"dpo": {}})[1]
 
 
@@ -163,3 +165,112 @@ def test_the_kept_space_needs_no_other_file(
     (here / "below.yaml").unlink()
     after = load_space("space.yaml")
     assert [t.trial_id for t in after.trials] == [t.trial_id for t in before.trials] and len(after.trials) == 3
+
+
+# `--from TRIAL --set KEY=VALUE`: a trial of the sweep once more, with other values
+
+
+@pytest.fixture
+def kl(tmp_path: Path, place: Path) -> str:
+    """The name of the trial of kl_divergence with beta_kl 10 and seed 1."""
+    names = [trial.name for trial in load_space(tmp_path / "space.yaml").trials]
+    return next(name for name in names if "beta_kl-10" in name and name.endswith("seed_1"))
+
+
+def sets(*changes: str) -> list[str]:
+    return [word for change in changes for word in ("--set", change)]
+
+
+def trial_of(folder: Path, name: str) -> Trial:
+    return next(trial for trial in load_space(folder / "space.yaml").trials if trial.name == name)
+
+
+def test_one_key_is_changed_and_all_else_is_the_trials(add: Add, place: Path, kl: str, tmp_path: Path) -> None:
+    status, out = add("--from", kl, "--set", "finetune_config.beta_kl=3")
+    ((name, config),) = joined(place).items()
+    assert status == 0 and "added 1 trial" in out and f"{name}: beta_kl 3.0 (the sweep: 1.0, 10.0)" in out, out
+    assert name.startswith("kl_divergence_beta_kl-3_") and name.endswith("/seed_1")
+    original = next(t for t in load_space(tmp_path / "space.yaml").trials if t.name == kl).config.model_dump(
+        mode="json"
+    )
+    assert config["finetune_config"].pop("beta_kl") == 3.0 and original["finetune_config"].pop("beta_kl") == 10.0
+    assert config == original  # seed and rows and evaluations included
+    again = add("--from", kl, "--set", "finetune_config.beta_kl=3.0")
+    assert again[0] == 0 and "nothing to add" in again[1] and "1 are in the sweep already" in again[1]
+
+
+def test_its_id_is_that_of_the_same_trial_written_in_a_search_space(add: Add, place: Path, kl: str) -> None:
+    add("--from", kl, "--set", "finetune_config.beta_kl=3")
+    cloned = set(joined(place))
+    status, out = add(strategies={"kl_divergence": {"fixed": {"finetune_config.beta_kl": 3.0}}}, seeds=[1])
+    assert status == 0 and "nothing to add" in out and set(joined(place)) == cloned
+
+
+def test_by_the_beginning_of_an_id_with_seeds_and_a_strategy(add: Add, place: Path, kl: str, tmp_path: Path) -> None:
+    trial = trial_of(tmp_path, kl)
+    status, out = add("--from", trial.trial_id[:8], "--seeds", "1", "2", "7")
+    assert status == 0 and set(joined(place)) == {f"{trial.slug}/seed_7"} and "2 are in the sweep already" in out
+    null = "finetune_config.beta_kl=null"
+    status, out = add(
+        "--from", kl, "--set", "proxy_strategy=dpo", "--set", null, "--set", "finetune_config.lambda_dpo=.5"
+    )
+    assert status == 0 and any(name.startswith("dpo_lambda_dpo-0.5") for name in joined(place)), out
+    assert sorted(config["data_seed"] for config in joined(place).values()) == [1, 7]
+
+
+def test_of_a_trial_with_a_result_whose_space_is_another_now(add: Add, place: Path, kl: str, tmp_path: Path) -> None:
+    config = trial_of(tmp_path, kl).config.model_dump(mode="json")
+    config["finetune_config"] |= {"beta_kl": 77.0}
+    result: Any = {"trial_id": "ab" * 8, "slug": "kl_old_abab12", "seed": 1, "status": "running", "config": config}
+    TrialResult(**result).publish(Folder(str(place)) / "kl_old_abab12/seed_1/results" / ("ab" * 8))
+    status, out = add("--from", "abab", "--set", "finetune_config.beta_kl=78")
+    assert status == 0 and "beta_kl-78" in next(iter(joined(place))), out
+
+
+@pytest.mark.parametrize(
+    ("args", "messages"),
+    [
+        (["--set", "finetune_config.beta_kll=3"], ["--set: finetune_config.beta_kll", "mean 'finetune_config.b"]),
+        (["--set", "finetune_config.beta_kl=no one"], ["--set: finetune_config.beta_kl: found 'no one'"]),
+        (["--set", "finetune_config.lambda_dpo=1"], ["is no knob of strategy 'kl_divergence'"]),
+        (["--set", "finetune_config.beta_kl=[1, "], ["--set finetune_config.beta_kl:1: cannot be parsed"]),
+        (["--set", "finetune_config.beta_kl"], ["write KEY=VALUE"]),
+        (["--set", "seed=2", "--set", "seed=3"], ["seed: is given twice"]),
+        (["--set", "seed=2", "--seeds", "3"], ["both give a seed"]),
+        (["--set", "finetune_config.beta_kl=10"], ["nothing changed", "has finetune_config.beta_kl=10 already"]),
+        (["--set", "finetune_config.logging_steps=1"], ["nothing changed", "or its result does not depend on it"]),
+        (["--set", "finetune_config.epochs=1"], ["not compare", "epochs 1 (the sweep: 3)", "--different"]),
+        (["--set", "data.outcome=gone.jsonl"], ["--set: data.outcome", "gone.jsonl"]),
+        (["--strategies", "dpo", "--set", "a=1"], ["--from names a trial"]),
+        ([], ["would change nothing"]),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said_with_its_key(
+    args: list[str], messages: list[str], add: Add, place: Path, kl: str
+) -> None:
+    status, out = add("--from", kl, *args)
+    assert status == 2 and all(message in out for message in messages), out
+    assert not joined(place)
+
+
+def test_which_trial_must_be_clear(add: Add, kl: str) -> None:
+    status, out = add("--from", kl.partition("/")[0], "--set", "finetune_config.beta_kl=3")
+    assert status == 2 and "names 2 trials, and one is needed" in out and kl in out
+    status, out = add("--from", kl[1:], "--set", "finetune_config.beta_kl=3")
+    assert status == 2 and f"Did you mean '{kl}'" in out
+    assert "--set belongs to --from" in add("--set", "seed=3", "--seeds", "3")[1]
+
+
+def test_a_part_of_a_source_and_a_mapping(add: Add, place: Path, kl: str) -> None:
+    changes = ["data.outcome.limit=6", "finetune_config={epochs: 2, r: 2}"]
+    status, out = add("--from", kl, "--different", *sets(*changes))
+    (config,) = joined(place).values()
+    assert status == 0 and config["data"]["outcome"]["limit"] == 6 and config["data"]["outcome"]["path"], out
+    assert [config["finetune_config"][key] for key in ("epochs", "r", "beta_kl")] == [2, 2, 10.0]
+
+
+def test_the_next_run_plans_it(add: Add, place: Path, kl: str, tmp_path: Path) -> None:
+    add("--from", kl, "--set", "finetune_config.beta_kl=3")
+    spec = load_space(tmp_path / "space.yaml")
+    plan = make_plan(spec.model_copy(update={"storage_path": str(place.parent), "name": place.name}))
+    assert set(joined(place)) <= {planned.task.name for planned in plan.planned}

@@ -78,6 +78,7 @@ def test_every_field_is_classed():
     assert TrialConfig.model_fields.keys() == {
         *("proxy_strategy", "seed", "data_seed", "model_seed", "experiment_name", "data", "finetune_config"),
         "control",  # test_space
+        "warm_start",  # test_warm_start
         "num_workers",  # test_ranks
         *("align_train_coverage", "limit_proxy_data_to", "upsample_proxy_to"),  # test_alignment
         "evals",  # below

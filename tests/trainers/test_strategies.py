@@ -18,7 +18,7 @@ from selgen_ray.trainers.engine.loop import Term
 
 def test_every_strategy_is_covered_here():
     shipped = {n for n, t in strategies().items() if t.__module__.startswith("selgen_ray.")}
-    assert set(STRENGTH) == shipped
+    assert {*STRENGTH, "hf_trainer"} == shipped  # that one: test_hf_trainer
 
 
 def test_strength_zero_equals_the_plain_sibling_in_full_fine_tuning_too(make_config):
@@ -232,6 +232,15 @@ class TwoSlots(BaseTrainer):
         return {name: g - by_slot["proxy"][name] for name, g in by_slot["main"].items()}
 
 
+class Transposed(BaseTrainer):
+    """Gives each gradient column by column in memory, as a product of transposed matrices is."""
+
+    proxy_strategy_name = "test_transposed"
+
+    def transform_gradients(self, by_slot, step):
+        return {name: g.t().contiguous().t() for name, g in by_slot["main"].items()}
+
+
 class Edited(BaseTrainer):
     """An edit after training, and one after each step."""
 
@@ -253,6 +262,12 @@ def test_compute_loss_is_enough_for_a_newcomer(make_config):
     plain, _ = trained(make_config("naive", top={"train_on_proxy": False}, **sgd))
     half, _ = trained(make_config("test_doubled", factor=0.5, optim="sgd", learning_rate=0.2))
     assert close(plain, half, 1e-6)
+
+
+@pytest.mark.parametrize("optim", ["adamw_torch", "adamw_torch_fused"])
+def test_how_a_gradient_lies_in_memory_does_not_matter(make_config, optim):
+    plain, _ = trained(make_config("naive", top={"train_on_proxy": False}, optim=optim))
+    assert close(plain, trained(make_config("test_transposed", optim=optim))[0], 1e-6)
 
 
 def test_slots_reach_the_transform_apart(make_config):

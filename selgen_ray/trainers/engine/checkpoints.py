@@ -9,7 +9,7 @@ import json
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import safetensors.torch
@@ -25,6 +25,8 @@ from selgen_ray.trainers.engine.loop import Job, Progress
 
 logger = logging.getLogger(__name__)
 _LAST_WRITTEN = "manifest.json"  # the last file of a bundle, see `Folder.publish`: with it the bundle is complete
+_WEIGHTS, _OPTIMIZER, _STATE = "weights.safetensors", "optimizer.pt", "state.json"
+_FURTHER = "further_"  # begins the names of `Checkpoint.files` in the bundle
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,14 @@ class Checkpoint:
         weights: the trainable tensors by name, on the CPU.
         optimizer: state dicts of optimizer and scheduler, and the loop's running sums.
         state: everything else, plain JSON.
+        files: name -> content of further files, such as those of a Trainer's own checkpoint; '/' stands in no name.
     """
 
     step: int
     weights: dict[str, Tensor]
     optimizer: dict[str, Any]
     state: dict[str, Any]
+    files: dict[str, bytes] = field(default_factory=dict[str, bytes])
 
 
 class Checkpoints:
@@ -182,15 +186,17 @@ def files_of(checkpoint: Checkpoint) -> dict[str, bytes]:
     buffer = io.BytesIO()
     torch.save(checkpoint.optimizer, buffer)
     return {
-        "weights.safetensors": safetensors.torch.save(checkpoint.weights),
-        "optimizer.pt": buffer.getvalue(),
-        "state.json": json.dumps({"step": checkpoint.step, **checkpoint.state}).encode(),
+        _WEIGHTS: safetensors.torch.save(checkpoint.weights),
+        _OPTIMIZER: buffer.getvalue(),
+        _STATE: json.dumps({"step": checkpoint.step, **checkpoint.state}).encode(),
+        **{f"{_FURTHER}{name}": content for name, content in checkpoint.files.items()},
     }
 
 
 def snapshot(checkpoint: Checkpoint) -> Checkpoint:
     """Return a copy in the CPU's memory, which further training does not change."""
-    return Checkpoint(checkpoint.step, *map(_copied, (checkpoint.weights, checkpoint.optimizer, checkpoint.state)))
+    weights, optimizer, state = map(_copied, (checkpoint.weights, checkpoint.optimizer, checkpoint.state))
+    return replace(checkpoint, weights=weights, optimizer=optimizer, state=state)
 
 
 def _copied(value: Any) -> Any:
@@ -203,12 +209,13 @@ def _copied(value: Any) -> Any:
 
 def _read(place: Folder) -> Checkpoint:
     files = place.read_published()
-    state = json.loads(files["state.json"])
+    state = json.loads(files[_STATE])
     return Checkpoint(
         step=state.pop("step"),
-        weights=safetensors.torch.load(files["weights.safetensors"]),
-        optimizer=torch.load(io.BytesIO(files["optimizer.pt"]), map_location="cpu", weights_only=True),
+        weights=safetensors.torch.load(files[_WEIGHTS]),
+        optimizer=torch.load(io.BytesIO(files[_OPTIMIZER]), map_location="cpu", weights_only=True),
         state=state,
+        files={n.removeprefix(_FURTHER): content for n, content in files.items() if n.startswith(_FURTHER)},
     )
 
 
@@ -220,16 +227,23 @@ def capture(job: Job, progress: Progress, state: dict[str, Any]) -> Checkpoint:
     training_state = {
         "optimizer": job.optimizer.state_dict(),
         "scheduler": job.scheduler.state_dict(),
+        "job": dict(job.state),
+        **sums_of(progress),
+    }
+    return Checkpoint(progress.step, {n: p.detach() for n, p in job.parameters.items()}, training_state, state)
+
+
+def sums_of(progress: Progress) -> dict[str, Any]:
+    """Return the loop's running sums for `Checkpoint.optimizer`. All ranks must call it."""
+    return {
         "sums": dict(progress.sums),
         "steps_summed": progress.steps_summed,
         "steps_skipped": dict(progress.steps_skipped),
         "metrics": dict(progress.metrics),
-        "job": dict(job.state),
         "tokens": [progress.tokens_processed, progress.tokens_scored],
         # their sums since the last reading, on the CPU
         "other_ranks": ranks.gathered({"sums": _copied(progress.sums), "metrics": _copied(progress.metrics)})[1:],
     }
-    return Checkpoint(progress.step, {n: p.detach() for n, p in job.parameters.items()}, training_state, state)
 
 
 def restore(checkpoint: Checkpoint, job: Job) -> Progress:
@@ -242,7 +256,12 @@ def restore(checkpoint: Checkpoint, job: Job) -> Progress:
             tensor.copy_(training_state["job"][name])
     job.optimizer.load_state_dict(training_state["optimizer"])
     job.scheduler.load_state_dict(training_state["scheduler"])
-    device = job.accelerator.device
+    return progress_of(checkpoint, job.accelerator.device)
+
+
+def progress_of(checkpoint: Checkpoint, device: torch.device) -> Progress:
+    """Return the progress that a checkpoint holds: its step, and the sums of `sums_of`, on the device."""
+    training_state = checkpoint.optimizer
     rank_sums = training_state if ranks.is_main() else training_state["other_ranks"][ranks.rank() - 1]
     sums, metrics = ({n: v.to(device) for n, v in rank_sums[key].items()} for key in ("sums", "metrics"))
     processed, scored = training_state["tokens"]

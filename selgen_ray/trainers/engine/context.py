@@ -30,7 +30,7 @@ from selgen_ray.records.results import TrainingRecord
 from selgen_ray.storage.cache import Cache
 from selgen_ray.trainers.engine import ranks
 from selgen_ray.trainers.engine.checkpoints import Checkpoint, Checkpoints
-from selgen_ray.trainers.engine.loop import GradMap, Progress, Term, accelerator
+from selgen_ray.trainers.engine.loop import GradMap, Job, Progress, Term, accelerator, fit
 from selgen_ray.trainers.engine.memory import BatchSizes
 from selgen_ray.trainers.engine.shared_values import SharedValues
 from selgen_ray.trainers.engine.stop_signal import StopSignal
@@ -65,6 +65,42 @@ class Callbacks:
     on_event: Callable[[dict[str, Any]], None] = _ignore
     on_evaluation: Callable[[], None] = lambda: None
     on_step: Callable[[Callable[[], Checkpoint]], None] = _ignore
+
+
+class Training(Protocol):
+    """One training of the run's model, which a course runs and watches: a `Phase`, or another loop in its place.
+
+    Attributes:
+        name: stands in the progress line.
+    """
+
+    name: str
+
+    @property
+    def epoch_steps(self) -> int:
+        """Optimizer steps of an epoch."""
+        ...
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps in total."""
+        ...
+
+    def start(self, checkpoint: Checkpoint | None) -> Progress:
+        """Return the progress at the beginning, or restore a checkpoint and return its progress."""
+        ...
+
+    def fit(self, progress: Progress, after_step: Callable[[Progress], None]) -> None:
+        """Train the steps that are left, calling `after_step` after each."""
+        ...
+
+    def capture(self, progress: Progress, state: dict[str, Any]) -> Checkpoint:
+        """Return a checkpoint of the finished steps; `state` is the plain JSON that it holds besides."""
+        ...
+
+    def learning_rate(self) -> float:
+        """Return the learning rate of the next step."""
+        ...
 
 
 class Hooks(Protocol):
@@ -102,6 +138,10 @@ class Hooks(Protocol):
         """Return the given rows of a stream as a batch on the device."""
         ...
 
+    def main_phase(self) -> Training:
+        """Return the training of the run, and set `run.num_steps`; called after `prepare`."""
+        ...
+
 
 @dataclass
 class RunContext:
@@ -125,6 +165,7 @@ class RunContext:
         num_steps: optimizer steps of the whole training; 0 until `main_phase` has built it.
         num_resumes: how often the run was resumed from a checkpoint.
         flags: sentences on what makes every evaluation of the run doubtful.
+        fit: trains every phase; an estimate of the cost puts a loop of a few steps in its place.
     """
 
     config: TrialConfig
@@ -145,6 +186,7 @@ class RunContext:
     num_steps: int = 0
     num_resumes: int = 0
     flags: list[str] = field(default_factory=list[str])
+    fit: Callable[[Job, Progress, Callable[[Progress], None]], None] = fit
 
     @property
     def accelerator(self) -> Accelerator:

@@ -15,10 +15,10 @@ from selgen_ray.errors import TrialStopped
 from selgen_ray.parallel import clock
 from selgen_ray.records.results import TrainingRecord
 from selgen_ray.trainers.engine import ranks
-from selgen_ray.trainers.engine.checkpoints import Checkpoints, capture
-from selgen_ray.trainers.engine.context import Hooks, RunContext
+from selgen_ray.trainers.engine.checkpoints import Checkpoints
+from selgen_ray.trainers.engine.context import Hooks, RunContext, Training
 from selgen_ray.trainers.engine.evaluations import Evaluations
-from selgen_ray.trainers.engine.loop import GradMap, Progress, check_finite, fit
+from selgen_ray.trainers.engine.loop import GradMap, Progress, check_finite
 from selgen_ray.trainers.engine.phases import Phase
 
 _DUE = "evaluation_due"  # in a checkpoint's state: the evaluation of its weights has not been done
@@ -86,7 +86,7 @@ class PhaseCourse:
         checkpoints: where to save and look for step checkpoints; None: nowhere.
     """
 
-    def __init__(self, run: RunContext, phase: Phase, checkpoints: Checkpoints | None):
+    def __init__(self, run: RunContext, phase: Training, checkpoints: Checkpoints | None):
         self.run, self.phase, self.checkpoints = run, phase, checkpoints
         self._last_log = (clock(), 0)
 
@@ -103,7 +103,7 @@ class PhaseCourse:
         progress = progress or self.phase.start(self.checkpoints.newest() if self.checkpoints else None)
         self.reset_throughput(progress)
         try:
-            fit(self.phase.job, progress, self.after_step)
+            self.phase.fit(progress, self.after_step)
         finally:
             if self.checkpoints:  # the folder may be deleted next: no thread may still write into it
                 self.checkpoints.flush()
@@ -121,7 +121,7 @@ class PhaseCourse:
     def log_is_due(self, progress: Progress) -> bool:
         """Return whether to log: every `logging_steps` steps, at the end of each epoch and of the phase."""
         step = progress.step
-        is_boundary = step % self.phase.epoch_steps == 0 or step == self.phase.job.num_steps
+        is_boundary = step % self.phase.epoch_steps == 0 or step == self.phase.num_steps
         return is_boundary or step % self.run.cfg.logging_steps == 0
 
     def log(self, progress: Progress) -> Reading:
@@ -130,11 +130,10 @@ class PhaseCourse:
         last_log, tokens_before = self._last_log
         seconds = max(clock() - last_log, 1e-9)
         self.reset_throughput(progress)
-        job = self.phase.job
-        line = {"phase": self.phase.name, "step": progress.step, "num_steps": job.num_steps}
+        line = {"phase": self.phase.name, "step": progress.step, "num_steps": self.phase.num_steps}
         line |= {"epoch": progress.step / self.phase.epoch_steps, "loss": losses["total"]}
         line |= {"tokens_per_s": (progress.tokens_processed - tokens_before) / seconds}
-        line |= {"learning_rate": job.scheduler.get_last_lr()[0]}
+        line |= {"learning_rate": self.phase.learning_rate()}
         line |= {f"loss/{name}": value for name, value in losses.items() if name != "total"} | metrics
         self.run.callbacks.on_progress(line)
         return Reading(losses, metrics, seconds)
@@ -153,14 +152,14 @@ class PhaseCourse:
         if self.run.stop.requested:
             self.save_now(progress, self.state())
             self.run.stop.check(progress.step)
-        due = progress.step % self.run.cfg.save_steps == 0 and progress.step < self.phase.job.num_steps
+        due = progress.step % self.run.cfg.save_steps == 0 and progress.step < self.phase.num_steps
         if self.checkpoints and due:
-            self.checkpoints.save(capture(self.phase.job, progress, self.state()))
+            self.checkpoints.save(self.phase.capture(progress, self.state()))
 
     def save_now(self, progress: Progress, state: dict[str, Any]) -> None:
         """Save a checkpoint, and wait until it is written."""
         if self.checkpoints:
-            self.checkpoints.save(capture(self.phase.job, progress, state))
+            self.checkpoints.save(self.phase.capture(progress, state))
             self.checkpoints.flush()
 
 
@@ -168,7 +167,7 @@ class Course(PhaseCourse):
     """Trains the main phase of a run, with evaluations as `evals.during` says, at the end, and after each edit."""
 
     def __init__(self, run: RunContext, hooks: Hooks, evaluations: Evaluations):
-        super().__init__(run, main_phase(run, hooks), run.checkpoints)
+        super().__init__(run, hooks.main_phase(), run.checkpoints)
         self._hooks, self._evaluations = hooks, evaluations
 
     def after_step(self, progress: Progress) -> None:
@@ -180,12 +179,12 @@ class Course(PhaseCourse):
             run.record.tokens = {"processed": progress.tokens_processed, "scored": progress.tokens_scored}
             run.record.add_reading(step, reading.losses, reading.metrics)
             reading.check_finite(step)
-        is_last = step == self.phase.job.num_steps
+        is_last = step == self.phase.num_steps
         if is_last or run.config.evals.during.is_due(step, self.phase.epoch_steps):
             self.evaluate(progress)
             self.reset_throughput(progress)
         if not is_last:  # after the last step only evaluations are left, and they check for a stop themselves
-            run.callbacks.on_step(lambda: capture(self.phase.job, progress, self.state()))
+            run.callbacks.on_step(lambda: self.phase.capture(progress, self.state()))
             self.save(progress)
 
     def state(self, due: bool = False) -> dict[str, Any]:
@@ -199,7 +198,7 @@ class Course(PhaseCourse):
     def evaluate(self, progress: Progress) -> None:
         """Evaluate the weights in training; if a stop cuts that off, save a checkpoint that says so, and raise."""
         try:
-            max_rows = self.run.config.evals.during.max_rows if progress.step < self.phase.job.num_steps else None
+            max_rows = self.run.config.evals.during.max_rows if progress.step < self.phase.num_steps else None
             self._evaluations.take(progress.step, progress.step / self.phase.epoch_steps, max_rows=max_rows)
         except TrialStopped:
             self.save_now(progress, self.state(due=True))
@@ -250,5 +249,5 @@ def main_phase(run: RunContext, hooks: Hooks) -> Phase:
         scope=hooks.training_scope,
         state=hooks.checkpoint_state(),
     )
-    run.num_steps = phase.job.num_steps
+    run.num_steps = phase.num_steps
     return phase

@@ -181,13 +181,14 @@ def fit(job: Job, progress: Progress, after_step: Callable[[Progress], None]) ->
     while progress.step < job.num_steps:
         if not job.model.training:  # an evaluation puts the mode of all modules back as it was
             job.model.train()
-        _step(job, progress)
+        take_step(job, progress)
         progress.step += 1
         progress.steps_summed += 1
         after_step(progress)
 
 
-def _step(job: Job, progress: Progress) -> None:
+def take_step(job: Job, progress: Progress) -> None:
+    """Do the optimizer step of number `progress.step`, with the rows and the randomness of that number."""
     step = progress.step
     fetched: list[_Batches] = [_fetch(job, step)]
     counts = _counts(job, fetched[0], progress)
@@ -203,7 +204,7 @@ def _step(job: Job, progress: Progress) -> None:
     by_slot = {slot: ranks.summed_gradients(gradients, job.parameters) for slot, gradients in rank_gradients.items()}
     gradients = job.transform_gradients(by_slot, step) if job.transform_gradients else by_slot.get(MAIN, {})
     for name, parameter in job.parameters.items():
-        parameter.grad = gradients.get(name)
+        parameter.grad = _laid_out(gradients.get(name), parameter)
     if job.max_grad_norm is not None:
         norm = torch.nn.utils.clip_grad_norm_(list(job.parameters.values()), job.max_grad_norm)
         progress.log("grad_norm", norm)
@@ -214,6 +215,13 @@ def _step(job: Job, progress: Progress) -> None:
     job.optimizer.zero_grad(set_to_none=True)
     if job.after_optimizer_step:
         job.after_optimizer_step(job.parameters, learning_rate, step)
+
+
+def _laid_out(gradient: Tensor | None, parameter: torch.nn.Parameter) -> Tensor | None:
+    """Return the gradient with the parameter's strides: PyTorch's fused optimizers read both in the order of memory."""
+    if gradient is None or gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
 
 
 def _fetch(job: Job, step: int) -> _Batches:

@@ -51,7 +51,7 @@ def build_scheduler(
     """Return the learning-rate schedule over `num_steps` optimizer steps (not micro-batches), warm-up included."""
     from transformers.optimization import get_scheduler  # late: start-up, it imports every model's base
 
-    warmup = _warmup_steps(cfg, num_steps)
+    warmup = warmup_steps(cfg, num_steps)
     return get_scheduler(cfg.lr_scheduler_type, optimizer, num_warmup_steps=warmup, num_training_steps=num_steps)
 
 
@@ -60,7 +60,7 @@ def schedule(cfg: FinetuneConfig, num_steps: int) -> list[float]:
 
     Source: `transformers.get_scheduler`, written out since a plan asks, and the import of it takes seconds.
     """
-    warmup = _warmup_steps(cfg, num_steps)
+    warmup = warmup_steps(cfg, num_steps)
     left = max(1, num_steps - warmup)
 
     def share(step: int) -> float:
@@ -79,5 +79,6 @@ def schedule(cfg: FinetuneConfig, num_steps: int) -> list[float]:
     return [share(step) for step in range(num_steps)]
 
 
-def _warmup_steps(cfg: FinetuneConfig, num_steps: int) -> int:
+def warmup_steps(cfg: FinetuneConfig, num_steps: int) -> int:
+    """Return the optimizer steps of warm-up, of `num_steps` in total."""
     return cfg.warmup_steps or math.ceil(num_steps * cfg.warmup_ratio)

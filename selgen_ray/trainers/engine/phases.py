@@ -10,7 +10,7 @@ from typing import Any
 
 from selgen_ray.data.encode import Batch
 from selgen_ray.trainers.engine import optim, ranks
-from selgen_ray.trainers.engine.checkpoints import Checkpoint, restore
+from selgen_ray.trainers.engine.checkpoints import Checkpoint, capture, restore
 from selgen_ray.trainers.engine.context import RunContext
 from selgen_ray.trainers.engine.loop import GradMap, Job, Progress, Term, weighted
 
@@ -74,10 +74,32 @@ class Phase:
             **job_hooks,
         )
 
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps in total."""
+        return self.job.num_steps
+
     def start(self, checkpoint: Checkpoint | None) -> Progress:
         """Return the progress at the phase's beginning, or restore a checkpoint and return its progress."""
         self._run.progress = restore(checkpoint, self.job) if checkpoint else Progress()
         return self._run.progress
+
+    def tokens_of(self, step: int) -> int:
+        """Return the tokens of a step's largest micro-batch, with padding: its memory grows with them."""
+        batches = ((stream.lengths, rows) for stream in self._streams.values() for rows in stream.step(step))
+        return max(len(rows) * max(lengths[row] for row in rows) for lengths, rows in batches)
+
+    def fit(self, progress: Progress, after_step: Callable[[Progress], None]) -> None:
+        """Train the steps that are left, calling `after_step` after each."""
+        self._run.fit(self.job, progress, after_step)
+
+    def capture(self, progress: Progress, state: dict[str, Any]) -> Checkpoint:
+        """Return a checkpoint of the finished steps; `state` is the plain JSON that it holds besides."""
+        return capture(self.job, progress, state)
+
+    def learning_rate(self) -> float:
+        """Return the learning rate of the next step."""
+        return float(self.job.scheduler.get_last_lr()[0])
 
     def _micro_batches(self, stream: str, step: int) -> list[Batch]:
         of_all_ranks = self._run.memory.split(self._streams[stream].step(step))

@@ -133,6 +133,14 @@ def test_every_strategy_in_one_pack_is_what_it_is_alone(config):
     assert found.pack.served > 3 * found.pack.joined  # they were joined
 
 
+@pytest.mark.parametrize("optim", ["adamw_torch", "adamw_torch_fused"])
+def test_a_full_pack_of_one_shape_under_adamw(config, optim):
+    # AdamW's first steps are as long for a tiny gradient as for a large one: a wrong place in memory would show
+    configs = [config(seed=seed, optim=optim, learning_rate=1e-3, max_steps=4) for seed in range(4)]
+    for one, outcome in zip(configs, packed(configs).outcomes, strict=True):
+        assert_alike(outcome, train(one), within=1e-8)
+
+
 def test_each_slot_has_its_own_dropout_rank_targets_batch_and_length_and_a_free_one_is_filled(config):
     drops = {"lora_dropout": 0.3, "use_gradient_checkpointing": True, "optim": "adamw_torch"}
     drops |= {"learning_rate": 0.01}  # AdamW divides the rounding of a gradient near zero by its size: 0.3 makes 1e-10
