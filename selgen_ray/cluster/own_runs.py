@@ -188,7 +188,7 @@ def _run(
                 kept = None
                 if ranks.is_main():
                     saved = snapshot(captured)
-                    came_from = {"first": dict(first), "now": values, "step": saved.step}
+                    came_from: dict[str, Any] = {"first": dict(first), "now": values, "step": saved.step}
                     came_from["changes"] = [change.plain() for change in changes]
                     _write(Path(folder), files_of(saved), came_from)
                     kept = as_checkpoint(folder)

@@ -213,5 +213,6 @@ def flat_values(values: Mapping[str, Any]) -> dict[str, Any]:
             inner = flat_values(value)
             flat |= {f"{key}.{part}": one for part, one in inner.items()}
         else:
-            flat[key] = value.item() if hasattr(value, "item") else value
+            number = getattr(value, "item", None)  # of NumPy, as searchers give them
+            flat[key] = number() if callable(number) else value
     return flat
