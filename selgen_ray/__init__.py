@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from selgen_ray.reading import load_results
+    from selgen_ray.sweep import train, tune
     from selgen_ray.sweep.interface import Sweep
 
 # PEFT imports bitsandbytes, which then warns of kernels that nobody asked for
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 __version__ = "0.1.0"
-__all__ = ["Sweep", "__version__", "load_results"]
+__all__ = ["Sweep", "__version__", "load_results", "train", "tune"]
 
 
 def __getattr__(name: str) -> Any:
@@ -26,4 +27,8 @@ def __getattr__(name: str) -> Any:
         from selgen_ray.sweep.interface import Sweep  # late: start-up
 
         return Sweep
+    if name in ("train", "tune"):
+        from selgen_ray.sweep import train, tune  # late: start-up
+
+        return {"train": train, "tune": tune}[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -197,6 +197,10 @@ class TrialResult(TrainingRecord):
     versions: dict[str, str] = {}
     git_commit: str | None = None
     data_hashes: dict[str, str] = Field(default={}, description="role -> sha256 of its rows")
+    changes: list[dict[str, Any]] = Field(
+        default=[],
+        description="strengths that a scheduler changed while it trained: step, and values by key; config has the last",
+    )
     model_hash: str | None = None
     imported_from: str | None = Field(
         default=None, description="the file of the first generation that this was; steps that it did not say are -1"

@@ -149,7 +149,18 @@ def _base_notes(completed: Iterable[TrialResult]) -> Iterable[str]:
 def _flagged(completed: Sequence[TrialResult], settings: Sequence[Setting]) -> Iterable[Flagged]:
     labels = {trial_id: s.label for s in settings for trial_id in s.trial_ids}
     for result in completed:
-        yield from (Flagged(labels[result.trial_id], result.seed, flag) for flag in result.flags)
+        flags = [*([f"{_course(result)}: it is compared with no setting"] if result.changes else []), *result.flags]
+        yield from (Flagged(labels[result.trial_id], result.seed, flag) for flag in flags)
+
+
+def _course(result: TrialResult) -> str:
+    """Return 'changed while it trained, beta_kl to 3 at step 12'."""
+    texts = [
+        f"{key.rpartition('.')[2]} to {value:g} at step {change['step']}"
+        for change in result.changes
+        for key, value in change["values"].items()
+    ]
+    return f"changed while it trained, {', '.join(texts)}"
 
 
 def _unknown(completed: Sequence[TrialResult], wanted: Sequence[str]) -> Iterable[str]:

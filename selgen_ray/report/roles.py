@@ -20,7 +20,8 @@ class Kind(StrEnum):
     TASK_ALONE = "task alone"
     """Trained on the task without any proxy: the gain of a strategy is measured from here."""
     CONTROL = "control"
-    """A control that the sweep's section `controls` names, such as one on clean data; or a warm-started setting.
+    """A control that the sweep's section `controls` names, such as one on clean data; a warm-started setting; or trials
+    whose strengths a scheduler changed.
 
     A warm start has had more training than what begins with the start model, so it stands beside it and never leads.
     """
@@ -61,6 +62,11 @@ def _named(result: TrialResult) -> Role | None:
     return Role(Kind.CONTROL, name) if name and name != TASK_ALONE else None
 
 
+def _changed(result: TrialResult) -> Role | None:
+    """Return the role of a trial whose strengths were changed on the way: it is no setting of its strategy."""
+    return Role(Kind.CONTROL, f"{strategy_of(result)}, changed on the way") if result.changes else None
+
+
 def _warm_started(result: TrialResult) -> Role | None:
     """Return the role of a trial that began with another's weights: 'dpo begun from naive_1a2b3c/seed_1'."""
     whose = str(result.config.get("warm_start") or "")
@@ -72,6 +78,7 @@ def _warm_started(result: TrialResult) -> Role | None:
 _RULES: tuple[Callable[[TrialResult], Role | None], ...] = (
     _warm_started,
     _named,
+    _changed,
     lambda result: Role(Kind.TASK_ALONE, TASK_ALONE) if is_outcome_only(result) else None,
 )
 

@@ -42,6 +42,7 @@ class Variant:
     Attributes:
         search: the strategy's search, if it has one. `drawn` turns a random search into an axis.
         control: its name in `controls`; '': it is none of them.
+        drawn_from: the random search that the last axis was drawn from.
     """
 
     strategy: str
@@ -50,12 +51,13 @@ class Variant:
     axes: list[Axis] = field(default_factory=list)
     search: Section | None = None
     control: str = ""
+    drawn_from: Section | None = None
 
     def drawn(self) -> Variant:
         """Return the variant with a random search written out as an axis."""
         if not self.search or self.search.settings.algorithm != "random":
             return self
-        return replace(self, axes=[*self.axes, self.search.axis(self.strategy)], search=None)
+        return replace(self, axes=[*self.axes, self.search.axis(self.strategy)], search=None, drawn_from=self.search)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from selgen_ray.models import adapters
 from selgen_ray.space.document import Document, read_document, read_space, whole_space
 from selgen_ray.space.expansion import Checked, Checker, expand, without_excluded
 from selgen_ray.space.load_plugins import use_plugins
+from selgen_ray.space.opening import open_space
 from selgen_ray.space.places import Places
 from selgen_ray.space.search_trials import as_searches, find_searches
 from selgen_ray.space.slugs import named, unique
@@ -103,6 +104,7 @@ def _space(tree: Node | None, path: str | Path, problems: list[Problem], importe
         notes=notes,
         plugin_sources=plugins,
         places=places,
+        open_space=open_space(document, keys),
     )
 
 

@@ -16,6 +16,7 @@ from selgen_ray.records.names import trial_name
 from selgen_ray.records.requirement import Condition, parse_requirement
 from selgen_ray.records.results import SUMMARIES, less_is_better
 from selgen_ray.schema import Strict
+from selgen_ray.space.open_settings import OpenSpace
 from selgen_ray.space.places import Places
 from selgen_ray.space.ranges import Range
 from selgen_ray.space.tracker_options import Tracker
@@ -285,6 +286,7 @@ class SweepSpec(SweepSettings):
         plugin_sources: the content of `plugins` as it was when the search space was read.
         notes: what a person should know though it is no error: merged duplicates, unused knobs, exclusions.
         places: key of `pareto` -> where it was written.
+        open_space: its settings before they were multiplied out.
     """
 
     trials: list[Trial]
@@ -292,3 +294,4 @@ class SweepSpec(SweepSettings):
     plugin_sources: tuple[Plugin, ...] = Field(default=(), description="what workers load")
     notes: list[str] = Field(default=[], description="for people")
     places: SkipValidation[Places] = Field(default=Places(), exclude=True, description="where its keys were written")
+    open_space: SkipValidation[OpenSpace] = Field(default=OpenSpace(), exclude=True, description="not multiplied out")

@@ -28,10 +28,12 @@ from selgen_ray.records.status import TrialStatus
 from selgen_ray.records.text import last_line
 from selgen_ray.space import SweepSpec, kept, load_space
 from selgen_ray.space.load import load_content
+from selgen_ray.storage import Folder
 from selgen_ray.storage.locations import absolute
 from selgen_ray.sweep.commands import read_state
 from selgen_ray.sweep.launching import launch_sweep
 from selgen_ray.trainers import plugins
+from selgen_ray.trial.of_values import TrialSource
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,13 +81,14 @@ class Sweep:
     folder, and what one has run the other skips.
 
     Attributes:
-        spec: the search space, read and checked.
+        spec: the search space, read and checked, with an absolute `storage_path`.
+        is_placed: `storage_path` was absolute, or a URI, as it was given.
     """
 
     def __init__(self, spec: SweepSpec, kept_text: Callable[[], bytes]):
-        self.spec = spec.model_copy(
-            update={"storage_path": absolute(spec.storage_path)}
-        )  # a notebook may change folder
+        self.is_placed = absolute(spec.storage_path) == spec.storage_path
+        # a notebook may change its folder
+        self.spec = spec.model_copy(update={"storage_path": absolute(spec.storage_path)})
         self._kept_text = kept_text
         self._folder = sweep_folder(self.spec)
 
@@ -109,6 +112,22 @@ class Sweep:
         """
         spec, tree = load_content(content)
         return cls(spec, lambda: kept.written_out(tree, "made of a dict by selgen_ray.Sweep.from_dict"))
+
+    @classmethod
+    def of(cls, space: Sweep | str | Path | Mapping[str, Any]) -> Sweep:
+        """Return the sweep of a search space that is given as one, as a YAML file, or as a dict. Raises SpecError."""
+        if isinstance(space, Sweep):
+            return space
+        return cls.from_dict(space) if isinstance(space, Mapping) else cls.from_yaml(space)
+
+    def source(self, folder: str | Path | None = None) -> TrialSource:
+        """Return what makes trials of values that are chosen elsewhere, see `selgen_ray.tune`.
+
+        Args:
+            folder: where their results go; default: the sweep's folder with '_own' after its name.
+        """
+        place = Folder(self.spec.storage_path) / f"{self.name}_own" if folder is None else Folder(str(folder))
+        return TrialSource(self.name, place, self.spec.open_space, self.spec.plugin_sources)
 
     @property
     def name(self) -> str:

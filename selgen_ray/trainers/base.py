@@ -25,7 +25,7 @@ from selgen_ray.seeding import keep_global_rng
 from selgen_ray.storage.cache import Cache
 from selgen_ray.trainers import catalogue, plugins
 from selgen_ray.trainers.engine import course, ranks
-from selgen_ray.trainers.engine.checkpoints import Checkpoints
+from selgen_ray.trainers.engine.checkpoints import Checkpoint, Checkpoints
 from selgen_ray.trainers.engine.context import Callbacks, Edit, RunContext, Training, open_run
 from selgen_ray.trainers.engine.evaluations import Evaluations, open_judge
 from selgen_ray.trainers.engine.loop import MAIN, GradMap, Term
@@ -86,6 +86,7 @@ class BaseTrainer(Strategy):
         on_event: Callable[[dict[str, Any]], None] = lambda _: None,
         fsdp: bool = False,
         source: Source | None = None,
+        on_step: Callable[[Callable[[], Checkpoint]], None] = lambda _: None,
     ):
         raw = config.model_dump() if isinstance(config, TrialConfig) else config
         self.config = catalogue.resolved(catalogue.build_config({**raw, "proxy_strategy": self.proxy_strategy_name}))
@@ -111,7 +112,7 @@ class BaseTrainer(Strategy):
                 model_hash=model_hash,
                 stop=stop,
                 source=source,
-                callbacks=Callbacks(on_progress, on_event, on_evaluation),
+                callbacks=Callbacks(on_progress, on_event, on_evaluation, on_step),
                 fsdp=fsdp,
                 strategy_code=plugins.code_of(type(self), self.config),
                 metric_code=plugins.code_of_metrics(self.config.evals),

@@ -34,7 +34,7 @@ from selgen_ray.storage.scratch import scratch
 from selgen_ray.trainers.base import BaseTrainer, trainer_class
 from selgen_ray.trainers.catalogue import build_config
 from selgen_ray.trainers.engine import ranks
-from selgen_ray.trainers.engine.checkpoints import Checkpoints
+from selgen_ray.trainers.engine.checkpoints import Checkpoint, Checkpoints
 from selgen_ray.trainers.engine.stop_signal import StopSignal
 from selgen_ray.trainers.plugins import register_exactly
 from selgen_ray.trial import provenance
@@ -55,6 +55,7 @@ def run_trial(
     fsdp: bool = False,
     source: Source | None = None,
     packed_with: Sequence[str] = (),
+    on_step: Callable[[Callable[[], Checkpoint]], None] = lambda _: None,
 ) -> TrialResult:
     """Train a trial from its newest checkpoint or its start, and publish results.json after every evaluation.
 
@@ -76,6 +77,7 @@ def run_trial(
         fsdp: shard the frozen base over the processes.
         source: supplies the model, and runs its backward passes; default: the process's base, for this trial alone.
         packed_with: names of the trials that share this process with it, for results.json.
+        on_step: see `trainers.engine.context.Callbacks`.
 
     If the result is finished already, by another attempt, return it as it is.
 
@@ -85,7 +87,7 @@ def run_trial(
         Exception: any other error of the trial. Either is published first, if the storage answers.
     """
     try:
-        run = _Run(task, stop or StopSignal(), on_event, fsdp, source)
+        run = _Run(task, stop or StopSignal(), on_event, fsdp, source, on_step)
     except TrialSuperseded:
         raise
     except Exception as error:  # a plugin cannot be loaded, or the config is wrong
@@ -141,8 +143,9 @@ class _Run:
         on_event: Callable[[dict[str, Any]], None],
         fsdp: bool,
         source: Source | None,
+        on_step: Callable[[Callable[[], Checkpoint]], None] = lambda _: None,
     ):
-        self.fsdp, self.source = fsdp, source
+        self.fsdp, self.source, self.on_step = fsdp, source, on_step
         self.task, self.asked, self.stop, self.on_event = task, stop, ranks.agreeing(stop), on_event
         register_exactly(task.plugins)
         self.config = build_config(task.config)
@@ -158,6 +161,7 @@ class _Run:
             versions=provenance.versions(),
             git_commit=task.git_commit,
             model_hash=task.model_hash,
+            changes=list(task.changes),
         )
         self.fence, self.superseded = Fence(task.folder, task.attempt), ""
         self.before = ranks.from_main(self.fence.begin)
@@ -267,6 +271,7 @@ class _Run:
             on_event=self.on_event,
             fsdp=self.fsdp,
             source=self.source,
+            on_step=self.on_step,
         ) as trainer:
             try:
                 trainer.train()

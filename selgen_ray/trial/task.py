@@ -27,6 +27,7 @@ class TrialTask:
         cache: folder of the values that the trials of a sweep share; None: the trial has a cache of its own.
         git_commit: commit of the directory that the sweep was started in.
         plugins: the files with strategies and metrics of the whole sweep.
+        changes: strengths that were changed since it began, as results.json has them.
         attempt: the number of this try, which fences off older ones; None: a run outside of a sweep.
     """
 
@@ -39,6 +40,7 @@ class TrialTask:
     git_commit: str | None = field(default_factory=provenance.git_commit)
     plugins: tuple[Plugin, ...] = ()
     attempt: Attempt | None = None
+    changes: tuple[dict[str, Any], ...] = ()
 
     @property
     def name(self) -> str:

@@ -210,7 +210,7 @@ def test_the_guide_in_a_program_that_is_connected_to_ray(tmp_path, joined, monke
     """With an event loop that runs, as in a notebook's kernel; the program keeps its connection."""
     import ray
 
-    example, progress, _ = (block.text for block in blocks("python", "selgen_ray/sweep/README.md"))
+    example, progress, *_ = (block.text for block in blocks("python", "selgen_ray/sweep/README.md"))
     monkeypatch.chdir(tmp_path)
     for name in ("RAY_ADDRESS", "RAY_AUTH_MODE"):
         monkeypatch.setenv(name, joined[name])

@@ -102,7 +102,7 @@ class Checkpoints:
         try:
             self._check_fence()
             place = self.folder / self._free_name(checkpoint.step)
-            place.publish(_files(checkpoint))
+            place.publish(files_of(checkpoint))
             self._unusable.discard(place.name)
         except TrialSuperseded as error:
             self._on_superseded(str(error))
@@ -181,7 +181,8 @@ def _step_of(name: str) -> int:
     return int(digits) if digits.isdecimal() else 0
 
 
-def _files(checkpoint: Checkpoint) -> dict[str, bytes]:
+def files_of(checkpoint: Checkpoint) -> dict[str, bytes]:
+    """Return a checkpoint as the files of its bundle, name -> content."""
     buffer = io.BytesIO()
     torch.save(checkpoint.optimizer, buffer)
     return {

@@ -57,11 +57,14 @@ class Callbacks:
         on_event: called with {'event', 'why', 'step'} for the sweep's log, when something happened that a person
             should know.
         on_evaluation: called after each evaluation, when the record holds it.
+        on_step: called by every rank after each step of the main phase but the last, evaluations included, with a
+            function that captures a checkpoint of that step; all ranks must call that function, or none.
     """
 
     on_progress: Callable[[dict[str, Any]], None] = _ignore
     on_event: Callable[[dict[str, Any]], None] = _ignore
     on_evaluation: Callable[[], None] = lambda: None
+    on_step: Callable[[Callable[[], Checkpoint]], None] = _ignore
 
 
 class Training(Protocol):

@@ -184,6 +184,7 @@ class Course(PhaseCourse):
             self.evaluate(progress)
             self.reset_throughput(progress)
         if not is_last:  # after the last step only evaluations are left, and they check for a stop themselves
+            run.callbacks.on_step(lambda: self.phase.capture(progress, self.state()))
             self.save(progress)
 
     def state(self, due: bool = False) -> dict[str, Any]:
