@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from selgen_ray import train, tune
     from selgen_ray.reading import load_results
-    from selgen_ray.sweep import train, tune
     from selgen_ray.sweep.interface import Sweep
 
 # PEFT imports bitsandbytes, which then warns of kernels that nobody asked for
@@ -28,7 +29,5 @@ def __getattr__(name: str) -> Any:
 
         return Sweep
     if name in ("train", "tune"):
-        from selgen_ray.sweep import train, tune  # late: start-up
-
-        return {"train": train, "tune": tune}[name]
+        return importlib.import_module(f"selgen_ray.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

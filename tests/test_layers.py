@@ -18,6 +18,7 @@ LAYERS = (
     ("testing",),
     # `python -m selgen_ray.data` is a command of `sweep`, whose face lies where `python -m` looks for it
     ("data.__main__",),
+    ("tune", "train"),
     ("sweep", "strategies", "import_config"),
     ("cluster",),
     ("driver",),
@@ -36,13 +37,13 @@ LAYERS = (
     ("config",),
     ("storage", "worlds"),
     ("stats",),
-    ("errors", "hashing", "parallel", "schema", "seeding"),
+    ("errors", "hashing", "schema", "seeding"),
     ("",),
 )
 FLOOR = {room: len(LAYERS) - floor for floor, rooms in enumerate(LAYERS) for room in rooms}
-LEAVES = {"stats", "errors", "hashing", "parallel", "schema", "seeding", ""}
+LEAVES = {"stats", "errors", "hashing", "schema", "seeding", ""}
 # the lazy `selgen_ray.load_results` and `selgen_ray.Sweep`
-ALLOWED = {("", "reading"), ("", "sweep")}
+ALLOWED = {("", "reading"), ("", "sweep"), ("", "tune"), ("", "train")}
 
 
 def files() -> list[Path]:

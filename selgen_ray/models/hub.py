@@ -10,7 +10,7 @@ from pathlib import Path, PurePath
 from selgen_ray.config.finetune import FinetuneConfig
 from selgen_ray.errors import ModelError
 from selgen_ray.models.files import hub_reason
-from selgen_ray.parallel import waiting
+from selgen_ray.storage.parallel import waiting
 
 _TOKEN = "HF_TOKEN"
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selgen_ray.hashing import digest
-from selgen_ray.parallel import waiting
+from selgen_ray.storage.parallel import waiting
 from selgen_ray.storage import node_cache
 from selgen_ray.storage.folder import Folder
 from selgen_ray.storage.leases import Lease, Watch

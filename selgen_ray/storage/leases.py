@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from selgen_ray.errors import StorageAwayError
-from selgen_ray.parallel import waiting
+from selgen_ray.storage.parallel import waiting
 from selgen_ray.storage.folder import Folder, json_object
 
 logger = logging.getLogger(__name__)

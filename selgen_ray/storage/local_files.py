@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from selgen_ray.parallel import in_parallel
+from selgen_ray.storage.parallel import in_parallel
 
 _NO_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 _NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)

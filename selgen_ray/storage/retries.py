@@ -13,7 +13,7 @@ from typing import TypeVar
 from pyarrow import ArrowException
 
 from selgen_ray.errors import FULL, StorageAwayError, StorageBlockedError, StorageError
-from selgen_ray.parallel import waiting
+from selgen_ray.storage.parallel import waiting
 from selgen_ray.storage.secrets import masked
 
 T = TypeVar("T")

@@ -24,7 +24,7 @@ from selgen_ray.evals.headlines import headlines, worst_headline
 from selgen_ray.hashing import content_sha256
 from selgen_ray.models import hub, tokenizer
 from selgen_ray.models.loading import Source
-from selgen_ray.parallel import clock
+from selgen_ray.storage.parallel import clock
 from selgen_ray.records.attempts import Fence
 from selgen_ray.records.results import TrialResult
 from selgen_ray.records.status import TrialStatus

@@ -21,7 +21,7 @@ from selgen_ray.evals.run import evaluate, of_each_question
 from selgen_ray.evals.snapshot import Snapshot
 from selgen_ray.evals.token_memo import TokenMemo
 from selgen_ray.evals.worst import with_worst
-from selgen_ray.parallel import clock
+from selgen_ray.storage.parallel import clock
 from selgen_ray.records.results import TrainingRecord
 from selgen_ray.storage import Folder
 from selgen_ray.trainers.engine import ranks

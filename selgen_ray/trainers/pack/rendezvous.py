@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import torch
 
-from selgen_ray.parallel import Turn, taking_turns
+from selgen_ray.storage.parallel import Turn, taking_turns
 
 logger = logging.getLogger(__name__)
 
