@@ -32,7 +32,10 @@ def test_every_shipped_search_space_can_be_planned(path, tmp_path, tiny_model_di
 
 def with_stand_ins(path, folder, model):
     """Return the search space, or where it names files or a model that its user brings, a copy beside stand-ins."""
-    base = yaml.safe_load(path.read_text())["base"]
+    space = yaml.safe_load(path.read_text())
+    if "extends" in space:  # of a space that needs none
+        return path
+    base = space["base"]
     files = {role: given for role, given in base.get("data", {}).items() if role in ROLES}
     for role, given in files.items():
         file = folder / (given["path"] if isinstance(given, dict) else given)

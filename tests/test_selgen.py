@@ -208,7 +208,7 @@ def typist(tmp_path):
 
         def wait(pattern: str) -> str:
             nonlocal seen
-            until = time.monotonic() + 20
+            until = time.monotonic() + 60
             while not (match := re.search(pattern, seen, re.S)):
                 assert time.monotonic() < until, f"no {pattern!r} in {seen!r}"
                 if select.select([terminal], [], [], 1)[0]:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import time
@@ -26,8 +27,8 @@ def look(file: str | None) -> dict[str, Any]:
     """
     address = os.environ.get("RAY_ADDRESS") or "local"
     try:
-        local = {"include_dashboard": False} if address == "local" else {}
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **local)
+        local: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
     except Exception as error:  # Ray raises bare ones
         return {"error": " ".join(str(error).split()) or type(error).__name__, "version": ray.__version__}
     try:
@@ -39,7 +40,7 @@ def look(file: str | None) -> dict[str, Any]:
             try:
                 ray.get(function.options(scheduling_strategy=here).remote(None), timeout=_NODE_S)  # starts its worker
                 sent = time.time()
-                facts = ray.get(function.options(scheduling_strategy=here).remote(file), timeout=_NODE_S)
+                facts: Any = ray.get(function.options(scheduling_strategy=here).remote(file), timeout=_NODE_S)
                 clock = facts.pop("time") - (sent + time.time()) / 2
                 nodes.append(facts | {"clock_s": clock})
             except Exception as error:

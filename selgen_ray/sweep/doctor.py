@@ -128,7 +128,7 @@ def check_python(_: SweepSpec | None) -> Iterator[Finding]:
     """Look at Python's version and at those of the packages that this one needs."""
     version = platform.python_version()
     try:
-        needed = str(metadata.metadata(_PACKAGE).get("Requires-Python") or "")
+        needed = metadata.metadata(_PACKAGE)["Requires-Python"] or ""
         requirements = [Requirement(text) for text in metadata.requires(_PACKAGE) or ()]
     except metadata.PackageNotFoundError:
         yield Finding("warning", f"{version}; {_PACKAGE} is not installed", "pip install -c constraints.txt .")
@@ -262,7 +262,7 @@ def check_ports(_: SweepSpec | None) -> Iterator[Finding]:
             text = "something listens on port 6379, perhaps the head of a Ray cluster"
             yield Finding("warning", text, "RAY_ADDRESS=127.0.0.1:6379 joins it; without it a second Ray is started")
         return
-    host, _, port = address.rpartition("://")[2].rpartition(":")
+    host, port = address.rpartition("://")[2].rpartition(":")[::2]
     if not port.isdigit():
         yield Finding("problem", f"RAY_ADDRESS {address!r} is no host:port", "export RAY_ADDRESS=head:6379")
     elif answers(host, int(port)):
@@ -430,7 +430,7 @@ def check_ray(spec: SweepSpec | None, timeout_s: float = 100.0) -> Iterator[Find
         marker = folder / f"selgen_doctor_{uuid.uuid4().hex[:12]}"
         marker.touch()
     command = [sys.executable, "-m", "selgen_ray.cluster.health", *([str(marker)] if marker else [])]
-    pipe = subprocess.PIPE
+    pipe, errors = subprocess.PIPE, ""
     process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
     try:
         out, errors = process.communicate(timeout=timeout_s)

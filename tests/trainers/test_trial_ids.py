@@ -35,7 +35,9 @@ def planned_ids(space: Path, folder: Path) -> dict[str, str]:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content.encode())
-    copy = shutil.copy(space, folder)
+    for one in SPACES:  # of which some extend others
+        shutil.copy(one, folder)
+    copy = folder / space.name
     return {trial.name: trial.trial_id for trial in load_space(copy).trials}
 
 
