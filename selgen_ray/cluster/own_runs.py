@@ -134,6 +134,7 @@ def run_train_loop(source: TrialSource, values: Mapping[str, Any], resources: Re
         resources.torch_threads,
         num_workers=context.get_world_size(),
         fsdp=resources.strategy == "fsdp",
+        keep_last=True,
     )
 
 
@@ -150,6 +151,7 @@ def _run(
     torch_threads: int,
     num_workers: int = 1,
     fsdp: bool = False,
+    keep_last: bool = False,
 ) -> None:
     # late: the driver, which makes the search space alone, is to start without PyTorch
     import torch
@@ -205,7 +207,13 @@ def _run(
         raise TrialError(f"diverged: {result.error}")
     if result.status is TrialStatus.COMPLETED:
         # 'done': else a scheduler might let a finished trial go on with other strengths, from before its end
-        report(_numbers(result.readings()[-1], task) | {"status": str(result.status), "done": True})
+        numbers = _numbers(result.readings()[-1], task) | {"status": str(result.status), "done": True}
+        if not keep_last:
+            report(numbers)
+            return
+        with tempfile.TemporaryDirectory() as folder:  # Ray Train forgets metrics that come without a checkpoint
+            (Path(folder) / "results.json").write_bytes(result.content())
+            report(numbers, checkpoint=as_checkpoint(folder) if ranks.is_main() else None)
 
 
 def _course(
