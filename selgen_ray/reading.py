@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from pydantic import ValidationError
 
 from selgen_ray.errors import StorageAwayError, StorageError, nearest
-from selgen_ray.storage.parallel import in_parallel
 from selgen_ray.records.names import NAMES, is_slug, is_trial_id, is_trial_name
 from selgen_ray.records.results import FILE_NAME, SUMMARIES, ResultHead, TrialResult, flatten
 from selgen_ray.records.status import PREFERENCE, STORED, TrialStatus
 from selgen_ray.records.text import first_line
 from selgen_ray.storage import Folder
+from selgen_ray.storage.parallel import in_parallel
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -32,9 +32,9 @@ from selgen_ray.evals.metrics.exact_match import is_asked
 from selgen_ray.hashing import digest
 from selgen_ray.models.checks import positions_of
 from selgen_ray.models.tokenizer import load_tokenizer
-from selgen_ray.storage.parallel import in_parallel
 from selgen_ray.storage import Folder
 from selgen_ray.storage.cache import Cache
+from selgen_ray.storage.parallel import in_parallel
 
 # most rows of a set that is made into tokens here: if they are kept, if not
 _LARGEST, _LARGEST_LOOKED_AT = 200_000, 10_000

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selgen_ray.hashing import digest
-from selgen_ray.storage.parallel import waiting
 from selgen_ray.storage import node_cache
 from selgen_ray.storage.folder import Folder
 from selgen_ray.storage.leases import Lease, Watch
+from selgen_ray.storage.parallel import waiting
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -22,9 +22,9 @@ from typing import Any, TypeVar, cast
 from pyarrow import fs
 
 from selgen_ray.errors import StorageAwayError, StorageBlockedError, StorageError
-from selgen_ray.storage.parallel import in_parallel, waiting
 from selgen_ray.storage import local_files
 from selgen_ray.storage.locations import absolute, check_location, open_location
+from selgen_ray.storage.parallel import in_parallel, waiting
 from selgen_ray.storage.retries import retrying
 
 T = TypeVar("T")

@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from selgen_ray.errors import StorageAwayError
-from selgen_ray.storage.parallel import waiting
 from selgen_ray.storage.folder import Folder, json_object
+from selgen_ray.storage.parallel import waiting
 
 logger = logging.getLogger(__name__)
 _FILE = re.compile(r"(\d{6,12})\.json")

@@ -23,11 +23,11 @@ from selgen_ray.errors import INPUT_ERRORS, TrialDiverged
 from selgen_ray.evals.snapshot import Snapshot
 from selgen_ray.hashing import digest
 from selgen_ray.models import tokenizer
-from selgen_ray.storage.parallel import clock
 from selgen_ray.records.text import first_line
 from selgen_ray.seeding import keep_global_rng
 from selgen_ray.storage import Folder
 from selgen_ray.storage.cache import Cache
+from selgen_ray.storage.parallel import clock
 from selgen_ray.storage.scratch import scratch
 from selgen_ray.trainers.base import BaseTrainer, trainer_class
 from selgen_ray.trainers.catalogue import build_config

@@ -24,12 +24,12 @@ from selgen_ray.evals.headlines import headlines, worst_headline
 from selgen_ray.hashing import content_sha256
 from selgen_ray.models import hub, tokenizer
 from selgen_ray.models.loading import Source
-from selgen_ray.storage.parallel import clock
 from selgen_ray.records.attempts import Fence
 from selgen_ray.records.results import TrialResult
 from selgen_ray.records.status import TrialStatus
 from selgen_ray.storage import Folder
 from selgen_ray.storage.cache import Cache
+from selgen_ray.storage.parallel import clock
 from selgen_ray.storage.scratch import scratch
 from selgen_ray.trainers.base import BaseTrainer, trainer_class
 from selgen_ray.trainers.catalogue import build_config

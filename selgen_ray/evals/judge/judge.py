@@ -9,12 +9,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
 
-from selgen_ray.storage import parallel
 from selgen_ray.config.evals import JudgeConfig
 from selgen_ray.config.judge_prompts import filled, prompt_sha256
 from selgen_ray.evals.judge.client import JudgeClient, JudgeError
 from selgen_ray.evals.judge.scores import Score, read_score
-from selgen_ray.storage import Folder
+from selgen_ray.storage import Folder, parallel
 
 logger = logging.getLogger(__name__)
 _LOOK_EVERY_S = 0.5

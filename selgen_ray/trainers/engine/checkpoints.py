@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from selgen_ray.errors import TrialSuperseded
-from selgen_ray.storage.parallel import waiting
 from selgen_ray.records.attempts import Fence
 from selgen_ray.storage import Folder
+from selgen_ray.storage.parallel import waiting
 from selgen_ray.trainers.engine import ranks
 from selgen_ray.trainers.engine.loop import Job, Progress
 

@@ -25,9 +25,9 @@ from selgen_ray.data.training_prompts import check_contexts, check_system_texts
 from selgen_ray.errors import ModelError
 from selgen_ray.models.loading import Model, Source, trainable_parameters
 from selgen_ray.models.tokenizer import load_tokenizer
-from selgen_ray.storage.parallel import clock
 from selgen_ray.records.results import TrainingRecord
 from selgen_ray.storage.cache import Cache
+from selgen_ray.storage.parallel import clock
 from selgen_ray.trainers.engine import ranks
 from selgen_ray.trainers.engine.checkpoints import Checkpoint, Checkpoints
 from selgen_ray.trainers.engine.loop import GradMap, Job, Progress, Term, accelerator, fit

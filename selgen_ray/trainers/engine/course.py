@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from selgen_ray.errors import TrialStopped
-from selgen_ray.storage.parallel import clock
 from selgen_ray.records.results import TrainingRecord
+from selgen_ray.storage.parallel import clock
 from selgen_ray.trainers.engine import ranks
 from selgen_ray.trainers.engine.checkpoints import Checkpoints
 from selgen_ray.trainers.engine.context import Hooks, RunContext, Training

@@ -21,9 +21,9 @@ from selgen_ray.evals.run import evaluate, of_each_question
 from selgen_ray.evals.snapshot import Snapshot
 from selgen_ray.evals.token_memo import TokenMemo
 from selgen_ray.evals.worst import with_worst
-from selgen_ray.storage.parallel import clock
 from selgen_ray.records.results import TrainingRecord
 from selgen_ray.storage import Folder
+from selgen_ray.storage.parallel import clock
 from selgen_ray.trainers.engine import ranks
 from selgen_ray.trainers.engine.context import RunContext
 from selgen_ray.trainers.engine.loop import check_finite
