@@ -112,7 +112,7 @@ def strategy_file(tmp_path_factory):
 @pytest.fixture(scope="module")
 def its_section():
     """The part that the guide's YAML adds to a search space."""
-    (text,) = (block.text for block in blocks("yaml", TRAINERS) if block.text.startswith("plugins:"))
+    text = next(block.text for block in blocks("yaml", TRAINERS) if block.text.startswith("plugins:"))
     assert text.count("\n") == 3
     return yaml.safe_load(text)
 

@@ -150,6 +150,7 @@ def test_they_steer_a_sweep(tmp_path, tiny_model_dir, data_files, joined):
     folder = tmp_path / "sweeps" / "my_sweep"
     wait_for(lambda: (folder / "control" / "live.json").exists() or process.poll() is not None)
     wait_for(lambda: '"started"' in (folder / "events.jsonl").read_text())
+    wait_for(lambda: json.loads((folder / "control" / "live.json").read_text()).get("running"))
     more = {"kl_divergence": {"fixed": {"finetune_config.beta_kl": 3.0}}}
     (tmp_path / "more.yaml").write_text(json.dumps({"strategies": more}))
     for command, word in SAYS.items():

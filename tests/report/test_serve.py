@@ -222,8 +222,8 @@ def test_in_a_browser(sweep: Path) -> None:
     command = [sys.executable, "-m", "selgen_ray.report", str(sweep), "--serve", "--port", "0"]
     env = environment() | {"PYTHONUNBUFFERED": "1"}
     with (
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env) as process,
         started() as browser,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env) as process,
     ):
         assert process.stdout
         try:
@@ -260,6 +260,10 @@ def test_in_a_browser(sweep: Path) -> None:
             assert complaints == []
         finally:
             process.send_signal(signal.SIGINT)
-            rest, _ = process.communicate(timeout=90)
+            try:
+                rest, _ = process.communicate(timeout=90)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
     assert process.returncode == 0 and "no longer served" in rest and "Traceback" not in rest, rest
     assert address[0].partition("token=")[2] not in rest

@@ -68,7 +68,7 @@ def test_a_plugin_that_does_not_load_fails_the_trial_once_and_is_published(tmp_p
 def test_every_error_of_an_input_is_one_of_the_constant():
     """Whoever handles input errors names the constant, so a class that is missing there is retried as a crash."""
     named = {cls for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, ValueError)}
-    assert named == set(errors.INPUT_ERRORS)
+    assert named - {errors.SelectionError} == set(errors.INPUT_ERRORS)  # it is of commands, no trial raises it
 
 
 @pytest.fixture
