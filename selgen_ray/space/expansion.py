@@ -6,7 +6,7 @@ import functools
 import itertools
 import math
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,21 @@ _NO_DATA = "there is no outcome data: give data.outcome (JSON lines), or data.wo
 _SAME_SEEDS = "is fixed, and so is the other one: trials of different seeds would be identical; remove one."
 
 
+def id_of(settings: dict[str, Any]) -> str:
+    """Return the id of the trial whose identity these settings are."""
+    return hashing.digest(settings)[: identity.ID_LENGTH]
+
+
+def setting_of(settings: Mapping[str, Any], fixed: Collection[str]) -> str:
+    """Return the hash of a trial's setting, which its seeds share: of all but the streams that follow `seed`."""
+    return hashing.digest({key: value for key, value in settings.items() if key not in STREAMS or key in fixed})
+
+
+def fixed_streams(flat: Flat) -> list[str]:
+    """Return the streams of seeds that do not follow `seed`."""
+    return [key for key in STREAMS if _is_fixed(flat, key)]
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A trial before validation: its values, and the section it comes from."""
@@ -68,15 +83,15 @@ class Checked:
     @functools.cached_property
     def trial_id(self) -> str:
         """Hash of everything that can change the trial's result."""
-        return hashing.digest(self.settings)[: identity.ID_LENGTH]
+        return id_of(self.settings)
 
     @functools.cached_property
     def setting(self) -> str:
         """Hash of everything but the seeds that follow `seed`: one folder holds the seeds of one setting."""
-        fixed = [key for key in STREAMS if _is_fixed(self.candidate.flat, key)]
+        fixed = fixed_streams(self.candidate.flat)
         if fixed == list(STREAMS) and all(getattr(self.config, key) == self.config.seed for key in STREAMS):
             fixed = []  # both are written out, and are the seed
-        return hashing.digest({k: v for k, v in self.settings.items() if k not in STREAMS or k in fixed})
+        return setting_of(self.settings, fixed)
 
     def named(self, slug: str) -> Trial:
         """Return the trial, with `slug` as the folder of its setting."""

@@ -18,6 +18,7 @@ from selgen_ray.errors import Problem, SpecError
 from selgen_ray.models.adapters import DECIDED
 from selgen_ray.records.names import warm_mark
 from selgen_ray.records.results import FILE_NAME, TrialResult, flatten
+from selgen_ray.records.text import first_line
 from selgen_ray.space import Trial, slugs
 from selgen_ray.space.kept import inherited, read_kept
 from selgen_ray.space.load import load_tree
@@ -142,8 +143,9 @@ def _config_of(original: Original, sweep: Members) -> TrialConfig:
     except FileNotFoundError:
         raise SelectionError(f"{original.name}: {original.place / FILE_NAME} is gone") from None
     except (ValidationError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise SelectionError(f"{original.name}: its config cannot be run by this version: {first}") from error
+        raise SelectionError(
+            f"{original.name}: its config cannot be run by this version: {first_line(error)}"
+        ) from error
 
 
 def _foreign(plugins: Iterable[Plugin], own: Iterable[Plugin]) -> list[str]:

@@ -9,14 +9,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from selgen_ray import hashing
 from selgen_ray.config.trial import TrialConfig
 from selgen_ray.data.fingerprint import data_fingerprint
 from selgen_ray.errors import Problem, SpecError, nearest
 from selgen_ray.models.fingerprint import start_fingerprint
 from selgen_ray.records.names import trial_name
 from selgen_ray.records.results import flatten
-from selgen_ray.space.document import STREAMS
+from selgen_ray.space.expansion import fixed_streams, id_of, setting_of
 from selgen_ray.space.open_settings import OpenSetting, OpenSpace
 from selgen_ray.space.source_parts import with_whole_sources
 from selgen_ray.storage import Folder
@@ -116,15 +115,15 @@ class TrialSource:
         """
         plugins.register_exactly(self.plugins)
         config, settings, fixed = self._checked(values, num_workers)
-        slug = f"{config.proxy_strategy}_{_setting_hash(settings, fixed)[:_DIGITS]}"
+        slug = f"{config.proxy_strategy}_{setting_of(settings, fixed)[:_DIGITS]}"
         if changes:
             _, began, fixed = self._checked(first if first is not None else values, num_workers)
             settings = {**began, "changes": [change.plain() for change in changes]}
-            slug = f"{config.proxy_strategy}_changed_{_setting_hash(settings, fixed)[:_DIGITS_CHANGED]}"
+            slug = f"{config.proxy_strategy}_changed_{setting_of(settings, fixed)[:_DIGITS_CHANGED]}"
         cfg = config.finetune_config
         return TrialTask(
             config=config.model_dump(mode="json"),
-            trial_id=hashing.digest(settings)[: identity.ID_LENGTH],
+            trial_id=id_of(settings),
             slug=slug,
             folder=self.folder / trial_name(slug, config.seed) / "results" / place,
             model_hash=_model_hash(cfg.model, cfg.model_revision, cfg.adapter, cfg.adapter_revision),
@@ -159,9 +158,7 @@ class TrialSource:
             raise SpecError(problems)
         return {key: configs[1][key] for key in differing}
 
-    def _checked(
-        self, values: Mapping[str, Any], num_workers: int
-    ) -> tuple[TrialConfig, dict[str, Any], frozenset[str]]:
+    def _checked(self, values: Mapping[str, Any], num_workers: int) -> tuple[TrialConfig, dict[str, Any], list[str]]:
         """Return the config, its identity, and the streams of seeds that are fixed."""
         setting = self.setting(flat_values(values))
         own = {
@@ -186,13 +183,7 @@ class TrialSource:
         data = {role: _data_hash(source.path, source.revision) for role, source in config.data.sources().items()}
         cfg = config.finetune_config
         model = _model_hash(cfg.model, cfg.model_revision, cfg.adapter, cfg.adapter_revision)
-        fixed = frozenset(key for key in STREAMS if key in flat and flat[key].plain() not in (None, -1))
-        return config, identity.identity_of_trial(config, data, model), fixed
-
-
-def _setting_hash(settings: Mapping[str, Any], fixed: frozenset[str]) -> str:
-    """Return the hash of a trial's setting, which its seeds share."""
-    return hashing.digest({key: value for key, value in settings.items() if key not in STREAMS or key in fixed})
+        return config, identity.identity_of_trial(config, data, model), fixed_streams(flat)
 
 
 _data_hash = functools.cache(data_fingerprint)

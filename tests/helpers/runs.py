@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
+from selgen_ray.storage import Folder
 from selgen_ray.trainers import get_trainer
+from selgen_ray.trainers.engine.checkpoints import Checkpoints
 
 STRENGTH = {
     "naive": {},
@@ -75,3 +78,20 @@ def run(config, checkpoints=None, stop_at=None, **options):
 
 def comparable(record):
     return record.model_dump(exclude={"timings"})
+
+
+def assert_resumed_twice_is_whole(config, folder, stops):
+    """Stop a run twice and let it go on: weights and record are those of the uninterrupted one, bit for bit.
+
+    Args:
+        stops: number of steps -> the two steps after which it is stopped.
+    """
+    whole, record, _ = run(config)
+    checkpoints = Checkpoints(Folder(str(folder)), keep=1)
+    for stop_at in stops(record.eval_steps[-1]):
+        with pytest.raises(Stop):
+            run(config, checkpoints, stop_at)
+    resumed, resumed_record, num_resumes = run(config, checkpoints)
+    assert num_resumes == 2
+    assert same(whole, resumed)
+    assert comparable(record) == comparable(resumed_record)

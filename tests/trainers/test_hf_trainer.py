@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from running import dry_run, results, sweep_on, write_space
-from runs import Stop, close, comparable, run, same, trained
+from runs import assert_resumed_twice_is_whole, close, trained
 
 from selgen_ray.driver.packing import packing_lines
 from selgen_ray.driver.plan import make_plan
@@ -19,7 +19,6 @@ from selgen_ray.space import load_space
 from selgen_ray.storage import Folder
 from selgen_ray.testing import check_strategy
 from selgen_ray.trainers import build_config, get_trainer, plugins
-from selgen_ray.trainers.engine.checkpoints import Checkpoints
 from selgen_ray.trainers.engine.stop_signal import StopSignal
 from selgen_ray.trial.run import run_trial
 from selgen_ray.trial.task import TrialTask
@@ -79,16 +78,7 @@ def test_it_trains_on_the_roles_that_train_names(make_config):
 def test_resumed_in_mid_epoch_and_at_its_end_it_goes_on_to_the_same_weights(make_config, tmp_path, knobs):
     dropout = {"lora_dropout": 0.1} if knobs.get("is_peft", True) else {}
     config = make_config("hf_trainer", save_steps=1, **SHORT, **knobs, **dropout)
-    whole, record, _ = run(config)
-    steps = record.eval_steps[-1]
-    checkpoints = Checkpoints(Folder(str(tmp_path)), keep=1)
-    for stop_at in (2, steps // 2 + 1):
-        with pytest.raises(Stop):
-            run(config, checkpoints, stop_at)
-    resumed, resumed_record, num_resumes = run(config, checkpoints)
-    assert num_resumes == 2
-    assert same(whole, resumed)
-    assert comparable(record) == comparable(resumed_record)
+    assert_resumed_twice_is_whole(config, tmp_path, lambda steps: (2, steps // 2 + 1))
 
 
 @pytest.mark.parametrize(

@@ -1,24 +1,15 @@
 """A run stopped and resumed equals the uninterrupted one, bit for bit (each strategy: test_contract.py)."""
 
 import pytest
-from runs import OF_A_KIND_EACH, STRENGTH, Stop, comparable, run, same
+from runs import OF_A_KIND_EACH, STRENGTH, Stop, assert_resumed_twice_is_whole, comparable, run, same
 
 from selgen_ray.storage import Folder
 from selgen_ray.storage.cache import Cache
-from selgen_ray.trainers.engine.checkpoints import Checkpoints
 
 
 def test_resumed_twice_and_in_full_fine_tuning(make_config, tmp_path):
     config = make_config("kl_divergence", beta_kl=2.0, is_peft=False, save_steps=3, proxy_cycling_mode="synchronized")
-    whole, record, _ = run(config)
-    checkpoints = Checkpoints(Folder(str(tmp_path)), keep=1)
-    for stop_at in (4, 8):
-        with pytest.raises(Stop):
-            run(config, checkpoints, stop_at)
-    resumed, resumed_record, num_resumes = run(config, checkpoints)
-    assert num_resumes == 2
-    assert same(whole, resumed)
-    assert comparable(record) == comparable(resumed_record)
+    assert_resumed_twice_is_whole(config, tmp_path, lambda _: (4, 8))
 
 
 PREPARING = [s for s in OF_A_KIND_EACH if "proxy_epochs" in STRENGTH[s] or s == "safe_lora"]
