@@ -16,7 +16,7 @@ from selgen_ray.records.results import flatten
 from selgen_ray.storage import Folder
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 5.0, 300.0
-_CALM_S = 600.0  # without a condition, after which the next one counts as a new one
+_CALM_S = 600.0  # without a condition, after which the next one is told again
 _PROBE_BYTES = 2**20
 _FILES = ("finetune_config.model", "finetune_config.adapter")
 MOST_EXCUSED = 10
@@ -44,9 +44,11 @@ class Blockade:
         """Note the condition; return whether to tell the user: not if it is there already, or came straight back."""
         if self.why is not None:
             return False
-        calm = self._clock() - self._ended >= _CALM_S
-        if calm:
+        calm_s = self._clock() - self._ended
+        if calm_s >= self._wait_s:
+            # the sweep ran for longer than it would wait now: a storage that fails once a minute costs seconds each time
             self._wait_s = FIRST_WAIT_S
+        calm = calm_s >= _CALM_S
         self.why, self._next = why, self._clock() + self._wait_s
         is_new, self._last = calm or why != self._last, why
         return is_new

@@ -94,6 +94,20 @@ def test_it_is_looked_at_ever_more_rarely_and_said_once() -> None:
     assert one.look()
 
 
+def test_one_that_comes_back_each_minute_is_not_waited_for_ever_longer() -> None:
+    """A storage that fails now and then: each time the sweep had run for longer than it would have waited."""
+    now, paused = [0.0], 0.0
+    one = Blockade(lambda: None, lambda: now[0])
+    for _ in range(30):
+        now[0] += 60
+        one.begin("read-only")
+        begun = now[0]
+        while not one.look():
+            now[0] += 1
+        paused += now[0] - begun
+    assert paused == 30 * 5
+
+
 def task(place: Folder, **config: Any) -> TrialTask:
     trial = {"seed": 1, "proxy_strategy": "naive"} | config
     return TrialTask(trial, "a" * 16, "naive_c0ffee", place / "naive_c0ffee/seed_1/results/now", git_commit=None)
