@@ -15,7 +15,7 @@ from typing import Any
 from selgen_ray.records.results import flatten
 from selgen_ray.storage import Folder
 
-FIRST_WAIT_S, LONGEST_WAIT_S = 5.0, 300.0
+FIRST_WAIT_S, LONGEST_WAIT_S = 5.0, 60.0
 _CALM_S = 600.0  # without a condition, after which the next one is told again
 _PROBE_BYTES = 2**20
 _FILES = ("finetune_config.model", "finetune_config.adapter")
@@ -46,7 +46,7 @@ class Blockade:
             return False
         calm_s = self._clock() - self._ended
         if calm_s >= self._wait_s:
-            # the sweep ran for longer than it would wait now: a storage that fails once a minute costs seconds each time
+            # the sweep ran for longer than it would wait now: one that fails once a minute costs seconds each time
             self._wait_s = FIRST_WAIT_S
         calm = calm_s >= _CALM_S
         self.why, self._next = why, self._clock() + self._wait_s
