@@ -19,6 +19,7 @@ _PREFIX = "selgen_"
 _LOCK, _CONTENT = ".lock", "content"
 _OLD_S = 24 * 3600.0  # a folder without a lock is being made, or is of an earlier release
 _KINDS = ("model", "tune", "train", "tracker", "tensorboard", "check", "estimate")
+_BEGINNINGS = tuple(f"{_PREFIX}{kind}_" for kind in _KINDS)
 
 
 @contextlib.contextmanager
@@ -54,11 +55,12 @@ def _made(kind: str) -> tuple[Path, int]:
 
 def remove_left_behind() -> None:
     """Remove this user's temporary folders whose process has ended."""
-    for kind in _KINDS:
-        for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}{kind}_*"):
+    place = Path(tempfile.gettempdir())
+    for name in os.listdir(place):  # noqa: PTH208  # they may be many, and no Path is made of each
+        if name.startswith(_BEGINNINGS):
             with contextlib.suppress(OSError):
-                if _is_left_behind(folder):
-                    shutil.rmtree(folder, ignore_errors=True)
+                if _is_left_behind(place / name):
+                    shutil.rmtree(place / name, ignore_errors=True)
 
 
 def _is_left_behind(folder: Path) -> bool:

@@ -270,7 +270,7 @@ def quiet_worker() -> None:
     transformers.logging.set_verbosity_error()
 
 
-_frozen = 0  # objects that the last full collection left
+_left, _added = 0, 0  # objects that the last full collection left, and those that were frozen since
 
 
 def free_memory() -> None:
@@ -279,16 +279,16 @@ def free_memory() -> None:
     Objects frozen earlier are collected again only when their number has grown by a tenth: a full collection takes a
     fifth of a second with the libraries loaded.
     """
-    global _frozen
+    global _left, _added
     import torch
 
-    is_full = gc.get_freeze_count() > 1.1 * _frozen
+    is_full = not _left or _added > 0.1 * _left
     if is_full:
         gc.unfreeze()
     gc.collect()
+    found = len(gc.get_objects())  # frozen ones are not among them, and to count those takes longer than a short trial
+    _left, _added = (found, 0) if is_full else (_left, _added + found)
     gc.freeze()
-    if is_full:
-        _frozen = gc.get_freeze_count()
     _give_back()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

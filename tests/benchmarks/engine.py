@@ -34,11 +34,12 @@ class NoOpTrainer(BaseTrainer):
 
     proxy_strategy_name = "no_op"
     number: int = knob(0, "makes trials differ")
+    record = sets = None  # properties of a run, which this one has not
 
     def __init__(self, config, **rest):
         self.config, self.cfg = config, config.finetune_config
-        self.record, self.num_resumes = TrainingRecord(), 0
-        self.sets = SimpleNamespace(train={}, evals={})
+        self.record, self.run = TrainingRecord(), SimpleNamespace(num_resumes=0)
+        self.sets = SimpleNamespace(train={}, evals={}, skipped={}, lengths={})
 
     def train(self):
         results = {"task_test": {"exact_match": 0.5}, "align_test": {"balanced_accuracy": 0.5}}

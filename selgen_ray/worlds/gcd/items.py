@@ -123,6 +123,7 @@ def truth_items(
     return [make(pair, rng) for pair in rng.sample(_POOLS[domain](max_number), number)]
 
 
+@functools.lru_cache(maxsize=64)  # each config that is validated asks, also those of other worlds
 def num_items(domain: DomainName, max_number: int) -> int:
     """Return the largest number of items that a domain has."""
     fixed = {"larger": 1000, "capitals": len(CAPITALS) - len(CAPITALS) // 2, "everyday": len(EVERYDAY)}
