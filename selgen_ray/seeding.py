@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import random
 from collections.abc import Iterator, Sequence
 
+import numpy
 import torch
 
 
@@ -41,6 +43,11 @@ def split_indices(size: int, train_share: float, *parts: int | str) -> tuple[Seq
 
 @contextlib.contextmanager
 def keep_global_rng() -> Iterator[None]:
-    """Restore torch's global RNG (CPU and every CUDA device) when the context ends."""
+    """Restore the global random streams of Python, NumPy and torch (CPU, every CUDA device) when the context ends."""
+    of_python, of_numpy = random.getstate(), numpy.random.get_state()
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        yield
+        try:
+            yield
+        finally:
+            random.setstate(of_python)
+            numpy.random.set_state(of_numpy)

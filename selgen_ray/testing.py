@@ -30,6 +30,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from selgen_ray.seeding import keep_global_rng
 from selgen_ray.storage import Folder
 from selgen_ray.trainers import plugins
 from selgen_ray.trainers.base import BaseTrainer, trainer_class
@@ -193,16 +194,28 @@ class _Check:
         return cls(config, datasets=self.rows, **options)
 
     def train(
-        self, config: dict[str, Any], *, double: bool = False, killed_after: int | None = None, **options: Any
+        self,
+        config: dict[str, Any],
+        *,
+        double: bool = False,
+        killed_after: int | None = None,
+        then: Callable[[BaseTrainer], None] = lambda _: None,
+        **options: Any,
     ) -> tuple[Weights, dict[str, Any]]:
-        """Train; return the final weights, and the record without its timings."""
+        """Train, and call `then`; return the final weights, and the record without its timings."""
         with self.opened(config, **options) as trainer:
             if killed_after is not None:
                 _kill(trainer, killed_after)
             with _in_float64(trainer.model) if double else contextlib.nullcontext():
                 record = trainer.train()
                 weights = {name: p.detach().clone() for name, p in trainer.parameters.items()}
+            then(trainer)
         return weights, record.model_dump(exclude={"timings"})
+
+    def first_run(self, then: Callable[[BaseTrainer], None] = lambda _: None) -> tuple[Weights, dict[str, Any]]:
+        """Train the config that other runs are compared with."""
+        with _global_streams(1):
+            return self.train(self.config(), then=then)
 
     def broken(self, promise: str, explanation: str) -> AssertionError:
         return AssertionError(
@@ -228,10 +241,17 @@ class _Check:
     def saving(self) -> None:
         for merged in (False, True) if self.lora else (False,):
             place = self.folder / f"saved_{merged}"
-            with self.opened(self.config({"finetune_config.save_merged": merged})) as trainer:
-                trainer.train()
+            expected = torch.empty(0)
+
+            def save(trainer: BaseTrainer, place: Path = place) -> None:
+                nonlocal expected
                 trainer.save_model(place)
                 expected = _logits(trainer.model)
+
+            if merged:
+                self.train(self.config({"finetune_config.save_merged": True, "finetune_config.epochs": 1}), then=save)
+            else:
+                self.whole = self.first_run(save)
             base = AutoModelForCausalLM.from_pretrained(self.model if self.lora and not merged else place)
             loaded = _logits(PeftModel.from_pretrained(base, str(place)) if self.lora and not merged else base)
             distance = float((loaded - expected).abs().max())
@@ -247,17 +267,15 @@ class _Check:
                 )
 
     def repetition(self) -> None:
-        config = self.config()
-        with _global_streams(1):
-            self.whole = self.train(config)
+        whole, record = self.whole or self.first_run()
         with _global_streams(2):
-            again = self.train(config)
+            again, again_record = self.train(self.config())
         problem = (
             "two runs of one config differ when the global random streams do. Draw from a generator that is seeded by "
             "selgen_ray.seeding.derive_seed of the trial's seed and the step"
         )
-        self.same("repetition", self.whole[0], again[0], problem)
-        if self.whole[1] != again[1]:
+        self.same("repetition", whole, again, problem)
+        if record != again_record:
             raise self.broken("repetition", f"the losses or evaluations of {problem}")
 
     def zero_strength(self) -> None:
@@ -276,7 +294,7 @@ class _Check:
 
     def resume(self) -> None:
         config = self.config()
-        whole, record = self.whole or self.train(config)
+        whole, record = self.whole or self.first_run()
         for step in (3, 7):  # one step after a checkpoint, in either epoch
             checkpoints = Checkpoints(Folder(str(self.folder / f"checkpoints_{step}")), keep=1)
             try:
@@ -303,7 +321,7 @@ class _Check:
             for key in ("per_device_train_batch_size", "proxy_batch_size", "gradient_accumulation_steps")
         )
         for mode in ("continuous", "synchronized"):
-            shared = _PLAIN_DESCENT | {"finetune_config.proxy_cycling_mode": mode}
+            shared = _PLAIN_DESCENT | {"finetune_config.proxy_cycling_mode": mode, "finetune_config.epochs": 1}
             large, _ = self.train(self.config(shared, {size: 6, proxy: 4}), double=True)
             small, _ = self.train(self.config(shared, {size: 3, proxy: 2, number: 2}), double=True)
             problem = (
@@ -389,16 +407,11 @@ def _in_float64(model: torch.nn.Module) -> Iterator[None]:
 @contextlib.contextmanager
 def _global_streams(seed: int) -> Iterator[None]:
     """Seed the global random streams of Python, NumPy and PyTorch; restore them on leaving the context."""
-    state, of_numpy = random.getstate(), numpy.random.get_state()
-    with torch.random.fork_rng(devices=[]):
+    with keep_global_rng():
         random.seed(seed)
         numpy.random.seed(seed)
         torch.manual_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(state)
-            numpy.random.set_state(of_numpy)
+        yield
 
 
 @torch.no_grad()

@@ -169,10 +169,16 @@ def uneven_trait() -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
-def joined(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The environment of a sweep on a running cluster: to start one for each takes longer than many a sweep."""
+def running_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """One Ray for many sweeps: to start one for each takes longer than many a sweep."""
     with Cluster(tmp_path_factory.mktemp("ray"), head_cpus=2) as cluster:
-        yield cluster.env
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def joined(running_cluster: Cluster) -> dict[str, str]:
+    """The environment of a sweep on a running cluster."""
+    return running_cluster.env
 
 
 @pytest.fixture(scope="session")

@@ -63,10 +63,6 @@ class TrialQueue:
         """Trials that were given to this queue, however they ended."""
         return len(self.known)
 
-    def next(self) -> TrialTask | None:
-        """Return the next trial to run, or None if none may start now; for a queue without packs."""
-        return next(iter(self.next_pack()), None)
-
     def next_pack(self) -> list[TrialTask]:
         """Return the next trials to run in one process, the first one that waits and those that may share its base.
 

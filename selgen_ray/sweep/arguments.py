@@ -108,7 +108,7 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     )
     show.add_argument("space", metavar="space.yaml", help="the search space")
     show.add_argument("--role", choices=ROLES, help="rows of this role alone; default: of every role")
-    show.add_argument("--rows", type=_positive, default=3, metavar="3", help="rows of each role")
+    show.add_argument("--rows", type=_count, default=3, metavar="3", help="rows of each role")
 
 
 def add_init(parser: argparse.ArgumentParser) -> None:
@@ -179,10 +179,4 @@ def _seconds(text: str) -> float:
 def _seed(text: str) -> int:
     if not text.isdecimal() or int(text) >= 2**63:
         raise argparse.ArgumentTypeError(f"found {text!r}; allowed is a whole number from 0")
-    return int(text)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"found {text!r}; allowed: a whole number >= 1")
     return int(text)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any, NoReturn
 
 from selgen_ray.cluster import cluster
 from selgen_ray.cluster.measuring import measure_kinds, places, processors
@@ -14,10 +18,13 @@ from selgen_ray.config.finetune import FinetuneConfig
 from selgen_ray.driver.estimate_lines import estimate_lines
 from selgen_ray.driver.estimating import estimate, kinds_of, trials_to_estimate
 from selgen_ray.driver.plan import Plan
+from selgen_ray.records.control import LIVE, Control
 from selgen_ray.records.estimate import FILE_NAME
+from selgen_ray.records.liveness import is_driven
 from selgen_ray.space import SweepSpec
 
 DONE, UNFINISHED, BAD_INPUT = 0, 1, 2
+_PATIENCE_S = 5.0  # for a sign of a driver elsewhere, which writes one every second or so
 
 
 def run_estimate(spec: SweepSpec, plan: Plan, price_per_gpu_hour: float | None, say: Callable[..., None]) -> int:
@@ -37,10 +44,17 @@ def run_estimate(spec: SweepSpec, plan: Plan, price_per_gpu_hour: float | None, 
         sys.stdout.write("nothing is left to run, so nothing is left to estimate\n")
         return DONE
     kinds = kinds_of(tasks)
+    if is_driven(control := Control(plan.folder), control.read(LIVE), patience_s=_PATIENCE_S):
+        sys.stdout.write(
+            "note: a process runs this sweep now: what is measured here shares the machines with it, so seconds come "
+            "out too large, and the trials that run are counted from their start\n"
+        )
+    leave = ExitStack()
     try:
         start = time.monotonic()
         cluster.connect(spec.resources)
         ray_s = time.monotonic() - start
+        leave.callback(_heed_sigterm())  # now, since Ray has set a handler of its own, which prints its stack
         granted = resolve(spec.resources)
         shared = FinetuneConfig.model_fields.keys()
         configs = [
@@ -61,8 +75,21 @@ def run_estimate(spec: SweepSpec, plan: Plan, price_per_gpu_hour: float | None, 
         return BAD_INPUT
     finally:
         cluster.disconnect()
+        leave.close()
     found = estimate(tasks, kinds, measured, num_places, *processors(granted), price_per_gpu_hour, ray_s)
     sys.stdout.write("".join(f"{line}\n" for line in estimate_lines(found, kinds, measured, spec)))
     found.publish(plan.folder)
     sys.stdout.write(f"kept in {plan.folder / FILE_NAME}, for the report\n")
     return UNFINISHED if any(one.problem for one in measured) else DONE
+
+
+def _heed_sigterm() -> Callable[[], Any]:
+    """Let SIGTERM end this process as Ctrl-C does; return what puts back the handler that was there."""
+    if threading.current_thread() is not threading.main_thread():
+        return lambda: None
+
+    def interrupt(*_: Any) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    return lambda: signal.signal(signal.SIGTERM, before)

@@ -11,6 +11,7 @@ from selgen_ray.config.trial import TrialConfig
 from selgen_ray.data.forms import Row
 from selgen_ray.errors import DataError, ModelError
 from selgen_ray.models.loading import forget_base
+from selgen_ray.seeding import keep_global_rng
 from selgen_ray.storage.scratch import scratch
 from selgen_ray.trainers.base import BaseTrainer
 from selgen_ray.trainers.dpo import check_pairs
@@ -131,7 +132,7 @@ class HfTrainer(BaseTrainer):
         from selgen_ray.trainers.hf import classes, training  # late: start-up, as above
 
         self._open.callback(forget_base)
-        self._open.enter_context(training.kept_streams())
+        self._open.enter_context(keep_global_rng())
         folder = self._open.enter_context(scratch("train"))
         kind = classes.find(self.trainer_class)
         return training.HfTraining(

@@ -6,6 +6,7 @@ The long form, by hand: python -m pytest -m chaos -n 0 -s
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 from collections import Counter
@@ -125,11 +126,18 @@ def survive(
 
 
 def test_a_short_storm(tmp_path, tiny_model_dir, data_files, s3_uri):
-    kinds = dict.fromkeys(["worker", "storage", "driver", "node"], 1)
+    kinds = dict.fromkeys(["worker", "storage", "frozen_driver", "node", "driver"], 1)
     with bucket(s3_uri, "lab/short_storm") as storage:
-        chaos = survive(tmp_path, tiny_model_dir, data_files, storage, settings=2, kinds=kinds, most=4)
+        chaos = survive(tmp_path, tiny_model_dir, data_files, storage, settings=2, kinds=kinds, most=5)
         files = {name: chaos.place.read(name) for name in chaos.place.files(recursive=True)}
+        happened = Counter(event["event"] for event in read_events(chaos.place))
     assert all(chaos.faults[kind] for kind in kinds)
+    assert happened["taken_over"] == 1 and happened["sweep_started"] == chaos.started > happened["sweep_ended"] >= 1
+    live = json.loads(files["control/live.json"])
+    assert (live["pid"], live["over"]) == (chaos.driver.pid, True)
+    results = [name for name in files if name.endswith("results.json")]
+    assert len(results) == 4 and {json.loads(files[name])["generation"] for name in results} - {1}
+    assert not [name for name in files if "/attempts/" in name]
     assert {"report/figures/pareto.png", "report/index.html"} <= files.keys()
     assert list(load_results(chaos.place)["status"]) == ["completed"] * 4
     secret = os.environ["AWS_SECRET_ACCESS_KEY"].encode()

@@ -7,7 +7,7 @@ import threading
 from types import SimpleNamespace
 
 import pytest
-from running import wait_for
+from running import next_trial, wait_for
 
 from selgen_ray.driver.added import AddedTrial
 from selgen_ray.driver.display import Board
@@ -62,7 +62,7 @@ def test_it_ends_and_touches_nothing_of_the_other(place):
         driver.events.add("superseded", "naive_beef/seed_9")
         driver.later(lambda: control.folder.write_json(LIVE, {"pid": "ours"}))
         driver.end("Ctrl-C")
-        assert driver.queue.next() is None and driver.queue.is_over
+        assert next_trial(driver.queue) is None and driver.queue.is_over
     assert driver.why_ending == "taken over by process 7 on lab2: it runs the sweep now, and this process ends"
     assert control.folder.read_json(LIVE) == theirs_live and control.folder.read_json(PLAN) == {"trials": {}}
     assert control.retry.names() == {ID} and control.stop.names() == {ALL}
@@ -109,7 +109,7 @@ def test_a_trial_that_is_handed_out_again_has_a_higher_attempt(tmp_path):
     queue = TrialQueue([TrialTask({"seed": 1}, "a", "slug", Folder("/x"), git_commit=None)], 1, lambda: 1, generation=4)
     numbers = []
     for outcome in ("crashed", "preempted", "completed"):
-        numbers.append(queue.next().attempt)
+        numbers.append(next_trial(queue).attempt)
         queue.ended("a", outcome)
     assert numbers == [Attempt(4, 1), Attempt(4, 2), Attempt(4, 3)]
     assert queue.numbered(queue.known["a"]).attempt == Attempt(4, 4)  # of the driver itself
@@ -117,7 +117,7 @@ def test_a_trial_that_is_handed_out_again_has_a_higher_attempt(tmp_path):
 
 def test_a_superseded_trial_is_no_failure_and_is_not_handed_out_again():
     queue = TrialQueue([TrialTask({"seed": 1}, "a", "slug", Folder("/x"), git_commit=None)], 9, lambda: 1)
-    queue.next()
+    next_trial(queue)
     assert not queue.ended("a", "superseded") and queue.is_over and not queue.failures["a"]
 
 

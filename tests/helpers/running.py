@@ -11,12 +11,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 from unittest import mock
 
 import psutil
 import safetensors.torch
 import torch
 import yaml
+
+if TYPE_CHECKING:
+    from selgen_ray.driver.trial_queue import TrialQueue
+    from selgen_ray.trial.task import TrialTask
 
 ROOT = Path(__file__).parents[2]
 
@@ -76,15 +81,25 @@ def sweep_on(cluster: dict[str, str], space: Path, *args: str) -> subprocess.Com
     return subprocess.CompletedProcess(command(space, *args), status, out, err)
 
 
-def run_without_ray(space: Path) -> None:
-    """Run the trials of a sweep one after another in this process: what a disturbed sweep is compared with."""
+def run_without_ray(space: Path, *strategies: str) -> None:
+    """Run what is left of a sweep, one trial after another in this process: Ray's start takes longer than its trials.
+
+    Args:
+        strategies: those whose trials run; default: all.
+    """
     from selgen_ray.driver.plan import make_plan  # late, as above
     from selgen_ray.space import load_space
     from selgen_ray.trial.run import run_trial
 
     with contextlib.chdir(space.parent):
-        for planned in make_plan(load_space(space)).planned:
-            run_trial(planned.task)
+        for task in make_plan(load_space(space)).to_run:
+            if not strategies or task.config["proxy_strategy"] in strategies:
+                run_trial(task)
+
+
+def next_trial(queue: TrialQueue) -> TrialTask | None:
+    """The next trial that a queue without packs hands out, if there is one now."""
+    return next(iter(queue.next_pack()), None)
 
 
 def dry_run(space: Path) -> str:

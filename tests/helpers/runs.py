@@ -34,6 +34,8 @@ STRENGTH = {
 }
 # what they do beside their formula is what others do: left out where each further strategy would only take time
 _LIKE_OTHERS = {"inoculation_prompting", "wise_ft", "activation_penalty", "concept_ablation", "asft"}
+_LIKE_OTHERS |= {"positive_negative_proxy", "representation_constraint", "directional_penalty"}
+_LIKE_OTHERS |= {"steering_weights_add_alignment_plane"}
 OF_A_KIND_EACH = [strategy for strategy in STRENGTH if strategy not in _LIKE_OTHERS]
 
 

@@ -34,6 +34,17 @@ def browser():
 
 @pytest.fixture
 def watched(browser, written):
+    """A page of its own, for what a reader changes on it."""
+    yield from opened(browser, written)
+
+
+@pytest.fixture(scope="module")
+def read(browser, written):
+    """One page for all that only look at it: to draw it anew takes seconds."""
+    yield from opened(browser, written)
+
+
+def opened(browser, written):
     found = Watched(browser, written)
     yield found
     assert found.complaints == []
@@ -50,8 +61,8 @@ def labels(page) -> list[str]:
     return page.locator("#settings-table tbody td.label a").all_inner_texts()
 
 
-def test_the_plot_shows_the_means_that_python_computes(watched, written):
-    shown = watched.page.evaluate(
+def test_the_plot_shows_the_means_that_python_computes(read, written):
+    shown = read.page.evaluate(
         "summaries().map((one, s) => [data.settings[s].label, one.x && one.x.mean, one.x && one.x.half, one.front])"
     )
     settings = {s["label"]: s for s in summary(written)["settings"]}
@@ -129,8 +140,8 @@ def test_the_table_sorts_and_filters(watched, written):
     assert not any(label.startswith("dpo") for label in labels(page))
 
 
-def test_diverged_trials_are_listed_and_never_plotted(watched, written):
-    page = watched.page
+def test_diverged_trials_are_listed_and_never_plotted(read, written):
+    page = read.page
     lost = [trial for trial in summary(written)["left_out"] if trial["status"] in ("diverged", "failed")]
     assert len(lost) == 2
     text = page.locator("#failures").inner_text()
@@ -142,10 +153,10 @@ def test_diverged_trials_are_listed_and_never_plotted(watched, written):
     assert set(plotted) == {"completed"}
 
 
-def test_every_part_is_drawn(watched):
-    page = watched.page
+def test_every_part_is_drawn(read):
+    page = read.page
     for part in ("strategies", "strengths", "training", "cost", "samples"):
-        watched.reach(part)
+        read.reach(part)
     page.wait_for_selector("#training[data-drawn]")
     page.wait_for_selector("#sample-list[data-drawn]")
     assert page.locator("#standings-table tbody tr").count() == 22
@@ -169,11 +180,11 @@ LEGENDS = """() => Object.fromEntries([...document.querySelectorAll(".plot.js-pl
 }))"""
 
 
-def test_every_plot_has_a_legend(watched):
+def test_every_plot_has_a_legend(read):
     """Case 15 of the verdicts."""
-    page = watched.page
+    page = read.page
     for part in ("strategies", "strengths", "training"):
-        watched.reach(part)
+        read.reach(part)
     page.wait_for_selector("#training[data-drawn]")
     found = page.evaluate(LEGENDS)
     assert len(found) > 15 and all(found.values()), found
@@ -182,6 +193,8 @@ def test_every_plot_has_a_legend(watched):
     page.evaluate("location.hash = `#trial/${data.trials[0].id}`")
     page.wait_for_selector("#trial[data-trial]")
     assert page.locator("#trial .legend li").count() == 3 and all(page.evaluate(LEGENDS).values())
+    page.go_back()
+    page.wait_for_selector("#overview:not([hidden])")
 
 
 MODES_OF_CATEGORIES = """() => {
@@ -237,9 +250,9 @@ def test_a_printed_page_is_light_and_whole(browser, written):
     page.context.close()
 
 
-def test_answers_of_models_stay_text(watched):
-    page = watched.page
-    watched.reach("samples")
+def test_answers_of_models_stay_text(read):
+    page = read.page
+    read.reach("samples")
     page.wait_for_selector("#sample-list[data-drawn]")
     assert "<script>document.title" in page.locator("#sample-list").inner_text()
     assert page.locator("#sample-list script, #sample-list img").count() == 0

@@ -10,7 +10,19 @@ import sys
 from pathlib import Path
 
 import pytest
-from running import SLOW, dry_run, environment, in_process, results, start, sweep, under_way, wait_for, write_space
+from running import (
+    SLOW,
+    dry_run,
+    environment,
+    in_process,
+    next_trial,
+    results,
+    start,
+    sweep,
+    under_way,
+    wait_for,
+    write_space,
+)
 
 from selgen_ray.driver.trial_queue import TrialQueue
 from selgen_ray.records.events import EventLog, read_events
@@ -114,27 +126,27 @@ def task(trial_id: str) -> TrialTask:
 
 def test_the_queue_tries_again_what_crashed_or_was_preempted_and_nothing_else():
     queue = TrialQueue([task(i) for i in "abcdef"], max_failures=1, limit=lambda: 6)
-    given = [queue.next() for _ in range(6)]
-    assert [t.trial_id for t in given if t] == list("abcdef") and queue.next() is None
+    given = [next_trial(queue) for _ in range(6)]
+    assert [t.trial_id for t in given if t] == list("abcdef") and next_trial(queue) is None
     outcomes = {"a": "completed", "b": "diverged", "c": "stopped", "d": "failed", "e": "preempted", "f": "crashed"}
     assert [i for i, outcome in outcomes.items() if queue.ended(i, outcome)] == ["e", "f"]
-    assert {queue.next().trial_id, queue.next().trial_id} == {"e", "f"}
+    assert {next_trial(queue).trial_id, next_trial(queue).trial_id} == {"e", "f"}
     assert queue.ended("e", "preempted") and not queue.ended("f", "crashed")  # one retry was allowed
-    assert queue.next().trial_id == "e" and not queue.is_over
+    assert next_trial(queue).trial_id == "e" and not queue.is_over
     assert not queue.ended("e", "completed") and queue.is_over
 
 
 def test_the_queue_keeps_the_limit_which_may_change():
     allowed = [1]
     queue = TrialQueue([task(i) for i in "abc"], 0, lambda: allowed[0])
-    assert queue.next().trial_id == "a" and queue.next() is None
+    assert next_trial(queue).trial_id == "a" and next_trial(queue) is None
     allowed[0] = 2
-    assert queue.next().trial_id == "b" and queue.next() is None
+    assert next_trial(queue).trial_id == "b" and next_trial(queue) is None
     queue.ended("a", "completed")
     assert [t.trial_id for t in queue.drop(["b", "c"])] == ["c"]  # b runs
     assert [t.trial_id for t in queue.add([task("b"), task("d")])] == ["d"]
     queue.end()
-    assert queue.next() is None and not queue.is_over
+    assert next_trial(queue) is None and not queue.is_over
     queue.ended("b", "completed")
     assert queue.is_over
 

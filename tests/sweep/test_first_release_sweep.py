@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from running import dry_run, sweep_on
+from running import dry_run, in_process, run_without_ray
 
 from selgen_ray.sweep import main
 
@@ -55,8 +55,7 @@ def test_it_is_reported(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert (folder / "sweeps/first/report/index.html").exists()
 
 
-@pytest.mark.ray
-def test_it_is_resumed_and_extended(folder: Path, joined: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_resumed_and_extended(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     space = folder / "space.yaml"
     before = {name: path.read_bytes() for name, path in files_of_results(folder).items()}
     assert sorted(before) == sorted([*COMPLETED, CUT_OFF])
@@ -72,8 +71,9 @@ def test_it_is_resumed_and_extended(folder: Path, joined: dict[str, str], monkey
     dry = dry_run(space)
     assert "3 completed, skipped" in dry and "1 cut off" in dry and "3 new" in dry
 
-    done = sweep_on(joined, space)
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_without_ray(space)
+    status, out, err = in_process(space)
+    assert status == 0 and "7 completed, skipped" in out, out + err
     files = files_of_results(folder)
     added = sorted(files.keys() - before.keys())
     assert len(added) == 3 and added[2].startswith("naive_") and added[2].endswith("seed_3")

@@ -1,64 +1,22 @@
-"""Two drivers on one sweep: one is frozen, another takes over, the first wakes up. And so with a worker."""
+"""Two workers on one trial: one is frozen, another takes over, the first wakes up. Drivers do so in test_chaos.py."""
 
 from __future__ import annotations
 
-import contextlib
-import json
 import pickle
 import signal
 import subprocess
 import sys
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-from running import SLOW, environment, results, start_as, under_way, wait_for, write_space
+from running import environment, wait_for
 
 from selgen_ray.records.attempts import Attempt
-from selgen_ray.records.events import read_events
 from selgen_ray.records.results import TrialResult
 from selgen_ray.storage import Folder
 from selgen_ray.trainers import build_config
 from selgen_ray.trial.run import run_trial
 from selgen_ray.trial.task import TrialTask
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-def test_a_driver_that_was_frozen_ends_and_every_trial_is_completed_once(tmp_path, tiny_model_dir, data_files, joined):
-    space = write_space(tmp_path, tiny_model_dir, data_files, SLOW, strategies={"naive": {}}, seeds=[1, 2])
-    place = tmp_path / "sweeps" / "tiny"
-
-    def completed() -> Counter[str]:
-        return Counter(e["trial"] for e in read_events(Folder(str(place))) if e["event"] == "completed")
-
-    first = start_as("lab1", 2.0, space, joined, "--max-concurrent", "1")
-    with contextlib.ExitStack() as clean_up:
-        clean_up.callback(first.kill)
-        wait_for(lambda: under_way(tmp_path))
-        first.send_signal(signal.SIGSTOP)
-        second = start_as("lab2", 2.0, space, joined, "--max-concurrent", "1")
-        clean_up.callback(second.kill)
-        wait_for(completed)
-        first.send_signal(signal.SIGCONT)
-        output = first.communicate(timeout=120)[0]
-        assert first.returncode == 1, output
-        assert f"taken over by process {second.pid} on lab2" in output and "Traceback" not in output, output
-        assert "report:" not in output
-        others = second.communicate(timeout=180)[0]
-    assert second.returncode == 0, others
-    found = results(tmp_path)  # a trial with two results is an error
-    assert len(found) == 2 and {r["status"] for r in found.values()} == {"completed"}, others
-    assert completed() == Counter(found.keys())
-    assert {r["generation"] for r in found.values()} == {2}
-    assert all(len(list(folder.iterdir())) == 1 for folder in place.glob("*/seed_*/results"))
-    assert not [*place.rglob("checkpoints"), *place.rglob("attempts")]
-    happened = Counter(e["event"] for e in read_events(Folder(str(place))))
-    assert (happened["sweep_started"], happened["sweep_ended"], happened["taken_over"]) == (2, 1, 1), happened
-    live = json.loads((place / "control" / "live.json").read_text())
-    assert (live["pid"], live["over"]) == (second.pid, True)
-
 
 RUN = """
 import pickle, sys

@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-import random
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy
 import torch
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback
@@ -256,14 +254,3 @@ def _without_progress_bars() -> Iterator[None]:
     finally:
         if enabled:
             datasets.enable_progress_bars()
-
-
-@contextlib.contextmanager
-def kept_streams() -> Iterator[None]:
-    """Restore the global random streams of Python and NumPy, which a Trainer seeds, when the context ends."""
-    python, of_numpy = random.getstate(), numpy.random.get_state()
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        numpy.random.set_state(of_numpy)

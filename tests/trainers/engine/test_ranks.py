@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from conftest import make_model
-from runs import OF_A_KIND_EACH, STRENGTH
+from runs import STRENGTH
 from torch.distributed.tensor import DTensor
 
 from selgen_ray.errors import DataError, SpecError
@@ -43,7 +43,7 @@ HELD: list[float] = []  # by this rank, of the layers
 STOPS: dict[str, list[str]] = {}  # checkpoints after each stop
 WRITTEN: list[int] = []  # checkpoints that this rank wrote
 LOOKS = (3, 10, 5, 7, 6)  # in the first evaluation, in what is prepared, after steps
-TOGETHER = [*OF_A_KIND_EACH, "activation_penalty", "concept_ablation"]
+TOGETHER = [strategy for strategy in STRENGTH if strategy not in ("inoculation_prompting", "wise_ft", "asft")]
 SHARED_OUT = ("naive", "kl_divergence", "grad_project", "safe_lora", "inoculation_adapter", "concept_ablation")
 
 
