@@ -33,8 +33,8 @@ SHORT = {"epochs": 12, "save_steps": 4, "logging_steps": 4, "max_to_eval": 1, "m
 
 
 SHORTER = SHORT | {"epochs": 6}
-# a fault of a worker or of the storage costs seconds, one of Ray or of the driver half a minute
-EVERYTHING = {"worker": 30, "refused": 5, "storage": 20, "damage": 15, "steering": 15, "frozen_worker": 12}
+# a fault of a worker costs seconds, one of Ray or of the driver half a minute; while the storage refuses no worker runs
+EVERYTHING = {"worker": 40, "refused": 3, "storage": 8, "damage": 10, "steering": 12, "frozen_worker": 20}
 EVERYTHING |= {"node": 3, "driver": 4, "frozen_driver": 2, "raylet": 2, "gcs": 1, "agent": 2}
 
 

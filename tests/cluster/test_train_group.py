@@ -102,7 +102,7 @@ def workers_of(trial_id: str) -> list[int]:
 
 @pytest.mark.ray
 def test_a_group_runs_and_survives_a_killed_worker(cluster, tmp_path, tiny_model_dir, data_files):
-    rows = write_jsonl(tmp_path / "outcome.jsonl", make_roles(400)["outcome"])
+    rows = write_jsonl(tmp_path / "outcome.jsonl", make_roles(200)["outcome"])
     cfg = {"model": tiny_model_dir, "optim": "sgd", "learning_rate": 0.3, "epochs": 1, "r": 4, "max_new_tokens": 1}
     cfg |= {"per_device_train_batch_size": 2, "max_to_eval": 1, "logging_steps": 5, "save_steps": 5}
     cfg |= {"save_model_locally": True, "lora_dropout": 0.1}
