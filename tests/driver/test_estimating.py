@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +12,11 @@ import pytest
 from fake_sweep import fake_result
 from running import in_process, run_without_ray, sweep_on, write_space
 
+from selgen_ray.driver.driver import claim
 from selgen_ray.driver.estimate_lines import estimate_lines
 from selgen_ray.driver.estimating import Kind, Measured, estimate, kinds_of, schedule
 from selgen_ray.driver.plan import make_plan
+from selgen_ray.records.control import LIVE, Control
 from selgen_ray.records.estimate import FILE_NAME, Estimate, KindEstimate, Span, read_estimate
 from selgen_ray.report import report_text, write_report
 from selgen_ray.space import load_space
@@ -237,11 +240,17 @@ def test_a_sweep_costs_about_what_was_estimated(tmp_path, tiny_model_dir, data_f
     (tmp_path / "large.py").write_text(TOO_LARGE)
     strategies = {"naive": {}, "kl_divergence": {"grid": {"finetune_config.beta_kl": [1.0, 10.0]}}, "too_large": {}}
     space = write_space(tmp_path, tiny_model_dir, data_files, strategies=strategies, plugins=["large.py"], seeds=[1])
-    asked = sweep_on(joined, space, "--estimate")
+    sweep = tmp_path / "sweeps" / "tiny"
+    control = Control(Folder(str(sweep)))
+    with claim(control):
+        control.folder.write_json(LIVE, {"every_s": 1.0})
+        asked = sweep_on(joined, space, "--estimate")
+    shutil.rmtree(sweep / "control" / "driver")
+    (sweep / "control" / LIVE).unlink()
     assert asked.returncode == 1, asked.stdout + asked.stderr
+    assert "note: a process runs this sweep now" in asked.stdout
     assert "would not fit: too_large (1 trial, not counted below): CUDA out of memory. Tried" in asked.stdout
     assert "measured 1/3" in asked.stdout and "3 trials, 1 at a time: " in asked.stdout
-    sweep = tmp_path / "sweeps" / "tiny"
     assert [path.relative_to(sweep).as_posix() for path in sweep.rglob("*.*")] == ["control/estimate.json"]
     run_without_ray(space, "naive", "kl_divergence")
     only = ("--only", "strategy=naive,kl_divergence")
