@@ -143,7 +143,6 @@ def launch(run: Launch) -> str | None:
     is_private = run.is_private
     with (
         driver,
-        _settings_of_tune(),
         _heeded_signals(driver, say),
         _shown(run.display),
         HeadWatch(give_up, is_private) as head,
@@ -193,8 +192,12 @@ _TUNE = {
 
 
 @contextlib.contextmanager
-def _settings_of_tune() -> Iterator[None]:
-    """Set what Tune reads when it runs, and put back what the program had, whose own Tuner reads it too."""
+def settings_of_tune() -> Iterator[None]:
+    """Set what Tune reads when it runs, and put back what the program had, whose own Tuner reads it too.
+
+    Enter it before threads run: where a variable is added, the C library moves all of them, and a client of a storage
+    or of Ray that reads one in that moment crashes.
+    """
     before = {name: os.environ.get(name) for name in _TUNE}
     log = logging.getLogger("ray.tune")
     level = log.level

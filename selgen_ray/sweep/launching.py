@@ -39,23 +39,24 @@ def launch_sweep(
     """
     # late: start-up, a dry run or a finished sweep needs no Ray
     from selgen_ray.cluster import cluster
-    from selgen_ray.cluster.tune_sweep import Launch, launch, resolve
+    from selgen_ray.cluster.tune_sweep import Launch, launch, resolve, settings_of_tune
 
     tasks = [p.task for p in plan.planned] + [task for search in plan.searches for task in plan.samples(search)]
     shared = FinetuneConfig.model_fields.keys()
     configs = [{k: v for k, v in task.config["finetune_config"].items() if k in shared} for task in tasks]
-    connection = None
-    try:
-        connection = cluster.connect(spec.resources)
-        granted = resolve(spec.resources)
-        cluster.check_hardware(map(FinetuneConfig.model_validate, configs), granted.gpus_per_process)
-        if connection.dashboard:
-            say(f"dashboard: {connection.dashboard}")
-        run = Launch(spec, plan, granted, display, abandon, lease, time_budget_s, connection.is_private)
-        return launch(run)
-    except ConnectionError as error:
-        hint = "Is it running? One with token authentication needs RAY_AUTH_MODE=token."
-        raise ClusterError(f"RAY_ADDRESS {os.environ.get('RAY_ADDRESS')!r}: {error}. {hint}") from error
-    finally:
-        if connection is None or connection.is_ours:
-            cluster.disconnect()
+    with settings_of_tune():  # before Ray begins threads
+        connection = None
+        try:
+            connection = cluster.connect(spec.resources)
+            granted = resolve(spec.resources)
+            cluster.check_hardware(map(FinetuneConfig.model_validate, configs), granted.gpus_per_process)
+            if connection.dashboard:
+                say(f"dashboard: {connection.dashboard}")
+            run = Launch(spec, plan, granted, display, abandon, lease, time_budget_s, connection.is_private)
+            return launch(run)
+        except ConnectionError as error:
+            hint = "Is it running? One with token authentication needs RAY_AUTH_MODE=token."
+            raise ClusterError(f"RAY_ADDRESS {os.environ.get('RAY_ADDRESS')!r}: {error}. {hint}") from error
+        finally:
+            if connection is None or connection.is_ours:
+                cluster.disconnect()

@@ -18,6 +18,7 @@ from running import (
     assert_same_sweep,
     command,
     dry_run,
+    environment,
     in_process,
     kill_9,
     results,
@@ -42,11 +43,31 @@ from selgen_ray.trainers import get_trainer
 pytestmark = pytest.mark.ray
 
 
+# Python runs it when a process starts: it notes variables that are added while Ray's threads run
+WATCH_ENVIRONMENT = """
+import os, sys, threading
+known = set(os.environ)
+def hook(event, args):
+    if event == "os.putenv":
+        name = os.fsdecode(args[0])
+        if name not in known and "ray_listen_error_messages" in [thread.name for thread in threading.enumerate()]:
+            with open({log!r}, "a") as log:
+                log.write(name + "\\n")
+        known.add(name)
+sys.addaudithook(hook)
+"""
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, tiny_model_dir, data_files):
     folder = tmp_path_factory.mktemp("undisturbed")
     space = write_space(folder, tiny_model_dir, data_files)
-    return folder, space, sweep(space, "--max-concurrent", "1")
+    (folder / "startup").mkdir()
+    code = WATCH_ENVIRONMENT.format(log=str(folder / "added_variables"))
+    (folder / "startup" / "sitecustomize.py").write_text(code)
+    env = environment()
+    env |= {"PYTHONPATH": f"{folder / 'startup'}{os.pathsep}{env['PYTHONPATH']}"}
+    return folder, space, sweep(space, "--max-concurrent", "1", env=env)
 
 
 def test_a_sweep_runs_and_says_so_without_spam(undisturbed):
@@ -63,6 +84,13 @@ def test_a_sweep_runs_and_says_so_without_spam(undisturbed):
     assert (report / "index.html").read_text().startswith("<!doctype html>")
     assert (report / "figures" / "pareto.png").read_bytes().startswith(b"\x89PNG")
     assert (report / "results.csv").exists()
+
+
+def test_no_variable_is_added_while_clients_in_c_may_read_one(undisturbed):
+    """A client of S3 that called getenv just then crashed the driver of a long storm."""
+    folder, _, _ = undisturbed
+    added = folder / "added_variables"
+    assert not added.exists(), added.read_text()
 
 
 def test_every_result_fits_the_schema_and_tells_what_it_was_made_of(undisturbed):
