@@ -107,7 +107,7 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> str:
     return str(path)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_config(tiny_model_dir: str, data_files: dict[str, str], trait_file: str) -> Callable[..., dict[str, Any]]:
     """make_config('kl_divergence', beta_kl=3.0) -> a nested trial config on the tiny model."""
 

@@ -90,7 +90,6 @@ def held_out_scores(scores: Floats) -> Floats:
     return np.where(choices >= 0, chosen, np.nan)
 
 
-@functools.cache
 def choice_widening(num_settings: int, num_seeds: int) -> float:
     """The factor by which an interval over held-out scores must be wider than one over independent values.
 
@@ -103,7 +102,11 @@ def choice_widening(num_settings: int, num_seeds: int) -> float:
     """
     if num_settings < 2 or num_seeds < 2:
         return 1.0
-    settings, seeds = min(num_settings, _MOST_ALIKE), min(num_seeds, _MOST_ALIKE)
+    return _simulated_widening(min(num_settings, _MOST_ALIKE), min(num_seeds, _MOST_ALIKE))
+
+
+@functools.cache
+def _simulated_widening(settings: int, seeds: int) -> float:
     noise = np.random.default_rng(0).standard_normal((_DRAWS, settings, seeds))
     scores = held_out_scores(noise)
     return max(1.0, math.sqrt(seeds * float(scores.mean(-1).var() / scores.var(-1, ddof=1).mean())))

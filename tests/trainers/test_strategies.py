@@ -43,21 +43,20 @@ def test_strength_zero_equals_the_plain_sibling_in_full_fine_tuning_too(make_con
         assert other.eval_results == record.eval_results, strategy
 
 
-@pytest.mark.parametrize("strategy", STRENGTH)
-def test_a_strategy_with_strength_differs_from_the_plain_one(make_config, strategy):
-    plain, told = trained(make_config("naive", top={"train_on_proxy": False}))
-    other, record = trained(make_config(strategy, **STRENGTH[strategy]))
-    if strategy == "weight_steering":  # what it adds is an adapter of its own beside the trained one
-        assert record.eval_results["task_train"]["loss"][-1] != told.eval_results["task_train"]["loss"][-1]
-        return
-    assert not close(plain, other, 1e-6)
+@pytest.fixture(scope="module")
+def plain(make_config):
+    return trained(make_config("naive", top={"train_on_proxy": False}))
 
 
 @pytest.mark.parametrize("strategy", STRENGTH)
-def test_two_seeds_differ(make_config, strategy):
-    first, _ = trained(make_config(strategy, seed=1, **STRENGTH[strategy]))
+def test_a_strategy_with_strength_differs_from_the_plain_one_and_between_seeds(make_config, plain, strategy):
+    first, record = trained(make_config(strategy, **STRENGTH[strategy]))
     other, _ = trained(make_config(strategy, seed=2, **STRENGTH[strategy]))
     assert not close(first, other, 1e-6)
+    if strategy == "weight_steering":  # what it adds is an adapter of its own beside the trained one
+        assert record.eval_results["task_train"]["loss"][-1] != plain[1].eval_results["task_train"]["loss"][-1]
+        return
+    assert not close(plain[0], first, 1e-6)
 
 
 @pytest.mark.parametrize("stream", ["data_seed", "model_seed"])
