@@ -153,7 +153,7 @@ def id_of(config):
     return trial_id(build_config(config), dict.fromkeys(config["data"], "hash"), "model")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def plain(make_config):
     name, knobs = STRATEGY
     return trained(make_config(name, **knobs))
