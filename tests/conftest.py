@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -43,6 +44,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files go first, or at the end one worker waits for the other: those that start Ray, then trainers."""
     with_ray = {item.path for item in items if item.get_closest_marker("ray")}
     items.sort(key=lambda item: (item.path not in with_ray, "trainers" not in item.path.parts))
+
+
+@pytest.fixture(autouse=True)
+def _own_signals() -> Iterator[None]:
+    """Put back the handlers of signals: Ray, and Ray Train, leave theirs in a process that used them."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        if signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 _MANIFEST = "manifest.json"
 _DEAD_CLAIM_S = 10.0
 _CLAIMS = 5
+_LISTINGS = 5
 
 
 def to_json(content: Any) -> bytes:
@@ -337,7 +338,15 @@ class Folder:
     def _infos(self, recursive: bool = False) -> list[fs.FileInfo]:
         filesystem, path = self._place
         below = fs.FileSelector(path, allow_not_found=True, recursive=recursive)
-        return self._do("list", "", lambda: filesystem.get_file_info(below))
+
+        def listed() -> list[fs.FileInfo]:
+            for _ in range(_LISTINGS):
+                # pyarrow looks for a folder, then lists it: another process may have removed it in between
+                with contextlib.suppress(FileNotFoundError):
+                    return filesystem.get_file_info(below)
+            return filesystem.get_file_info(below)
+
+        return self._do("list", "", listed)
 
     def find(self, name: str, leave_out: Collection[str] = ()) -> list[str]:
         """Return the sorted relative paths of the files called `name` below this folder.

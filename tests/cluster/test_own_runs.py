@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import signal
 
 import pytest
 import yaml
@@ -165,7 +164,6 @@ def test_the_guide_on_a_real_cluster(tmp_path, joined, monkeypatch):
         monkeypatch.setenv(name, joined[name])
     monkeypatch.chdir(tmp_path)
     names: dict = {}
-    handler = signal.getsignal(signal.SIGINT)
     ray.init(log_to_driver=False)
     try:
         for block in blocks("python", "selgen_ray/sweep/README.md")[3:]:
@@ -174,7 +172,6 @@ def test_the_guide_on_a_real_cluster(tmp_path, joined, monkeypatch):
         trained = names["trainer"].fit()
     finally:
         ray.shutdown()
-        signal.signal(signal.SIGINT, handler)  # Ray Train leaves its own behind
     assert not found.errors and len(found) == 4
     own = tmp_path / "sweeps" / "population_own"
     results = {result.trial_id: result for result in results_of(str(own))}

@@ -18,6 +18,7 @@ from selgen_ray.driver.estimating import Kind, Measured, estimate, kinds_of, sch
 from selgen_ray.driver.plan import make_plan
 from selgen_ray.records.control import LIVE, Control
 from selgen_ray.records.estimate import FILE_NAME, Estimate, KindEstimate, Span, read_estimate
+from selgen_ray.records.results import now
 from selgen_ray.report import report_text, write_report
 from selgen_ray.space import load_space
 from selgen_ray.storage import Folder
@@ -243,7 +244,7 @@ def test_a_sweep_costs_about_what_was_estimated(tmp_path, tiny_model_dir, data_f
     sweep = tmp_path / "sweeps" / "tiny"
     control = Control(Folder(str(sweep)))
     with claim(control):
-        control.folder.write_json(LIVE, {"every_s": 1.0})
+        control.folder.write_json(LIVE, {"updated_at": now()})
         asked = sweep_on(joined, space, "--estimate")
     shutil.rmtree(sweep / "control" / "driver")
     (sweep / "control" / LIVE).unlink()

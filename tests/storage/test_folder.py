@@ -77,6 +77,25 @@ def test_a_reader_never_sees_half_a_file(folder):
     assert torn == []
 
 
+def test_a_folder_that_is_removed_while_it_is_listed_is_empty(tmp_path):
+    """pyarrow looks for it first, and lists it then: found by six processes that shared one value."""
+    there, stop = tmp_path / "leases", threading.Event()
+
+    def come_and_go():
+        while not stop.is_set():
+            there.mkdir()
+            there.rmdir()
+
+    other = threading.Thread(target=come_and_go)
+    other.start()
+    try:
+        for _ in range(2000):
+            assert Folder(str(there)).files() == Folder(str(there)).folders() == []
+    finally:
+        stop.set()
+        other.join()
+
+
 def test_a_writer_killed_half_way_leaves_the_old_file(tmp_path):
     folder = Folder(str(tmp_path))
     folder.write("x", b"old")
