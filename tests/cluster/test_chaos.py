@@ -128,7 +128,8 @@ def survive(
 def test_a_short_storm(tmp_path, tiny_model_dir, data_files, s3_uri):
     kinds = dict.fromkeys(["worker", "storage", "frozen_driver", "node", "driver"], 1)
     with bucket(s3_uri, "lab/short_storm") as storage:
-        chaos = survive(tmp_path, tiny_model_dir, data_files, storage, settings=2, kinds=kinds, most=5)
+        options = {"settings": 2, "most": 5, "every_s": (0.5, 2.0)}
+        chaos = survive(tmp_path, tiny_model_dir, data_files, storage, kinds=kinds, **options)
         files = {name: chaos.place.read(name) for name in chaos.place.files(recursive=True)}
         happened = Counter(event["event"] for event in read_events(chaos.place))
     assert all(chaos.faults[kind] for kind in kinds)

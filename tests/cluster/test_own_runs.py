@@ -167,7 +167,8 @@ def test_the_guide_on_a_real_cluster(tmp_path, joined, monkeypatch):
     ray.init(log_to_driver=False)
     try:
         for block in blocks("python", "selgen_ray/sweep/README.md")[3:]:
-            exec(block.text.replace("/tmp/", f"{tmp_path}/").replace('"epochs": 3', '"epochs": 2'), names)
+            text = block.text.replace("/tmp/", f"{tmp_path}/").replace('"epochs": 3', '"epochs": 2')
+            exec(text.replace('"num_outcome": 48, "num_truth": 14', '"num_outcome": 24, "num_truth": 7'), names)
         found = names["tuner"].fit()
         trained = names["trainer"].fit()
     finally:
