@@ -164,7 +164,7 @@ def _run_tuner(run: Launch, queue: TrialQueue, callbacks: list[tune.Callback]) -
     known = dict(queue.known)
     with scratch("tune") as place:  # Tune's own state is not the sweep's truth
         tune.Tuner(
-            _trainable(run, ray.put(known)),
+            _trainable(run, *_shared(known)),
             tune_config=tune.TuneConfig(
                 search_alg=_NextTrial(queue, frozenset(known)),
                 num_samples=-1,
@@ -246,15 +246,37 @@ class _NextTrial(Searcher):
     def restore(self, checkpoint_path: str) -> None: ...
 
 
-def _trainable(run: Launch, first: ray.ObjectRef[Any]) -> type:
+_TOGETHER = 100
+"""Tasks that a worker gets at a time: to unpickle all of a large sweep takes longer than a short trial."""
+
+
+def _shared(tasks: Mapping[str, TrialTask]) -> tuple[dict[str, int], list[ray.ObjectRef[Any]]]:
+    """Put the tasks where workers find them; return id -> number of its part, and the parts, each {id: task}."""
+    ids = list(tasks)
+    parts = [ids[start : start + _TOGETHER] for start in range(0, len(ids), _TOGETHER)]
+    return (
+        {trial_id: number for number, part in enumerate(parts) for trial_id in part},
+        [ray.put({trial_id: tasks[trial_id] for trial_id in part}) for part in parts],
+    )
+
+
+def _trainable(run: Launch, part_of: dict[str, int], parts: list[ray.ObjectRef[Any]]) -> type:
     """Return the Tune trainable: a function in a reused worker, so that imports and base model are loaded once."""
     name, granted, torch_threads, sweep = run.spec.name, run.granted, run.spec.resources.torch_threads, run.plan.folder
     env = worker_environment(run.spec.resources)
     group, run_width = granted if isinstance(granted, GroupResources) else None, run.spec.resources.pack
 
+    at_hand: dict[int, dict[str, TrialTask]] = {}  # of each worker its own, as it is pickled empty
+
     def task_of(config: dict[str, Any]) -> TrialTask:
-        late = config.get("late")
-        task = ray.get(first)[config["trial_id"]] if late is None else pickle.loads(base64.b64decode(late))
+        if late := config.get("late"):
+            task = pickle.loads(base64.b64decode(late))
+        else:
+            number = part_of[config["trial_id"]]
+            if number not in at_hand:
+                at_hand.clear()
+                at_hand[number] = ray.get(parts[number])
+            task = at_hand[number][config["trial_id"]]
         return replace(task, attempt=Attempt.of(config["attempt"]))
 
     def train(config: dict[str, Any]) -> None:

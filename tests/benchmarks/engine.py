@@ -116,7 +116,8 @@ def engine(place: Path, trials: int) -> tuple[float, float]:
 def _watch(pid: int, peak: list[float]) -> None:
     while psutil.pid_exists(pid):
         try:
-            peak[0] = max(peak[0], psutil.Process(pid).memory_info().rss / 2**20)
+            command = psutil.Process(pid)  # which guards the process that runs the sweep
+            peak[0] = max(peak[0], *(p.memory_info().rss / 2**20 for p in [command, *command.children()]))
         except psutil.Error:
             return
         time.sleep(0.2)
