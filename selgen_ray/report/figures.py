@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import textwrap
+from collections import Counter
 from typing import Any
 
 from matplotlib import rc_context
@@ -29,6 +30,7 @@ GREY = "#666666"
 _FRONT: dict[str, Any] = {"color": "#B4B4B4", "linewidth": 1.8, "solid_joinstyle": "miter"}
 _CROSS: dict[str, Any] = {"marker": "x", "color": INK, "markersize": 10, "markeredgewidth": 1.6, "linestyle": "none"}
 _LABEL_LENGTH = 28
+_MOST_LABELS = 100  # more cannot be read, and to place them takes minutes
 _LINE = 112  # characters of a line of the footnote, which must not reach under the legend
 _MULTITUDE = 80  # with more settings than this, only those on the front have bars and labels
 
@@ -247,12 +249,14 @@ def _means(report: Report) -> list[tuple[Axis, Summary | None]]:
 def _labels(report: Report) -> list[Label]:
     """Return labels with the knobs' values for strategies with several settings; the legend names the knobs.
 
-    A control has its name in its label.
+    A control has its name in its label. Of very many points on the front only the first have one.
     """
-    drawn = report.drawn
+    in_group = Counter(s.group for s in report.drawn)
     labels: list[Label] = []
     for s in _large(report):
-        if s.x and s.y and (s.role.is_control or (s.knobs and sum(other.group == s.group for other in drawn) > 1)):
+        if len(labels) == _MOST_LABELS:
+            break
+        if s.x and s.y and (s.role.is_control or (s.knobs and in_group[s.group] > 1)):
             dark = tuple(0.72 * part for part in to_rgb(report.looks[s.group].colour))
             words = s.label if s.role.is_control else ", ".join(knob_texts(s.knobs))
             text = textwrap.shorten(words, _LABEL_LENGTH, placeholder=" …")

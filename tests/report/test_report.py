@@ -8,6 +8,7 @@ import json
 import math
 import os
 import random
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -753,3 +754,9 @@ def test_flags_are_shown_and_the_trial_is_averaged(gated):
     assert "naive, seed 3: every answer is the base model's" in report_text(report)
     assert [one["seed"] for one in as_dict(report)["flagged"]] == [3, 3]
     assert "1 completed trial is doubtful (2 flags), averaged all the same: see below." in caveats(report)
+
+
+def test_of_very_many_points_on_the_front_the_first_hundred_have_a_label(tmp_path):
+    publish(tmp_path, *[fake_result("kl_divergence", 1, 0.5, 0.5, beta_kl=1.0 + i) for i in range(130)])
+    (axes,) = pareto_figure(write_report(str(tmp_path))).axes
+    assert len([text for text in axes.texts if re.fullmatch(r"β=\d+", text.get_text())]) == 100
