@@ -27,9 +27,6 @@ _HEAD_TIMEOUT = "RAY_gcs_rpc_server_reconnect_timeout_s"
 # variables that workers must get even when the cluster was started elsewhere; never a credential
 _FORWARDED = ("HF_HUB_OFFLINE", "HF_HOME")
 
-# Ray sets it when its threads run already; a variable that is there is only overwritten (see `settings_of_tune`)
-_SET_BY_RAY = {"PYTHONBREAKPOINT": "ray.util.rpdb._driver_set_trace"}
-
 
 @dataclass(frozen=True)
 class TrialResources:
@@ -105,8 +102,8 @@ def connect(resources: Resources) -> Connection:
         return Connection(is_ours=False)
     env = worker_environment(resources)
     address = os.environ.get("RAY_ADDRESS") or "local"
-    for name, value in _SET_BY_RAY.items():
-        os.environ.setdefault(name, value)
+    # Ray sets it when its threads run already; a variable that is there is only overwritten (see `settings_of_tune`)
+    os.environ.setdefault("PYTHONBREAKPOINT", "ray.util.rpdb._driver_set_trace")
     try:
         context = ray.init(
             address=address,

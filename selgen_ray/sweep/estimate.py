@@ -7,9 +7,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 from selgen_ray.cluster import cluster
 from selgen_ray.cluster.measuring import measure_kinds, places, processors
@@ -49,12 +48,13 @@ def run_estimate(spec: SweepSpec, plan: Plan, price_per_gpu_hour: float | None, 
             "note: a process runs this sweep now: what is measured here shares the machines with it, so seconds come "
             "out too large, and the trials that run are counted from their start\n"
         )
-    leave = ExitStack()
+    put_back = ExitStack()
     try:
         start = time.monotonic()
         cluster.connect(spec.resources)
         ray_s = time.monotonic() - start
-        leave.callback(_heed_sigterm())  # now, since Ray has set a handler of its own, which prints its stack
+        # now, since Ray has set a handler of its own, which prints its stack
+        put_back.enter_context(_interrupting_sigterm())
         granted = resolve(spec.resources)
         shared = FinetuneConfig.model_fields.keys()
         configs = [
@@ -75,7 +75,7 @@ def run_estimate(spec: SweepSpec, plan: Plan, price_per_gpu_hour: float | None, 
         return BAD_INPUT
     finally:
         cluster.disconnect()
-        leave.close()
+        put_back.close()
     found = estimate(tasks, kinds, measured, num_places, *processors(granted), price_per_gpu_hour, ray_s)
     sys.stdout.write("".join(f"{line}\n" for line in estimate_lines(found, kinds, measured, spec)))
     found.publish(plan.folder)
@@ -83,13 +83,14 @@ def run_estimate(spec: SweepSpec, plan: Plan, price_per_gpu_hour: float | None, 
     return UNFINISHED if any(one.problem for one in measured) else DONE
 
 
-def _heed_sigterm() -> Callable[[], Any]:
-    """Let SIGTERM end this process as Ctrl-C does; return what puts back the handler that was there."""
+@contextmanager
+def _interrupting_sigterm() -> Iterator[None]:
+    """Let SIGTERM end this process as Ctrl-C does."""
     if threading.current_thread() is not threading.main_thread():
-        return lambda: None
-
-    def interrupt(*_: Any) -> NoReturn:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    return lambda: signal.signal(signal.SIGTERM, before)
+        yield  # somebody else's process: its signals are not ours
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
