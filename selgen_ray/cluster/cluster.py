@@ -135,12 +135,18 @@ def resolve_resources(resources: Resources, nodes: Sequence[Mapping[str, float]]
     """Decide what a trial gets, and make sure that some node has it, unless nodes come when they are needed.
 
     Raises:
-        InfeasibleError: no node is large enough; says what was asked for and what the largest nodes have.
+        InfeasibleError: no node is large enough, or none has the GPU that `pack: auto` asks; says what was asked for
+            and what the largest nodes have.
     """
     gpus = resources.gpus
     if gpus is None:
         gpus = 1.0 if any(node.get("GPU", 0) >= 1 for node in nodes) else 0.0
     granted = TrialResources(resources.cpus, gpus)
+    if resources.pack == "auto" and not gpus:
+        raise InfeasibleError(
+            f"resources.pack auto asks what fits into a GPU's memory, but the nodes have: {offered(nodes)}. "
+            "Say how many, 2 to 64"
+        )
     if not resources.autoscaling and not granted.fit_on(nodes):
         raise InfeasibleError(f"resources: a trial asks for {granted}, but the nodes have: {offered(nodes)}. {GROWING}")
     return granted

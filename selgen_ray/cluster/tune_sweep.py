@@ -36,6 +36,7 @@ from selgen_ray.driver.added import AddedTrial
 from selgen_ray.driver.display import Board, Display
 from selgen_ray.driver.driver import Driver
 from selgen_ray.driver.feedback import Feedback
+from selgen_ray.driver.packing import AUTO, pack_width
 from selgen_ray.driver.plan import Plan
 from selgen_ray.driver.trial_queue import TrialQueue
 from selgen_ray.records.attempts import Attempt
@@ -105,7 +106,7 @@ def launch(run: Launch) -> str | None:
     board = Board(total=len(run.plan.to_run))
     max_failures, ask = run.spec.resources.max_failures, (lambda: driver.feedback.ask())
     number, may_ask = run.lease.number, (lambda: driver.feedback.may_ask)
-    width = run.spec.resources.pack or 1
+    width = pack_width(run.spec.resources.pack)
     queue = TrialQueue(run.plan.to_run, max_failures, lambda: limit(), ask, may_ask, number, width)
 
     def make(trial: AddedTrial) -> TrialTask:
@@ -264,7 +265,9 @@ def _trainable(run: Launch, part_of: dict[str, int], parts: list[ray.ObjectRef[A
     """Return the Tune trainable: a function in a reused worker, so that imports and base model are loaded once."""
     name, granted, torch_threads, sweep = run.spec.name, run.granted, run.spec.resources.torch_threads, run.plan.folder
     env = worker_environment(run.spec.resources)
-    group, run_width = granted if isinstance(granted, GroupResources) else None, run.spec.resources.pack
+    group = granted if isinstance(granted, GroupResources) else None
+    width = None if run.spec.resources.pack == AUTO else pack_width(run.spec.resources.pack)
+    share = min(1.0, granted.gpus_per_process) or 1.0  # of one device: whoever gets several uses the first
 
     at_hand: dict[int, dict[str, TrialTask]] = {}  # of each worker its own, as it is pickled empty
 
@@ -284,8 +287,8 @@ def _trainable(run: Launch, part_of: dict[str, int], parts: list[ray.ObjectRef[A
 
         if "members" in config:
             tasks = [task_of(member) for member in config["members"]]
-            width = run_width or 1
-            run_pack_in_worker(tasks, sweep, torch_threads, width, tune.report, lambda task: TrialMetrics(name, task))
+            show = lambda task: TrialMetrics(name, task)  # noqa: E731
+            run_pack_in_worker(tasks, sweep, torch_threads, width, tune.report, show, share=share)
             return
         task = task_of(config)
         if group is None:

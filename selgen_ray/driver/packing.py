@@ -9,8 +9,17 @@ from typing import Any
 from selgen_ray.trainers.catalogue import get_trainer
 from selgen_ray.trial.task import TrialTask
 
+AUTO = "auto"
+"""`resources.pack` where the memory of the GPU decides."""
 _MOST_LISTS = 4
 """Members that a pack is given at most, as a multiple of its width: a worker fills its own free slots."""
+_ASSUMED = 8
+"""Width by which trials are handed out where each worker finds its own."""
+
+
+def pack_width(pack: int | str | None) -> int:
+    """Return the width by which `resources.pack` lets trials be handed out; 1: no packs."""
+    return _ASSUMED if pack == AUTO else int(pack or 1)
 
 
 def why_alone(config: dict[str, Any]) -> str | None:
@@ -54,8 +63,9 @@ def pack_size(width: int, num_alike: int, num_places: int) -> int:
     return width * min(_MOST_LISTS, max(1, rounds))
 
 
-def packing_lines(tasks: Iterable[TrialTask], width: int) -> list[str]:
+def packing_lines(tasks: Iterable[TrialTask], pack: int | str) -> list[str]:
     """Describe for the plan who shares a base with whom, and who runs alone and why."""
+    at_a_time = "as many at a time as the GPU has memory for," if pack == AUTO else f"up to {pack} at a time"
     by_key, alone = dict[Hashable, list[TrialTask]](), Counter[str]()
     for task in tasks:
         if why := why_alone(task.config):
@@ -66,7 +76,7 @@ def packing_lines(tasks: Iterable[TrialTask], width: int) -> list[str]:
     for members in by_key.values():
         cfg = members[0].config["finetune_config"]
         base = f"{cfg.get('model')} in {cfg.get('dtype')}"
-        what = f"up to {width} at a time in one process" if len(members) > 1 else "alone: no other trial has this base"
+        what = f"{at_a_time} in one process" if len(members) > 1 else "alone: no other trial has this base"
         names = ", ".join(dict.fromkeys(task.config["proxy_strategy"] for task in members))
         lines.append(
             f"  packed over {base}: {len(members)} {'trials' if len(members) > 1 else 'trial'} ({names}), {what}"

@@ -29,24 +29,31 @@ class MergedAdapter:
     """
 
     def __init__(self, model: Model):
-        # a packed trial's layers add their adapters to its rows of a pass that other trials take part in
-        is_alone = has_adapter(model) and not vars(base_of(model)).get("is_packed")
+        self._base: Any = base_of(model)
+        # a packed trial's layers take part in the passes of others: its pack sums the weights
+        is_alone = has_adapter(model) and not vars(self._base).get("is_packed")
         layers: list[Any] = [layer for layer in model.modules() if _is_plain(layer)] if is_alone else []
         needed = sum(layer.base_layer.weight.nbytes for layer in layers)
-        self._layers: list[Any] = layers if needed <= _room(model) else []
+        self._layers: list[Any] = layers if needed <= room_for_sums(model) else []
         self._weights: list[Tensor] = []
+        self._state = object()
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """Let the layers compute with the sums inside this context; the model must be in evaluation mode."""
+        """Let the layers compute with the sums inside this context; the model must be in evaluation mode.
+
+        Inside it, the base's `steady_state` is equal as long as the weights are.
+        """
         if not self._weights:
             with torch.no_grad():
                 self._weights = [_sum(layer) for layer in self._layers]
         try:
             for layer, weight in zip(self._layers, self._weights, strict=True):
                 vars(layer)["forward"] = functools.partial(_linear, layer.base_layer, weight)
+            vars(self._base)["steady_state"] = self._state
             yield
         finally:
+            vars(self._base).pop("steady_state", None)
             for layer in self._layers:
                 vars(layer).pop("forward", None)
 
@@ -81,6 +88,7 @@ def _linear(base: nn.Linear, weight: Tensor, x: Tensor) -> Tensor:
     return F.linear(x, weight, base.bias)
 
 
-def _room(model: Model) -> float:
+def room_for_sums(model: Model) -> float:
+    """Return the bytes that sums of a model's weights and adapters may take."""
     device: Any = model.device
     return _SHARE * torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _MOST_BYTES

@@ -49,8 +49,9 @@ class Resources(Strict):
     strategy: Literal["ddp", "fsdp"] | None = Field(
         default=None, description="ddp (default): each worker has the whole model; fsdp: they share it out"
     )
-    pack: int | None = Field(
-        default=None, description="trials that share a base in one process; default: one trial a process", ge=2, le=64
+    pack: int | Literal["auto"] | None = Field(
+        default=None,
+        description="trials that share a base in one process; auto: what a GPU holds; default: one trial a process",
     )
     max_concurrent: int | None = Field(
         default=None, description="trials at a time; default: as many as fit", ge=1, le=10_000
@@ -68,11 +69,11 @@ class Resources(Strict):
             raise ValueError("a trial gets a share of one GPU or whole GPUs")
         return value
 
-    @field_validator("pack", mode="before")
+    @field_validator("pack")
     @classmethod
-    def _no_auto(cls, value: Any) -> Any:
-        if value == "auto":
-            raise ValueError("allowed are 2 to 64: how many trials fit on a device is not measured, so say how many")
+    def _of_several(cls, value: int | str | None) -> int | str | None:
+        if isinstance(value, int) and not 2 <= value <= 64:
+            raise ValueError("allowed: a whole number from 2 to 64, or auto")
         return value
 
     @field_validator("gpus_per_worker", mode="before")
@@ -94,6 +95,8 @@ class Resources(Strict):
                 raise ValueError(f"workers and {key} are both given: with workers, set {key}_per_worker instead")
         if self.workers is not None and self.pack is not None:
             raise ValueError("workers and pack are both given: a pack is several trials in one process; leave one out")
+        if self.pack == "auto" and self.gpus == 0:
+            raise ValueError("pack auto asks what fits into a GPU's memory, and gpus is 0: say how many, 2 to 64")
         key = "gpus" if self.workers is None else "gpus_per_worker"
         if self.autoscaling and getattr(self, key) is None:
             raise ValueError(f"autoscaling is given, but {key} is not: nodes that are yet to come cannot be asked")

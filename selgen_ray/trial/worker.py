@@ -26,6 +26,7 @@ from selgen_ray.trainers.catalogue import build_config
 from selgen_ray.trainers.engine.loop import accelerator
 from selgen_ray.trainers.engine.stop_signal import StopSignal
 from selgen_ray.trainers.pack.pack import Pack
+from selgen_ray.trainers.pack.room import DeviceMemory
 from selgen_ray.trial.run import run_trial
 from selgen_ray.trial.task import TrialTask
 
@@ -66,9 +67,12 @@ def run_pack_in_worker(
     tasks: Sequence[TrialTask],
     sweep: Folder,
     torch_threads: int,
-    width: int,
+    width: int | None,
     report: Report,
     show: Callable[[TrialTask], TrialShown],
+    *,
+    share: float = 1.0,
+    memory: DeviceMemory | None = None,
 ) -> None:
     """Run trials over one base, at most `width` at a time, as `run_in_worker` does with one.
 
@@ -76,8 +80,10 @@ def run_pack_in_worker(
     a trial's first one has 'started', its last one its status: 'crashed' is a trial that raised.
 
     Args:
+        width: None: as many as fit into the device's memory; the trial whose training says so gets an event.
         report: called from this thread alone, while no trial runs.
         show: makes what shows a trial to people.
+        share, memory: as in `Pack`.
     """
     _make_ready(torch_threads)
     waiting: SimpleQueue[dict[str, Any]] = SimpleQueue()
@@ -89,24 +95,30 @@ def run_pack_in_worker(
         if lines:
             report({"reports": lines})
 
-    def run(task: TrialTask, source: Source | None) -> None:
+    def run(task: TrialTask, source: Source | None, *events: dict[str, Any]) -> None:
         def put(line: dict[str, Any]) -> None:
             waiting.put({"member": task.trial_id, **line})
 
         put({"started": True})
         reports = Reports(put)
-        company = sorted(other.name for other in tasks if other is not task)
+        for event in events:
+            reports.event(event)
+        company = sorted(other.name for other in tasks if other is not task and source)
         try:
             _run_watched(task, sweep, reports, show(task), source=source, packed_with=company)
         except TrialError as error:
             reports.last({"status": TrialStatus.CRASHED, "error": str(error)})
 
+    def tell(number: int, _: int, why: str) -> None:
+        waiting.put({"member": tasks[number].trial_id, "events": [{"event": "pack_width", "why": why}]})
+
     config = build_config(tasks[0].config).finetune_config
+    device = str(accelerator().device)
     try:
-        pack = Pack(width, config, str(accelerator().device))
-    except ModelError:  # each trial says so in its own result
+        pack = Pack(width, config, device, memory=memory, share=share, on_width=tell)
+    except ModelError as error:  # each trial runs alone, or says the same in its own result
         for task in tasks:
-            run(task, None)
+            run(task, None, {"event": "not_packed", "why": str(error)})
             send()
     else:
         pack.run((functools.partial(run, task) for task in tasks), on_round=send)

@@ -1,17 +1,18 @@
 """What packing trials saves: K LoRA trials over one base in one process, against the same trials one after the other.
 
-    python tests/benchmarks/packing.py [--layers 26] [--width 8]
+    python tests/benchmarks/packing.py [--layers 26] [--width 8] [--only operators step evaluation]
 
 Prints ratios, alone over packed, of three things; more than 1 is a gain. Evaluations are left out of the first two.
 `operators`: PyTorch operators dispatched for each step of a trial, which is what costs where kernels are small: on a
-GPU at small batches. `step`: CPU time of a step, at batch 2 and 32. `evaluation`: CPU time of one evaluation of a set
-with generated replies, at K = 4.
+GPU at small batches. `step`: CPU time of a step, at batch 2 and 32. `evaluation`: CPU time of an evaluation of a set of
+8 or 32 rows with generated replies, at K = 4; median of three.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import statistics
 import sys
 import tempfile
 import time
@@ -116,16 +117,19 @@ def steps(trainer: BaseTrainer, meter: Meter, count: bool) -> None:
 def evaluate(trainer: BaseTrainer, meter: Meter, count: bool) -> None:
     trainer.evaluations.now()  # once to warm up
     meter.begin()
-    trainer.evaluations.now()
+    for _ in range(3):
+        trainer.evaluations.now()
     meter.end()
 
 
-def measure(folder: str, width: int, batch: int, work: Callable[..., None], read: Callable[[], float]) -> float:
-    """Return the ratio of one trial alone, times `width`, to the pack."""
+def measure(
+    folder: str, width: int, batch: int, work: Callable[..., None], read: Callable[[], float], number: int = 32
+) -> float:
+    """Return the ratio of one trial alone, times `width`, to the pack; the data have `number` rows."""
     count = read is not time.process_time
 
     def run(source: Source | None, seed: int, meter: Meter) -> None:
-        with get_trainer("naive")(config(folder, seed, batch), datasets=rows(max(32, batch)), source=source) as trainer:
+        with get_trainer("naive")(config(folder, seed, batch), datasets=rows(number), source=source) as trainer:
             work(trainer, meter, count)
 
     own, totals = Meter(read, 1), Meter(read, width)
@@ -147,26 +151,25 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=26)
     parser.add_argument("--hidden", type=int, default=32)
     parser.add_argument("--width", type=int, default=8)
+    kinds = ["operators", "step", "evaluation"]
+    parser.add_argument("--only", nargs="+", choices=kinds, default=kinds)
     args = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         save_model(folder, args.layers, args.hidden)
         print(f"{args.layers} layers of {args.hidden} features; alone / packed, more is better")
-        for name in ("adamw_torch", "adamw_torch_fused"):
+        for name in ("adamw_torch", "adamw_torch_fused") if "operators" in args.only else ():
             OPTIM["name"] = name
             found = measure(folder, args.width, 2, steps, lambda: Counter.count)
             print(f"operators, batch 2, K = {args.width}, {name}: {found:.2f}")
-        print("with the fused AdamW:")
-        for batch in (2, 32):
+        OPTIM["name"] = "adamw_torch_fused"
+        for batch in (2, 32) if "step" in args.only else ():
             for width in (2, 4, args.width):
-                print(
-                    f"CPU time of a step, batch {batch}, K = {width}: "
-                    f"{measure(folder, width, batch, steps, time.process_time):.2f}",
-                    flush=True,
-                )
-        print(
-            f"CPU time of an evaluation with replies, K = 4: {measure(folder, 4, 2, evaluate, time.process_time):.2f}"
-        )
+                found = measure(folder, width, batch, steps, time.process_time)
+                print(f"CPU time of a step, fused AdamW, batch {batch}, K = {width}: {found:.2f}", flush=True)
+        for number in (8, 32) if "evaluation" in args.only else ():
+            found = statistics.median(measure(folder, 4, 2, evaluate, time.process_time, number) for _ in range(3))
+            print(f"CPU time of an evaluation of {number} rows with replies, K = 4: {found:.2f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ def test_a_cluster_that_adds_nodes_is_asked_for_what_no_node_has():
     with pytest.raises(InfeasibleError, match=r"0 CPUs and 0 GPUs\. A cluster that adds .*autoscaling: true"):
         resolve_resources(Resources(gpus=1), NOTHING)
     assert resolve_resources(Resources(gpus=1, autoscaling=True), NOTHING) == TrialResources(1.0, 1.0)
+    with pytest.raises(InfeasibleError, match=r"pack auto asks what fits into a GPU's memory, but .* 2 to 64"):
+        resolve_resources(Resources(pack="auto"), NOTHING)
 
 
 def test_so_is_it_for_a_group():

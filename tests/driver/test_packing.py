@@ -57,10 +57,16 @@ def test_the_key_is_checked_and_the_dry_run_shows_it(tmp_path, tiny_model_dir, d
     space = write_space(tmp_path, tiny_model_dir, data_files, resources={"pack": 4})
     line = next(line for line in dry_run(space).splitlines() if "packed over" in line)
     assert ": 6 trials (" in line and "up to 4 at a time in one process" in line
-    for value, message in (("auto", "allowed are 2 to 64"), (1, "a whole number >= 2"), ("four", "pack")):
+    write_space(tmp_path, tiny_model_dir, data_files, resources={"pack": "auto"})
+    assert "6 trials (" in (auto := dry_run(space)) and "as many at a time as the GPU has memory for" in auto
+    refused = ((1, "from 2 to 64, or auto"), (65, "from 2 to 64"), ("atuo", "Did you mean 'auto'?"), (True, "auto"))
+    for value, message in refused:
         write_space(tmp_path, tiny_model_dir, data_files, resources={"pack": value})
         status, _, err = in_process(space, "--dry-run")
         assert status == 2 and "space.yaml" in err and "resources.pack" in err and message in err, err
     write_space(tmp_path, tiny_model_dir, data_files, resources={"pack": 4, "workers": 2})
     status, _, err = in_process(space, "--dry-run")
     assert status == 2 and "workers and pack are both given" in err
+    write_space(tmp_path, tiny_model_dir, data_files, resources={"pack": "auto", "gpus": 0})
+    status, _, err = in_process(space, "--dry-run")
+    assert status == 2 and "pack auto asks what fits into a GPU's memory, and gpus is 0" in err

@@ -51,10 +51,10 @@ def tasks(make_config, tmp_path):
     return make
 
 
-def run(tasks, tmp_path, width=2):
+def run(tasks, tmp_path, width=2, **options):
     reports = []
     try:
-        run_pack_in_worker(tasks, Folder(str(tmp_path)), 1, width, reports.append, lambda _: Shown())
+        run_pack_in_worker(tasks, Folder(str(tmp_path)), 1, width, reports.append, lambda _: Shown(), **options)
     finally:
         gc.unfreeze()
     lines = [line for report in reports for line in report["reports"]]
@@ -82,3 +82,34 @@ def test_a_base_that_cannot_be_loaded_fails_each_trial_with_the_cause(tasks, tmp
     chosen = tasks("naive", "naive", model=str(tmp_path / "no_model"))
     by_trial = run(chosen, tmp_path)
     assert all(lines[-1]["status"] == "failed" and "no_model" in lines[-1]["error"] for lines in by_trial.values())
+
+
+def test_a_worker_that_finds_its_own_width_says_so(tasks, tmp_path):
+    class Large:
+        """A device with room for more trials than there are."""
+
+        def held(self):
+            return 10
+
+        def watch(self):
+            pass
+
+        def peak(self):
+            return 20
+
+        def sizes(self):
+            return 10**12, 10**12
+
+    by_trial = run(tasks(*["naive"] * 4, max_steps=8), tmp_path, width=None, memory=Large())
+    events = [event for lines in by_trial.values() for line in lines for event in line.get("events", ())]
+    assert [event["event"] for event in events] == ["pack_width"], events
+    assert events[0]["why"].startswith("32 trials at a time: a trial takes")
+    assert {lines[-1]["status"] for lines in by_trial.values()} == {"completed"}
+
+
+def test_without_a_gpu_trials_run_alone_and_the_log_says_why(tasks, tmp_path):
+    by_trial = run(tasks("naive", "naive"), tmp_path, width=None)
+    for lines in by_trial.values():
+        assert lines[-1]["status"] == "completed"
+        (event,) = [event for line in lines for event in line.get("events", ())]
+        assert event["event"] == "not_packed" and "resources.pack auto: this process has no CUDA device" in event["why"]

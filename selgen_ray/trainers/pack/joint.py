@@ -15,24 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from selgen_ray.trainers.pack.rendezvous import Request, Rng
-from selgen_ray.trainers.pack.stacks import Factors, Stack, products
-
-
-@dataclass(frozen=True)
-class Adapters:
-    """The adapters that are switched on in a slot when it calls its model.
-
-    Attributes:
-        stack: of the trained adapter, if it is on.
-        place: its row.
-        frozen: layer -> factors of the other adapters that are on.
-        dropout: of the trained adapter, in training; 0: none.
-    """
-
-    stack: Stack | None = None
-    place: int = 0
-    frozen: dict[str, list[Factors]] | None = None
-    dropout: float = 0.0
+from selgen_ray.trainers.pack.stacks import Adapters, Stack, products
+from selgen_ray.trainers.pack.sums import Layout, Sums, filling
 
 
 @dataclass(frozen=True)
@@ -147,6 +131,13 @@ class Rows:
         self._index: dict[int, tuple[Tensor, Tensor]] = {}
         self._places: dict[int, Tensor] = {}
         self._count_of = {id(m): c for m, c in zip(members, counts, strict=True)}
+        self._layout: Layout | None = None
+
+    def layout(self, device: torch.device) -> Layout:
+        """The rows by the places of the slots."""
+        if self._layout is None:
+            self._layout = Layout.of([member.adapters.place for member in self.members], self.counts, device)
+        return self._layout
 
     def add(self, layer: str, x: Tensor, result: Tensor) -> Tensor:
         """Return the output of a layer with each slot's adapters added to its rows.
@@ -194,12 +185,7 @@ class Rows:
     def _even(self, part: Part, counts: list[int], device: torch.device) -> tuple[Tensor, Tensor]:
         """Return numbers of rows that give each slot equally many, some twice, and where each row is among them."""
         if id(part) not in self._index:
-            most, starts = max(counts), [0, *itertools.accumulate(counts)]
-            filled = [
-                start + min(i, count - 1) for start, count in zip(starts, counts, strict=False) for i in range(most)
-            ]
-            back = [slot * most + i for slot, count in enumerate(counts) for i in range(count)]
-            self._index[id(part)] = torch.tensor(filled, device=device), torch.tensor(back, device=device)
+            self._index[id(part)] = filling(counts, device)
         return self._index[id(part)]
 
     @staticmethod
@@ -222,14 +208,17 @@ class JointModel:
 
     Args:
         model: a copy of the base's modules with its tensors; nobody else may use it.
+        width: number of slots.
     """
 
-    def __init__(self, model: Any):
+    def __init__(self, model: Any, width: int):
         self.model = model.eval()
+        self.sums = Sums(model, width)
         self.decoder: Any = getattr(model, model.base_model_prefix)
         self._modules = dict(self.decoder.named_modules())
         self._is_checkpointing = False
         self.rows: Rows | None = None
+        self._has_sums = False
 
     def adapt(self, layers: Sequence[str]) -> None:
         """Let these layers of the decoder add adapters from now on."""
@@ -237,19 +226,24 @@ class JointModel:
             module = self._modules[name]
             if "forward" not in vars(module):
                 vars(module)["forward"] = functools.partial(self._layer, name, module.forward)
+                self.sums.adapt(name, module)
 
     def _layer(self, name: str, forward: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if self.rows is not None and self._has_sums:
+            return self.sums.product(name, x, self.rows.layout(x.device))
         result = forward(x, *args, **kwargs)
         return result if self.rows is None else self.rows.add(name, x, result)
 
     @contextlib.contextmanager
     def serving(self, rows: Rows) -> Iterator[None]:
-        """Add the adapters of these rows inside the context."""
-        self.rows = rows
+        """Add the adapters of these rows inside the context: to the weights while these are steady, else to outputs."""
+        adapters = {member.adapters.place: member.adapters for member in rows.members}
+        is_steady = all(each.steady is not None and not each.dropout for each in adapters.values())
+        self.rows, self._has_sums = rows, is_steady and self.sums.hold(adapters)
         try:
             yield
         finally:
-            self.rows = None
+            self.rows, self._has_sums = None, False
 
     def prepare(self, kind: Kind) -> None:
         """Set the mode for a pass; a walk over all modules only where it changes."""
@@ -395,7 +389,12 @@ def _padded_square(mask: Tensor, tokens: int) -> Tensor:
 
 
 def order(members: Sequence[Forward]) -> list[Forward]:
-    """Return the members in the order of their rows: by stack, then by number of rows, then by place."""
+    """Return the members in the order of their rows: by stack, then by number of rows, then by place.
+
+    Where the weights are steady, by place: stacks do not matter.
+    """
+    if all(member.adapters.steady is not None for member in members):
+        return sorted(members, key=lambda m: m.adapters.place)
     key: Callable[[Forward], Any] = lambda m: (  # noqa: E731
         id(m.adapters.stack) if m.adapters.stack is not None and not m.adapters.frozen else 0,
         m.rows,

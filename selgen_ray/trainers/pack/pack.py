@@ -17,6 +17,7 @@ from selgen_ray.evals.decoding import Choice, generated_ids, is_plain
 from selgen_ray.models.loading import Model, Source, load_base, put_adapter
 from selgen_ray.trainers.pack.joint import Forward, Joined, JointModel, Kind, Rows, order
 from selgen_ray.trainers.pack.rendezvous import Outcome, Rendezvous, Request, Slot, State
+from selgen_ray.trainers.pack.room import CudaMemory, DeviceMemory, Room
 from selgen_ray.trainers.pack.shell import OWN, Generate, Shell, bare_copy
 from selgen_ray.trainers.pack.stacks import Stacks
 
@@ -41,17 +42,32 @@ class Pack:
     """Trains several LoRA trials over one frozen base, at most `width` at a time.
 
     Args:
-        width: number of slots.
+        width: number of slots; None: the first trial trains alone, until the memory that it takes says how many fit.
         config: names the base, and says how it is loaded.
         device: where it lies.
+        memory: of the device, where `width` is None; default: that of the CUDA device.
+        share: of the device's memory that the pack may use, in (0, 1].
+        on_width: called with a job's number, the width that its training led to, and the reason in words.
 
     Raises:
-        ModelError: the base cannot be loaded.
+        ModelError: the base cannot be loaded, or there is no CUDA device whose memory decides.
     """
 
-    def __init__(self, width: int, config: FinetuneConfig, device: str):
+    def __init__(
+        self,
+        width: int | None,
+        config: FinetuneConfig,
+        device: str,
+        *,
+        memory: DeviceMemory | None = None,
+        share: float = 1.0,
+        on_width: Callable[[int, int, str], None] = lambda number, width, why: None,
+    ):
         self._base: Any = load_base(config, device)
-        self._joint = JointModel(bare_copy(self._base))
+        self._room = None if width else Room(memory or CudaMemory(), share)
+        self._on_width = on_width
+        width = width or 1
+        self._joint = JointModel(bare_copy(self._base), width)
         self._stacks = Stacks(width)
         self._rendezvous = Rendezvous(width, self)
         self._shells: dict[int, Shell] = {}
@@ -129,10 +145,15 @@ class Pack:
     def serve(self, slots: list[Slot]) -> bool:
         """Serve the most urgent requests: complete backward passes, forward passes, replies, other backward passes."""
         self._open = [joined for joined in self._open if joined.posted or joined.waiting]
+        if self._room and self._room.is_known and not self._open and slots[0].state is State.POSTED:
+            self._widen(self._room, slots[0])
+            self._room = None
         if complete := [joined for joined in self._open if joined.posted and not joined.waiting]:
             return self._backwards(complete)
         requests = [slot.request for slot in slots if slot.state is State.POSTED]
         if forwards := [request for request in requests if isinstance(request, Forward)]:
+            if all(forward.adapters.steady is None for forward in forwards):
+                self._joint.sums.forget()  # training needs the memory
             for group in _groups(forwards):
                 self._forwards_of(group)
             return True
@@ -141,6 +162,16 @@ class Pack:
             return True
         # somebody holds outputs of these passes without asking for a gradient: the graph is kept for that slot
         return self._backwards([joined for joined in self._open if joined.posted])
+
+    def _widen(self, room: Room, slot: Slot) -> None:
+        """Make as many slots as there is room for, beside the one there is."""
+        shell = self._shells[slot.place]
+        width, why = room.width(sum(p.nbytes for p in shell.model.parameters() if p.requires_grad))
+        self._stacks.widen(width)
+        self._joint.sums.widen(width)
+        self._stacks.admit(slot.place, shell.layers)
+        self._rendezvous.width = width
+        self._on_width(slot.number, width, why)
 
     def ended(self, slot: Slot) -> None:
         """Forget a slot; its rows in open passes get no gradient."""
@@ -154,6 +185,8 @@ class Pack:
 
     def _forwards_of(self, members: list[Forward]) -> None:
         start = time.monotonic()
+        if self._room and members[0].kind.grad:
+            self._room.forward()
         for member in members:
             assert member.slot is not None
             member.begin(member.slot.rng)
@@ -203,6 +236,8 @@ class Pack:
         else:
             for member in members:
                 self._assign(member, gradients[id(member)])
+            if self._room:
+                self._room.backward()
             _share(members, time.monotonic() - start)
             return
         _free()

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from selgen_ray.models.loading import base_of
-from selgen_ray.trainers.pack.joint import Adapters, Forward, Kind
+from selgen_ray.trainers.pack.joint import Forward, Kind
 from selgen_ray.trainers.pack.rendezvous import Request, Slot
-from selgen_ray.trainers.pack.stacks import TRAINED, Factors, Stack, Stacks
+from selgen_ray.trainers.pack.stacks import TRAINED, Adapters, Factors, Stack, Stacks
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -184,8 +184,9 @@ class Shell:
             differs = layer.disable_adapters != is_off or layer.active_adapters != active
             if differs or layer.merged or "forward" in vars(layer):
                 return None
+        steady: Any = vars(self._base).get("steady_state")
         if is_off:
-            return Adapters()
+            return Adapters(place=place, steady=steady)
         assert stack is not None
         for name, layer in self.layers.items():  # somebody may have given a parameter another tensor
             a, b = layer.lora_A[TRAINED].weight, layer.lora_B[TRAINED].weight
@@ -201,9 +202,9 @@ class Shell:
                     return None
                 frozen.setdefault(name, []).append(Factors(a.detach(), b.detach(), layer.scaling[other]))
         if TRAINED not in active:
-            return Adapters(frozen=frozen)
+            return Adapters(place=place, frozen=frozen, steady=steady)
         dropout = getattr(first.lora_dropout[TRAINED], "p", 0.0) if self._decoder.training else 0.0
-        return Adapters(stack, place, frozen or None, dropout)
+        return Adapters(stack, place, frozen or None, dropout, steady)
 
     def _count_hooks(self) -> int:
         count = 0

@@ -44,6 +44,31 @@ class Stack:
         return [*self.a.values(), *self.b.values()]
 
 
+@dataclass(frozen=True)
+class Adapters:
+    """The adapters that are switched on in a slot when it calls its model.
+
+    Attributes:
+        stack: of the trained adapter, if it is on.
+        place: its row, which is the slot's.
+        frozen: layer -> factors of the other adapters that are on.
+        dropout: of the trained adapter, in training; 0: none.
+        steady: equal as long as no weight changes; None where they may.
+    """
+
+    stack: Stack | None = None
+    place: int = 0
+    frozen: dict[str, list[Factors]] | None = None
+    dropout: float = 0.0
+    steady: Any = None
+
+    @property
+    def state(self) -> Any:
+        """What the slot's weights with these adapters depend on, while they are steady."""
+        frozen = {name: [id(factors.a) for factors in every] for name, every in (self.frozen or {}).items()}
+        return self.steady, self.stack is not None, frozen
+
+
 class Stacks:
     """All stacks of a pack.
 
@@ -84,6 +109,14 @@ class Stacks:
     def leave(self, place: int) -> None:
         """Free a row."""
         self._users.pop(place, None)
+
+    def widen(self, width: int) -> None:
+        """Give every stack this many rows, all empty; the slots have to be admitted again. No graph may be open."""
+        self.width = width
+        for stack in self._by_shape.values():
+            for rows in (stack.a, stack.b):
+                for name, old in rows.items():
+                    rows[name] = old.data.new_zeros(width, *old.shape[1:]).requires_grad_()
 
     def _new(self, layers: dict[str, Any]) -> Stack:
         stack = Stack()
