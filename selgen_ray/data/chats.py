@@ -64,7 +64,7 @@ def encode_chat(messages: Messages, tokenizer: PreTrainedTokenizerBase, loss_on:
     how = format_of(tokenizer)
     text, marked = render(messages, tokenizer, how)
     if loss_on == "all":  # then no reply has to be located
-        ids = _ids(text, tokenizer)
+        ids = token_ids(text, tokenizer)
         return ids, [True] * len(ids)
     return _tokens(text, _replies(messages, text, marked, tokenizer, how), tokenizer)
 
@@ -86,11 +86,11 @@ def encode_generation_prompt(messages: Messages, tokenizer: PreTrainedTokenizerB
     how = format_of(tokenizer)
     text, marked = render(messages, tokenizer, how, prompt=True)
     if not any(message["role"] == "assistant" for message in messages):
-        return _ids(text, tokenizer)
+        return token_ids(text, tokenizer)
     try:  # earlier replies begin with a token, as they do in training
         return _tokens(text, _replies(messages, text, marked, tokenizer, how), tokenizer)[0]
     except NotLocatedError:
-        return _ids(text, tokenizer)
+        return token_ids(text, tokenizer)
 
 
 def ends_replies(messages: Messages, tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -202,8 +202,9 @@ def _shared_length(a: str, b: str) -> int:
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
-def _ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+def token_ids(text: str, tokenizer: PreTrainedTokenizerBase, *, special: bool = False) -> list[int]:
+    """Return the token ids of a text; with `special` as well those that the tokenizer puts around each text."""
+    return list(tokenizer(text, add_special_tokens=special)["input_ids"])
 
 
 def _tokens(text: str, spans: Spans, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[bool]]:
@@ -241,5 +242,7 @@ def _tokens_of_parts(
 ) -> tuple[list[int], list[bool]]:
     """Encode each part of the text by itself: tokenizers written in Python give no offsets."""
     places = sorted({0, *(place for span in spans for place in span), len(text)})
-    pieces = [(_ids(text[a:b], tokenizer), any(start <= a < end for start, end in spans)) for a, b in pairwise(places)]
+    pieces = [
+        (token_ids(text[a:b], tokenizer), any(start <= a < end for start, end in spans)) for a, b in pairwise(places)
+    ]
     return [i for ids, _ in pieces for i in ids], [scored for ids, scored in pieces for _ in ids]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from selgen_ray.data.chats import encode_chat, encode_generation_prompt
+from selgen_ray.data.chats import encode_chat, encode_generation_prompt, token_ids
 from selgen_ray.data.forms import Row
 from selgen_ray.errors import DataError
 
@@ -149,7 +149,7 @@ def encode_row(row: Row, tokenizer: PreTrainedTokenizerBase, loss_on: str) -> En
         ids, is_reply = encode_chat(row["messages"], tokenizer, loss_on)
     elif row.get("prompt") is not None:
         prompt, _ = _with_beginning(tokenizer, row["prompt"])
-        reply = _with_eos(_ids(tokenizer, row["completion"], special=False), tokenizer)
+        reply = _with_eos(token_ids(row["completion"], tokenizer), tokenizer)
         ids, is_reply = prompt + reply, [False] * len(prompt) + [True] * len(reply)
     else:
         ids, after = _with_beginning(tokenizer, row["text"])
@@ -174,22 +174,18 @@ def replace_reply(row: Row, reply: str) -> Row:
     return {**row, "completion": reply}
 
 
-def _ids(tokenizer: PreTrainedTokenizerBase, text: str, special: bool) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=special)["input_ids"])
-
-
 def _with_beginning(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[int]]:
     """Return the token ids of a text after the tokenizer's beginning, and the ids that the tokenizer puts at the end.
 
     The beginning, mostly one begin token, is not added twice: a text that a chat template has rendered begins with it
     already. The end, mostly one end token, is returned apart, for it must not stand between a prompt and its reply.
     """
-    ids = _ids(tokenizer, text, special=False)
-    bare, full = _ids(tokenizer, "a", special=False), _ids(tokenizer, "a", special=True)
+    ids = token_ids(text, tokenizer)
+    bare, full = token_ids("a", tokenizer), token_ids("a", tokenizer, special=True)
     places = range(len(full) - len(bare) + 1)
     start = next((n for n in places if full[n : n + len(bare)] == bare), None)
     if start is None:
-        return _ids(tokenizer, text, special=True), []
+        return token_ids(text, tokenizer, special=True), []
     before, after = full[:start], full[start + len(bare) :]
     return (ids if ids[: len(before)] == before else [*before, *ids]), after
 

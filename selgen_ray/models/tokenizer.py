@@ -7,11 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from transformers import (
-    AutoTokenizer,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-)
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from selgen_ray.config.finetune import FinetuneConfig
 from selgen_ray.config.trial import TrialConfig
@@ -34,14 +30,21 @@ def load_tokenizer(config: FinetuneConfig) -> PreTrainedTokenizerBase:
     return _load_tokenizer(model_location(config.model), config.model_revision, config.chat_template, options)
 
 
+def _tokenizer_class(location: str) -> type:
+    """Return what loads a tokenizer: the shipped model's class is known."""
+    if location == str(MODEL_DIR):
+        return PreTrainedTokenizerFast
+    from transformers import AutoTokenizer  # late: start-up, it knows all models that there are
+
+    return AutoTokenizer
+
+
 @functools.lru_cache(maxsize=2)
 def _load_tokenizer(
     location: str, revision: str | None, chat_template: str | None, options: str
 ) -> PreTrainedTokenizerBase:
-    # the shipped model's class is known; for others transformers looks at the model's config, which takes seconds of
-    # imports
-    kind = PreTrainedTokenizerFast if location == str(MODEL_DIR) else AutoTokenizer
     try:
+        kind: Any = _tokenizer_class(location)
         tokenizer = kind.from_pretrained(location, revision=revision or "main")
     except Exception as error:  # a broken tokenizer.json raises plain Exception
         raise ModelError(cannot_load("tokenizer", location, error)) from error
