@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from selgen_ray.config.source import Source
 from selgen_ray.errors import Problem, nearest
 from selgen_ray.space.source_parts import NO_PATH
 from selgen_ray.storage.folder import absolute
-from selgen_ray.syntax.keys import SOURCES, Flat, Keys, coerce, explain, is_stray_bool, names_a_file, refused
+from selgen_ray.syntax.keys import SOURCES, Flat, Keys, explain, held, is_stray_bool, names_a_file, refused
 from selgen_ray.syntax.paths import expanded, find_data, find_path, is_there
 from selgen_ray.syntax.tree import Node, show
 from selgen_ray.trainers import catalogue
@@ -32,6 +33,12 @@ def is_a(kind: type, node: Node, problems: list[Problem]) -> bool:
     shown = "a list" if isinstance(node.value, list) else show(node.value)
     problems.append(node.problem(f"found {shown}; allowed: {wanted}."))
     return False
+
+
+def unknown_part(name: str, node: Node, names: Collection[str], otherwise: str = "") -> Problem:
+    """Return the problem of a key that is none of `names`; it ends with `otherwise` if none of them is near."""
+    hint = nearest(name, names) or otherwise
+    return node.problem(f"unknown key {name!r}. Allowed: {', '.join(names)}.{hint}")
 
 
 @dataclass
@@ -158,7 +165,7 @@ class Mappings:
         before = len(self.problems)
         for name, child in parts.items():
             if name not in fields:
-                self.problems.append(_unknown_part(name, child))
+                self.problems.append(unknown_part(name, child, fields))
             elif is_stray_bool(fields[name], child.plain()):
                 self.problems.append(child.problem(refused(fields[name], child.plain())))
         if "path" not in parts:
@@ -176,17 +183,13 @@ class Mappings:
 
     def parts(self, node: Node, key: str) -> Flat:
         """Return the keys of a source whose path is given elsewhere: 'data.outcome.limit' -> node."""
-        known = {name: child for name, child in node.value.items() if f"{key}.{name}" in self.keys.parts}
-        self.problems += [_unknown_part(name, child) for name, child in node.value.items() if name not in known]
-        return {f"{key}.{name}": child for name, child in known.items()}
+        fields, parts = Source.model_fields, node.value.items()
+        self.problems += [unknown_part(name, child, fields) for name, child in parts if name not in fields]
+        return {f"{key}.{name}": child for name, child in parts if name in fields}
 
     def part(self, key: str, node: Node) -> Node | None:
         """Return the checked value of one key of a source, a path as an absolute one."""
-        info, value = self.keys.known[key], node.plain()
-        try:
-            coerce(info, value)
-        except ValidationError:
-            self.problems.append(node.problem(refused(info, value)))
+        if not held(self.keys.known[key], node, self.problems):
             return None
         if key.endswith(".path"):
             path = find_data(node, self.problems)
@@ -231,11 +234,6 @@ def _is_part_of_a_source(node: Node) -> bool:
     return isinstance(node.value, dict) and not (
         "path" in node.value and not isinstance(node.value["path"].value, dict | list)
     )
-
-
-def _unknown_part(name: str, node: Node) -> Problem:
-    names = Source.model_fields
-    return node.problem(f"unknown key {name!r}. Allowed: {', '.join(names)}.{nearest(name, names)}")
 
 
 def _absolute(node: Node) -> str:

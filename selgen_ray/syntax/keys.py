@@ -220,6 +220,15 @@ def is_valid(info: FieldInfo, value: Any) -> bool:
         return False
 
 
+def held(info: FieldInfo, node: Node, problems: list[Problem]) -> tuple[Any] | None:
+    """Return a value as the field holds it, in a tuple since it may be null; None, and a problem, if it is wrong."""
+    try:
+        return (coerce(info, node.plain()),)
+    except ValidationError:
+        problems.append(node.problem(refused(info, node.plain())))
+        return None
+
+
 def explain(error: ValidationError, flat: Flat, known: dict[str, FieldInfo], fallback: Origin) -> list[Problem]:
     """Turn a validation error into problems at the places where the values were written.
 
