@@ -177,7 +177,11 @@ def refused(info: FieldInfo, value: Any) -> str:
     """Return the message for a value of the wrong type or out of bounds."""
     options = [str(o) for k in kinds(info.annotation) if typing.get_origin(k) is Literal for o in typing.get_args(k)]
     hint = nearest(value, options) if isinstance(value, str) else ""
-    return f"found {show(value)}; allowed: {allowed(info)}.{hint}"
+    return f"found {_shown(info, value)}; allowed: {allowed(info)}.{hint}"
+
+
+def _shown(info: FieldInfo, value: Any) -> str:
+    return "a value that is not shown" if is_secret(info) else show(value)
 
 
 def is_stray_bool(info: FieldInfo, value: Any) -> bool:
@@ -248,8 +252,7 @@ def explain(error: ValidationError, flat: Flat, known: dict[str, FieldInfo], fal
         key = next((path for path in paths if path in known), "")
         if key in flat:
             value = flat[key].plain()
-            shown = "a value that is not shown" if is_secret(known[key]) else show(value)
-            custom = f"found {shown}; {text}" if item["type"] == "value_error" or is_secret(known[key]) else None
+            custom = f"found {_shown(known[key], value)}; {text}" if item["type"] == "value_error" else None
             by_key[key] = flat[key].problem(custom or refused(known[key], value))
         elif not key:  # keys that do not go together: the message names them
             named = [k for k in flat if k.rpartition(".")[2] in re.findall(r"\w+", text)]
