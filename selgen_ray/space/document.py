@@ -178,7 +178,7 @@ class _Sections(Searches):
         if "early_stopping.keep" in values and isinstance((kept := values["early_stopping.keep"]).value, list):
             names = [Node(name, item.origin) for item in kept.value if (name := self.strategy(item.value, item))]
             values["early_stopping.keep"] = Node(names, kept.origin)
-        return {key: node for key, node in values.items() if self.fits(_SETTINGS[key], node)}
+        return values
 
     def axes(self, sections: dict[str, Node]) -> list[Axis]:
         """Return one axis per key of `grid`, and one for `zip`."""

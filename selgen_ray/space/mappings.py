@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic.fields import FieldInfo
 
 from selgen_ray.config.chat_template import is_template
 from selgen_ray.config.source import Source
 from selgen_ray.errors import Problem, nearest
 from selgen_ray.space.source_parts import NO_PATH
 from selgen_ray.storage.folder import absolute
-from selgen_ray.syntax.keys import SOURCES, Flat, Keys, explain, held, is_stray_bool, names_a_file, refused
+from selgen_ray.syntax.keys import SOURCES, Flat, Keys, explain, held, names_a_file
 from selgen_ray.syntax.paths import expanded, find_data, find_path, is_there
 from selgen_ray.syntax.tree import Node, show
 from selgen_ray.trainers import catalogue
@@ -120,8 +119,6 @@ class Mappings:
     def value(self, key: str, node: Node) -> Node | None:
         """Return a value with absolute path and canonical strategy name; None, and a problem, if it cannot be used."""
         value, info = node.plain(), self.keys.known[key]
-        if not self.fits(info, node):
-            return None
         if key == "control" and value is not None:
             self.problems.append(node.problem("is the name of a control: write it as a key of the section `controls`."))
             return None
@@ -163,23 +160,19 @@ class Mappings:
             self.problems.append(node.problem(f"{message}{', '.join(fields)}."))
             return None
         before = len(self.problems)
-        for name, child in parts.items():
-            if name not in fields:
-                self.problems.append(unknown_part(name, child, fields))
-            elif is_stray_bool(fields[name], child.plain()):
-                self.problems.append(child.problem(refused(fields[name], child.plain())))
-        if "path" not in parts:
+        self.problems += [unknown_part(name, child, fields) for name, child in parts.items() if name not in fields]
+        known = {name: child for name, child in parts.items() if name in fields}
+        if "path" not in known:
             self.problems.append(node.problem(NO_PATH))
-        elif isinstance(parts["path"].value, str) and (path := find_data(parts["path"], self.problems)):
-            parts = parts | {"path": Node(path, parts["path"].origin)}
-        if len(self.problems) > before:
-            return None
+        elif isinstance(known["path"].value, str) and (path := find_data(known["path"], self.problems)):
+            known["path"] = Node(path, known["path"].origin)
+        if len(self.problems) > before:  # a path that goes with all other keys: what is wrong with them is told too
+            known["path"] = Node("some/hub-id", node.origin)
         try:
-            Source.model_validate(Node(parts, node.origin).plain())
+            Source.model_validate(Node(known, node.origin).plain())
         except ValidationError as error:
-            self.problems += explain(error, parts, fields, node.origin)
-            return None
-        return Node(parts, node.origin)
+            self.problems += explain(error, known, fields, node.origin)
+        return Node(known, node.origin) if len(self.problems) == before else None
 
     def parts(self, node: Node, key: str) -> Flat:
         """Return the keys of a source whose path is given elsewhere: 'data.outcome.limit' -> node."""
@@ -201,14 +194,7 @@ class Mappings:
         value = node.plain()
         if not (node.origin.included and value in (None, self.workers)):
             message = f"found {show(value)}, but it is no key of a search space: set resources.workers"
-            self.problems.append(node.problem(f"{message}: {value}." if isinstance(value, int) else f"{message}."))
-
-    def fits(self, info: FieldInfo, node: Node) -> bool:
-        """Return False, and add a problem, for a yes/no value where a number belongs."""
-        stray = is_stray_bool(info, node.plain())
-        if stray:
-            self.problems.append(node.problem(refused(info, node.plain())))
-        return not stray
+            self.problems.append(node.problem(f"{message}: {value}." if type(value) is int else f"{message}."))
 
     def strategy(self, name: Any, node: Node) -> str | None:
         """Return the canonical name of a strategy; None, and a problem, if there is no such strategy."""

@@ -111,17 +111,15 @@ class Searches(Mappings):
     def search_settings(self, node: Node) -> SearchSettings | None:
         """Read how to search (algorithm, num_settings, ...); None, and a problem, if something is wrong."""
         flat = {key: child for key, child in node.value.items() if key in _SETTINGS}
-        wrong = [key for key in list(flat) if not self.fits(_SETTINGS[key], flat[key])]
         missing = [key for key in ("algorithm", "num_settings") if key not in flat]
         typed = "".join(nearest(part, missing) for part in node.value if not (part in flat or self.is_key(part)))
         for key in (key for key in missing if key not in typed):  # a typo of it is already reported
             self.problems.append(node.problem(f"lacks {key!r}: {allowed(_SETTINGS[key])}."))
-        if wrong or missing:
-            return None
         try:
             settings = SearchSettings.model_validate(nested(flat))
         except ValidationError as error:
-            self.problems += explain(error, flat, _SETTINGS, node.origin)
+            found = explain(error, flat, _SETTINGS, node.origin)
+            self.problems += [problem for problem in found if not missing or problem.key != node.origin.key]
             return None
         if settings.algorithm == "optuna" and importlib.util.find_spec("optuna") is None:
             self.problems.append(flat["algorithm"].problem(_NO_OPTUNA))

@@ -10,13 +10,13 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from selgen_ray.config.data import ROLES
 from selgen_ray.config.source import Source
 from selgen_ray.errors import Problem, nearest
-from selgen_ray.schema import null_is_default
+from selgen_ray.schema import null_is_default, without_stray_bools
 from selgen_ray.storage.secrets import looks_secret
 from selgen_ray.syntax.tree import Node, Origin, show
 from selgen_ray.trainers import catalogue, strategy_config
@@ -184,13 +184,6 @@ def _shown(info: FieldInfo, value: Any) -> str:
     return "a value that is not shown" if is_secret(info) else show(value)
 
 
-def is_stray_bool(info: FieldInfo, value: Any) -> bool:
-    """Return whether a yes/no value stands where a number belongs; pydantic would read it as 1 or 0."""
-    if isinstance(value, list):
-        return any(is_stray_bool(info, item) for item in value)
-    return isinstance(value, bool) and "bool" not in re.findall(r"\w+", str(info.annotation))
-
-
 def says_nothing(info: FieldInfo, node: Node) -> bool:
     """Return whether a value is null and null is the default, so that the key could be left out."""
     return node.value is None and (null_is_default(info) or info.default is None)
@@ -212,7 +205,8 @@ def coerce(info: FieldInfo, value: Any) -> Any:
     """Return `value` as the field holds it, such as 1e-5 for '1e-5', or null. Raises pydantic.ValidationError."""
     if value is None and null_is_default(info):
         return None
-    kind: Any = typing.Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation
+    no_bools = BeforeValidator(functools.partial(without_stray_bools, info))
+    kind: Any = typing.Annotated[info.annotation, *info.metadata, no_bools]
     return TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False)).validate_python(value)
 
 
