@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import typing
 from types import NoneType
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic.config import JsonDict
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
 
 
 class Strict(BaseModel):
-    """Frozen model that refuses unknown keys and non-finite numbers. Where null is no value, it means the default."""
+    """Frozen model that refuses unknown keys, non-finite numbers, and true or false where a number belongs.
+
+    Where null is no value, it means the default.
+    """
 
     # protected_namespaces: pydantic would warn of `model_seed`, which is the usual name in this field of research
     model_config = ConfigDict(
@@ -31,6 +36,26 @@ class Strict(BaseModel):
             return raw
         fields = {key: info for name, info in cls.model_fields.items() for key in (name, info.validation_alias)}
         return {k: v for k, v in raw.items() if v is not None or k not in fields or not null_is_default(fields[k])}
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _without_stray_bools(cls, value: Any, info: ValidationInfo) -> Any:
+        is_suspect = isinstance(value, bool | list)  # of few values, so that a trial is read fast
+        return without_stray_bools(cls.model_fields[str(info.field_name)], value) if is_suspect else value
+
+
+def without_stray_bools(info: FieldInfo, value: Any) -> Any:
+    """Return the value. Raises PydanticCustomError: it is, or holds, true or false, and the field takes neither.
+
+    Pydantic would read them as 1 and 0.
+    """
+    if _holds_bool(value) and not {"bool", "True", "False", "Any"} & set(re.findall(r"\w+", str(info.annotation))):
+        raise PydanticCustomError("stray_bool", "neither true nor false is allowed")
+    return value
+
+
+def _holds_bool(value: Any) -> bool:
+    return any(map(_holds_bool, value)) if isinstance(value, list) else isinstance(value, bool)
 
 
 def null_is_default(info: FieldInfo) -> bool:

@@ -166,7 +166,7 @@ class DuringConfig(Strict):
         words = str(value).split()
         if value in ("epoch", "never") or (len(words) == 2 and words[1] in ("step", "steps") and _is_count(words[0])):
             return f"{int(words[0])} steps" if len(words) == 2 else value
-        if isinstance(value, int) or (len(words) == 1 and words[0].isdecimal()):
+        if type(value) is int or (len(words) == 1 and words[0].isdecimal()):  # true is a whole number too
             raise ValueError(f"found {value}, without its unit: write '{value} steps'; also allowed: epoch, never")
         near = nearest(str(value), ["epoch", "never"])
         raise ValueError(f"allowed: epoch, never, or a number of optimizer steps such as '50 steps'.{near}")

@@ -40,8 +40,8 @@ class FinetuneConfig(Strict):
         "how attention is computed; default: as transformers chooses, sdpa where the model can. flash_attention_2 and "
         "_3 need CUDA, a half-precision dtype and the package flash-attn or flash-attn-3",
     )
-    # Any: the validator below answers every value. bool: so that `true` reaches it; else it is refused as no number
-    device_map: bool | Any = execution(None, "null only: the model of a trial lies on one device")
+    # Any: the validator below answers every value
+    device_map: Any = execution(None, "null only: the model of a trial lies on one device")
 
     epochs: int = setting(3, "passes over the outcome data", ge=1)
     max_steps: int | None = setting(None, "optimizer steps; replaces epochs when given", ge=1)

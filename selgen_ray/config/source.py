@@ -10,6 +10,7 @@ from selgen_ray.config.hub_names import is_dataset_id
 from selgen_ray.schema import Strict
 
 Scalar = str | int | float | bool | None
+Form = Literal["chat"]
 POSITIONS = ("system", "user_prefix", "user_suffix")
 """Where the text of a training prompt stands in a row."""
 
@@ -97,6 +98,3 @@ class Source(Strict):
             for name in names
             if (value := getattr(self, name)) != type(self).model_fields[name].default
         }
-
-
-Form = Literal["chat"]

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pydantic import ValidationError
-
-from selgen_ray.syntax.keys import Flat, Keys, coerce
+from selgen_ray.syntax.keys import Flat, Keys, is_valid
 from selgen_ray.syntax.tree import Node, Origin
 
 Kind = Literal["same", "renamed", "converted", "void", "dropped", "unknown", "default"]
@@ -86,7 +84,4 @@ def takes(keys: Keys, key: str, value: Any) -> bool:
     """Return whether today's key takes a value."""
     if key in keys.sections:
         return isinstance(value, dict) and all(f"{key}.{part}" in keys.known for part in value)
-    try:
-        return key in keys.known and coerce(keys.known[key], value) is not None
-    except ValidationError:
-        return False
+    return key in keys.known and is_valid(keys.known[key], value)

@@ -9,9 +9,9 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from selgen_ray.errors import Problem, nearest
+from selgen_ray.errors import Problem
 from selgen_ray.first_generation.adopt import adopt
-from selgen_ray.space.mappings import is_a
+from selgen_ray.space.mappings import is_a, unknown_part
 from selgen_ray.space.search_section import Searches, Section
 from selgen_ray.space.spec import SweepSettings
 from selgen_ray.syntax.keys import Flat, Keys, fields, is_valid, says_nothing, sections
@@ -23,6 +23,7 @@ Axis = list[Flat]
 
 STREAMS = ("data_seed", "model_seed")
 _SECTIONS = ("extends", "base", "grid", "zip", "strategies", "overrides", "controls", "seeds", "exclude")
+_FILES = ("extends", "base", "overrides")
 _SETTINGS = fields(SweepSettings)
 _TOP = Keys({"": _SETTINGS | {key: FieldInfo() for key in _SECTIONS}}, {}, frozenset(sections(SweepSettings)))
 TASK_ALONE = "task alone"
@@ -143,14 +144,9 @@ class _Sections(Searches):
             self.workers = workers.value
         else:
             workers = None
-        sections = {key: tree.value[key] for key in _SECTIONS if key in tree.value}
-        unread = {
-            key
-            for key in ("extends", "base", "overrides")
-            if key in sections and isinstance(tree.value[key].value, str)
-        }
-        self.incomplete = bool(unread)
-        sections = {key: node for key, node in sections.items() if key not in unread}
+        listed = {key: tree.value[key] for key in _SECTIONS if key in tree.value}
+        sections = {key: node for key, node in listed.items() if key not in _FILES or not isinstance(node.value, str)}
+        self.incomplete = len(sections) < len(listed)  # a file that they name was not read
         base = self.config(sections["base"]) if "base" in sections else {}
         variants = self.variants(sections, base, tree.origin.file)
         overrides = [self.override(node, base) for node in self.items(sections.get("overrides"))]
@@ -182,7 +178,7 @@ class _Sections(Searches):
         if "early_stopping.keep" in values and isinstance((kept := values["early_stopping.keep"]).value, list):
             names = [Node(name, item.origin) for item in kept.value if (name := self.strategy(item.value, item))]
             values["early_stopping.keep"] = Node(names, kept.origin)
-        return {key: node for key, node in values.items() if self.fits(_SETTINGS[key], node)}
+        return values
 
     def axes(self, sections: dict[str, Node]) -> list[Axis]:
         """Return one axis per key of `grid`, and one for `zip`."""
@@ -234,9 +230,7 @@ class _Sections(Searches):
             for key in parts.keys() - set(_PARTS):
                 near = self.keys.nearest(key)
                 hint = f" Did you mean '{child.origin.key}.fixed.{near}'?" if near else ""
-                hint = nearest(key, _PARTS) or hint
-                message = f"unknown key {key!r}. Allowed: {', '.join(_PARTS)}.{hint}"
-                self.problems.append(parts[key].problem(message))
+                self.problems.append(unknown_part(key, parts[key], _PARTS, hint))
             fixed = self.flat(parts["fixed"]) if "fixed" in parts else {}
             axes = self.axes({key: parts[key] for key in ("grid", "zip") if key in parts})
             if strategy:

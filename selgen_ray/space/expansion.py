@@ -27,7 +27,7 @@ from selgen_ray.schema import null_is_default
 from selgen_ray.space.document import STREAMS, Document, Variant
 from selgen_ray.space.source_parts import with_whole_sources
 from selgen_ray.space.spec import Trial
-from selgen_ray.syntax.keys import Flat, Keys, coerce, explain, nested, refused, says_nothing
+from selgen_ray.syntax.keys import Flat, Keys, explain, held, nested, says_nothing
 from selgen_ray.syntax.paths import is_there, near_name
 from selgen_ray.syntax.tree import Node, Origin
 from selgen_ray.trainers import catalogue, identity
@@ -316,13 +316,8 @@ def is_excluded(trial: Checked, checker: Checker) -> bool:
 
 
 def _wanted(flat: Flat, keys: Keys, problems: list[Problem]) -> dict[str, Any]:
-    wanted: dict[str, Any] = {}
-    for key, node in flat.items():
-        try:
-            wanted[key] = coerce(keys.known[key], node.plain())
-        except ValidationError:
-            problems.append(node.problem(refused(keys.known[key], node.plain())))
-    return wanted
+    values = {key: held(keys.known[key], node, problems) for key, node in flat.items()}
+    return {key: value[0] for key, value in values.items() if value}
 
 
 def _matches(trial: Checked, wanted: dict[str, Any], keys: Keys) -> bool:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic.fields import FieldInfo
 
 from selgen_ray.config.chat_template import is_template
 from selgen_ray.config.source import Source
 from selgen_ray.errors import Problem, nearest
 from selgen_ray.space.source_parts import NO_PATH
 from selgen_ray.storage.folder import absolute
-from selgen_ray.syntax.keys import SOURCES, Flat, Keys, coerce, explain, is_stray_bool, names_a_file, refused
+from selgen_ray.syntax.keys import SOURCES, Flat, Keys, explain, held, names_a_file
 from selgen_ray.syntax.paths import expanded, find_data, find_path, is_there
 from selgen_ray.syntax.tree import Node, show
 from selgen_ray.trainers import catalogue
@@ -32,6 +32,12 @@ def is_a(kind: type, node: Node, problems: list[Problem]) -> bool:
     shown = "a list" if isinstance(node.value, list) else show(node.value)
     problems.append(node.problem(f"found {shown}; allowed: {wanted}."))
     return False
+
+
+def unknown_part(name: str, node: Node, names: Collection[str], otherwise: str = "") -> Problem:
+    """Return the problem of a key that is none of `names`; it ends with `otherwise` if none of them is near."""
+    hint = nearest(name, names) or otherwise
+    return node.problem(f"unknown key {name!r}. Allowed: {', '.join(names)}.{hint}")
 
 
 @dataclass
@@ -113,8 +119,6 @@ class Mappings:
     def value(self, key: str, node: Node) -> Node | None:
         """Return a value with absolute path and canonical strategy name; None, and a problem, if it cannot be used."""
         value, info = node.plain(), self.keys.known[key]
-        if not self.fits(info, node):
-            return None
         if key == "control" and value is not None:
             self.problems.append(node.problem("is the name of a control: write it as a key of the section `controls`."))
             return None
@@ -156,37 +160,29 @@ class Mappings:
             self.problems.append(node.problem(f"{message}{', '.join(fields)}."))
             return None
         before = len(self.problems)
-        for name, child in parts.items():
-            if name not in fields:
-                self.problems.append(_unknown_part(name, child))
-            elif is_stray_bool(fields[name], child.plain()):
-                self.problems.append(child.problem(refused(fields[name], child.plain())))
-        if "path" not in parts:
+        self.problems += [unknown_part(name, child, fields) for name, child in parts.items() if name not in fields]
+        known = {name: child for name, child in parts.items() if name in fields}
+        if "path" not in known:
             self.problems.append(node.problem(NO_PATH))
-        elif isinstance(parts["path"].value, str) and (path := find_data(parts["path"], self.problems)):
-            parts = parts | {"path": Node(path, parts["path"].origin)}
-        if len(self.problems) > before:
-            return None
+        elif isinstance(known["path"].value, str) and (path := find_data(known["path"], self.problems)):
+            known["path"] = Node(path, known["path"].origin)
+        if len(self.problems) > before:  # a path that goes with all other keys: what is wrong with them is told too
+            known["path"] = Node("some/hub-id", node.origin)
         try:
-            Source.model_validate(Node(parts, node.origin).plain())
+            Source.model_validate(Node(known, node.origin).plain())
         except ValidationError as error:
-            self.problems += explain(error, parts, fields, node.origin)
-            return None
-        return Node(parts, node.origin)
+            self.problems += explain(error, known, fields, node.origin)
+        return Node(known, node.origin) if len(self.problems) == before else None
 
     def parts(self, node: Node, key: str) -> Flat:
         """Return the keys of a source whose path is given elsewhere: 'data.outcome.limit' -> node."""
-        known = {name: child for name, child in node.value.items() if f"{key}.{name}" in self.keys.parts}
-        self.problems += [_unknown_part(name, child) for name, child in node.value.items() if name not in known]
-        return {f"{key}.{name}": child for name, child in known.items()}
+        fields, parts = Source.model_fields, node.value.items()
+        self.problems += [unknown_part(name, child, fields) for name, child in parts if name not in fields]
+        return {f"{key}.{name}": child for name, child in parts if name in fields}
 
     def part(self, key: str, node: Node) -> Node | None:
         """Return the checked value of one key of a source, a path as an absolute one."""
-        info, value = self.keys.known[key], node.plain()
-        try:
-            coerce(info, value)
-        except ValidationError:
-            self.problems.append(node.problem(refused(info, value)))
+        if not held(self.keys.known[key], node, self.problems):
             return None
         if key.endswith(".path"):
             path = find_data(node, self.problems)
@@ -198,14 +194,7 @@ class Mappings:
         value = node.plain()
         if not (node.origin.included and value in (None, self.workers)):
             message = f"found {show(value)}, but it is no key of a search space: set resources.workers"
-            self.problems.append(node.problem(f"{message}: {value}." if isinstance(value, int) else f"{message}."))
-
-    def fits(self, info: FieldInfo, node: Node) -> bool:
-        """Return False, and add a problem, for a yes/no value where a number belongs."""
-        stray = is_stray_bool(info, node.plain())
-        if stray:
-            self.problems.append(node.problem(refused(info, node.plain())))
-        return not stray
+            self.problems.append(node.problem(f"{message}: {value}." if type(value) is int else f"{message}."))
 
     def strategy(self, name: Any, node: Node) -> str | None:
         """Return the canonical name of a strategy; None, and a problem, if there is no such strategy."""
@@ -231,11 +220,6 @@ def _is_part_of_a_source(node: Node) -> bool:
     return isinstance(node.value, dict) and not (
         "path" in node.value and not isinstance(node.value["path"].value, dict | list)
     )
-
-
-def _unknown_part(name: str, node: Node) -> Problem:
-    names = Source.model_fields
-    return node.problem(f"unknown key {name!r}. Allowed: {', '.join(names)}.{nearest(name, names)}")
 
 
 def _absolute(node: Node) -> str:

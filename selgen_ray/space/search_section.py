@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import types
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,10 +10,10 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from selgen_ray.errors import nearest
 from selgen_ray.schema import Strict
-from selgen_ray.space.mappings import Mappings, is_a
+from selgen_ray.space.mappings import Mappings, is_a, unknown_part
 from selgen_ray.space.ranges import Range, draw
 from selgen_ray.space.spec import Mode, Objective, metric_name
-from selgen_ray.syntax.keys import Flat, allowed, coerce, explain, fields, kinds, nested, refused
+from selgen_ray.syntax.keys import Flat, allowed, explain, fields, held, kinds, nested, refused
 from selgen_ray.syntax.tree import Node, Origin, show, written
 
 _INTERVAL = ("min", "max", "log")
@@ -112,17 +111,15 @@ class Searches(Mappings):
     def search_settings(self, node: Node) -> SearchSettings | None:
         """Read how to search (algorithm, num_settings, ...); None, and a problem, if something is wrong."""
         flat = {key: child for key, child in node.value.items() if key in _SETTINGS}
-        wrong = [key for key in list(flat) if not self.fits(_SETTINGS[key], flat[key])]
         missing = [key for key in ("algorithm", "num_settings") if key not in flat]
         typed = "".join(nearest(part, missing) for part in node.value if not (part in flat or self.is_key(part)))
         for key in (key for key in missing if key not in typed):  # a typo of it is already reported
             self.problems.append(node.problem(f"lacks {key!r}: {allowed(_SETTINGS[key])}."))
-        if wrong or missing:
-            return None
         try:
             settings = SearchSettings.model_validate(nested(flat))
         except ValidationError as error:
-            self.problems += explain(error, flat, _SETTINGS, node.origin)
+            found = explain(error, flat, _SETTINGS, node.origin)
+            self.problems += [problem for problem in found if not missing or problem.key != node.origin.key]
             return None
         if settings.algorithm == "optuna" and importlib.util.find_spec("optuna") is None:
             self.problems.append(flat["algorithm"].problem(_NO_OPTUNA))
@@ -137,11 +134,8 @@ class Searches(Mappings):
             self.problems.append(node.problem(f"{message}{{choices: {show(listed)}}}."))
             return None
         parts = node.value
-        unknown = [part for part in parts if part not in _PARTS]
-        for part in unknown:
-            message = f"unknown key {part!r}. Allowed: {', '.join(_PARTS)}.{nearest(part, _PARTS)}"
-            self.problems.append(parts[part].problem(message))
-        if unknown:
+        if unknown := [part for part in parts if part not in _PARTS]:
+            self.problems += [unknown_part(part, parts[part], _PARTS) for part in unknown]
             return None
         if "choices" not in parts:
             return self.interval(key, node, strategy)
@@ -186,13 +180,8 @@ class Searches(Mappings):
         """Return a value as the key holds it, in a tuple since it may be null; None, and a problem, if it is wrong."""
         info = self.keys.by_strategy[strategy].get(key, self.keys.known[key])
         checked = self.value(key, node)
-        if checked is None:
+        value = checked and held(info, checked, self.problems)
+        if value and number and not isinstance(value[0], int | float):
+            self.problems.append(node.problem(refused(info, value[0])))
             return None
-        try:
-            value = coerce(info, checked.plain())
-        except ValidationError:
-            value = types.NoneType
-        if value is types.NoneType or (number and not isinstance(value, int | float)):
-            self.problems.append(node.problem(refused(info, checked.plain())))
-            return None
-        return (value,)
+        return value

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from selgen_ray.errors import Problem, nearest
 from selgen_ray.schema import Strict
 from selgen_ray.storage.secrets import holds_secret, looks_secret
-from selgen_ray.syntax.keys import Keys, coerce, refused
+from selgen_ray.syntax.keys import Keys, held
 from selgen_ray.syntax.paths import expanded
 from selgen_ray.syntax.tree import Node, show
 
@@ -138,11 +138,7 @@ def _option_fits(name: str, key: str, node: Node, problems: list[Problem]) -> bo
         message = f"holds a password or token, which does not belong in a file: set {_CREDENTIALS[name]} in the "
         problems.append(node.problem(f"{message}environment."))
     else:
-        try:
-            coerce(fields[key], value)
-            return True
-        except ValidationError:
-            problems.append(node.problem(refused(fields[key], value)))
+        return held(fields[key], node, problems) is not None
     return False
 
 

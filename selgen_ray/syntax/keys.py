@@ -10,13 +10,13 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from selgen_ray.config.data import ROLES
 from selgen_ray.config.source import Source
 from selgen_ray.errors import Problem, nearest
-from selgen_ray.schema import null_is_default
+from selgen_ray.schema import null_is_default, without_stray_bools
 from selgen_ray.storage.secrets import looks_secret
 from selgen_ray.syntax.tree import Node, Origin, show
 from selgen_ray.trainers import catalogue, strategy_config
@@ -177,14 +177,11 @@ def refused(info: FieldInfo, value: Any) -> str:
     """Return the message for a value of the wrong type or out of bounds."""
     options = [str(o) for k in kinds(info.annotation) if typing.get_origin(k) is Literal for o in typing.get_args(k)]
     hint = nearest(value, options) if isinstance(value, str) else ""
-    return f"found {show(value)}; allowed: {allowed(info)}.{hint}"
+    return f"found {_shown(info, value)}; allowed: {allowed(info)}.{hint}"
 
 
-def is_stray_bool(info: FieldInfo, value: Any) -> bool:
-    """Return whether a yes/no value stands where a number belongs; pydantic would read it as 1 or 0."""
-    if isinstance(value, list):
-        return any(is_stray_bool(info, item) for item in value)
-    return isinstance(value, bool) and "bool" not in re.findall(r"\w+", str(info.annotation))
+def _shown(info: FieldInfo, value: Any) -> str:
+    return "a value that is not shown" if is_secret(info) else show(value)
 
 
 def says_nothing(info: FieldInfo, node: Node) -> bool:
@@ -208,7 +205,8 @@ def coerce(info: FieldInfo, value: Any) -> Any:
     """Return `value` as the field holds it, such as 1e-5 for '1e-5', or null. Raises pydantic.ValidationError."""
     if value is None and null_is_default(info):
         return None
-    kind: Any = typing.Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation
+    no_bools = BeforeValidator(functools.partial(without_stray_bools, info))
+    kind: Any = typing.Annotated[info.annotation, *info.metadata, no_bools]
     return TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False)).validate_python(value)
 
 
@@ -218,6 +216,15 @@ def is_valid(info: FieldInfo, value: Any) -> bool:
         return coerce(info, value) is not None
     except ValidationError:
         return False
+
+
+def held(info: FieldInfo, node: Node, problems: list[Problem]) -> tuple[Any] | None:
+    """Return a value as the field holds it, in a tuple since it may be null; None, and a problem, if it is wrong."""
+    try:
+        return (coerce(info, node.plain()),)
+    except ValidationError:
+        problems.append(node.problem(refused(info, node.plain())))
+        return None
 
 
 def explain(error: ValidationError, flat: Flat, known: dict[str, FieldInfo], fallback: Origin) -> list[Problem]:
@@ -239,8 +246,7 @@ def explain(error: ValidationError, flat: Flat, known: dict[str, FieldInfo], fal
         key = next((path for path in paths if path in known), "")
         if key in flat:
             value = flat[key].plain()
-            shown = "a value that is not shown" if is_secret(known[key]) else show(value)
-            custom = f"found {shown}; {text}" if item["type"] == "value_error" or is_secret(known[key]) else None
+            custom = f"found {_shown(known[key], value)}; {text}" if item["type"] == "value_error" else None
             by_key[key] = flat[key].problem(custom or refused(known[key], value))
         elif not key:  # keys that do not go together: the message names them
             named = [k for k in flat if k.rpartition(".")[2] in re.findall(r"\w+", text)]
