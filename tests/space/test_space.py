@@ -595,3 +595,29 @@ def test_a_control_that_is_none_is_an_error_with_its_line(tmp_path, tiny_model_d
         control_trials(tmp_path, tiny_model_dir, data_files, f"strategies: {{naive: {{}}}}\ncontrols: {controls}\n")
     with pytest.raises(SpecError, match="write it as a key of the section `controls`"):
         control_trials(tmp_path, tiny_model_dir, data_files, "strategies: {naive: {fixed: {control: x}}}\n")
+
+
+def test_a_part_of_a_source_can_be_given_alone(load: Load) -> None:
+    rows = '{"prompt": "a", "completion": "b"}\n'
+    text = "base: {data: {outcome: {path: rows.jsonl}}}\ngrid: {data.outcome.form: [chat, null]}"
+    sources = [trial.config.data.outcome for trial in load(text, rows__jsonl=rows).trials]
+    assert [source and source.form for source in sources] == ["chat", None]
+
+
+def test_a_yes_no_knob_may_bear_the_name_of_another_strategys_number(load: Load) -> None:
+    plugin = """
+from selgen_ray.trainers import knob
+from selgen_ray.trainers.naive import StandardTrainer
+
+
+class Mine(StandardTrainer):
+    \"\"\"A strategy with a knob that elsewhere is a number.\"\"\"
+
+    proxy_strategy_name = "yes_or_no"
+    beta_kl: bool = knob(False, "whether")
+"""
+    strategies = "strategies: {yes_or_no: {grid: {finetune_config.beta_kl: [true, false]}}}"
+    spec = load(f"plugins: [mine.py]\n{strategies}", mine__py=plugin)
+    assert [trial.config.model_dump()["finetune_config"]["beta_kl"] for trial in spec.trials] == [True, False]
+    with pytest.raises(SpecError, match="found true; allowed: a finite number"):
+        load(f"plugins: [mine.py]\n{strategies.replace('yes_or_no', 'kl_divergence')}", mine__py=plugin)

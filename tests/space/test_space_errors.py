@@ -7,9 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from selgen_ray.errors import SpecError
 from selgen_ray.space import load_space
+from selgen_ray.trainers import build_config
 
 Fail = Callable[..., SpecError]
 
@@ -673,3 +675,22 @@ def test_a_storage_path_that_is_none_has_its_line_and_keeps_its_secret(fail, loc
     (problem,) = fail(f"name: x\nstorage_path: {location}\n").problems
     assert problem.line == 2 and problem.key == "storage_path" and told in str(problem)
     assert "topsecret" not in str(problem) and "AKIA0" not in str(problem)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "exclude: [{evals.judge.api_key_env: [hidden-word]}]",
+        "strategies: {kl_divergence: {search: {algorithm: random, num_settings: 2, "
+        "evals.judge.api_key_env: {choices: [[hidden-word], b]}}}}",
+    ],
+)
+def test_a_wrong_value_that_may_be_a_secret_is_in_no_message(fail, text):
+    message = str(fail(text))
+    assert "a value that is not shown" in message and "hidden-word" not in message, message
+
+
+def test_a_config_in_python_takes_no_yes_or_no_for_a_number():
+    for section, key, value in (("finetune_config", "r", True), ("evals", "judge", {"timeout_s": False})):
+        with pytest.raises(ValidationError, match="neither true nor false is allowed"):
+            build_config({"proxy_strategy": "naive", section: {key: value}})
