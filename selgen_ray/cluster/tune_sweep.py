@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import logging
 import os
 import pickle
@@ -287,7 +288,7 @@ def _trainable(run: Launch, part_of: dict[str, int], parts: list[ray.ObjectRef[A
 
         if "members" in config:
             tasks = [task_of(member) for member in config["members"]]
-            show = lambda task: TrialMetrics(name, task)  # noqa: E731
+            show = functools.partial(TrialMetrics, name)
             run_pack_in_worker(tasks, sweep, torch_threads, width, tune.report, show, share=share)
             return
         task = task_of(config)
