@@ -41,6 +41,14 @@ def split_indices(size: int, train_share: float, *parts: int | str) -> tuple[Seq
     return sorted(order[:num_train]), sorted(order[num_train:])
 
 
+def seed_global_rng(seed: int) -> None:
+    """Seed torch's global random streams, as `torch.manual_seed` does."""
+    if torch.accelerator.is_available():
+        torch.manual_seed(seed)
+    else:  # it would format a stack trace for each kind of device that is not there, at every step of a training
+        torch.default_generator.manual_seed(seed)
+
+
 @contextlib.contextmanager
 def keep_global_rng() -> Iterator[None]:
     """Restore the global random streams of Python, NumPy and torch (CPU, every CUDA device) when the context ends."""

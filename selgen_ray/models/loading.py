@@ -18,7 +18,7 @@ from selgen_ray.config.finetune import FinetuneConfig
 from selgen_ray.errors import ModelError
 from selgen_ray.models import adapters, sharding
 from selgen_ray.models.files import cannot_load, model_location
-from selgen_ray.seeding import derive_seed, keep_global_rng
+from selgen_ray.seeding import derive_seed, keep_global_rng, seed_global_rng
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
@@ -169,7 +169,7 @@ def put_adapter(base: PreTrainedModel, config: FinetuneConfig, model_seed: int) 
 
     lora = new_lora_config(config)
     with keep_global_rng():
-        torch.manual_seed(derive_seed(model_seed, "adapter"))
+        seed_global_rng(derive_seed(model_seed, "adapter"))
         try:
             model = adapters.load_adapter(base, config) if config.adapter else get_peft_model(base, lora)
         except ModelError:

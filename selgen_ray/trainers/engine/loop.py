@@ -21,7 +21,7 @@ from torch import Tensor
 
 from selgen_ray.data.encode import Batch
 from selgen_ray.errors import TrialDiverged
-from selgen_ray.seeding import derive_seed
+from selgen_ray.seeding import derive_seed, seed_global_rng
 from selgen_ray.trainers.engine import ranks
 from selgen_ray.trainers.engine.loss_scale import LossScale
 
@@ -272,7 +272,7 @@ def _backward(job: Job, term: Term, micro_batches: list[Any], counts: dict[int, 
     for i, batch in enumerate(micro_batches):
         number = i * ranks.world_size() + ranks.rank() if term.stream else 0
         # dropout draws from the global stream: key it, so that neither other terms nor a resume shift it
-        torch.manual_seed(derive_seed(job.seed, job.phase, term.stream or term.name, progress.step, number))
+        seed_global_rng(derive_seed(job.seed, job.phase, term.stream or term.name, progress.step, number))
         totals = zip(term.parts, term.totals(batch), strict=True)
         losses = [(part, total / counts[id(part)]) for part, total in totals]
         loss = functools.reduce(operator.add, (part.weight * value for part, value in losses))
