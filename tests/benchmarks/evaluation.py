@@ -7,8 +7,8 @@ Evaluates the model of the space's first trial, with an adapter that is not zero
 seconds of each round, their ratio, and the largest difference of a value. A round's first evaluation is left out: later
 ones find the rows' tokens made.
 
-Measured on a busy 2-core x86 CPU machine, one thread, against the first release: toy world 1.1 to 1.2
-against 2.4 to 3.0 CPU-seconds, 2.1 times fewer, values equal to 7e-7; SmolLM2-135M in float32 with `--rows 6` 27.7
+Measured on a 2-core x86 CPU machine, one thread, against the first release: toy world 0.9 to 1.2
+against 2.3 to 3.4 CPU-seconds, 2.7 times fewer, values equal to 7e-7; SmolLM2-135M in float32 with `--rows 6` 27.7
 against 35.2, 1.3 times fewer, values equal to 1e-6: with so few rows, generation reads all weights for each token.
 """
 
