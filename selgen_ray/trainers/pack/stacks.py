@@ -65,7 +65,8 @@ class Adapters:
     @property
     def state(self) -> Any:
         """What the slot's weights with these adapters depend on, while they are steady."""
-        frozen = {name: [id(factors.a) for factors in every] for name, every in (self.frozen or {}).items()}
+        # by place in memory: each pass has tensor objects of its own for the same adapters
+        frozen = {name: [f.a.data_ptr() for f in every] for name, every in (self.frozen or {}).items()}
         return self.steady, self.stack is not None, frozen
 
 

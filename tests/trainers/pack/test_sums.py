@@ -81,6 +81,15 @@ def test_what_changed_is_summed_anew_and_what_did_not_is_kept(linear, summed):
     assert torch.allclose(summed.product("layer", x, layout), x @ linear.weight.T + linear.bias, atol=1e-12)
 
 
+def test_frozen_adapters_are_known_again_from_pass_to_pass():
+    a, b = torch.randn(2, IN).double(), torch.randn(OUT, 2).double()
+    first, again, other = (
+        Adapters(place=1, frozen={"layer": [Factors(part.detach(), b.detach(), 0.5)]}, steady="an evaluation")
+        for part in (a, a, a.clone())
+    )
+    assert first.state == again.state != other.state
+
+
 def test_what_is_not_exact_or_too_large_is_not_summed(linear, monkeypatch):
     half = Sums(linear, WIDTH)
     half.adapt("layer", nn.Linear(IN, OUT).to(torch.bfloat16))
