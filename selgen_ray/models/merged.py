@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from selgen_ray.models.loading import Model, base_of, has_adapter
 
+EXACT = (torch.float32, torch.float64)
+"""Precisions in which a weight and its adapter can be summed: the sum is exact to rounding."""
 _MOST_BYTES = 2 << 30  # of the sums, on a CPU
 _SHARE = 0.25  # of a GPU's free memory
 
@@ -72,7 +74,7 @@ def _is_plain(layer: Any) -> bool:
     inside: list[Any] = [base, *layer.lora_A.values(), *layer.lora_B.values()]
     hooks = ("_forward_hooks", "_forward_pre_hooks")  # torch has no public look at them
     has_hooks = any(getattr(module, name) for module in inside for name in hooks)
-    precise = all(weight.dtype in (torch.float32, torch.float64) for weight in weights)
+    precise = all(weight.dtype in EXACT for weight in weights)
     return plain and is_vanilla and precise and not has_hooks and not layer.fan_in_fan_out
 
 

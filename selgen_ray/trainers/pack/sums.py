@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selgen_ray.models.merged import room_for_sums
+from selgen_ray.models.merged import EXACT, room_for_sums
 from selgen_ray.trainers.pack.stacks import Adapters
 
 _MOST_FILLING = 1.5
@@ -38,7 +38,7 @@ class Sums:
 
     def adapt(self, layer: str, module: nn.Module) -> None:
         """Let a layer of the base be summed too."""
-        if type(module) is nn.Linear and module.weight.dtype in (torch.float32, torch.float64):
+        if type(module) is nn.Linear and module.weight.dtype in EXACT:
             self._linears[layer] = module
         else:
             self._is_plain = False
