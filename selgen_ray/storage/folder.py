@@ -32,7 +32,6 @@ logger = logging.getLogger(__name__)
 _MANIFEST = "manifest.json"
 _DEAD_CLAIM_S = 10.0
 _CLAIMS = 5
-_LISTINGS = 5
 
 
 def to_json(content: Any) -> bytes:
@@ -321,32 +320,27 @@ class Folder:
         Args:
             recursive: also the files in folders below it, as paths relative to this folder.
         """
+        if (local := self.local_path) is not None:
+            listing = local_files.files_below if recursive else local_files.files_in
+            return self._do("list", "", lambda: listing(local))
         return self._children(fs.FileType.File, recursive)
 
     def folders(self) -> list[str]:
         """Return the sorted names of the folders directly in this one; [] if it does not exist."""
+        if (local := self.local_path) is not None:
+            return self._do("list", "", lambda: local_files.folders_in(local))
         if self._place[0].type_name == "gcs":  # it lists objects only, no folders
             return sorted({path.partition("/")[0] for path in self.files(recursive=True) if "/" in path})
         return self._children(fs.FileType.Directory, False)
 
     def _children(self, kind: fs.FileType, recursive: bool) -> list[str]:
         path = self._place[1]
-        if recursive and kind == fs.FileType.File and (local := self.local_path) is not None:
-            return self._do("list", "", lambda: local_files.files_below(local))  # pyarrow follows links in circles
         return sorted(info.path[len(path) :].lstrip("/") for info in self._infos(recursive) if info.type == kind)
 
     def _infos(self, recursive: bool = False) -> list[fs.FileInfo]:
         filesystem, path = self._place
         below = fs.FileSelector(path, allow_not_found=True, recursive=recursive)
-
-        def listed() -> list[fs.FileInfo]:
-            for _ in range(_LISTINGS):
-                # pyarrow looks for a folder, then lists it: another process may have removed it in between
-                with contextlib.suppress(FileNotFoundError):
-                    return filesystem.get_file_info(below)
-            return filesystem.get_file_info(below)
-
-        return self._do("list", "", listed)
+        return self._do("list", "", lambda: filesystem.get_file_info(below))
 
     def find(self, name: str, leave_out: Collection[str] = ()) -> list[str]:
         """Return the sorted relative paths of the files called `name` below this folder.

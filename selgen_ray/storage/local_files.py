@@ -104,9 +104,25 @@ def find(root: Path, name: str, leave_out: Collection[str]) -> list[str]:
     return sorted(os.path.relpath(path, root) for path in folders)
 
 
+def files_in(root: Path) -> list[str]:
+    """Return the sorted names of the files directly in a folder; [] if it does not exist, or goes meanwhile."""
+    return sorted(entry.name for entry in _entries(root) if _is(entry.is_file))
+
+
+def folders_in(root: Path) -> list[str]:
+    """Return the sorted names of the folders directly in a folder; [] if it does not exist, or goes meanwhile."""
+    return sorted(entry.name for entry in _entries(root) if _is(entry.is_dir))
+
+
 def files_below(root: Path) -> list[str]:
     """Return the sorted paths, relative to `root`, of all files below it; [] if it does not exist."""
     return sorted(os.path.relpath(path, root) for path in _walk(root, lambda _: True, ())) if root.exists() else []
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+        return list(entries)
+    return []
 
 
 def _walk(root: Path, is_wanted: Callable[[os.DirEntry[str]], bool], leave_out: Collection[str]) -> list[str]:
