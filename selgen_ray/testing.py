@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import inspect
+import multiprocessing
 import random
 import sys
 import tempfile
@@ -338,13 +339,22 @@ class _Check:
         source = inspect.getsourcefile(self.trainer) or ""
         places = [str(Path(source).parent), *sys.path]
         args = (str(self.folder), self.trainer.__module__, plugin, places, together, self.rows)
-        torch.multiprocessing.spawn(_member, args, nprocs=2)  # type: ignore[attr-defined]  # untyped
+        start_two(_member, args)
         weights = safetensors.torch.load_file(self.folder / "together.safetensors")
         problem = (
             "two processes give other weights than one with twice the accumulation. What a hook computes of this "
             "rank's rows alone must be added up by selgen_ray.trainers.engine.ranks.summed"
         )
         self.same("workers", alone, weights, problem, _ROUNDING)
+
+
+def start_two(member: Callable[..., None], args: tuple[Any, ...]) -> None:
+    """Run `member(rank, *args)` in two processes at once; raises what one of them raised.
+
+    They are forked from a process that has this module and no threads: its imports take seconds.
+    """
+    multiprocessing.set_forkserver_preload([__name__])
+    torch.multiprocessing.start_processes(member, args, nprocs=2, start_method="forkserver")
 
 
 _PLAIN_DESCENT = {

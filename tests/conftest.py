@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+gc.disable()  # until the imports are done: it finds nothing in what they make, and takes a sixth of the time
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # bitsandbytes, which the tests install beside peft, imports PyTorch's compiler at once: seconds in each process
@@ -40,10 +42,27 @@ UNMARKED = MARKED.replace("{% generation %}", "").replace("{% endgeneration %}",
 make_tokenizer, make_model, make_roles = tiny_tokenizer, tiny_model, tiny_rows
 
 
+def pytest_collection_finish() -> None:
+    """Collect garbage again, but never what the imports of conftest and tests made."""
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    """Leave to the end of the process what no longer matters: to collect all of it takes a second and more."""
+    gc.freeze()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files go first, or at the end one worker waits for the other: those that start Ray, then trainers."""
+    """The longest files go first, or at the end one worker waits for the other: those that start Ray, then trainers.
+
+    What is run by hand may take as long as it likes.
+    """
     with_ray = {item.path for item in items if item.get_closest_marker("ray")}
     items.sort(key=lambda item: (item.path not in with_ray, "trainers" not in item.path.parts))
+    for item in items:
+        if item.get_closest_marker("by_hand") or item.get_closest_marker("chaos"):
+            item.add_marker(pytest.mark.timeout(0))
 
 
 @pytest.fixture(autouse=True)

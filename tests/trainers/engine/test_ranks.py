@@ -17,7 +17,6 @@ import pytest
 import safetensors.torch
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from conftest import make_model
 from runs import STRENGTH
 from torch.distributed.tensor import DTensor
@@ -27,6 +26,7 @@ from selgen_ray.models import loading, sharding
 from selgen_ray.records.results import TrialResult
 from selgen_ray.space import load_space
 from selgen_ray.storage import Folder
+from selgen_ray.testing import start_two
 from selgen_ray.trainers import build_config, get_trainer, knob
 from selgen_ray.trainers.engine import ranks
 from selgen_ray.trainers.engine.checkpoints import Checkpoints
@@ -180,7 +180,7 @@ def group(base, tmp_path_factory) -> Path:
     jobs += [(root / "small", base("test_one_small_device", 2, **small), 0)]
     jobs += [(root / f"fsdp_{strategy}", base(strategy, 2), 0, True) for strategy in SHARED_OUT]
     jobs += [(root / f"{how}_dora", base("naive", 2, use_dora=True), 0, how == "fsdp") for how in ("ddp", "fsdp")]
-    mp.spawn(member, (str(root / "meeting_point"), jobs), nprocs=2)  # type: ignore[attr-defined]
+    start_two(member, (str(root / "meeting_point"), jobs))
     return root
 
 
