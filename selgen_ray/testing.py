@@ -29,6 +29,7 @@ import torch
 from peft import PeftModel
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
+from torch.multiprocessing.spawn import start_processes
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from selgen_ray.seeding import keep_global_rng
@@ -354,7 +355,7 @@ def start_two(member: Callable[..., None], args: tuple[Any, ...]) -> None:
     They are forked from a process that has this module and no threads: its imports take seconds.
     """
     multiprocessing.set_forkserver_preload([__name__])
-    torch.multiprocessing.start_processes(member, args, nprocs=2, start_method="forkserver")
+    start_processes(member, args, nprocs=2, start_method="forkserver")
 
 
 _PLAIN_DESCENT = {
