@@ -142,7 +142,7 @@ def resolve_resources(resources: Resources, nodes: Sequence[Mapping[str, float]]
     if gpus is None:
         gpus = 1.0 if any(node.get("GPU", 0) >= 1 for node in nodes) else 0.0
     granted = TrialResources(resources.cpus, gpus)
-    if resources.pack == "auto" and not gpus:
+    if resources.packs_by_memory and not gpus:
         raise InfeasibleError(
             f"resources.pack auto asks what fits into a GPU's memory, but the nodes have: {offered(nodes)}. "
             "Say how many, 2 to 64"

@@ -37,7 +37,7 @@ from selgen_ray.driver.added import AddedTrial
 from selgen_ray.driver.display import Board, Display
 from selgen_ray.driver.driver import Driver
 from selgen_ray.driver.feedback import Feedback
-from selgen_ray.driver.packing import AUTO, pack_width
+from selgen_ray.driver.packing import pack_width
 from selgen_ray.driver.plan import Plan
 from selgen_ray.driver.trial_queue import TrialQueue
 from selgen_ray.records.attempts import Attempt
@@ -107,7 +107,7 @@ def launch(run: Launch) -> str | None:
     board = Board(total=len(run.plan.to_run))
     max_failures, ask = run.spec.resources.max_failures, (lambda: driver.feedback.ask())
     number, may_ask = run.lease.number, (lambda: driver.feedback.may_ask)
-    width = pack_width(run.spec.resources.pack)
+    width = pack_width(run.spec.resources)
     queue = TrialQueue(run.plan.to_run, max_failures, lambda: limit(), ask, may_ask, number, width)
 
     def make(trial: AddedTrial) -> TrialTask:
@@ -267,7 +267,7 @@ def _trainable(run: Launch, part_of: dict[str, int], parts: list[ray.ObjectRef[A
     name, granted, torch_threads, sweep = run.spec.name, run.granted, run.spec.resources.torch_threads, run.plan.folder
     env = worker_environment(run.spec.resources)
     group = granted if isinstance(granted, GroupResources) else None
-    width = None if run.spec.resources.pack == AUTO else pack_width(run.spec.resources.pack)
+    width = None if run.spec.resources.packs_by_memory else pack_width(run.spec.resources)
     share = min(1.0, granted.gpus_per_process) or 1.0  # of one device: whoever gets several uses the first
 
     at_hand: dict[int, dict[str, TrialTask]] = {}  # of each worker its own, as it is pickled empty

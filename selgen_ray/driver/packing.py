@@ -6,20 +6,19 @@ from collections import Counter
 from collections.abc import Hashable, Iterable
 from typing import Any
 
+from selgen_ray.space.spec import Resources
 from selgen_ray.trainers.catalogue import get_trainer
 from selgen_ray.trial.task import TrialTask
 
-AUTO = "auto"
-"""`resources.pack` where the memory of the GPU decides."""
 _MOST_LISTS = 4
 """Members that a pack is given at most, as a multiple of its width: a worker fills its own free slots."""
 _ASSUMED = 8
 """Width by which trials are handed out where each worker finds its own."""
 
 
-def pack_width(pack: int | str | None) -> int:
-    """Return the width by which `resources.pack` lets trials be handed out; 1: no packs."""
-    return _ASSUMED if pack == AUTO else int(pack or 1)
+def pack_width(resources: Resources) -> int:
+    """Return the width by which trials are handed out; 1: no packs."""
+    return resources.trials_of_a_pack or (_ASSUMED if resources.pack else 1)
 
 
 def why_alone(config: dict[str, Any]) -> str | None:
@@ -63,9 +62,14 @@ def pack_size(width: int, num_alike: int, num_places: int) -> int:
     return width * min(_MOST_LISTS, max(1, rounds))
 
 
-def packing_lines(tasks: Iterable[TrialTask], pack: int | str) -> list[str]:
-    """Describe for the plan who shares a base with whom, and who runs alone and why."""
-    at_a_time = "as many at a time as the GPU has memory for," if pack == AUTO else f"up to {pack} at a time"
+def packing_lines(tasks: Iterable[TrialTask], width: int | None) -> list[str]:
+    """Describe for the plan who shares a base with whom, and who runs alone and why.
+
+    Args:
+        tasks: the trials that are to run.
+        width: trials of a pack; None: each worker finds out how many.
+    """
+    at_a_time = f"up to {width} at a time" if width else "as many at a time as the GPU has memory for,"
     by_key, alone = dict[Hashable, list[TrialTask]](), Counter[str]()
     for task in tasks:
         if why := why_alone(task.config):

@@ -62,6 +62,16 @@ class Resources(Strict):
         default=False, description="the cluster adds nodes while trials wait: ask for what no node has now"
     )
 
+    @property
+    def packs_by_memory(self) -> bool:
+        """Whether each worker finds out how many trials its GPU has memory for."""
+        return self.pack == "auto"
+
+    @property
+    def trials_of_a_pack(self) -> int | None:
+        """Trials that share a process; None: one a process, or as many as a worker finds room for."""
+        return self.pack if isinstance(self.pack, int) else None
+
     @field_validator("gpus")
     @classmethod
     def _whole_above_one(cls, value: float | None) -> float | None:
@@ -95,7 +105,7 @@ class Resources(Strict):
                 raise ValueError(f"workers and {key} are both given: with workers, set {key}_per_worker instead")
         if self.workers is not None and self.pack is not None:
             raise ValueError("workers and pack are both given: a pack is several trials in one process; leave one out")
-        if self.pack == "auto" and self.gpus == 0:
+        if self.packs_by_memory and self.gpus == 0:
             raise ValueError("pack auto asks what fits into a GPU's memory, and gpus is 0: say how many, 2 to 64")
         key = "gpus" if self.workers is None else "gpus_per_worker"
         if self.autoscaling and getattr(self, key) is None:

@@ -68,7 +68,7 @@ def main(argv: Sequence[str]) -> int:
     _say(
         *plan.lines(),
         *_resource_lines(spec),
-        *(packing_lines(plan.to_run, spec.resources.pack) if spec.resources.pack else []),
+        *(packing_lines(plan.to_run, spec.resources.trials_of_a_pack) if spec.resources.pack else []),
         *foresight.lines(),
         *tokens.lines(),
         *(f"  note: {note}" for note in spec.notes),
