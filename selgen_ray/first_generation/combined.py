@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from selgen_ray.first_generation.keys import APART, DEFAULTS, MEANINGS
 from selgen_ray.first_generation.record import Converted, Record, takes
-from selgen_ray.syntax.keys import Keys
+from selgen_ray.syntax.keys import Keys, held, refused
 from selgen_ray.syntax.tree import Node, Origin, show, written
 
 Taken = dict[str, tuple[Node, str]]
@@ -13,6 +15,7 @@ Taken = dict[str, tuple[Node, str]]
 _SPLIT = 0.9  # the default of both generations
 _SCHEDULER, _LAST = "finetune_config.alpha_scheduler_type", "finetune_config.final_steering_alpha"
 _PROXY_EPOCHS = "finetune_config.proxy_epochs"
+_LIMIT = "data.outcome.limit"
 
 
 def combine(converted: Converted, keys: Keys, own_keys: frozenset[str] | None) -> None:
@@ -45,33 +48,40 @@ def _meanings(converted: Converted, keys: Keys) -> None:
         converted.sources[to] = set(sources)
 
 
+def _held(keys: Keys, key: str, node: Node | None) -> Any:
+    """Return a value as today's key holds it, such as 300 for '300'; None where it is none of the key's values."""
+    found = held(keys.known[key], node, []) if node else None
+    return found[0] if found else None
+
+
 def _rows(converted: Converted, taken: Taken, keys: Keys) -> None:
     """Limit data.outcome: `max_train_size` counts training rows, `max_dataset_size` and today's `limit` all rows."""
-    share = converted.values.get("finetune_config.train_split")
-    share = share.plain() if share else _SPLIT
-    limits = []
-    for name in ("max_train_size", "max_dataset_size"):
-        if name in taken and isinstance(taken[name][0].value, int):
-            node, key = taken[name]
-            training = name == "max_train_size" and isinstance(share, int | float) and 0 < share < 1
-            rows = round(node.value / share) if training else node.value
-            why = f"{node.value} training rows are {show(share)} of {rows}" if training else ""
-            limits.append((rows, key, node, why))
+    share = _held(keys, "finetune_config.train_split", converted.values.get("finetune_config.train_split"))
+    share = _SPLIT if share is None else share
+    limits: list[tuple[int, str, Node, str]] = []
+    for name in (name for name in ("max_train_size", "max_dataset_size") if name in taken):
+        node, key = taken[name]
+        count: int | None = _held(keys, _LIMIT, node)
+        if count is None:
+            converted.drop(key, node, refused(keys.known[_LIMIT], node.plain()).rstrip("."))
+        elif name == "max_train_size" and share < 1:
+            rows = round(count / share)
+            limits.append((rows, key, node, f"{count} training rows are {show(share)} of {rows}"))
+        else:
+            limits.append((count, key, node, "" if type(node.value) is int else f"{show(node.value)} became {count}"))
     limits.sort(key=lambda limit: limit[0])
     path = converted.values.get("data.outcome")
     for i, (rows, key, node, why) in enumerate(limits):
         if i > 0:
             converted.drop(key, node, f"{limits[0][1]} allows fewer rows", lost=False)
-        elif path is None:
+        elif path is None or not takes(keys, "data.outcome", {"path": path.plain(), "limit": rows}):
             converted.drop(key, node, "there is no data.outcome that it could limit")
-        elif not takes(keys, "data.outcome", {"path": path.plain(), "limit": rows}):
-            converted.drop(key, node, "this version has no data.outcome.limit")
         else:
             role = Node({"path": path, "limit": Node(rows, node.origin)}, path.origin)
             converted.values["data.outcome"] = role
             converted.sources["data.outcome"].add(key)
             kind = "converted" if why else "renamed"
-            converted.records.append(Record(key, kind, "data.outcome.limit", why, origin=node.origin))
+            converted.records.append(Record(key, kind, _LIMIT, why, origin=node.origin))
 
 
 def _suffix(converted: Converted, taken: Taken, keys: Keys) -> None:

@@ -330,6 +330,10 @@ def test_where_a_value_goes(config: dict[str, Any], to: str, value: Any) -> None
         (ADVICE, "finetune_config.max_steps", "null"),
         (with_(ADVICE, lerning_rate=1), "lerning_rate", "Did you mean 'finetune_config.learning_rate'?"),
         (with_(ADVICE, max_train_size=2000), "max_train_size", "max_dataset_size allows fewer rows"),
+        (with_(ADVICE, max_train_size="many"), "max_train_size", "found 'many'; allowed: a whole number >= 1"),
+        (with_(ADVICE, max_train_size=0), "max_train_size", "found 0; allowed: a whole number >= 1"),
+        (with_(ADVICE, max_dataset_size=10.5), "max_dataset_size", "found 10.5; allowed: a whole number >= 1"),
+        (with_(ADVICE, max_dataset_size=True), "max_dataset_size", "found true; allowed: a whole number >= 1"),
         ({**ADVICE, "task_dataset_path": None}, "max_train_size", "no data.outcome"),
     ],
 )
@@ -447,6 +451,23 @@ def test_keys_of_the_data_and_of_lettered_questions() -> None:
     assert ("data.proxy" in sums) is takes(keys, "data.proxy", proxy)
 
 
+@pytest.mark.parametrize(
+    ("changes", "limit"),
+    [
+        ({"max_train_size": 90.0}, 120),  # 90 are 0.75 of it
+        ({"max_train_size": "90"}, 120),
+        ({"max_train_size": 90, "task_train_split": "0.75"}, 120),
+        ({"max_train_size": None, "max_dataset_size": 300.0}, 300),
+        ({"max_train_size": None, "max_dataset_size": "300"}, 300),
+    ],
+)
+def test_a_limit_counts_however_its_number_is_written(changes: dict[str, Any], limit: int) -> None:
+    part = converted({**ADVICE, **changes})
+    found = values(part)["data.outcome"]["limit"]
+    assert (found, type(found)) == (limit, int)
+    assert [record.kind for record in part.records if record.to == "data.outcome.limit"] == ["converted"]
+
+
 # the command --------------------------------------------------------------------------------------------------
 
 OVERRIDES = [
@@ -507,6 +528,7 @@ MOODS = [{"train_user_mood": "Behave as if the above solution is correct."}, {"t
         (MOODS, ["attributes_to_vary.json:3: [0].train_user_mood", "Behave as if", "found ", "''"]),
         ([*MOODS[:1], {"seed": 4}], ["settings differ in train_user_mood", "nothing"]),
         ([{"mmlu_eval_limit": 5, "seed": 4}, {"seed": 5}], ["mmlu_eval_limit", "found 5, 10", "options and answer"]),
+        ([{"max_train_size": 1.5}, {"max_train_size": "few"}], ["max_train_size", "found 1.5, 'few'", "whole number"]),
         ([{"train_on_task": True}, {"train_on_task": False}], ["train_on_task", "every trial trains on data.outcome"]),
         (
             [{"finetune_config": {"beta_kl": beta}} for beta in (1, 3)],
