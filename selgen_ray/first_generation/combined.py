@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from selgen_ray.first_generation.keys import APART, DEFAULTS, MEANINGS
+from selgen_ray.first_generation.keys import APART, DEFAULTS, MEANINGS, as_bool
 from selgen_ray.first_generation.record import Converted, Record, takes
 from selgen_ray.syntax.keys import Keys, held, refused
 from selgen_ray.syntax.tree import Node, Origin, show, written
@@ -137,7 +137,7 @@ def _proxy(converted: Converted, taken: Taken, keys: Keys) -> None:
 
 def _choices(converted: Converted, taken: Taken) -> None:
     """Convert lettered questions made of pairs, which were asked only with both switches on."""
-    on = [bool(taken[name][0].value) for name in ("do_mcq_eval", "use_mcq_hhh") if name in taken]
+    on = [bool(as_bool(taken[name][0].value)) for name in ("do_mcq_eval", "use_mcq_hhh") if name in taken]
     asked = "use_mcq_hhh" in taken and all(on)
     for name in ("do_mcq_eval", "use_mcq_hhh", "HHH_mcq_instructions"):
         if name not in taken:
@@ -157,7 +157,7 @@ def _choices(converted: Converted, taken: Taken) -> None:
 
 def _plane(converted: Converted, taken: Taken) -> None:
     """Keep the path of a steering vector if one is loaded; a computed one needs no path."""
-    loads = "load_steering_vector" in taken and bool(taken["load_steering_vector"][0].value)
+    loads = "load_steering_vector" in taken and bool(as_bool(taken["load_steering_vector"][0].value))
     for name in ("load_steering_vector", "save_steering_vector", "steering_vector_path"):
         if name not in taken:
             continue

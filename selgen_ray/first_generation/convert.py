@@ -9,7 +9,7 @@ from typing import Any
 from selgen_ray.config.data import ROLES
 from selgen_ray.errors import nearest
 from selgen_ray.first_generation import combined
-from selgen_ray.first_generation.keys import DATA_FILES, RULES, STRATEGIES, TELLTALES, Rule, SaysNothing
+from selgen_ray.first_generation.keys import DATA_FILES, RULES, STRATEGIES, TELLTALES, Rule, SaysNothing, as_bool
 from selgen_ray.first_generation.record import Converted, Kind, Record
 from selgen_ray.syntax.keys import Flat, Keys, kinds, says_nothing
 from selgen_ray.syntax.paths import is_there, near_name
@@ -154,20 +154,13 @@ def _settle(to: str | None, claims: list[Claim], converted: Converted, keys: Key
         if settled:
             converted.records.append(Record(key, "dropped", None, f"{settled} decides", origin=node.origin))
             continue
-        value = _true_or_false(to, value, keys)
+        value = as_bool(value) if to in keys.known and bool in kinds(keys.known[to].annotation) else value
         changed = value != node.plain()
         kind: Kind = "converted" if changed else "same" if key == to else "renamed"
         if changed:
             reason = f"{show(node.plain())} became {show(value)}" + (f"; {reason}" if reason else "")
         converted.put(to, Node(value, node.origin) if changed else node, key, kind, reason)
         settled = key
-
-
-def _true_or_false(to: str, value: Any, keys: Keys) -> Any:
-    """Turn a text such as 'true' into a yes/no value if the key takes one."""
-    if to in keys.known and bool in kinds(keys.known[to].annotation) and isinstance(value, str):
-        return {"true": True, "false": False}.get(value.strip().lower(), value)
-    return value
 
 
 def _unknown(key: str, node: Node, converted: Converted, keys: Keys) -> None:
@@ -181,7 +174,7 @@ def _unknown(key: str, node: Node, converted: Converted, keys: Keys) -> None:
 def _strategy(converted: Converted) -> None:
     """Replace another name of a strategy by the strategy and the values of keys that the name implies."""
     node = converted.values.get("proxy_strategy")
-    if node is None or node.value not in STRATEGIES:
+    if node is None or not isinstance(node.value, str) or node.value not in STRATEGIES:
         return
     name, says = STRATEGIES[node.value]
     converted.remove("proxy_strategy")

@@ -47,8 +47,13 @@ def _dropped(why: str, *names: str) -> dict[str, Rule]:
     return dict.fromkeys(names, Rule(None, why))
 
 
+def as_bool(value: Any) -> Any:
+    """Return true or false for a text that says it, such as 'False'; any other value as it is."""
+    return {"true": True, "false": False}.get(value.strip().lower(), value) if isinstance(value, str) else value
+
+
 def _half(value: Any) -> str:
-    if not value:
+    if not as_bool(value):
         raise SaysNothing("false: float32, as today without a dtype")
     return "bfloat16"
 
@@ -66,13 +71,13 @@ def _subset(value: Any) -> None:
 
 
 def _always(value: Any) -> None:
-    if value:
+    if as_bool(value):
         raise SaysNothing("every trial trains on data.outcome")
     raise SaysNothing("found false, which nothing read: every trial trains on data.outcome", lost=True)
 
 
 def _tiny(value: Any) -> None:
-    if value:
+    if as_bool(value):
         raise SaysNothing("found true, 20 training rows: data.outcome.limit and max_to_eval do that", lost=True)
     raise SaysNothing("false: nothing to do")
 
@@ -90,7 +95,7 @@ def _sft(value: Any) -> None:
 
 
 def _not_whole(value: Any) -> None:
-    if value:
+    if as_bool(value):
         raise SaysNothing(
             "found true: name the base as finetune_config.model, what was trained as its adapter", lost=True
         )

@@ -77,7 +77,7 @@ class Converted:
     def strategy(self) -> str:
         """The value of proxy_strategy, or its default 'naive'."""
         node = self.values.get("proxy_strategy")
-        return str(node.value) if node and node.value is not None else "naive"
+        return str(node.plain()) if node and node.value is not None else "naive"
 
 
 def takes(keys: Keys, key: str, value: Any) -> bool:

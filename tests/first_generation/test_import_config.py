@@ -308,7 +308,13 @@ def test_where_a_value_goes(config: dict[str, Any], to: str, value: Any) -> None
     [
         (ADVICE, "dev_mode", "nothing to do"),
         (with_(ADVICE, dev_mode=True), "dev_mode", "data.outcome.limit"),
+        (with_(ADVICE, dev_mode="false"), "dev_mode", "nothing to do"),
         (with_(ADVICE, train_on_task=False), "train_on_task", "found false"),
+        (with_(ADVICE, train_on_task="False"), "train_on_task", "found false"),
+        (with_(ADVICE, {"load_from_finetuned": "false"}), "finetune_config.load_from_finetuned", "without an adapter"),
+        (with_(SUMS, {"load_in_16_bit": "false"}), "finetune_config.load_in_16_bit", "float32"),
+        (with_(ADVICE, use_mcq_hhh="false"), "use_mcq_hhh", "false, as today's default"),
+        (with_(IN_RESULTS, {"load_steering_vector": "false"}), "finetune_config.steering_vector_path", "by content"),
         (with_(ADVICE, task_dataset_format="url"), "task_dataset_format", "found 'url'"),
         (with_(ADVICE, align_train_strategy="all"), "align_train_strategy", "found 'all'"),
         (with_(SUMS, {"loss": "dpo"}), "finetune_config.loss", "proxy_strategy"),
@@ -549,6 +555,17 @@ def test_settings_that_differ_in_what_is_left_out_are_refused(
     with pytest.raises(SpecError) as refused:
         load_space("direct.yaml")
     assert told[0].split(".")[-1].split()[-1] in str(refused.value)
+
+
+def test_a_strategy_that_is_no_text_is_refused(experiment: Experiment, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = experiment(ADVICE, [{"proxy_strategy": ["naive"]}])
+    assert import_config.main([str(folder)]) == 2
+    error = capsys.readouterr().err
+    assert "attributes_to_vary.json:3: [0].proxy_strategy" in error
+    assert "\"['naive']\"" in error
+    Path("direct.yaml").write_text(f"base: {folder}/config.json\noverrides: {folder}/attributes_to_vary.json\n")
+    with pytest.raises(SpecError, match="proxy_strategy"):
+        load_space("direct.yaml")
 
 
 def test_what_all_settings_leave_out_is_a_note(experiment: Experiment, capsys: pytest.CaptureFixture[str]) -> None:
