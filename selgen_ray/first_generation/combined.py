@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from selgen_ray.first_generation.keys import APART, DEFAULTS, MEANINGS, as_bool
+from selgen_ray.first_generation.keys import APART, DEFAULTS, MEANINGS, RULES, as_bool
 from selgen_ray.first_generation.record import Converted, Record, takes
 from selgen_ray.syntax.keys import Keys, held, refused
 from selgen_ray.syntax.tree import Node, Origin, show, written
@@ -200,6 +200,12 @@ def _seeds(converted: Converted, own_keys: frozenset[str] | None) -> None:
         converted.take_back("seed", "nothing read it beside data_seed and model_seed")
 
 
+def _remark(to: str) -> str:
+    """Return what a key that is kept did then, if it did something else; '' if not."""
+    rule = RULES.get(to.rpartition(".")[2])
+    return rule.why if rule and rule.to == to else ""
+
+
 def add_defaults(converted: Converted, keys: Keys, origin: Origin) -> None:
     """Add the first generation's defaults of the keys that the file does not have."""
     silent = {to: value for to, value in DEFAULTS.items() if to not in converted.values and to in keys.known}
@@ -210,5 +216,5 @@ def add_defaults(converted: Converted, keys: Keys, origin: Origin) -> None:
     silent |= {to: value for to, (value, _, _) in MEANINGS.items() if to not in converted.values and to in keys.known}
     for to, value in silent.items():
         converted.values[to], converted.sources[to] = written(value, place), set()
-        why = MEANINGS[to][1] if to in MEANINGS else ""
+        why = MEANINGS[to][1] if to in MEANINGS else _remark(to)
         converted.records.append(Record(to, "default", to, why, origin=place))

@@ -357,6 +357,10 @@ def test_what_a_silent_file_meant() -> None:
     assert found["finetune_config.use_rslora"] is True
     assert found["finetune_config.proxy_epochs"] == 1
     assert [r.to for r in part.records if r.kind == "default" and r.to == "finetune_config.epochs"] == []
+    key = "finetune_config.gradient_accumulation_steps"
+    assert found[key] == 8
+    assert whys(part)[key] == whys(converted(ADVICE))[key] == "not accumulated then, but the schedule was shorter by it"
+    assert whys(part)["finetune_config.r"] == ""
     assert "finetune_config.r" not in [r.to for r in converted(ADVICE).records if r.kind == "default"]
 
 
