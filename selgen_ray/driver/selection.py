@@ -6,10 +6,9 @@ import fnmatch
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from selgen_ray.errors import SelectionError, nearest
 from selgen_ray.records.results import flatten
+from selgen_ray.syntax.tree import Origin, read_text
 
 if TYPE_CHECKING:
     from selgen_ray.trial.task import TrialTask
@@ -59,10 +58,10 @@ def _condition(text: str, configs: Mapping[str, dict[str, Any]]) -> Callable[[di
 def _is(value: Any, text: str, key: str) -> bool:
     if key == "trial":
         return fnmatch.fnmatchcase(value, text)
-    try:
-        return str(value) == text or (value == yaml.safe_load(text) and not isinstance(value, bool))
-    except yaml.YAMLError:
-        return False
+    if str(value) == text:
+        return True
+    node = read_text(text, Origin("--only"), [])
+    return node is not None and value == node.plain() and not isinstance(value, bool)
 
 
 def find_trials(wanted: Iterable[str], names: Mapping[str, str]) -> dict[str, str]:

@@ -24,6 +24,8 @@ _MARKER = re.compile(r"(<<<<<<<|=======|>>>>>>>|\|\|\|\|\|\|\|)(\s|$)")
 _SHOWN = 20  # characters of what could not be parsed
 _DEEPEST = 100  # levels
 _INDENT = re.compile(r"^[ \t?:-]+", re.MULTILINE)  # each level of a block takes a column of it at least
+_NUMBERS = {f"{_TAG}int", f"{_TAG}float"}
+_OCTAL = re.compile(r"[-+]?0[0-7_]+")
 _FROM_ALIASES = 100_000  # values that anchors and aliases may add to those that are written out
 
 
@@ -206,10 +208,22 @@ def _compose(text: str, root: Origin, is_json: bool, problems: list[Problem]) ->
     def scalar(node: yaml.ScalarNode) -> Any:
         if is_json:  # YAML would read 1e-5 as text
             return json.loads(text[node.start_mark.index : node.end_mark.index])
-        return loader.construct_object(node)
+        value = loader.construct_object(node)
+        if node.tag in _NUMBERS and (":" in node.value or _OCTAL.fullmatch(node.value)):
+            raise ValueError(_otherwise_read(node.value, value))
+        return value
 
     # without aliases a text has fewer values than characters
     return _Builder(scalar, problems, len(text) + _FROM_ALIASES).node(top, root)
+
+
+def _otherwise_read(text: str, value: float) -> str:
+    """Return the message for a number that YAML 1.1 reads in base 8 or 60, as nobody means it today."""
+    if ":" in text:
+        return f"found {text}, which YAML takes for {value}, in base 60; write {value}, or as text {text!r}, in quotes"
+    decimal = int(text.replace("_", ""))
+    written = f"{decimal}" if decimal == value else f"{decimal}, or {value} if that is meant"
+    return f"found {text}, which YAML takes for {value}, in base 8; write {written}, or as text {text!r}, in quotes"
 
 
 def _depth(text: str) -> int:

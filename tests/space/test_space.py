@@ -175,6 +175,14 @@ def test_null_is_the_default(load: Load, text: str) -> None:
     assert not spec.notes
 
 
+@pytest.mark.parametrize(
+    ("text", "number"), [("'0100'", 100), ("1_000", 1000), ("0x40", 64), ("0b100", 4), ("0100.0", 100), ("08", 8)]
+)
+def test_a_number_is_that_which_is_written(load: Load, text: str, number: int) -> None:
+    (trial,) = load(f"base: {{finetune_config.max_seq_length: {text}}}").trials
+    assert trial.config.finetune_config.max_seq_length == number
+
+
 def test_null_in_a_list_of_values_is_the_default(load: Load) -> None:
     spec = load("base: {finetune_config.epochs: 9}\ngrid: {finetune_config: {r: [null, 3], epochs: [null]}}")
     assert [(t.config.finetune_config.r, t.config.finetune_config.epochs) for t in spec.trials] == [(8, 3), (3, 3)]

@@ -32,6 +32,7 @@ def fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fail:
     return write_and_load
 
 
+FINETUNE = "base.finetune_config."
 BASE = "name: x\nbase:\n  finetune_config:\n    "  # the next key is in line 4
 
 UNKNOWN_KEYS = [
@@ -474,6 +475,14 @@ SYNTAX = [
     ("name: x\n[a]: y", 2, "", ["found the key (a list or mapping)"]),
     ("base: {seed: 2024-13-45}", 1, "base.seed", ["cannot be read: month must be in 1..12"]),
     ("base: {a..b: 1}", 1, "base", ["'a..b'"]),
+    (BASE + "max_seq_length: 0100", 4, FINETUNE + "max_seq_length", ["found 0100", "64", "write 100", "'0100'"]),
+    (BASE + "max_seq_length: -0_17", 4, FINETUNE + "max_seq_length", ["found -0_17", "-15", "write -17"]),
+    (BASE + "max_seq_length: !!int '0100'", 4, FINETUNE + "max_seq_length", ["found 0100", "write 100"]),
+    (BASE + "max_seq_length: 1:30", 4, FINETUNE + "max_seq_length", ["found 1:30", "write 90", "'1:30'"]),
+    (BASE + "learning_rate: 1:30.5", 4, FINETUNE + "learning_rate", ["found 1:30.5", "write 90.5"]),
+    ("seeds: [010, 8]", 1, "seeds[0]", ["found 010", "write 10, or 8 if that is meant", "'010'"]),
+    ("base: {experiment_name: 007}", 1, "base.experiment_name", ["found 007", "write 7, or as text '007'"]),
+    (BASE + "chat_template_kwargs: {ids: [01]}", 4, FINETUNE + "chat_template_kwargs.ids[0]", ["write 1,", "'01'"]),
     (
         "name: x\nbase: !!python/object/apply:os.system [ls]",
         2,
