@@ -61,7 +61,9 @@ def _is(value: Any, text: str, key: str) -> bool:
     if str(value) == text:
         return True
     node = read_text(text, Origin("--only"), [])
-    return node is not None and value == node.plain() and not isinstance(value, bool)
+    if node is None or isinstance(value, bool) is not isinstance(node.value, bool):  # 1 is not true
+        return False
+    return value == node.plain()
 
 
 def find_trials(wanted: Iterable[str], names: Mapping[str, str]) -> dict[str, str]:
