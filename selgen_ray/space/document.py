@@ -88,9 +88,13 @@ class Document:
     notes: list[str]
 
 
-def read_document(tree: Node, keys: Keys, problems: list[Problem]) -> Document:
-    """Read the sections of a search space; add what is wrong to `problems`, and leave it out."""
-    return _Sections(keys, problems).document(tree)
+def read_document(tree: Node, keys: Keys, problems: list[Problem], axes: Node | None = None) -> Document:
+    """Read the sections of a search space; add what is wrong to `problems`, and leave it out.
+
+    Args:
+        axes: as in `load_space`.
+    """
+    return _Sections(keys, problems).document(tree, axes)
 
 
 def read_space(path: Path, problems: list[Problem], notes: list[str], chain: tuple[Path, ...] = ()) -> Node | None:
@@ -133,7 +137,7 @@ def whole_space(tree: Node, problems: list[Problem], notes: list[str], chain: tu
 
 
 class _Sections(Searches):
-    def document(self, tree: Node) -> Document:
+    def document(self, tree: Node, axes: Node | None = None) -> Document:
         if "search" in tree.value:
             message = "belongs into the section of a strategy: strategies.kl_divergence.search, for example."
             self.problems.append(tree.value["search"].problem(message))
@@ -148,7 +152,7 @@ class _Sections(Searches):
         sections = {key: node for key, node in listed.items() if key not in _FILES or not isinstance(node.value, str)}
         self.incomplete = len(sections) < len(listed)  # a file that they name was not read
         base = self.config(sections["base"]) if "base" in sections else {}
-        variants = self.variants(sections, base, tree.origin.file)
+        variants = self.variants(sections, base, tree.origin.file, axes)
         overrides = [self.override(node, base) for node in self.items(sections.get("overrides"))]
         controls = list(self.controls(sections["controls"])) if "controls" in sections else []
         present = [v for v in [*variants, *overrides, *controls] if v]
@@ -196,7 +200,9 @@ class _Sections(Searches):
             axes.append([self.flat(item) for item in self.items(sections["zip"])])
         return [axis for axis in axes if axis]
 
-    def variants(self, sections: dict[str, Node], base: Flat, file: str) -> list[Variant]:
+    def variants(
+        self, sections: dict[str, Node], base: Flat, file: str, inherited: Node | None = None
+    ) -> list[Variant]:
         """Return the strategies with the top-level axes and their own; the base's strategy if the file names none."""
         axes = self.axes(sections)
         if "strategies" in sections:
@@ -213,6 +219,9 @@ class _Sections(Searches):
             listed = [Variant(str(name), Origin(file, key="base"), {})]
         axes = [self.shared(axis, [v.strategy for v in listed]) for axis in axes]
         joined = [replace(v, axes=[*axes, *v.axes]) for v in listed]
+        if inherited and (more := self.axes(inherited.value)):
+            given = {key: node for key, node in base.items() if node.origin.file != inherited.origin.file}
+            joined = [replace(v, axes=[*self.open_axes(more, v, given), *v.axes]) for v in joined]
         for variant in joined:
             self.once(variant)
         return [v.drawn() for v in joined]
@@ -336,6 +345,29 @@ class _Sections(Searches):
                     self.problems.append(flat[key].problem(f"{message}{others}."))
         return [{key: node for key, node in flat.items() if not lacking[key]} for flat in axis]
 
+    def open_axes(self, inherited: list[Axis], variant: Variant, given: Flat) -> list[Axis]:
+        """Return the axes of another file without the keys that a strategy lacks, and those that this file gives.
+
+        Args:
+            given: what the base of this file gives.
+        """
+        given = dict(given)
+        for flat in [variant.fixed, *(flat for axis in variant.axes for flat in axis)]:
+            given |= flat
+        given |= variant.search.keys if variant.search else {}
+        left: list[Axis] = []
+        for axis in inherited:
+            keys = {key for flat in axis for key in flat if key in self.keys.by_strategy[variant.strategy]}
+            named = {key: node for key in sorted(keys) if (node := _overlapping(key, given))}
+            if not named:
+                left.append([{key: node for key, node in flat.items() if key in keys} for flat in axis])
+            elif silent := sorted(keys - named.keys()):
+                message = (
+                    f"the sweep's zip varies it together with {', '.join(silent)}: give {variant.strategy} these too."
+                )
+                self.problems.append(next(iter(named.values())).problem(message))
+        return [axis for axis in left if any(axis)]
+
     def once(self, variant: Variant) -> None:
         """Report the keys that two sections set for one trial, and those that no section may set."""
         seen = dict(variant.fixed)
@@ -367,3 +399,10 @@ class _Sections(Searches):
             else:
                 self.problems.append(base[key].problem(message))
         return notes
+
+
+def _overlapping(key: str, given: Flat) -> Node | None:
+    """Return what is given for a key, for a part of it, or for the whole that it is a part of."""
+    return next(
+        (node for one, node in given.items() if f"{one}.".startswith(f"{key}.") or key.startswith(f"{one}.")), None
+    )

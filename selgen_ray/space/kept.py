@@ -20,6 +20,7 @@ from selgen_ray.syntax.tree import Node
 
 FILE = "space.yaml"
 _INHERITED = ("name", "base", "seeds", "plugins", "resources")
+_AXES = ("grid", "zip")
 _UNDER_BASE = ("base", "grid", "zip", "strategies", "overrides", "controls", "exclude")
 
 
@@ -78,6 +79,11 @@ def read_kept(sweep: Folder) -> Node:
 def inherited(kept: Node) -> Node:
     """The sections that trials which are added to a sweep have from it: all that names no trials."""
     return Node({key: kept.value[key] for key in _INHERITED if key in kept.value}, kept.origin)
+
+
+def axes_of(kept: Node) -> Node:
+    """The sections that multiply all strategies of a sweep: its `grid` and `zip`, those of single strategies aside."""
+    return Node({key: kept.value[key] for key in _AXES if key in kept.value}, kept.origin)
 
 
 def _as_included(node: Node) -> Node:

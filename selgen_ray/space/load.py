@@ -27,12 +27,14 @@ from selgen_ray.syntax.tree import Node, merge, tree_of
 __all__ = ["Pareto", "Resources", "SearchSpec", "StoppingRule", "SweepSpec", "Trial", "load_space"]
 
 
-def load_space(path: str | Path, below: Node | None = None) -> SweepSpec:
+def load_space(path: str | Path, below: Node | None = None, axes: Node | None = None) -> SweepSpec:
     """Read a search space and write out its trials.
 
     Args:
         path: a YAML file. Paths in it are looked up beside it, then in the current directory.
         below: sections that the file is laid over, as if it extended them.
+        axes: `grid` and `zip` of the file that `below` comes from; they multiply the strategies too, but for keys that
+            the file itself gives.
 
     Raises:
         SpecError: holds everything that is wrong, each problem with file, line and key. A plugin that cannot be used
@@ -43,7 +45,7 @@ def load_space(path: str | Path, below: Node | None = None) -> SweepSpec:
     tree = read_space(Path(path), problems, imported)
     if tree and below:
         tree = merge(below, tree)
-    return _space(tree, path, problems, imported)
+    return _space(tree, path, problems, imported, axes)
 
 
 def load_tree(tree: Node) -> SweepSpec:
@@ -67,14 +69,16 @@ def load_content(content: Mapping[str, Any]) -> tuple[SweepSpec, Node]:
     return spec, tree
 
 
-def _space(tree: Node | None, path: str | Path, problems: list[Problem], imported: list[str]) -> SweepSpec:
+def _space(
+    tree: Node | None, path: str | Path, problems: list[Problem], imported: list[str], further: Node | None = None
+) -> SweepSpec:
     used = use_plugins(tree, problems) if tree else None
     if used is None:
         raise SpecError(_in_order(problems, str(path)))
     tree, plugins = used
     tree = use_trackers(tree, problems)
     keys = registered_keys()
-    document = read_document(tree, keys, problems)
+    document = read_document(tree, keys, problems, further)
     settings = _settings(document, Path(path), problems)
     checker = Checker(document, keys, settings.name if settings else "")
     trials = expand(checker, problems)

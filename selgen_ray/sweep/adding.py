@@ -20,7 +20,7 @@ from selgen_ray.models.adapters import DECIDED
 from selgen_ray.records.control import PLAN, Control
 from selgen_ray.records.results import flatten
 from selgen_ray.space import SweepSpec, Trial, load_space
-from selgen_ray.space.kept import inherited, read_kept
+from selgen_ray.space.kept import axes_of, inherited, read_kept
 from selgen_ray.space.load import load_tree
 from selgen_ray.storage import Folder
 from selgen_ray.syntax.keys import SOURCES
@@ -182,7 +182,7 @@ def more_trials(
         if not different:
             raise SelectionError(f"{error}\nsay --different to add trials that inherit nothing of the sweep") from error
         kept, sweep, notes = None, None, ["nothing is inherited: the sweep's own search space cannot be read"]
-    spec = load_space(space, below=inherited(kept) if kept else None)
+    spec = load_space(space, inherited(kept), axes_of(kept)) if kept else load_space(space)
     if problems := check_data(spec):
         raise SelectionError("\n".join(problems))
     new = [Member.of(trial, spec.plugin_sources) for trial in spec.trials]

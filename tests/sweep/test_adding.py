@@ -92,6 +92,63 @@ def test_what_does_not_compare_is_refused_unless_told(
     assert status == 0 and named in out and len(joined(place)) == 2, out
 
 
+R, ALPHA, RATE = "finetune_config.r", "finetune_config.lora_alpha", "finetune_config.learning_rate"
+STRENGTH = {"finetune_config.lambda_dpo": 0.3}
+PAIRS = [(2, 4.0), (8, 16.0)]
+
+
+@pytest.fixture
+def varied(tmp_path: Path, place: Path, tiny_model_dir: str, data_files: dict[str, str]) -> Path:
+    """A sweep that varies learning rate, r with lora_alpha, and a knob of its one strategy, each for all trials."""
+    grid = {RATE: [1e-4, 1e-3], "finetune_config.beta_kl": [1.0, 10.0]}
+    zipped = [{R: r, ALPHA: alpha} for r, alpha in PAIRS]
+    strategies = {"kl_divergence": {}}
+    begun(tmp_path, write_space(tmp_path, tiny_model_dir, data_files, grid=grid, zip=zipped, strategies=strategies))
+    return place
+
+
+@pytest.mark.parametrize(
+    ("more", "rates", "pairs"),
+    [
+        ({"strategies": {"dpo": {"fixed": STRENGTH}}}, [1e-4, 1e-3], PAIRS),
+        ({"strategies": {"dpo": {"fixed": STRENGTH | {RATE: 1e-3}}}}, [1e-3], PAIRS),
+        ({"strategies": {"dpo": {"grid": {RATE: [1e-3, 1e-2]}}}}, [1e-3, 1e-2], PAIRS),
+        ({"strategies": {"dpo": {}}, "grid": {RATE: [1e-2]}}, [1e-2], PAIRS),
+        ({"strategies": {"dpo": {}}, "base": {RATE: 1e-2}}, [1e-2], PAIRS),
+        ({"strategies": {"dpo": {"zip": [{R: 2, ALPHA: 8.0}]}}}, [1e-4, 1e-3], [(2, 8.0)]),
+        ({"strategies": {"dpo": {}}, "zip": [STRENGTH]}, [1e-4, 1e-3], PAIRS),
+        ({"overrides": [{"proxy_strategy": "dpo"}]}, [5e-3], [(4, 8.0)]),
+    ],
+)
+def test_the_values_that_the_sweep_gives_all_strategies_multiply_those_that_join(
+    add: Add, varied: Path, more: dict[str, Any], rates: list[float], pairs: list[tuple[int, float]]
+) -> None:
+    status, out = add(**more)
+    assert status == 0, out
+    found = [config["finetune_config"] | {"seed": config["seed"]} for config in joined(varied).values()]
+    expected = [(rate, *pair, seed) for rate in rates for pair in pairs for seed in (1, 2)]
+    assert sorted((c["learning_rate"], c["r"], c["lora_alpha"], c["seed"]) for c in found) == expected
+
+
+def test_those_that_join_have_the_ids_they_would_have_in_the_search_space(
+    add: Add, varied: Path, tmp_path: Path
+) -> None:
+    kl = {"kl_divergence": {"fixed": {"finetune_config.beta_kl": 5.0}}}
+    assert add(strategies=kl)[0] == 0
+    space = yaml.safe_load((varied / "space.yaml").read_text())
+    space["grid"]["finetune_config.beta_kl"] = [5.0]
+    (tmp_path / "whole.yaml").write_text(yaml.safe_dump(space))
+    ids = {trial.trial_id for trial in load_space(tmp_path / "whole.yaml").trials}
+    assert {path.stem for path in (varied / "control" / "added").glob("*.json")} == ids and len(ids) == 8
+
+
+def test_a_part_of_what_the_sweep_varies_together_is_refused(add: Add, varied: Path) -> None:
+    status, out = add(strategies={"dpo": {"fixed": {R: 8}}})
+    assert status == 2 and "more.yaml:4: strategies.dpo.fixed.finetune_config.r" in out, out
+    assert "varies it together with finetune_config.lora_alpha: give dpo these too" in out
+    assert not joined(varied)
+
+
 def test_a_setting_of_the_sweep_keeps_its_name(add: Add, place: Path) -> None:
     kl = {"kl_divergence": {"fixed": {"finetune_config.beta_kl": 10.0}}}
     status, out = add(strategies=kl, seeds=[7])
