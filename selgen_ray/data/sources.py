@@ -12,7 +12,9 @@ from selgen_ray.data.forms import READ
 from selgen_ray.data.readers import Found, cell, read_entries
 from selgen_ray.data.roles import Origin
 from selgen_ray.data.training_prompts import Met, listed, meets
-from selgen_ray.errors import nearest
+from selgen_ray.errors import DataError, nearest
+
+_WORDS_OF_YAML = {"yes": True, "on": True, "no": False, "off": False}
 
 
 def read_source(source: Source, role: str = "", data_seed: int = 0) -> list[Found]:
@@ -25,14 +27,16 @@ def read_source(source: Source, role: str = "", data_seed: int = 0) -> list[Foun
 
     Raises:
         DataError: there is no such file, folder, split or data set, or the whole of it cannot be read; or the training
-            prompt's `where` meets no row.
+            prompt's `where` meets no row; or YAML took a word of a column for true or false.
     """
     entries = []
     met = Met(source.training_prompt, role) if source.training_prompt else None
     for number, entry in enumerate(read_entries(source.path, source.split, source.revision)):
         if entry.row is None:
             entries.append(entry)
-        elif problem := _column_problem(entry.row, source):
+            continue
+        _check_words(f"{source.path}, {entry.where}", entry.row, source)
+        if problem := _column_problem(entry.row, source):
             entries.append(Found(entry.where, None, problem))
         elif meets(entry.row, source.filter):
             origin = Origin(number, met.texts(entry.row, data_seed, number) if met else {})
@@ -45,8 +49,25 @@ def read_source(source: Source, role: str = "", data_seed: int = 0) -> list[Foun
 # what becomes of a row -------------------------------------------------------------------------------------------
 
 
+def _asked(source: Source) -> dict[str, Any]:
+    return source.filter | (source.training_prompt.where if source.training_prompt else {})
+
+
+def _check_words(where: str, row: dict[str, Any], source: Source) -> None:
+    """Raise DataError if a cell is a word such as 'no', and what is wanted is false, as YAML reads it."""
+    for column, wanted in _asked(source).items():
+        found = row.get(column)
+        meant = _WORDS_OF_YAML.get(found.lower()) if isinstance(found, str) else None
+        if meant is None or found in listed(wanted) or not any(value is meant for value in listed(wanted)):
+            continue
+        raise DataError(
+            f"{where}: the column {column!r} has {found!r}, and {str(meant).lower()} is wanted of it, which YAML reads "
+            f"for a bare {found}: write '{found}' in quotes"
+        )
+
+
 def _column_problem(row: dict[str, Any], source: Source) -> str | None:
-    asked = source.filter | (source.training_prompt.where if source.training_prompt else {})
+    asked = _asked(source)
     missing = [c for c in (*asked, *source.columns.values()) if c not in row]
     if not missing or (missing[0] in asked and None in listed(asked[missing[0]])):
         return None

@@ -90,6 +90,18 @@ def test_filter_columns_shuffle_and_limit(tmp_path):
         from_source(path=path, columns=columns, filter={"kind": "prime"})
 
 
+def test_a_word_that_yaml_takes_for_true_or_false_is_no_silent_filter(tmp_path):
+    table = [{"prompt": f"q{i}", "completion": "a", "land": land} for i, land in enumerate(("no", "se", "NO", "off"))]
+    path = write_jsonl(tmp_path / "a.jsonl", table)
+    told = r"a.jsonl, line 1: the column 'land' has 'no', and false is wanted of it, .* write 'no' in quotes"
+    with pytest.raises(DataError, match=told):
+        from_source(path=path, filter={"land": [False, "se"]})
+    with pytest.raises(DataError, match=told):
+        from_source(path=path, training_prompt={"system": "S", "where": {"land": [False, "se"]}})
+    kept = from_source(path=path, filter={"land": ["no", "se", True]})
+    assert [row["prompt"] for row in kept] == ["q0", "q1"]
+
+
 def test_a_system_prompt_comes_first_unless_a_row_has_one(tmp_path):
     own = {"messages": [{"role": "system", "content": "mine"}, *chat("q", "a")["messages"]]}
     path = write_jsonl(tmp_path / "a.jsonl", [chat("q", "a"), {"prompt": "q", "completion": "a", "answer": "a"}, own])
