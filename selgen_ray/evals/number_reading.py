@@ -2,8 +2,8 @@
 
 "Unread" means that the rules do not say which number is meant: such a reply does not count as right.
 
-- The reply's number is the one in the last box, else the one after '####', else the one after 'the answer is', unless a
-  correction follows; else the last number.
+- The reply's number is the one in the last box, else the one after '####' (GSM8K's mark; a heading of Markdown that has
+  more than a number is none), else the one after 'the answer is', unless a correction follows; else the last number.
 - A minus is a sign if it stands before a number, but not between two: '10-3' is an expression, not a number.
 - Commas, narrow spaces and apostrophes separate groups of three digits; '2,5' is 2.5; '(2,5)' and '1,2,3' are lists.
 - If digits can mean two numbers ('1.234', '1,234', '2,5'), the usual meaning counts, and a reply that is right only by
@@ -100,6 +100,7 @@ _MARKER = re.compile(
     r"(?!\s+(?:not|n['’]t|nicht|incorrect|wrong|correct|right)\b)\s*[:=]?",
     re.IGNORECASE,
 )
+_HASHES = re.compile(r"####\s*([^\n]+)")
 _OF_OTHERS = re.compile(r"(?:your|his|her|their|wrong|incorrect|previous|\S+['’]s)\s*$", re.IGNORECASE)
 _CORRECTED = re.compile(r"\b(?:wait|actually|correction|sorry|oops|mistake|let me re\w*)\b", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"\n|[.!?](?=\s|$)|。")
@@ -149,9 +150,8 @@ def read_number(reply: str) -> Number | None:
     if boxed is not None and (tokens := _tokens(boxed := plain(boxed))):
         return _last(boxed, tokens)
     text = plain(text)
-    _, mark, after = text.rpartition("####")
-    if mark and (tokens := _tokens(line := after.strip().partition("\n")[0])):
-        return _last(line, tokens)
+    if (line := _after_hashes(text)) is not None:
+        return _last(line, _tokens(line))
     for marker in reversed(list(_MARKER.finditer(text))):
         if marker["before"] and _OF_OTHERS.search(marker["before"]):
             continue
@@ -186,6 +186,20 @@ def same_number(found: Number, answer: Number) -> bool | None:
 
 def _others(number: Number, beside: Number) -> frozenset[Fraction]:
     return number.others | ({number.value / 100} if number.unit == "%" != beside.unit else frozenset())
+
+
+def _after_hashes(text: str) -> str | None:
+    """Return the line after '####' that is the answer, the last of them; None if there is none.
+
+    '####' makes a heading of Markdown too, such as '#### Step 2: Add 5': an answer is a number alone, or a last line
+    that begins with a number ('#### 72 clips').
+    """
+    for line in reversed([match[1].strip() for match in _HASHES.finditer(text)]):
+        tokens = _tokens(line)
+        is_last = bool(tokens) and tokens[0].start == 0 and text.rstrip().endswith(line)
+        if as_number(line) or is_last:
+            return line
+    return None
 
 
 def _last(text: str, tokens: Sequence[_Token]) -> Number | None:

@@ -130,6 +130,28 @@ def test_what_is_ambiguous_or_no_number_is_unread(reply, answer, reading):
     assert reads_as(reply, answer) is reading
 
 
+@pytest.mark.parametrize(
+    ("reply", "answer"),
+    [
+        (
+            "### Solution\n#### Step 1: Find the cost of 4 pens\n4 × 3 = 12\n#### Step 2: Subtract from 20\n"
+            "20 - 12 = 8\nThe answer is **8**.",
+            "8",
+        ),
+        ("#### Step 3: Add 5 and 7\nThe total is 12.", "12"),
+        ("#### 2. Multiply by 10\n6 × 10 = 60", "60"),
+        ("#### 4 pens\nThey cost 4 × 3 = 12.", "12"),
+        ("##### Step 2: Add 5\nThe answer is 7.", "7"),
+        ("6 × 7 = 42\n#### 42\n\n#### Explanation of step 3\nWe multiply 6 by 7.", "42"),
+        ("3 + 4 = 7\n####\n7", "7"),
+        ("The cost is 4 × $3 = $12.\n#### $12", "12"),
+        ("The answer is 24 + 48.\n#### 72 clips", "72"),
+    ],
+)
+def test_hashes_before_a_number_mark_it_and_before_words_a_heading(reply, answer):
+    assert reads_as(reply, answer) is True
+
+
 @pytest.mark.parametrize("claim", ["That is", "This is", "You are", "Your answer is", "It is", "The claim is"])
 @pytest.mark.parametrize(
     ("frame", "turns"),

@@ -115,7 +115,7 @@ class Evaluations:
         key: dict[str, Any] = {name: rows_hash(list(rows.rows)) for name, rows in run.sets.evals.items()}
         key |= run.cfg.model_dump(include={"max_seq_length", "max_new_tokens", "loss_on"})
         asked = {name: value for name, value in identity(self._config).items() if name != "during"}
-        key |= {"metrics": sorted(evals_registry.selected(self._config)), "evals": asked, "answers": 3}
+        key |= {"metrics": sorted(evals_registry.selected(self._config)), "evals": asked, "answers": 4}
         if run.metric_code:
             key["metric_code"] = run.metric_code
         return run.shared.json("base_evaluation", key, self.now)
