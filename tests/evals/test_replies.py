@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from selgen_ray.evals.letter_reading import read_letter
 from selgen_ray.evals.metrics.exact_match import reads_as
 from selgen_ray.evals.number_reading import as_number, read_number
 from selgen_ray.evals.reply_text import after_thinking, plain
@@ -152,6 +153,50 @@ def test_hashes_before_a_number_mark_it_and_before_words_a_heading(reply, answer
     assert reads_as(reply, answer) is True
 
 
+@pytest.mark.parametrize(
+    ("reply", "letter"),
+    [
+        ("The answer is B. Option C ignores gravity.", "B"),
+        ("Option C ignores gravity. The answer is B.", "B"),
+        ("Answer: B\n\nOption A is incorrect because ...\nOption C is the opposite.\nOption D is unrelated.", "B"),
+        ("The answer is B, because option C is a distractor.", "B"),
+        ("The best choice is D. Choice A would do, too.", "D"),
+        ("Option C is correct. Option D forgets the sign.", "C"),
+        ("Option A: no.\nOption B: no.\nOption C: yes.", "C"),
+        ("Between B and C, I'd pick option C. Option B was close.", "C"),
+        ("If we pick C we get 7, but the answer is B.", "B"),
+        ("A) 5\nB) 6\nC) 7\nThe answer is B.", "B"),
+        ("A. Paris is in France, so this is wrong.\nB. Rome fits.\n\nThe correct answer is B.", "B"),
+        ("(A) 5, (B) 6, (C) 7. I choose C.", "C"),
+        ("B) Rome\n\nA) Paris is in France.", "B"),
+        ("C. (A) is tempting, and option A was mine at first.", "C"),
+        ("The answer is (b).", "B"),
+        ("the answer is b", "B"),
+        ("A is wrong, so the answer is B.", "B"),
+        ("Is the answer A? No, the answer is D.", "D"),
+        # a list without a choice
+        ("A) 5\nB) 6\nC) 7", None),
+        ("A. Paris is wrong.\nB. Rome fits.", None),
+        # contradictions
+        ("The answer is A. So the answer is B.", None),
+        ("B) Rome. But the answer is C.", None),
+        ("I choose A. No, I choose B.", None),
+        ("The answer is A or B.", None),
+        ("Option B is what I get. Option C ignores gravity.", None),
+        # what is not said
+        ("I would not choose B.", None),
+        ("The wrong answer is B.", None),
+        ("Option B is wrong.", None),
+        ("B) is wrong.", None),
+        ("If the answer is B, the sum is 5.", None),
+        ("Many people think the answer is A.", None),
+        ("The answer is a good one.", None),
+    ],
+)
+def test_the_letter_named_as_the_answer_is_the_one_chosen(reply, letter):
+    assert read_letter(reply) == letter
+
+
 @pytest.mark.parametrize("claim", ["That is", "This is", "You are", "Your answer is", "It is", "The claim is"])
 @pytest.mark.parametrize(
     ("frame", "turns"),
@@ -198,9 +243,11 @@ def test_thinking_and_markup_are_not_the_answer():
     assert plain("**$\\frac{1}{2}$** 1½ \u22123 x²") == "1/2 1 1/2 -3 x^2"
 
 
-@pytest.mark.parametrize(
-    "piece", ["1,", "1 111", "(", "answer ", "that is ", "not ", "\\boxed{", "1.111", "$", '"', "a"]
-)
+SENSELESS = ["1,", "1 111", "(", "answer ", "that is ", "not ", "\\boxed{", "1.111", "$", '"', "a"]
+SENSELESS += ["#### 1 a\n", "option A, ", "A) ", "absolutely, "]
+
+
+@pytest.mark.parametrize("piece", SENSELESS)
 def test_a_reply_without_sense_takes_no_time(piece):
     reply = piece * (12_000 // len(piece))
     start = time.process_time()
