@@ -10,12 +10,16 @@
   the other meaning is unread.
 - '3/4' equals 0.75, since values are compared. '12%' equals '12'; compared with '12%', 0.12 is unread.
 - Units are compared only if both sides name one, and are not converted: '5 kg' is neither '5 g' nor '5000 g'.
-- Expressions ('2π', '10-3'), ranges, dates, times, denied numbers ('not 7'), alternatives ('6 or 7') and numbers in
-  words are unread.
+- '5 million', '5 lakh', '5 Mio.' and '5万' are multiplied out, and compared with 5 unread; '1,00,000' is a lakh, while
+  '12,50,250' without a rupee sign may be a list, and is unread.
+- Expressions ('2π', '10-3', '2 apples + 3 apples'), ranges, dates, times, denied numbers ('not 7'), alternatives ('6 or
+  7'), numbers in words ('The answer is three', whatever numbers stand before it) and 'is - 5', where the sign may be a
+  dash, are unread.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,6 +36,7 @@ _UNIT_NAMES = {
     "£": "£ gbp",
     "": "pound pounds",  # money or weight
     "¥": "¥ yen",
+    "₹": "₹ rs rs. inr rupee rupees",
     "km/h": "km/h kph kmh",
     "m/s": "m/s",
     "mph": "mph",
@@ -64,26 +69,45 @@ _UNITS = {name: unit for unit, names in _UNIT_NAMES.items() for name in names.sp
     "pour cent": "%",
 }
 _SCALES = {
-    "hundred": 10**2,
-    "thousand": 10**3,
-    **dict.fromkeys(("million", "millions", "millionen"), 10**6),
-    **dict.fromkeys(("billion", "milliard", "milliards", "milliarde", "milliarden"), 10**9),
-    "trillion": 10**12,
+    word: 10**exponent
+    for exponent, words in {
+        2: "hundred hundreds 百",
+        3: "thousand thousands tausend mille mil mila тыс тысяч тысяча тысячи 千",
+        4: "万 萬",
+        5: "lakh lakhs lac lacs",
+        6: "million millions mn mio millionen millones milioni milhões миллион миллиона миллионов",
+        7: "crore crores",
+        8: "亿 億",
+        9: "billion billions bn milliard milliards milliarde milliarden mrd",
+        12: "trillion trillions tn billionen 兆",
+    }.items()
+    for word in words.split()
 }
+_IN_WORDS = (
+    r"(?:zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen"
+    r"|eighteen|nineteen|(?:twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety)(?:-\w+)?"
+    r"|(?:a |one )?(?:hundred|thousand)"
+    r"|null|eins|zwei|drei|vier|fünf|sechs|sieben|acht|neun|zehn|elf|zwölf"
+    r"|deux|trois|quatre|cinq|sept|huit|neuf|dix|dos|tres|cuatro|cinco|seis|siete|ocho|nueve|diez)\b(?! (?:of|that)\b)"
+)
 
-_GAPS = "'’\u202f\u00a0\u2009"
+_GAPS = "'’_\u202f\u00a0\u2009"
 _DIGITS = rf"[1-9]\d{{0,2}}(?: \d{{3}})+(?:[.,]\d+)?(?![.,{_GAPS}]?\d)|\d+(?:[.,{_GAPS}]\d+)*"
 _NAMES = "|".join(re.escape(name) for name in sorted(_UNITS, key=len, reverse=True))
+_SCALE = "|".join(word if ord(word[0]) > 0x3000 else rf"{word}(?![^\W\d_])" for word in _SCALES)
 _NUMBER = re.compile(
-    rf"(?P<word>\b(?:minus|negative|moins|menos)\s+)?(?P<sign>[-+]\s*)?(?P<money>(?:\bUS)?[$€£¥]\s*|\b(?:USD|EUR|GBP)\s*)?"
+    rf"(?P<word>\b(?:minus|negative|moins|menos)\s+)?(?P<sign>[-+]\s*)?(?P<money>(?:\bUS)?[$€£¥₹]\s*|\b(?:USD|EUR|GBP|INR|Rs\.?)\s*)?"
     rf"(?P<inner>[-+])?(?<![A-Za-z_\d^])(?:(?P<dot>(?<![.\w])\.\d+)|(?P<digits>{_DIGITS}))"
     r"(?:[eE](?P<e>[-+]?\d+)(?![A-Za-z\d])|\s*[×x*·]\s*10\s*\^\s*\(?(?P<ten>[-+]?\d+)\)?|\^\(?(?P<power>[-+]?\d+)\)?)?"
     r"(?:(?P<mixed> \d+/\d+)(?![/\d])|\s?/\s?(?P<below>\d+(?:\.\d+)?)(?!\s?/\s?\d|\d))?"
-    rf"(?:\s*(?P<scale>{'|'.join(_SCALES)})(?![A-Za-z]))?"
+    rf"(?P<scales>(?:\s*-?(?:{_SCALE})(?:(?<=mio|mrd|тыс)\.)?)+)?"
     rf"(?:\s*(?P<unit>(?:{_NAMES})(?:\^-?\d+)?)(?![A-Za-z]))?",
     re.IGNORECASE,
 )
-_JOINED = re.compile(r"\)?\s*(?:[-+*×x·÷/:^]|mod|times|plus|minus)\s*\(?")
+_JOINED = re.compile(
+    r"\)?\s*(?:(?:[-+*×x·÷/:^]|mod|times|plus|minus)|(?:[^\W\d_]+\s+){1,2}[+*×÷])\s*\(?"  # '2 apples + 3 apples'
+)
+_EQUALS_AFTER_WORDS = re.compile(r"\s*(?:[^\W\d_]+\s+){1,2}=\s*")
 _SYMBOL_BEFORE = re.compile(r"(?:[/√π]|\\(?:sqrt|pi)\s*\{?)$")
 _SYMBOL_AFTER = re.compile(r"\s?(?:\\(?:pi|sqrt|ln|log)|[π√])|[A-Za-z](?![A-Za-z])")
 _EQUALS = re.compile(r"[\s)]*(?:=|≈|\bequals\b|\bis\b)[\s(]*")
@@ -100,6 +124,12 @@ _MARKER = re.compile(
     r"(?!\s+(?:not|n['’]t|nicht|incorrect|wrong|correct|right)\b)\s*[:=]?",
     re.IGNORECASE,
 )
+_DIGIT = re.compile(r"(?![0-9])\d")
+_SEPARATORS = {0x066B: ".", 0x066C: "\u202f"}  # the decimal and the thousands separator of Arabic
+_WORDS_FOLLOW = re.compile(rf"\s*(?:(?:is|are|makes?|equals?|gives?)\s+|=\s*){_IN_WORDS}", re.IGNORECASE)
+_WORDS_FIRST = re.compile(rf"\W*(?:(?:exactly|about|minus|negative)\s+)?{_IN_WORDS}", re.IGNORECASE)
+_DASH_FIRST = re.compile(r"[^\S\n]*[-+][^\S\n]+\d")
+_IS_BEFORE = re.compile(r"\b(?:is|was|be|equals?)[^\S\n]*\Z", re.IGNORECASE)
 _HASHES = re.compile(r"####\s*([^\n]+)")
 _OF_OTHERS = re.compile(r"(?:your|his|her|their|wrong|incorrect|previous|\S+['’]s)\s*$", re.IGNORECASE)
 _CORRECTED = re.compile(r"\b(?:wait|actually|correction|sorry|oops|mistake|let me re\w*)\b", re.IGNORECASE)
@@ -147,27 +177,33 @@ def read_number(reply: str) -> Number | None:
     if text is None:
         return None
     boxed = last_boxed(text)
-    if boxed is not None and (tokens := _tokens(boxed := plain(boxed))):
+    if boxed is not None and (tokens := _tokens(boxed := _plain(boxed))):
         return _last(boxed, tokens)
-    text = plain(text)
+    text = _plain(text)
     if (line := _after_hashes(text)) is not None:
         return _last(line, _tokens(line))
     for marker in reversed(list(_MARKER.finditer(text))):
         if marker["before"] and _OF_OTHERS.search(marker["before"]):
             continue
-        after = text[marker.end() :].lstrip()
+        after = text[marker.end() :]
+        if _DASH_FIRST.match(after) and "\n" not in marker[0]:  # 'The answer is - 5': a minus, or a dash
+            return None
+        after = after.lstrip()
         end = _SENTENCE_END.search(after)
         sentence = after[: end.start() if end else None]
         if _CORRECTED.search(after[len(sentence) :]):
             break
         if tokens := _tokens(sentence):
             return _first(sentence, tokens)
-    return _last(text, _tokens(text))
+        if _WORDS_FIRST.match(sentence):
+            return None
+    tokens = _tokens(text)
+    return None if tokens and _WORDS_FOLLOW.match(text, tokens[-1].end) else _last(text, tokens)
 
 
 def as_number(text: str) -> Number | None:
     """Return the number that a whole text is, such as a row's `answer`; None if the text is something else."""
-    text = plain(text).strip(" \t\n\"'*").rstrip(".!?").strip()
+    text = _plain(text).strip(" \t\n\"'*").rstrip(".!?").strip()
     tokens = _tokens(text)
     if len(tokens) != 1 or tokens[0].is_list or (tokens[0].start, tokens[0].end) != (0, len(text)):
         return None
@@ -186,6 +222,11 @@ def same_number(found: Number, answer: Number) -> bool | None:
 
 def _others(number: Number, beside: Number) -> frozenset[Fraction]:
     return number.others | ({number.value / 100} if number.unit == "%" != beside.unit else frozenset())
+
+
+def _plain(text: str) -> str:
+    """Return `reply_text.plain` of a text, with Arabic and other digits and separators as in English."""
+    return _DIGIT.sub(lambda match: str(int(match[0])), plain(text)).translate(_SEPARATORS)
 
 
 def _after_hashes(text: str) -> str | None:
@@ -212,7 +253,8 @@ def _first(text: str, tokens: Sequence[_Token]) -> Number | None:
     position = 0
     while position + 1 < len(tokens):
         between = text[tokens[position].end : tokens[position + 1].start]
-        if not (tokens[position + 1].is_joined or _EQUALS.fullmatch(between) or _OR.fullmatch(between)):
+        is_equation = _EQUALS.fullmatch(between) or _EQUALS_AFTER_WORDS.fullmatch(between)
+        if not (tokens[position + 1].is_joined or is_equation or _OR.fullmatch(between)):
             break
         position += 1
     return _single(text, tokens, position)
@@ -240,14 +282,19 @@ def _tokens(text: str) -> list[_Token]:
         brackets = text[match.start() - 1 : match.start()], text[match.end() : match.end() + 1]
         parts, is_list = _meanings(match, is_bracketed="".join(brackets) in ("()", "[]", "{}"))
         number = None
-        if parts and not _is_symbolic(text, match):
+        is_dash = _DASH_FIRST.match(match[0]) and _IS_BEFORE.search(text, max(0, match.start() - 10), match.start())
+        if parts and not is_dash and not _is_symbolic(text, match):
             value, *others = [sign * part for part in parts]
-            name = (match["unit"] or match["money"] or "").strip().casefold()
-            name, power, exponent = name.partition("^")
-            unit = _UNITS.get(name, "") + power + exponent
-            number = Number(value, unit, frozenset(others), match[0].strip())
+            name, power, exponent = (match["unit"] or match["money"] or "").partition("^")
+            unit = _unit_of(name) + power + exponent
+            if not match["money"] or unit in ("", _unit_of(match["money"])):  # '$5M' is no number of metres
+                number = Number(value, unit, frozenset(others), match[0].strip())
         tokens.append(_Token(start, match.end(), number, is_joined, is_list))
     return tokens
+
+
+def _unit_of(name: str) -> str:
+    return _UNITS.get(name.strip().casefold(), "")
 
 
 def _is_symbolic(text: str, match: re.Match[str]) -> bool:
@@ -283,8 +330,9 @@ def _meanings(match: re.Match[str], is_bracketed: bool) -> tuple[list[Fraction],
     """
     if len(match[0]) > _MAX_LENGTH:
         return [], False
+    is_indian = "₹" in (_unit_of(match["money"] or ""), _unit_of(match["unit"] or ""))
     values, is_list = (
-        ([Fraction(f"0{match['dot']}")], False) if match["dot"] else _digits(match["digits"], is_bracketed)
+        ([Fraction(f"0{match['dot']}")], False) if match["dot"] else _digits(match["digits"], is_bracketed, is_indian)
     )
     if exponent := match["e"] or match["ten"]:
         if abs(int(exponent)) > _MAX_EXPONENT:
@@ -301,12 +349,13 @@ def _meanings(match: re.Match[str], is_bracketed: bool) -> tuple[list[Fraction],
     if match["below"]:
         below = Fraction(match["below"])
         values = [value / below for value in values] if below else []
-    if match["scale"]:
-        values = [scale * value for scale in (_SCALES[match["scale"].casefold()], 1) for value in values]
+    if match["scales"]:
+        scales = [_SCALES[word.casefold()] for word in re.findall(_SCALE, match["scales"], re.IGNORECASE)]
+        values = [scale * value for scale in (math.prod(scales), 1) for value in values]
     return values, is_list
 
 
-def _digits(digits: str, is_bracketed: bool) -> tuple[list[Fraction], bool]:
+def _digits(digits: str, is_bracketed: bool, is_indian: bool) -> tuple[list[Fraction], bool]:
     if digits.isdecimal():
         return [Fraction(int(digits))], False
     grouped = re.sub(f"[{_GAPS} ]", "_", digits)
@@ -316,6 +365,9 @@ def _digits(digits: str, is_bracketed: bool) -> tuple[list[Fraction], bool]:
     if re.fullmatch(r"[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?", digits):
         other_meanings = [Fraction(digits.replace(",", "."))] if digits.count(",") == 1 and "." not in digits else []
         return [Fraction(digits.replace(",", "")), *other_meanings], False
+    if re.fullmatch(r"[1-9]\d?(?:,\d{2})+,\d{3}(?:\.\d+)?", digits):  # lakhs and crores, or a list
+        is_sure = is_indian or re.search(r",0", digits)
+        return ([Fraction(digits.replace(",", ""))], False) if is_sure else ([], True)
     if re.fullmatch(r"[1-9]\d{0,2}(?:\.\d{3})+,\d+|[1-9]\d{0,2}(?:\.\d{3}){2,}", digits):
         return [Fraction(digits.replace(".", "").replace(",", "."))], False
     if re.fullmatch(r"\d+\.\d+", digits):

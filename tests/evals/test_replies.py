@@ -154,6 +154,83 @@ def test_hashes_before_a_number_mark_it_and_before_words_a_heading(reply, answer
 
 
 @pytest.mark.parametrize(
+    ("reply", "answer", "reading"),
+    [
+        ("5 lakh", "500000", True),
+        ("5 lakh", "5", None),
+        ("$5bn", "5", None),
+        ("$5bn", "5000000000", True),
+        ("5 Mio. Euro", "5", None),
+        ("5 Mio. Euro", "5000000", True),
+        ("It is 5 tausend.", "5", None),
+        ("10万", "10", None),
+        ("10万円", "100000", True),
+        ("3億", "300000000", True),
+        ("5 hundred thousand", "500000", True),
+        ("2 lakh crore", "2000000000000", True),
+        ("a 5-million dollar fund", "5", None),
+        ("5 miles", "5", True),
+        ("5 mil", "5", None),
+        ("5 mn", "5", None),
+        ("$5M", "5", None),
+        ("$5 M", "5", None),
+        ("5 m", "5", True),
+        ("$5 dollars", "5", True),
+        ("5 тысяч", "5", None),
+        ("5 milioni", "5000000", True),
+        ("5 Milliarden", "5000000000", True),
+        ("5 thousands", "5", None),
+        ("١٫٥", "1.5", True),
+        ("١٫٥", "5", False),
+        ("١٬٠٠٠", "1000", True),
+        ("١٬٠٠٠", "0", False),
+        ("٣", "3", True),
+        ("1_000", "1000", True),
+        ("1_000", "1", False),
+        ("1_2", "2", None),
+        ("1,00,000", "100000", True),
+        ("The answer is 1,00,000.", "100000", True),
+        ("₹12,50,000", "1250000", True),
+        ("₹12,34,567.50", "1234567.5", True),
+        ("Rs. 12,34,567", "1234567", True),
+        ("12,34,567", "567", None),
+        ("100000", "1,00,000", True),
+        ("1,00,000", "0", False),
+        ("2,10,100", "100", None),
+        ("1,2,3", "3", True),
+        ("12,50,000 rupees", "1250000", True),
+        ("2 and 1 make three. The answer is three.", "1", None),
+        ("2 and 1 make three.", "1", None),
+        ("3 - 2 = one", "2", None),
+        ("The answer is twenty-one. It took 2 steps.", "2", None),
+        ("Die Antwort ist drei. 2 + 1", "1", None),
+        ("The answer is one of these: 5", "5", True),
+        ("Of the 5, three are red. There are 2.", "2", True),
+        ("The answer is below.\n\n5", "5", True),
+        ("The answer is 2 apples + 3 apples = 5 apples.", "5", True),
+        ("Answer: 3 dozen eggs * 12 = 36 eggs", "36", True),
+        ("2 apples + 3 apples", "3", None),
+        ("The answer is 2 red apples × 3 = 6.", "6", True),
+        ("The answer is 5 apples. I have 3 + 2.", "5", True),
+        ("There are 5 apples + a pear", "5", True),
+        ("The answer is - 5.", "5", None),
+        ("The answer is - 5.", "-5", None),
+        ("The answer is: − 5", "5", None),
+        ("x is - 5", "5", None),
+        ("x is - 5", "-5", None),
+        ("The answer is -5.", "-5", True),
+        ("- 5", "5", True),
+        ("Answer:\n- 5", "5", True),
+        ("x = - 5", "-5", True),
+        ("The answer is 7 - 2 = 5", "5", True),
+        ("It was -5", "-5", True),
+    ],
+)
+def test_magnitudes_separators_words_and_dashes(reply, answer, reading):
+    assert reads_as(reply, answer) is reading
+
+
+@pytest.mark.parametrize(
     ("reply", "letter"),
     [
         ("The answer is B. Option C ignores gravity.", "B"),
@@ -382,7 +459,7 @@ def test_thinking_and_markup_are_not_the_answer():
 
 
 SENSELESS = ["1,", "1 111", "(", "answer ", "that is ", "not ", "\\boxed{", "1.111", "$", '"', "a"]
-SENSELESS += ["#### 1 a\n", "option A, ", "A) ", "absolutely, "]
+SENSELESS += ["#### 1 a\n", "option A, ", "A) ", "absolutely, ", "5 million ", "apples + ", "1,00,", "5 apples = "]
 
 
 @pytest.mark.parametrize("piece", SENSELESS)
