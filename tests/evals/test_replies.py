@@ -231,6 +231,52 @@ def test_magnitudes_separators_words_and_dashes(reply, answer, reading):
 
 
 @pytest.mark.parametrize(
+    ("reply", "answer", "reading"),
+    [
+        ("The answer is: Paris.", "Paris", True),
+        ("The final answer is: **Paris**", "Paris", True),
+        ("Answer : Paris", "Paris", True),
+        ("The answer is Paris", "Paris", True),
+        ("The answer is not: Paris", "Paris", False),
+        ("An answer island", "land", False),
+        ("It\u2019s", "It's", True),
+        ("The answer is: It\u2018s", "It's", True),
+        ("cafe\u0301", "caf\u00e9", True),
+        ("caf\u00e9", "cafe\u0301", True),
+        ("cafe", "caf\u00e9", False),
+        ("CAFE\u0301", "caf\u00e9", True),
+        ("\\boxed{(3,5)}", "(3, 5)", True),
+        ("\\boxed{(3, 5)}", "(3,5)", True),
+        ("\\boxed{(3,6)}", "(3, 5)", False),
+        ("The answer is (3,5).", "(3, 5)", True),
+        ("\\boxed{1, 2, 3}", "1,2,3", True),
+        ("\\boxed{\\left(3,\\frac{\\pi}{2}\\right)}", "\\left( 3, \\frac{\\pi}{2} \\right)", True),
+        ("\\boxed{\\dfrac{\\sqrt{3}}{2}}", "\\frac{\\sqrt{3}}{2}", True),
+        ("\\boxed{\\tfrac{\\sqrt{3}}{2}}", "\\dfrac{\\sqrt{3}}{2}", True),
+        ("\\boxed{\\frac{\\sqrt{3}}{4}}", "\\frac{\\sqrt{3}}{2}", False),
+        ("\\boxed{x^2+1}", "x^2 + 1", True),
+        ("\\boxed{x^2-1}", "x^2 + 1", False),
+        ("\\boxed{[0, 1)}", "[0,1)", True),
+        ("\\boxed{[0,1]}", "[0,1)", False),
+        ("The answer is (B).", "b", True),
+        ("(b)", "b", True),
+        ("The answer is (C).", "b", False),
+        ("The answer is b.", "b", True),
+        ("\\boxed{e^2}", "e", False),
+        ("x = e", "e", False),
+        ("The answer is B.", "B", True),
+        ("It depends", "B", None),
+        ("New  York", "New York", True),
+        ("NewYork", "New York", False),
+        ("two words", "twowords", False),
+        ("Paris, France", "Paris,France", True),
+    ],
+)
+def test_texts_are_compared_whatever_their_spelling(reply, answer, reading):
+    assert reads_as(reply, answer) is reading
+
+
+@pytest.mark.parametrize(
     ("reply", "letter"),
     [
         ("The answer is B. Option C ignores gravity.", "B"),

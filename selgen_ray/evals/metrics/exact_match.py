@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 
 from selgen_ray.config.evals import REGEX, EvalConfig
@@ -11,8 +12,10 @@ from selgen_ray.evals.generation import replies
 from selgen_ray.evals.letter_reading import as_letter, read_letter
 from selgen_ray.evals.number_reading import as_number, read_number, same_number
 from selgen_ray.evals.registry import EvalSet, metric
-from selgen_ray.evals.reply_text import after_thinking, last_boxed, plain
+from selgen_ray.evals.reply_text import after_thinking, last_boxed, plain, with_plain_apostrophes
 
+_DISPLAY_FRACTION = re.compile(r"\\[dtc]frac(?![a-z])")
+_BESIDE_SIGN = re.compile(r"(?<=[^\w\s])\s+|\s+(?=[^\w\s])")
 _QUOTES = " \t.!?\"'*“”„‘’«»`"
 
 
@@ -58,8 +61,8 @@ def is_right(reply: str, answer: str, extractor: str = "auto") -> bool:
 def reads_as(reply: str, answer: str, extractor: str = "auto") -> bool | None:
     """Return whether the extractor reads the answer in a reply; None if the reply cannot be read.
 
-    Numbers are compared exactly, by the rules of `number_reading`. Texts are compared without case, surrounding
-    punctuation, Markdown and LaTeX.
+    Numbers are compared exactly, by the rules of `number_reading`. Texts are compared in NFC, without case, surrounding
+    punctuation, Markdown, LaTeX that only sets, and white space beside signs.
 
     Args:
         extractor: the part of the reply that is compared with the answer:
@@ -67,13 +70,15 @@ def reads_as(reply: str, answer: str, extractor: str = "auto") -> bool | None:
             'last_line': its last line;
             'regex:<pattern>': the last match of the pattern's first group, or of the pattern if it has no group;
             'auto': for an answer that is a number, as 'number'; for a letter A to J, the letter that the reply chooses;
-            for other texts, the content of the last box, else the last line or its end after 'answer is'.
+            for other texts, and a small letter where the reply chooses none, the content of the last box, else the last
+            line or its end after 'answer is'.
     """
     number = as_number(answer)
     if extractor == "auto" and number is None:
-        if answer_letter := as_letter(answer):
+        if answer_letter := as_letter(answer.upper()):
             letter_in_reply = read_letter(reply)
-            return None if letter_in_reply is None else letter_in_reply == answer_letter
+            if letter_in_reply is not None or as_letter(answer):
+                return None if letter_in_reply is None else letter_in_reply == answer_letter
         texts = _answers_in(reply)
         return _normal(answer) in map(_normal, texts) if texts else None
     if number is not None and extractor in ("auto", "number"):
@@ -112,9 +117,12 @@ def _answers_in(reply: str) -> list[str]:
     line = extract(reply, "last_line")
     if line is None:
         return []
-    marked = re.search(r"\banswer(?: is|:)\s*(?!not\b)(.+)$", plain(line), re.IGNORECASE)
+    marked = re.search(r"\banswer(?: is\b *:?| *:)\s*(?!not\b)(.+)$", plain(line), re.IGNORECASE)
     return [line, marked[1]] if marked else [line]
 
 
 def _normal(text: str) -> str:
-    return re.sub(r"\s+", " ", plain(text).casefold()).strip(_QUOTES)
+    r"""Return a text as it is compared: '\left(1,\dfrac{\pi}{2}\right)' like '(1, \frac{\pi}{2})'."""
+    text = unicodedata.normalize("NFC", with_plain_apostrophes(plain(text)).casefold())
+    text = _DISPLAY_FRACTION.sub(r"\\frac", text)
+    return re.sub(r"\s+", " ", _BESIDE_SIGN.sub("", text)).strip(_QUOTES)
