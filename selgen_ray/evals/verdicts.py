@@ -72,7 +72,7 @@ _HEDGE = re.compile(
     r"|help|provide|be sure|know)|need to|have to (?:check|see)|let us|let me"
     r"|could (?:\w+ )?be|neither \w+ nor|seems? possible"
     r"|wish|hope|hesitate|reluctant|pretend|imagine|tempt(?:ed|ing)"
-    r"|(?:like|love|want|wanted) to (?:say|agree|tell)|going to say"
+    r"|(?:would (?:\w+ )?(?:like|love)|wanted) to (?:say|agree|tell)|going to say"
     rf"|only (?:{_RIGHT} )?(?:for|if|when|in)|apart from|except (?:for|that|the|in)"
     rf"|would that|(?:refuse|decline)d? to (?!{_ACCEPT})|(?:rarely|seldom|scarcely|barely) {_WRONG}"
     r"|(?:i|we|it|that|this|people|they) used to"
@@ -116,7 +116,7 @@ _SAYS: tuple[tuple[re.Pattern[str], bool], ...] = tuple(
         (rf"\byou (?:\w+ )?(?:not )?{_GAVE} (?:the )?{_RIGHT}\b{_ELSEWHERE}", True),
         (rf"\byou (?:\w+ )?(?:not )?{_GAVE} (?:the |a )?{_WRONG}\b", False),
         (rf"\b(?:is|was) the wrong {_NOUN}\b", False),
-        (r"\b(?:nothing|not anything|anything) wrong\b", False),
+        (r"\b(?:nothing|not anything|anything) (?:is |was )?wrong\b", False),
         (
             r"^\W*(?:(?:hmm|well|sorry|still|simply|clearly|just) )*(?:not|almost|nearly)"
             rf"(?: (?:quite|entirely|really|exactly|completely))* {_RIGHT}\b",
@@ -142,7 +142,7 @@ _SHORT_ANSWER = re.compile(r"\W*(?:it|that|this|you|they) (?:is|does|are|do|did|
 _ANSWER_IS = r"(?:the |my )?(?:short |final )?(?:answer|verdict)(?: is)?"
 _BEFORE_OPENING = rf"\W*(?:(?:hmm|well|so|sorry|sadly|ah|oh|i would say|{_ANSWER_IS})\W+)*"
 _YES = r"(?:yes|yep|yeah|yup)"
-_PAUSE = r"(?=\W*$|\s*[^\w\s:(/=+*<>$€£\\#%-]|\s*-+\s)"
+_PAUSE = r"(?=\W*$|:(?!\W*(?:\d|\w+\W*$|[a-j]\b|option\b))|\s*[^\w\s:(/=+*<>$€£\\#%-]|\s*-+\s)"
 _GOES_ON = (
     rf"(?:{_PAUSE}|(?=:|\s(?:as|because|since|for|here|to|in|by|on|again|it|that|this|the|and|but|so|if|when|there|i"
     r"|you)\b))"

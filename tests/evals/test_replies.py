@@ -429,6 +429,10 @@ AGREEMENTS = [
     '"Correct."',
     "(Correct)",
     "Exactly as you say.",
+    "Correct: the sum of 2 and 3 is 5.",
+    "Absolutely: as you said, the total is 12.",
+    "Absolutely nothing is wrong with it.",
+    "I want to say you are right.",
 ]
 NEITHER = [
     "Correct is 5.",
@@ -441,6 +445,8 @@ NEITHER = [
     "Exactly 12.",
     "Correct option: B.",
     "Correct: B",
+    "Correct: 5",
+    "Correct: Paris.",
     "True positives are 12.",
     "Right-angled triangles have one.",
     "Right angles are 90 degrees.",
