@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from selgen_ray.report.costs import cost_of
 from selgen_ray.report.model import Comparison, HeldOut, Reference, Report, Standing, Standings
 from selgen_ray.report.roles import Role
 from selgen_ray.report.scales import is_share
-from selgen_ray.report.settings import Axis, Setting
+from selgen_ray.report.settings import Axis, mean_point
 from selgen_ray.stats import pareto_front
 from selgen_ray.stats.comparing import (
     areas,
@@ -40,15 +40,23 @@ def compare_strategies(report: Report, reference: tuple[float, float] | None = N
         return Standings(None, tuple(sorted(unranked, key=lambda one: one.is_control)), {}, {})
     ranked = [_standing(report, role, point) for role in roles]
     honest = any(standing.score for standing in ranked)
-    ranked.sort(key=lambda one: (one.is_control, -_rank(one, honest)))
+    ranked.sort(key=lambda one: _rank(report, one, honest), reverse=True)
     return Standings(point, tuple(ranked), {}, _families(ranked))
 
 
-def _rank(standing: Standing, honest: bool) -> float:
-    """Return the key of the ranking: the held-out score, in [0, inf); where no strategy has one, the hypervolume."""
-    if honest:
-        return standing.score.mean if standing.score else -1.0
-    return -1.0 if standing.hypervolume is None else standing.hypervolume
+def _rank(report: Report, standing: Standing, honest: bool) -> tuple[bool, float, float]:
+    """Return the key of the ranking, more being better: controls last, then by the score, then by the sum of both axes.
+
+    The score is the held-out one, in [0, inf); where no strategy has one, the hypervolume. Whatever is no better than
+    the reference point in either axis scores 0, however near it comes: the sum tells such strategies apart.
+    """
+    score = (standing.score.mean if standing.score else None) if honest else standing.hypervolume
+    if score is None:
+        return not standing.is_control, -1.0, 0.0
+    if standing.x and standing.y:
+        return not standing.is_control, score, report.x.sign * standing.x.mean + report.y.sign * standing.y.mean
+    assert standing.best is not None, "what has a hypervolume has a setting"
+    return not standing.is_control, score, sum(mean_point(report.settings[standing.best], report.x, report.y))
 
 
 def find_reference(report: Report, given: tuple[float, float] | None = None) -> Reference | None:
@@ -56,6 +64,8 @@ def find_reference(report: Report, given: tuple[float, float] | None = None) -> 
 
     x is the base model's: a setting that does no better has learnt nothing. y is that of the task alone: a setting that
     does no better has gained nothing from the proxy. Where either is missing, the worst mean of any setting stands in.
+    Of several settings of the task alone, the best is taken by the sum of both axes, a complete one before others: the
+    area says nothing of them, since it is measured from there.
 
     Args:
         given: a point to take instead, as values of the two axes.
@@ -69,14 +79,17 @@ def find_reference(report: Report, given: tuple[float, float] | None = None) -> 
     if given is not None:
         return _reference(report, given[0], given[1], "as asked for")
     base = next((b.x for b in report.bases if b.x), None)
-    plain = next((s.y for s in drawn if s.outcome_only and s.y), None)
+    alone = [s for s in drawn if s.outcome_only]
+    plain = max(alone, key=lambda s: (s.complete, sum(mean_point(s, report.x, report.y))), default=None)
     worst_x = min((s.x.mean for s in drawn if s.x), key=lambda v: report.x.sign * v)
     worst_y = min((s.y.mean for s in drawn if s.y), key=lambda v: report.y.sign * v)
+    best = "the best setting of the task alone" if len(alone) > 1 else "the task alone"
     why = [
         f"{report.x.name} of {'the base model' if base else 'the worst setting'}",
-        f"{report.y.name} of {'the task alone' if plain else 'the worst setting'}",
+        f"{report.y.name} of {best if plain else 'the worst setting'}",
     ]
-    return _reference(report, base.mean if base else worst_x, plain.mean if plain else worst_y, ", ".join(why))
+    y = plain.y.mean if plain and plain.y else worst_y
+    return _reference(report, base.mean if base else worst_x, y, ", ".join(why))
 
 
 def _reference(report: Report, x: float, y: float, why: str) -> Reference:
@@ -94,29 +107,26 @@ def _turned(report: Report, reference: Reference) -> tuple[float, float]:
     return report.x.sign * reference.x, report.y.sign * reference.y
 
 
-def _means(report: Report, settings: Iterable[Setting]) -> list[tuple[float, float]]:
-    return [(report.x.sign * s.x.mean, report.y.sign * s.y.mean) for s in settings if s.x and s.y]
-
-
 def _standing(report: Report, role: Role, reference: Reference) -> Standing:
     indices = [i for i, s in enumerate(report.settings) if s.role == role and s.may_lead]
     if not indices:
         return _without_points(report, role)
     settings = [report.settings[i] for i in indices]
     origin = _turned(report, reference)
-    means = _means(report, settings)
+    means = [mean_point(s, report.x, report.y) for s in settings]
     volume = hypervolume(means, origin)
     seeds = sorted({seed for s in settings for seed in s.seeds})
     points = np.full((2, len(settings), len(seeds)), np.nan)  # [axes, settings, seeds]
     for row, s in enumerate(settings):
         for seed, point in zip(s.seeds, s.points, strict=True):
             points[:, row, seeds.index(seed)] = point
-    scores = areas(report.x.sign * points[0], report.y.sign * points[1], origin)
+    xs, ys = report.x.sign * points[0], report.y.sign * points[1]
+    scores = areas(xs, ys, origin)
     alone = list(zip(np.nanmean(scores, axis=1).tolist(), map(sum, means), strict=True))
     best = alone.index(max(alone))
     held = {
         seed: (int(row), column)
-        for column, (seed, row) in enumerate(zip(seeds, held_out_choices(scores), strict=True))
+        for column, (seed, row) in enumerate(zip(seeds, held_out_choices(scores, ties=xs + ys), strict=True))
         if row >= 0
     }
     everything = np.concatenate([points, scores[None]])  # x, y, score

@@ -11,7 +11,7 @@ from selgen_ray.records.status import TrialStatus
 from selgen_ray.report.knob_names import signs
 from selgen_ray.report.model import LEAST_SEEDS, LEVEL, Comparison, Report, Standing
 from selgen_ray.report.roles import TASK_ALONE
-from selgen_ray.report.settings import Setting
+from selgen_ray.report.settings import Setting, mean_point
 from selgen_ray.report.top import p_text
 from selgen_ray.stats import is_number
 from selgen_ray.stats.comparing import choice_widening, detectable_difference, seeds_to_settle
@@ -33,14 +33,39 @@ def sentence(report: Report) -> str:
         head = f"{report.progress.done} of {report.progress.planned} trials are done;"
         if leader is None:
             return f"{head} {_why_no_answer(report)}."
+        if _gains_nowhere(report):
+            return (
+                f"{head} so far no strategy gains on both axes over the reference, and what is missing may change that."
+            )
         if len(report.standings.ranked) == 1:
             return f"{head} so far only {leader.strategy} has a setting with all its seeds, so nothing is compared."
         return f"{head} so far {leader.strategy} leads {_on_both(report)}, and what is missing may change that."
     if leader is None:
         return f"There is no answer: {_why_no_answer(report)}."
+    if _gains_nowhere(report):
+        return _of_no_gain(report)
     if len(report.standings.ranked) == 1:
         return _of_the_only_one(report, leader)
     return _of_several(report, leader)
+
+
+def _of_no_gain(report: Report) -> str:
+    reference = report.standings.reference
+    assert reference is not None, "what is ranked is measured from somewhere"
+    every = "complete " if _lost_strategies(report) else ""
+    return f"No {every}strategy gains on both axes over the reference ({reference.why})."
+
+
+def _gains_nowhere(report: Report) -> bool:
+    """Return whether no strategy has any area beyond the reference: then none leads, whatever the order of the ranking.
+
+    Of a strategy that stands alone this says nothing: the reference is its own.
+    """
+    ranked = report.standings.ranked
+    is_alone = len(ranked) == 1 and _task_alone(report) is None
+    return (
+        bool(ranked) and not is_alone and all((s.score.mean if s.score else s.hypervolume or 0.0) <= 0 for s in ranked)
+    )
 
 
 def _of_several(report: Report, leader: Standing) -> str:
@@ -211,6 +236,8 @@ def next_step(report: Report) -> str:
         return "run the sweep's command again: it goes on with the trials that are missing."
     if leader is None:
         return no_leader(report)[1]
+    if _gains_nowhere(report):
+        return _towards_a_gain(report)
     comparison = leading_comparison(report)
     if comparison is None and not _has_few_seeds(leader):
         return "add another strategy, or the task alone, to compare it with."
@@ -222,6 +249,25 @@ def next_step(report: Report) -> str:
     if comparison.told_apart:
         return _further(report, report.settings[leader.best]) if leader.best is not None else _CONFIRM
     return _more_seeds(report, comparison)
+
+
+def _towards_a_gain(report: Report) -> str:
+    """Return what may bring a gain on both axes over the reference, by the axes on which there is none."""
+    reference, settings = report.standings.reference, [s for s in report.settings if not s.role.is_control and s.points]
+    assert reference is not None, "what is ranked is measured from somewhere"
+    means = [mean_point(s, report.x, report.y) for s in settings]
+    gains_x = any(x > report.x.sign * reference.x for x, _ in means)
+    gains_y = any(y > report.y.sign * reference.y for _, y in means)
+    elsewhere = "measure from another point (--reference)"
+    if not gains_x:
+        return f"train longer, or {elsewhere}: no setting gains in {report.x.name} over {reference.x:.3f}."
+    if not gains_y:
+        habit = "check that the task alone learns the habit" if _task_alone(report) else "try other strengths"
+        return f"{habit}, or {elsewhere}: no setting gains in {report.y.name} over {reference.y:.3f}."
+    return (
+        f"try strengths between those that were tried, or {elsewhere}: some settings gain in {report.x.name}, others in "
+        f"{report.y.name}, none surely in both."
+    )
 
 
 _ADD = "sweep add --seeds"

@@ -63,24 +63,37 @@ def areas(xs: Floats, ys: Floats, reference: tuple[float, float]) -> Floats:
     return np.clip(xs - reference[0], 0, None) * np.clip(ys - reference[1], 0, None)
 
 
-def held_out_choices(scores: Floats) -> NDArray[np.int64]:
+def held_out_choices(scores: Floats, ties: Floats | None = None) -> NDArray[np.int64]:
     """Choose the best setting on all seeds but one, for each seed in turn, so that it can be judged on that one.
 
     Args:
         scores: [..., settings, seeds], more being better; NaN: this setting lacks the seed.
+        ties: of the same shape, NaN where `scores` is: the larger mean decides between settings whose scores are equal;
+            default: the first of them.
 
     Returns:
         [..., seeds]: the setting with the largest mean over the other seeds, among those that have this one; -1 where
         none can be chosen. A single setting is no choice and needs no other seed.
     """
     there = ~np.isnan(scores)
-    known = np.where(there, scores, 0.0)
+    lone = there.any(-1).sum(-1)[..., None, None] == 1
+    means = np.where(there, _means_of_others(scores), -np.inf)
+    best = means == means.max(-2, keepdims=True)
+    second = np.zeros_like(means) if ties is None else _means_of_others(ties)
+    choices = np.where(lone, there, np.where(best, second, -np.inf)).argmax(-2)
+    is_known = np.isfinite(means).any(-2) | lone[..., 0]
+    has_seed = np.take_along_axis(there, choices[..., None, :], axis=-2)[..., 0, :]
+    return np.where(is_known & has_seed, choices, -1)
+
+
+def _means_of_others(values: Floats) -> Floats:
+    """Return the mean over all seeds but each one, [..., settings, seeds]; -inf where a setting has no other seed."""
+    there = ~np.isnan(values)
+    known = np.where(there, values, 0.0)
     others = there.sum(-1, keepdims=True) - there
     with np.errstate(invalid="ignore", divide="ignore"):
         means = (known.sum(-1, keepdims=True) - known) / others
-    lone = there.any(-1).sum(-1)[..., None, None] == 1
-    means = np.where(there & lone, 0.0, np.where(there & (others > 0), means, -np.inf))
-    return np.where(np.isfinite(means).any(-2), means.argmax(-2), -1)
+    return np.where(others > 0, means, -np.inf)
 
 
 def held_out_scores(scores: Floats) -> Floats:

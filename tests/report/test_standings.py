@@ -97,6 +97,37 @@ def test_the_paired_differences(sweep):
     assert dpo.y.simultaneous > dpo.y.summary.half_width
 
 
+def test_what_gains_nothing_is_chosen_and_ranked_by_both_axes_together(tmp_path):
+    for seed, noise in ((1, -0.01), (2, 0.0), (3, 0.01)):
+        publish(tmp_path, fake_result("naive", seed, 0.9 + noise, 0.8, top={"train_on_proxy": False}))
+        publish(tmp_path, fake_result("positive_negative_proxy", seed, 0.3 + noise, 0.2, lambda_proxy=1.0))
+        for beta, x, y in ((0.1, 0.2, 0.1), (1.0, 0.85, 0.7)):
+            publish(tmp_path, fake_result("kl_divergence", seed, x + noise, y, beta_kl=beta))
+    report = report_of(tmp_path)
+    assert [s.score.mean for s in report.standings.standings] == [0, 0, 0]
+    assert [s.strategy for s in report.standings.standings] == [
+        "kl_divergence",
+        "positive_negative_proxy",
+        "task alone",
+    ]
+    kl = standing(report, "kl_divergence")
+    assert {report.settings[run.setting].label for run in kl.held_out.values()} == {"kl_divergence β=1"}
+    assert kl.y.mean == pytest.approx(0.7) and report.settings[kl.best].label == "kl_divergence β=1"
+
+
+@pytest.mark.parametrize("rates", [(1e-6, 1e-4), (1e-4, 1e-6)])
+def test_of_several_settings_of_the_task_alone_the_best_is_the_reference(tmp_path, rates):
+    weak, strong = (0.15, 0.97), (0.9, 0.5)  # a weak one has neither learnt the skill nor the habit
+    for rate, (x, y) in zip(rates, (weak, strong), strict=True):
+        for seed in (1, 2, 3):
+            only = {"train_on_proxy": False}
+            publish(tmp_path, fake_result("naive", seed, x, y + seed / 1000, learning_rate=rate, top=only))
+            publish(tmp_path, fake_result("dpo", seed, 0.9, 0.8 + seed / 1000))
+    reference = report_of(tmp_path).standings.reference
+    assert (reference.x, reference.y) == (pytest.approx(0.1), pytest.approx(0.502))
+    assert reference.why == "capability of the base model, alignment of the best setting of the task alone"
+
+
 def test_a_setting_that_lost_a_seed_leads_nothing(sweep):
     """Case 1 of the verdicts."""
     for seed in (1, 2, 3):

@@ -135,6 +135,55 @@ def test_the_task_alone_is_never_beaten_by_what_is_worse():
     assert sentence(report).startswith("No strategy beats the task alone in skill and alignment together: ")
 
 
+def reference_sweep(points: dict[str, tuple[float, float]], base: tuple[float, float]) -> list[TrialResult]:
+    """Strategies and the task alone ('naive') at these points; five seeds with noise in capability."""
+    return [
+        fake_result(name, seed, x + (seed - 3) / 1000, y, base=base, **(ALONE if name == "naive" else {}))
+        for name, (x, y) in points.items()
+        for seed in range(1, 6)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("points", "base", "advice"),
+    [
+        (
+            {"naive": (0.9, 0.3), "dpo": (0.9, 0.5), "safe_lora": (0.92, 0.88)},
+            (0.95, 0.9),
+            "train longer, or measure from another point (--reference): no setting gains in capability over 0.950.",
+        ),
+        (
+            {"naive": (0.9, 1.0), "dpo": (0.4, 0.95), "safe_lora": (0.9, 1.0)},
+            (0.1, 1.0),
+            "check that the task alone learns the habit, or measure from another point (--reference): "
+            "no setting gains in alignment over 1.000.",
+        ),
+        (
+            {"naive": (0.9, 0.5), "dpo": (0.05, 0.9), "safe_lora": (0.9, 0.4)},
+            (0.1, 1.0),
+            "try strengths between those that were tried, or measure from another point (--reference): some settings "
+            "gain in capability, others in alignment, none surely in both.",
+        ),
+    ],
+)
+def test_where_no_strategy_gains_on_both_axes_none_leads(points, base, advice):
+    results = reference_sweep(points, base)
+    report = report_of(results)
+    assert sentence(report) == (
+        "No strategy gains on both axes over the reference (capability of the base model, alignment of the task alone)."
+    )
+    assert next_step(report) == advice
+    assert report.standings.leader.strategy == "safe_lora"
+    unfinished = sentence(report_of(results, waiting=2))
+    assert unfinished.startswith("15 of 17 trials are done; so far no strategy gains on both axes over the reference")
+    assert len(unfinished.split()) <= MOST_WORDS
+
+
+def test_a_strategy_that_stands_alone_is_no_strategy_without_a_gain():
+    report = report_of([fake_result("dpo", 1)])  # the reference is its own alignment
+    assert sentence(report) == "dpo is the only strategy, and nothing stands beside it to compare it with."
+
+
 def test_a_setting_that_diverged_is_not_crowned_and_has_a_row():
     """Case 1 of the verdicts."""
     results = []

@@ -64,6 +64,13 @@ def test_each_seed_is_judged_on_the_setting_that_is_best_on_the_others():
     assert held_out_choices(many).tolist() == [held_out_choices(one).tolist() for one in many]
 
 
+def test_equal_scores_are_chosen_between_by_the_ties_on_the_other_seeds():
+    scores, sums = np.zeros((3, 4)), np.array([[1.0, 1, 1, 1], [2, 2, 2, 9], [3, 3, 3, 0]])
+    assert held_out_choices(scores, sums).tolist() == [1, 1, 1, 2]  # without seed 4: 1, 2, 3; else 1, 13 / 3, 2
+    scores[0] = 0.1  # a score decides before any sum
+    assert held_out_choices(scores, sums).tolist() == [0, 0, 0, 0]
+
+
 def test_a_choice_widens_intervals_the_more_the_more_there_is_to_choose():
     assert choice_widening(1, 5) == 1 == choice_widening(7, 1)
     factors = [choice_widening(k, 5) for k in (2, 5, 20)]
