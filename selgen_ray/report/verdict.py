@@ -63,9 +63,8 @@ def _gains_nowhere(report: Report) -> bool:
     """
     ranked = report.standings.ranked
     is_alone = len(ranked) == 1 and _task_alone(report) is None
-    return (
-        bool(ranked) and not is_alone and all((s.score.mean if s.score else s.hypervolume or 0.0) <= 0 for s in ranked)
-    )
+    gains = [s.score.mean if s.score else s.hypervolume for s in ranked]
+    return bool(gains) and not is_alone and not any(gains)
 
 
 def _of_several(report: Report, leader: Standing) -> str:
@@ -265,8 +264,8 @@ def _towards_a_gain(report: Report) -> str:
         habit = "check that the task alone learns the habit" if _task_alone(report) else "try other strengths"
         return f"{habit}, or {elsewhere}: no setting gains in {report.y.name} over {reference.y:.3f}."
     return (
-        f"try strengths between those that were tried, or {elsewhere}: some settings gain in {report.x.name}, others in "
-        f"{report.y.name}, none surely in both."
+        f"try strengths between those that were tried, or {elsewhere}: some settings gain in {report.x.name}, others "
+        f"in {report.y.name}, none surely in both."
     )
 
 
