@@ -68,7 +68,8 @@ class Standing:
             chosen on the seeds that they are judged by, so it flatters whoever has more settings.
         share: `hypervolume` / `Reference.possible`, in [0, 1]; None where that is not known.
         score: over seeds, the area that one run dominates beyond the reference point; its setting is chosen on all
-            other seeds. None where a choice among several settings has no other seed. See `choice_widening`.
+            other seeds, and a seed that this one lacks has no score. None where a choice among several settings has no
+            other seed. See `choice_widening`.
         x, y: the two axes of the same runs.
         flattering: the mean area of the runs of `best`, which is chosen on the same seeds.
         held_out: seed -> the run behind `score`.
@@ -117,6 +118,11 @@ class Comparison:
         p = self.score.p_holm
         return len(self.seeds) >= LEAST_SEEDS and p is not None and p < LEVEL
 
+    @property
+    def is_won(self) -> bool:
+        """Whether `strategy` beats `other`: the two are told apart, and its score is the higher one."""
+        return self.told_apart and self.score.summary is not None and self.score.summary.mean > 0
+
 
 @dataclass(frozen=True)
 class Standings:
@@ -124,7 +130,8 @@ class Standings:
 
     Attributes:
         reference: the point from which hypervolumes are measured; None where no setting has a point.
-        standings: one for each strategy, the largest held-out score first, those without a point last; then controls.
+        standings: one for each strategy, the largest held-out score first, but none before one that beats it; those
+            without a point last; then controls.
         beats: empty: a bootstrap over few seeds is far too sure of itself. Kept for readers of summary.json.
         families: strategy -> comparisons of all others with it; p-values are corrected over all pairs of strategies.
     """
@@ -141,7 +148,7 @@ class Standings:
 
     @property
     def leader(self) -> Standing | None:
-        """The strategy with the largest held-out score; None if no strategy has a setting that may lead."""
+        """The first of the ranking; None if no strategy has a setting that may lead."""
         return next(iter(self.ranked), None)
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,7 +41,24 @@ def compare_strategies(report: Report, reference: tuple[float, float] | None = N
     ranked = [_standing(report, role, point) for role in roles]
     honest = any(standing.score for standing in ranked)
     ranked.sort(key=lambda one: _rank(report, one, honest), reverse=True)
-    return Standings(point, tuple(ranked), {}, _families(ranked))
+    families = _families(ranked)
+    return Standings(point, tuple(_beaten_last(ranked, families)), {}, families)
+
+
+def _beaten_last(ranked: Sequence[Standing], families: Mapping[str, Sequence[Comparison]]) -> Iterable[Standing]:
+    """Yield strategies in their order, but none before one that beats it, then the controls.
+
+    Means are over all seeds of a strategy and tests over the shared ones, so the two may disagree. Where each is beaten
+    by another of them, the order stays.
+    """
+    left = [one for one in ranked if not one.is_control]
+    while left:
+        names = {one.strategy for one in left}
+        beaten = {name for name in names for c in families.get(name, ()) if c.strategy in names and c.is_won}
+        first = next((one for one in left if one.strategy not in beaten), left[0])
+        left.remove(first)
+        yield first
+    yield from (one for one in ranked if one.is_control)
 
 
 def _rank(report: Report, standing: Standing, honest: bool) -> tuple[bool, float, float]:

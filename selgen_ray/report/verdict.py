@@ -140,10 +140,8 @@ def _task_alone(report: Report) -> Standing | None:
 
 
 def _is_beaten(report: Report, loser: str, winner: str) -> bool:
-    """Return whether the scores are told apart, and the winner's is higher."""
     comparison = report.standings.against(winner, loser)
-    summary = comparison.score.summary if comparison else None
-    return bool(comparison and comparison.told_apart and summary and summary.mean > 0)
+    return comparison is not None and comparison.is_won
 
 
 def rivals_of(report: Report, leader: Standing) -> list[str]:
@@ -242,6 +240,9 @@ def next_step(report: Report) -> str:
         return "add another strategy, or the task alone, to compare it with."
     shared = len(comparison.seeds) if comparison else len(leader.seeds)
     if comparison is None or _has_few_seeds(leader) or shared < LEAST_SEEDS:
+        best = report.settings[leader.best] if leader.best is not None else None
+        if best and LEAST_SEEDS <= len(leader.seeds) > len(best.seeds) and _has_few_seeds(leader):
+            return f"run {best.label} on all seeds of {leader.strategy}: it does best on those that it has."
         more = max(LEAST_SEEDS - shared, 1)
         some = "one seed" if more == 1 else f"{more} seeds"
         return f"add at least {some} to 'seeds:' and run again: with fewer than {LEAST_SEEDS} nothing is separated."

@@ -64,8 +64,9 @@ def caveats(report: Report) -> list[str]:
         "other seeds. A setting's own row is read on the seeds that chose it: the best of many rows looks better than "
         "it is."
     )
+    sentences += _without_their_choice(report)
     if report.standings.leader:
-        n = len(report.standings.leader.seeds)
+        n = len(report.standings.leader.held_out) or len(report.standings.leader.seeds)
         sentences.append(
             f"Intervals know the spread of {n} seed{'s' * (n != 1)} and no other: where one seed in ten collapses, "
             f"{n} seeds miss that in {0.9**n:.0%} of sweeps, and then no interval holds. Of shares near 0 or 1 "
@@ -78,6 +79,15 @@ def caveats(report: Report) -> list[str]:
         sentences.append(f"{trials} {doubtful} ({flags}), averaged all the same: see below.")
     sentences += hidden_habits(report)
     return [*sentences, *report.notes, *report.unknown_axes]
+
+
+def _without_their_choice(report: Report) -> Iterable[str]:
+    for one in report.standings.standings:
+        lacking = len(one.seeds) - len(one.held_out)
+        if one.held_out and lacking:
+            them, have = ("it", "has") if lacking == 1 else ("them", "have")
+            seeds = f"{lacking} of the {len(one.seeds)} seeds of {one.strategy} {have} no score"
+            yield f"{seeds}: the setting that the others choose was not run on {them}."
 
 
 def _seeds(report: Report) -> Iterable[str]:

@@ -72,12 +72,13 @@ def held_out_choices(scores: Floats, ties: Floats | None = None) -> NDArray[np.i
             default: the first of them.
 
     Returns:
-        [..., seeds]: the setting with the largest mean over the other seeds, among those that have this one; -1 where
-        none can be chosen. A single setting is no choice and needs no other seed.
+        [..., seeds]: the setting with the largest mean over the other seeds; -1 where none can be chosen, or where the
+        chosen one lacks this seed. Of several settings, one with a single seed could be judged on none, so it is not
+        chosen. A single setting is no choice and needs no other seed.
     """
     there = ~np.isnan(scores)
     lone = there.any(-1).sum(-1)[..., None, None] == 1
-    means = np.where(there, _means_of_others(scores), -np.inf)
+    means = np.where(there.sum(-1, keepdims=True) > 1, _means_of_others(scores), -np.inf)
     best = means == means.max(-2, keepdims=True)
     second = np.zeros_like(means) if ties is None else _means_of_others(ties)
     choices = np.where(lone, there, np.where(best, second, -np.inf)).argmax(-2)

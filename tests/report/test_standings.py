@@ -18,7 +18,7 @@ from selgen_ray.report.settings import Axis
 from selgen_ray.report.strengths import scale_of, strengths
 from selgen_ray.report.text import report_text
 from selgen_ray.report.top import rows
-from selgen_ray.report.verdict import comparison_facts, sentence
+from selgen_ray.report.verdict import comparison_facts, next_step, sentence
 from selgen_ray.report.words import caveats
 from selgen_ray.storage import Folder
 
@@ -126,6 +126,49 @@ def test_of_several_settings_of_the_task_alone_the_best_is_the_reference(tmp_pat
     reference = report_of(tmp_path).standings.reference
     assert (reference.x, reference.y) == (pytest.approx(0.1), pytest.approx(0.502))
     assert reference.why == "capability of the base model, alignment of the best setting of the task alone"
+
+
+def test_an_exploratory_setting_on_other_seeds_does_not_cost_the_lead(tmp_path):
+    draw = random.Random(5)
+    for seed in (1, 2, 3):
+        publish(tmp_path, fake_result("naive", seed, 0.9, 0.5 + draw.gauss(0, 0.01), top={"train_on_proxy": False}))
+        publish(tmp_path, fake_result("kl_divergence", seed, 0.9, 0.9 + draw.gauss(0, 0.01), beta_kl=1.0))
+        publish(tmp_path, fake_result("dpo", seed, 0.9, 0.75 + draw.gauss(0, 0.01)))
+        publish(tmp_path, fake_result("kl_divergence", seed + 3, 0.9, 0.55, beta_kl=30.0))
+    report = report_of(tmp_path)
+    kl = standing(report, "kl_divergence")
+    assert report.standings.leader == kl and sorted(kl.held_out) == [1, 2, 3]
+    assert {report.settings[run.setting].label for run in kl.held_out.values()} == {"kl_divergence β=1"}
+    assert report.standings.against("kl_divergence", "dpo").is_won
+    told = "3 of the 6 seeds of kl_divergence have no score: the setting that the others choose was not run on them."
+    assert told in caveats(report)
+
+
+def test_a_setting_that_is_best_on_two_seeds_alone_has_to_be_run_on_the_others(tmp_path):
+    for seed in range(1, 6):
+        publish(tmp_path, fake_result("kl_divergence", seed, 0.9, 0.8 + seed / 100, beta_kl=1.0))
+        publish(tmp_path, fake_result("dpo", seed, 0.9, 0.5 + seed / 100))
+    for seed in (1, 2):
+        publish(tmp_path, fake_result("kl_divergence", seed, 0.9, 0.95 + seed / 100, beta_kl=2.0))
+    report = report_of(tmp_path)
+    assert sorted(standing(report, "kl_divergence").held_out) == [1, 2]
+    assert "fewer than 3 seeds cannot show" in sentence(report)
+    told = "run kl_divergence β=2 on all seeds of kl_divergence: it does best on those that it has."
+    assert next_step(report) == told
+
+
+def test_no_strategy_stands_before_one_that_beats_it(tmp_path):
+    draw = random.Random(6)
+    for seed in range(1, 9):
+        if seed < 5:  # hard seeds: whoever runs them has the lower mean
+            publish(tmp_path, fake_result("kl_divergence", seed, 0.9, 0.3 + draw.gauss(0, 0.01)))
+        publish(tmp_path, fake_result("kl_divergence", seed + 4, 0.9, 0.9 + draw.gauss(0, 0.01)))
+        publish(tmp_path, fake_result("dpo", seed + 4, 0.9, 0.8 + draw.gauss(0, 0.01)))
+    report = report_of(tmp_path, reference=(0.0, 0.0))
+    kl, dpo = (standing(report, name) for name in ("kl_divergence", "dpo"))
+    assert kl.score.mean < dpo.score.mean and report.standings.against("kl_divergence", "dpo").is_won
+    assert [s.strategy for s in report.standings.ranked] == ["kl_divergence", "dpo"]
+    assert sentence(report).startswith("kl_divergence does best in skill and alignment together: better than dpo")
 
 
 def test_a_setting_that_lost_a_seed_leads_nothing(sweep):

@@ -55,8 +55,12 @@ def test_each_seed_is_judged_on_the_setting_that_is_best_on_the_others():
     assert held_out_choices(scores).tolist() == [1, 0, 0]  # without seed 1: .15 < .45; without 2: .55 > .4; without 3
     assert held_out_scores(scores).tolist() == [0.3, 0.1, 0.2]  # where the naive best, 0.4 on average, flatters
     lacking = np.array([[0.9, np.nan, 0.2], [0.3, 0.4, np.nan]])
-    assert held_out_choices(lacking).tolist() == [1, 1, 0]
+    # without seed 2 the first has .55 and the second .3, so the first is chosen, which has no seed 2
+    assert held_out_choices(lacking).tolist() == [1, -1, 0]
+    assert np.isnan(held_out_scores(lacking)).tolist() == [False, True, False]
     assert held_out_choices(np.array([[0.9, 0.8], [np.nan, np.nan]])).tolist() == [0, 0]
+    lucky = np.array([[0.3, 0.4, 0.5], [np.nan, np.nan, 0.9]])  # a lucky run alone can be judged nowhere
+    assert held_out_choices(lucky).tolist() == [0, 0, 0]
     assert held_out_choices(np.array([[0.5]])).tolist() == [0]  # no choice
     assert held_out_choices(np.array([[0.5], [0.6]])).tolist() == [-1]
     assert np.isnan(held_out_scores(np.array([[0.5], [0.6]]))).all()
