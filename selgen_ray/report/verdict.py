@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from selgen_ray.records.requirement import parse_requirement
@@ -11,10 +12,10 @@ from selgen_ray.records.status import TrialStatus
 from selgen_ray.report.knob_names import signs
 from selgen_ray.report.model import LEAST_SEEDS, LEVEL, Comparison, Report, Standing
 from selgen_ray.report.roles import TASK_ALONE
-from selgen_ray.report.settings import Setting, mean_point
+from selgen_ray.report.settings import Axis, Setting, mean_point
 from selgen_ray.report.top import p_text
 from selgen_ray.stats import is_number
-from selgen_ray.stats.comparing import choice_widening, detectable_difference, seeds_to_settle
+from selgen_ray.stats.comparing import Difference, choice_widening, detectable_difference, seeds_to_settle
 
 MOST_WORDS, MOST_SEEDS = 25, 100
 _MOST_NAMED, _MANY = 3, 3
@@ -42,7 +43,7 @@ def sentence(report: Report) -> str:
         return f"{head} so far {leader.strategy} leads {_on_both(report)}, and what is missing may change that."
     if leader is None:
         return f"There is no answer: {_why_no_answer(report)}."
-    if _gains_nowhere(report):
+    if _gains_nowhere(report) and not _behind(report, leader):
         return _of_no_gain(report)
     if len(report.standings.ranked) == 1:
         return _of_the_only_one(report, leader)
@@ -81,8 +82,9 @@ def _of_several(report: Report, leader: Standing) -> str:
         if not rivals:
             return f"{name} does best {both}: better than {others} (paired tests, {n} seeds, p < {LEVEL})."
         return f"{name} leads {both}, but {n} seeds do not separate it from {unbeaten}."
-    if _is_beaten(report, leader.strategy, plain.strategy):
-        return f"No strategy beats the task alone {both}: {name}, the best of them, is behind it (p < {LEVEL})."
+    if where := _behind(report, leader):
+        where = "" if where == both else f" {where}"
+        return f"No strategy beats the task alone {both}: {name}, the best of them, is behind it{where} (p < {LEVEL})."
     if not _is_beaten(report, plain.strategy, leader.strategy):
         if not rivals:
             return f"{name} beats {others} {both} (p < {LEVEL}), but {n} seeds do not separate it from the task alone."
@@ -105,15 +107,18 @@ def _of_the_only_one(report: Report, leader: Standing) -> str:
         return f"{name} is {only}, and fewer than {LEAST_SEEDS} seeds do not tell it from the task alone."
     if _is_beaten(report, plain.strategy, name):
         return f"{name}, {only}, beats the task alone {both} (paired test, {n} seeds, p < {LEVEL})."
-    if _is_beaten(report, name, plain.strategy):
-        return f"{name}, {only}, is behind the task alone {both} (paired test, {n} seeds, p < {LEVEL})."
+    if where := _behind(report, leader):
+        return f"{name}, {only}, is behind the task alone {where} (paired test, {n} seeds, p < {LEVEL})."
     return f"{name} is {only}, and {n} seeds do not separate it from the task alone {both}."
 
 
 def _on_both(report: Report) -> str:
     """Return 'in skill and alignment together': the score is of both axes at once."""
-    skill = "skill" if report.x.name == "capability" else report.x.name
-    return f"in {skill} and {report.y.name} together"
+    return f"in {_skill(report)} and {report.y.name} together"
+
+
+def _skill(report: Report) -> str:
+    return "skill" if report.x.name == "capability" else report.x.name
 
 
 def _others(report: Report) -> str:
@@ -142,6 +147,34 @@ def _task_alone(report: Report) -> Standing | None:
 def _is_beaten(report: Report, loser: str, winner: str) -> bool:
     comparison = report.standings.against(winner, loser)
     return comparison is not None and comparison.is_won
+
+
+def _behind(report: Report, leader: Standing) -> str:
+    """Return on what the task alone beats the leader, such as 'in alignment'; '': it does not.
+
+    Either on the score, or, since that is clipped at 0 and so tells nothing of what lies below the reference, on an
+    axis: the task alone is told apart as better on one at least, the leader on none, nor is its score the higher one.
+    """
+    comparison = report.standings.against(TASK_ALONE, leader.strategy)
+    if _task_alone(report) is None or comparison is None:
+        return ""
+    if comparison.is_won:
+        return _on_both(report)
+    summary = comparison.score.summary
+    sides = [_side(comparison, axis, difference) for axis, difference in _axes(report, comparison)]
+    if not summary or summary.mean < 0 or -1 in sides or 1 not in sides:
+        return ""
+    return "on both axes" if sides == [1, 1] else f"in {_skill(report) if sides[0] else report.y.name}"
+
+
+def _axes(report: Report, comparison: Comparison) -> list[tuple[Axis, Difference]]:
+    return [(report.x, comparison.x), (report.y, comparison.y)]
+
+
+def _side(comparison: Comparison, axis: Axis, difference: Difference) -> int:
+    """Return 1 where `comparison.strategy` is told apart as better on an axis, -1 where the other is, else 0."""
+    is_apart = replace(comparison, score=difference).told_apart
+    return int(is_apart and difference.summary is not None and axis.sign * (1 if difference.summary.mean > 0 else -1))
 
 
 def rivals_of(report: Report, leader: Standing) -> list[str]:
@@ -246,7 +279,7 @@ def next_step(report: Report) -> str:
         more = max(LEAST_SEEDS - shared, 1)
         some = "one seed" if more == 1 else f"{more} seeds"
         return f"add at least {some} to 'seeds:' and run again: with fewer than {LEAST_SEEDS} nothing is separated."
-    if comparison.told_apart:
+    if comparison.told_apart or _behind(report, leader):
         return _further(report, report.settings[leader.best]) if leader.best is not None else _CONFIRM
     return _more_seeds(report, comparison)
 
@@ -303,13 +336,14 @@ def _further(report: Report, best: Setting) -> str:
 def leading_comparison(report: Report) -> Comparison | None:
     """Return the comparison that matters most: with the first whom the leader does not beat, else with the runner-up.
 
-    The task alone comes after the other strategies. None where nothing stands beside the leader.
+    The task alone comes after the other strategies, but first where the leader is behind it. None where nothing stands
+    beside the leader.
     """
     standings, plain = report.standings, _task_alone(report)
     leader, second = standings.leader, standings.runner_up
     if leader is None:
         return None
-    unbeaten = rivals_of(report, leader)
+    unbeaten = [TASK_ALONE] if _behind(report, leader) else rivals_of(report, leader)
     if plain and not _is_beaten(report, plain.strategy, leader.strategy):
         unbeaten.append(plain.strategy)
     others = [*unbeaten, *(s.strategy for s in (second, plain) if s)]
@@ -332,7 +366,7 @@ def _num_settings(report: Report, comparison: Comparison) -> int:
 
 def comparison_facts(report: Report) -> Iterable[tuple[str, str]]:
     """Yield the numbers of the leading comparison, as pairs such as ('p, Holm over 10 pairs', '0.041')."""
-    comparison = leading_comparison(report)
+    comparison, leader = leading_comparison(report), report.standings.leader
     summary = comparison.score.summary if comparison else None
     if comparison is None or summary is None:
         return
@@ -343,10 +377,14 @@ def comparison_facts(report: Report) -> Iterable[tuple[str, str]]:
     pairs = report.standings.num_pairs
     if comparison.score.p_holm is not None:
         yield f"p{f', Holm over {pairs} pairs' if pairs > 1 else ''}", p_text(comparison.score.p_holm)
+    is_behind = bool(leader and _behind(report, leader))
+    for axis, difference in _axes(report, comparison) if is_behind else ():
+        if difference.summary and difference.p_holm is not None:
+            yield f"difference of {axis.name}", f"{difference.summary.mean:+.3f}, p {p_text(difference.p_holm)}"
     needed = seeds_needed(report, comparison)
     if needed != 0 and summary.sd:
         widening = choice_widening(_num_settings(report, comparison), n)
         seen = detectable_difference(summary.sd, n, LEVEL / pairs, widening=widening)
         yield "difference found in 80 % of sweeps", f"{seen:.3g} or more; smaller ones mostly go unseen"
-        if not comparison.told_apart:
+        if not comparison.told_apart and not is_behind:
             yield "seeds that would separate them", f"over {MOST_SEEDS}" if needed is None else f"about {needed}"

@@ -21,7 +21,7 @@ from selgen_ray.report.roles import Kind, Role
 from selgen_ray.report.settings import Axis
 from selgen_ray.report.text import report_text
 from selgen_ray.report.top import rows
-from selgen_ray.report.verdict import MOST_WORDS, next_step, sentence
+from selgen_ray.report.verdict import MOST_WORDS, comparison_facts, next_step, sentence
 from selgen_ray.report.writing import surroundings
 from selgen_ray.storage import Folder
 
@@ -133,6 +133,48 @@ def test_the_task_alone_is_never_beaten_by_what_is_worse():
         results += [fake_result(name, s, 0.7 + draw.gauss(0, 0.01), 0.5 + draw.gauss(0, 0.01)) for s in range(6)]
     report = report_of(results, reference=(0.0, 0.0))
     assert sentence(report).startswith("No strategy beats the task alone in skill and alignment together: ")
+
+
+def against_the_task_alone(draw: random.Random, lift: float, lift_x: float = 0.0) -> Report:
+    """One strategy, `lift` better in alignment and `lift_x` in capability than the task alone; three seeds."""
+    results = []
+    for name, knobs, x, y in (("naive", ALONE, 0.5, 0.5), ("dpo", {}, 0.5 + lift_x, 0.5 + lift)):
+        for seed in (1, 2, 3):
+            results.append(fake_result(name, seed, x + draw.gauss(0, 0.01), y + draw.gauss(0, 0.02), **knobs))
+    return report_of(results)
+
+
+def test_a_strategy_far_below_the_task_alone_is_called_behind_it():
+    """Scores are clipped at 0: they alone said so in no sweep of three seeds."""
+    report = against_the_task_alone(random.Random(9), -0.3)
+    told = "dpo, the only strategy, is behind the task alone in alignment (paired test, 3 seeds, p < 0.05)."
+    assert sentence(report) == told
+    facts = dict(comparison_facts(report))
+    assert facts["the closest comparison"].startswith("dpo − task alone")
+    assert re.match(r"-0\.[23]\d+, p 0\.0\d+$", facts["difference of alignment"])
+    assert "seeds that would separate them" not in facts
+    draw = random.Random(10)
+    assert sum("is behind" in sentence(against_the_task_alone(draw, -0.3)) for _ in range(40)) >= 35
+    both = against_the_task_alone(random.Random(9), -0.3, -0.3)
+    assert " on both axes " in sentence(both)
+    traded = against_the_task_alone(random.Random(9), -0.3, 0.3)  # better on one axis, worse on the other
+    assert "behind" not in sentence(traded)
+
+
+def test_of_strategies_like_the_task_alone_hardly_any_is_called_behind_it():
+    draw = random.Random(11)
+    assert sum("is behind" in sentence(against_the_task_alone(draw, 0.0)) for _ in range(150)) <= 7  # 2.7 are expected
+
+
+def test_of_several_strategies_behind_the_task_alone_the_sentence_names_the_best():
+    draw = random.Random(12)
+    results = []
+    for name, knobs, y in (("naive", ALONE, 0.8), ("dpo", {}, 0.3), ("safe_lora", {}, 0.5)):
+        results += [fake_result(name, s, 0.9 + draw.gauss(0, 0.01), y + draw.gauss(0, 0.01), **knobs) for s in range(6)]
+    assert sentence(report_of(results)) == (
+        "No strategy beats the task alone in skill and alignment together: safe_lora, the best of them, is behind it "
+        "in alignment (p < 0.05)."
+    )
 
 
 def reference_sweep(points: dict[str, tuple[float, float]], base: tuple[float, float]) -> list[TrialResult]:
