@@ -13,7 +13,7 @@ from selgen_ray.report.costs import cost_of
 from selgen_ray.report.model import Comparison, HeldOut, Reference, Report, Standing, Standings
 from selgen_ray.report.roles import Role
 from selgen_ray.report.scales import is_share
-from selgen_ray.report.settings import Axis, mean_point
+from selgen_ray.report.settings import Axis, Setting, mean_point
 from selgen_ray.stats import pareto_front
 from selgen_ray.stats.comparing import (
     areas,
@@ -122,6 +122,14 @@ def _room(axis: Axis, value: float) -> float | None:
 
 def _turned(report: Report, reference: Reference) -> tuple[float, float]:
     return report.x.sign * reference.x, report.y.sign * reference.y
+
+
+def mean_score(report: Report, setting: Setting) -> float | None:
+    """Return the mean area of a setting's runs beyond the reference point, complete or not; None without any."""
+    if report.standings.reference is None or not setting.points:
+        return None
+    xs, ys = np.array(setting.points).T
+    return float(areas(report.x.sign * xs, report.y.sign * ys, _turned(report, report.standings.reference)).mean())
 
 
 def _standing(report: Report, role: Role, reference: Reference) -> Standing:

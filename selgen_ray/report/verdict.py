@@ -13,6 +13,7 @@ from selgen_ray.report.knob_names import signs
 from selgen_ray.report.model import LEAST_SEEDS, LEVEL, Comparison, Report, Standing
 from selgen_ray.report.roles import TASK_ALONE
 from selgen_ray.report.settings import Axis, Setting, mean_point
+from selgen_ray.report.standings import mean_score
 from selgen_ray.report.top import p_text
 from selgen_ray.stats import is_number
 from selgen_ray.stats.comparing import Difference, choice_widening, detectable_difference, seeds_to_settle
@@ -20,6 +21,7 @@ from selgen_ray.stats.comparing import Difference, choice_widening, detectable_d
 MOST_WORDS, MOST_SEEDS = 25, 100
 _MOST_NAMED, _MANY = 3, 3
 _LEAST_VALUES = 2  # of a knob, for one of them to be the largest that was tried
+_MEND = "see below why they ended, mend it, and run the same command again: failed trials are tried anew."
 _LOST = (TrialStatus.DIVERGED, TrialStatus.FAILED, TrialStatus.STOPPED)
 
 
@@ -43,8 +45,12 @@ def sentence(report: Report) -> str:
         return f"{head} so far {leader.strategy} leads {_on_both(report)}, and what is missing may change that."
     if leader is None:
         return f"There is no answer: {_why_no_answer(report)}."
-    if _gains_nowhere(report) and not _behind(report, leader):
+    behind = _behind(report, leader)
+    if _gains_nowhere(report) and not behind:
         return _of_no_gain(report)
+    if behind and (better := _held_up(report, leader)):
+        alone, failed = f"beats the task alone {_on_both(report)}", "lacks seeds that failed"
+        return f"No complete strategy {alone}, but a better setting of {_listed(better)} {failed}."
     if len(report.standings.ranked) == 1:
         return _of_the_only_one(report, leader)
     return _of_several(report, leader)
@@ -53,7 +59,7 @@ def sentence(report: Report) -> str:
 def _of_no_gain(report: Report) -> str:
     reference = report.standings.reference
     assert reference is not None, "what is ranked is measured from somewhere"
-    every = "complete " if _lost_strategies(report) else ""
+    every = "complete " if _lost_strategies(report) or _held_up(report, report.standings.ranked[0]) else ""
     return f"No {every}strategy gains on both axes over the reference ({reference.why})."
 
 
@@ -74,6 +80,8 @@ def _of_several(report: Report, leader: Standing) -> str:
         return (
             f"{name} leads {both}, but fewer than {LEAST_SEEDS} seeds cannot show that it is better than anything else."
         )
+    if ahead := [one for one in _held_up(report, leader) if one != name]:
+        return f"{name} leads {both}, but a setting of {_listed(ahead)} is ahead of it and lacks seeds that failed."
     rivals, others = rivals_of(report, leader), _others(report)
     everybody = len(rivals) == len(report.standings.ranked) - 1 >= _MANY
     unbeaten = "any other strategy" if everybody else _listed(rivals)
@@ -177,6 +185,21 @@ def _side(comparison: Comparison, axis: Axis, difference: Difference) -> int:
     return int(is_apart and difference.summary is not None and axis.sign * (1 if difference.summary.mean > 0 else -1))
 
 
+def _held_up(report: Report, leader: Standing) -> list[str]:
+    """Return the strategies of which a setting would lead by the seeds that it has, had others of them not failed.
+
+    Failed trials are tried anew, so such a setting may yet be complete; what diverged never is.
+    """
+    least = leader.score.mean if leader.score else leader.flattering or 0.0
+    held_up = [
+        s.group
+        for s in report.settings
+        if set(s.lost) == {TrialStatus.FAILED} and not s.role.is_control and not s.failures
+        if (score := mean_score(report, s)) is not None and score > least
+    ]
+    return list(dict.fromkeys(held_up))
+
+
 def rivals_of(report: Report, leader: Standing) -> list[str]:
     """Return the strategies that the leader does not beat, in the order of the ranking."""
     return [s.strategy for s in report.standings.ranked[1:] if not _is_beaten(report, s.strategy, leader.strategy)]
@@ -251,7 +274,7 @@ def _lost(report: Report) -> str:
 def _mend(report: Report) -> str:
     if report.counts.get(TrialStatus.DIVERGED):
         return "lower the learning rate, or the strength, of what diverged, and run it again."
-    return "see below why they ended, mend it, and run the same command again: failed trials are tried anew."
+    return _MEND
 
 
 # -- the next step ---------------------------------------------------------------------------------------------------
@@ -266,6 +289,8 @@ def next_step(report: Report) -> str:
         return "run the sweep's command again: it goes on with the trials that are missing."
     if leader is None:
         return no_leader(report)[1]
+    if _held_up(report, leader):
+        return _MEND
     if _gains_nowhere(report):
         return _towards_a_gain(report)
     comparison = leading_comparison(report)

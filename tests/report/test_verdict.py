@@ -241,6 +241,46 @@ def test_a_setting_that_diverged_is_not_crowned_and_has_a_row():
     ]
 
 
+def held_up_sweep(statuses: dict[int, str], y: float = 0.97, strategies: tuple[str, ...] = ("dpo",)):
+    """KL divergence at 0.8, DPO at 0.6 and with a larger strength at `y`, where some seeds have another status."""
+    draw = random.Random(13)
+    results = []
+    for seed in range(1, 6):
+        results.append(fake_result("naive", seed, 0.9, 0.5 + draw.gauss(0, 0.01), **ALONE))
+        results.append(fake_result("kl_divergence", seed, 0.9, 0.8 + draw.gauss(0, 0.01), beta_kl=1.0))
+        for name in strategies:
+            results.append(fake_result(name, seed, 0.9, 0.6 + draw.gauss(0, 0.01), strength=0.1))
+            status = statuses.get(seed, "completed")
+            results.append(fake_result(name, seed, 0.9, y + draw.gauss(0, 0.005), status, strength=1.0))
+    return results
+
+
+def test_nothing_is_better_than_a_strategy_whose_better_setting_lacks_a_failed_seed():
+    report = report_of(held_up_sweep({5: "failed"}))
+    assert sentence(report) == (
+        "kl_divergence leads in skill and alignment together, but a setting of dpo is ahead of it and lacks seeds that "
+        "failed."
+    )
+    assert next_step(report).endswith("run the same command again: failed trials are tried anew.")
+    many = sentence(report_of(held_up_sweep({5: "failed"}, strategies=("dpo", "safe_lora", "my_own"))))
+    assert "a setting of 3 other strategies is ahead" in many and len(many.split()) <= MOST_WORDS
+    beaten = "kl_divergence does best in skill and alignment together: better than the task alone and dpo (paired"
+    # a worse setting, or one that can never be complete, holds nothing up
+    for statuses, y in (({5: "failed"}, 0.7), ({4: "failed", 5: "diverged"}, 0.97), ({5: "stopped"}, 0.97)):
+        report = report_of(held_up_sweep(statuses, y))
+        assert sentence(report).startswith(beaten) and "tried anew" not in next_step(report)
+    all_behind = [r for r in held_up_sweep({5: "failed"}, 0.58) if "kl_divergence" not in r.slug]
+    for result in all_behind:  # dpo alone, its complete setting far below the task alone
+        if "strength-0.1" in result.slug:
+            result.alignment = 0.3 + result.seed / 1000
+    assert sentence(report_of(all_behind)) == (
+        "No complete strategy beats the task alone in skill and alignment together, but a better setting of dpo lacks "
+        "seeds that failed."
+    )
+    held_up = report_of(held_up_sweep({5: "failed"}), require="alignment <= 0.9")  # nor one that may not lead
+    assert sentence(held_up).startswith(beaten)
+
+
 # -- what is missing -------------------------------------------------------------------------------------------------
 
 
