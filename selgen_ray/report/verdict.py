@@ -75,49 +75,75 @@ def _gains_nowhere(report: Report) -> bool:
 
 
 def _of_several(report: Report, leader: Standing) -> str:
-    name, both, n = leader.strategy, _on_both(report), len(leader.held_out)
+    name, both = leader.strategy, _on_both(report)
     if _has_few_seeds(leader):
         return (
             f"{name} leads {both}, but fewer than {LEAST_SEEDS} seeds cannot show that it is better than anything else."
         )
     if ahead := [one for one in _held_up(report, leader) if one != name]:
         return f"{name} leads {both}, but a setting of {_listed(ahead)} is ahead of it and lacks seeds that failed."
-    rivals, others = rivals_of(report, leader), _others(report)
-    everybody = len(rivals) == len(report.standings.ranked) - 1 >= _MANY
-    unbeaten = "any other strategy" if everybody else _listed(rivals)
-    plain = _task_alone(report)
+    rivals, others, plain = rivals_of(report, leader), _others(report), _task_alone(report)
+    n = min(_shared(report, leader, one) for one in [*report.standings.ranked[1:], *([plain] if plain else [])])
+    tests = f"(paired tests, {n} seeds, p < {LEVEL})"
     if plain is None:
         if not rivals:
-            return f"{name} does best {both}: better than {others} (paired tests, {n} seeds, p < {LEVEL})."
-        return f"{name} leads {both}, but {n} seeds do not separate it from {unbeaten}."
+            return f"{name} does best {both}: better than {others} {tests}."
+        return f"{name} leads {both}, but {_unseparated(report, leader, rivals)}."
     if where := _behind(report, leader):
         where = "" if where == both else f" {where}"
         return f"No strategy beats the task alone {both}: {name}, the best of them, is behind it{where} (p < {LEVEL})."
     if not _is_beaten(report, plain.strategy, leader.strategy):
+        unseparated = _unseparated(report, leader, [plain, *rivals])
         if not rivals:
-            return f"{name} beats {others} {both} (p < {LEVEL}), but {n} seeds do not separate it from the task alone."
-        return f"{name} leads {both}, but {n} seeds separate it neither from the task alone nor from {unbeaten}."
+            return f"{name} beats {others} {both} (p < {LEVEL}), but {unseparated}."
+        return f"{name} leads {both}, but {unseparated}."
     if not rivals:
-        return (
-            f"{name} does best {both}: better than the task alone and {others} (paired tests, {n} seeds, p < {LEVEL})."
-        )
+        return f"{name} does best {both}: better than the task alone and {others} {tests}."
     sure = f" (p < {LEVEL})" if len(rivals) == 1 else ""
-    return f"{name} leads {both}: it beats the task alone{sure}, but {n} seeds do not separate it from {unbeaten}."
+    return f"{name} leads {both}: it beats the task alone{sure}, but {_unseparated(report, leader, rivals)}."
+
+
+def _unseparated(report: Report, leader: Standing, others: Sequence[Standing]) -> str:
+    """Return why the leader does not beat others: '3 seeds do not separate it from dpo', 'it shares no seed with dpo'.
+
+    The number is the least of seeds that it shares with one of them.
+    """
+    rivals = [one.strategy for one in others if not one.is_control]
+    everybody = len(rivals) == len(report.standings.ranked) - 1 >= _MANY
+    whom = ["the task alone"] if len(rivals) < len(others) else []
+    whom += ["any other strategy" if everybody else _listed(rivals)] if rivals else []
+    shared = [_shared(report, leader, one) for one in others]
+    if not any(shared):
+        return f"it shares no seed with {' and '.join(whom)}"
+    seeds, s = ("1 seed", "s") if min(shared) == 1 else (f"{min(shared)} seeds", "")
+    if len(whom) > 1:
+        separate = f"{seeds} separate{s} it" if min(shared) else "it is separated"
+        return f"{separate} neither from {whom[0]} nor from {whom[1]}"
+    separate = f"{seeds} do{'es' if s else ''} not separate it" if min(shared) else "it is not separated"
+    return f"{separate} from {whom[0]}"
+
+
+def _shared(report: Report, leader: Standing, other: Standing) -> int:
+    """Return how many seeds of the leader's comparison with another there are."""
+    comparison = report.standings.against(leader.strategy, other.strategy)
+    return len(comparison.seeds) if comparison else 0
 
 
 def _of_the_only_one(report: Report, leader: Standing) -> str:
-    name, both, n = leader.strategy, _on_both(report), len(leader.held_out)
+    name, both = leader.strategy, _on_both(report)
     only = "the only strategy with all its seeds" if _lost_strategies(report) else "the only strategy"
     plain = _task_alone(report)
     if plain is None:
         return f"{name} is {only}, and nothing stands beside it to compare it with."
     if _has_few_seeds(leader):
         return f"{name} is {only}, and fewer than {LEAST_SEEDS} seeds do not tell it from the task alone."
+    test = f"(paired test, {_shared(report, leader, plain)} seeds, p < {LEVEL})"
     if _is_beaten(report, plain.strategy, name):
-        return f"{name}, {only}, beats the task alone {both} (paired test, {n} seeds, p < {LEVEL})."
+        return f"{name}, {only}, beats the task alone {both} {test}."
     if where := _behind(report, leader):
-        return f"{name}, {only}, is behind the task alone {where} (paired test, {n} seeds, p < {LEVEL})."
-    return f"{name} is {only}, and {n} seeds do not separate it from the task alone {both}."
+        return f"{name}, {only}, is behind the task alone {where} {test}."
+    where = f" {both}" if _shared(report, leader, plain) else ""
+    return f"{name} is {only}, and {_unseparated(report, leader, [plain])}{where}."
 
 
 def _on_both(report: Report) -> str:
@@ -200,9 +226,9 @@ def _held_up(report: Report, leader: Standing) -> list[str]:
     return list(dict.fromkeys(held_up))
 
 
-def rivals_of(report: Report, leader: Standing) -> list[str]:
+def rivals_of(report: Report, leader: Standing) -> list[Standing]:
     """Return the strategies that the leader does not beat, in the order of the ranking."""
-    return [s.strategy for s in report.standings.ranked[1:] if not _is_beaten(report, s.strategy, leader.strategy)]
+    return [s for s in report.standings.ranked[1:] if not _is_beaten(report, s.strategy, leader.strategy)]
 
 
 # -- no answer -------------------------------------------------------------------------------------------------------
@@ -368,11 +394,11 @@ def leading_comparison(report: Report) -> Comparison | None:
     leader, second = standings.leader, standings.runner_up
     if leader is None:
         return None
-    unbeaten = [TASK_ALONE] if _behind(report, leader) else rivals_of(report, leader)
+    unbeaten = [] if _behind(report, leader) else rivals_of(report, leader)
     if plain and not _is_beaten(report, plain.strategy, leader.strategy):
-        unbeaten.append(plain.strategy)
-    others = [*unbeaten, *(s.strategy for s in (second, plain) if s)]
-    return standings.against(leader.strategy, others[0]) if others else None
+        unbeaten.append(plain)
+    others = [*unbeaten, *(s for s in (second, plain) if s)]
+    return standings.against(leader.strategy, others[0].strategy) if others else None
 
 
 def seeds_needed(report: Report, comparison: Comparison) -> int | None:

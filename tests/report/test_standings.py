@@ -254,7 +254,7 @@ def test_strategies_without_shared_seeds_are_not_told_apart(tmp_path):
     report = report_of(tmp_path, reference=(0.0, 0.0))
     assert report.standings.families["dpo"][0].seeds == ()
     assert report.standings.families["dpo"][0].score.summary is None
-    assert "dpo leads" in sentence(report) and "do not separate it from naive" in sentence(report)
+    assert "dpo leads" in sentence(report) and "it shares no seed with naive" in sentence(report)
 
 
 def test_what_is_told_apart_and_what_the_sweep_could_have_seen(tmp_path):

@@ -126,6 +126,40 @@ def test_the_sentence_where_the_leader_is_not_told_apart():
     assert "separate" in next_step(report)
 
 
+def seeds_sweep(points: dict[str, tuple[float, range]]) -> Report:
+    """Strategies and the task alone ('naive') at an alignment, each with seeds of its own."""
+    draw = random.Random(14)
+    results = []
+    for name, (y, seeds) in points.items():
+        knobs = ALONE if name == "naive" else {}
+        results += [fake_result(name, s, 0.9, y + draw.gauss(0, 0.01), **knobs) for s in seeds]
+    return report_of(results)
+
+
+def test_the_seeds_of_the_sentence_are_those_that_are_compared():
+    ten, three, others = range(10), range(3), range(20, 23)
+    best = {"kl_divergence": (0.9, ten)}
+    assert sentence(seeds_sweep(best | {"naive": (0.3, three), "dpo": (0.6, range(5))})) == (
+        "kl_divergence does best in skill and alignment together: better than the task alone and dpo "
+        "(paired tests, 3 seeds, p < 0.05)."
+    )
+    assert sentence(seeds_sweep(best | {"naive": (0.3, three)})) == (
+        "kl_divergence, the only strategy, beats the task alone in skill and alignment together (paired test, 3 seeds, "
+        "p < 0.05)."
+    )
+    beats = "kl_divergence leads in skill and alignment together: it beats the task alone (p < 0.05), but "
+    apart = seeds_sweep(best | {"naive": (0.3, ten), "dpo": (0.4, others)})
+    assert sentence(apart) == f"{beats}it shares no seed with dpo."
+    single = seeds_sweep(best | {"naive": (0.3, ten), "dpo": (0.4, range(9, 12))})
+    assert sentence(single) == f"{beats}1 seed does not separate it from dpo."
+    alike = {"dpo": (0.8, range(5, 10)), "safe_lora": (0.4, others)}
+    some = seeds_sweep({"kl_divergence": (0.805, ten), "naive": (0.3, ten)} | alike)
+    assert sentence(some) == f"{beats.replace(' (p < 0.05)', '')}it is not separated from dpo and safe_lora."
+    lone = seeds_sweep(best | {"naive": (0.3, others)})
+    assert sentence(lone) == "kl_divergence is the only strategy, and it shares no seed with the task alone."
+    assert next_step(lone).startswith("add at least 3 seeds to 'seeds:' and run again: with fewer than 3 nothing")
+
+
 def test_the_task_alone_is_never_beaten_by_what_is_worse():
     draw = random.Random(4)
     results = [fake_result("naive", s, 0.9 + draw.gauss(0, 0.01), 0.8 + draw.gauss(0, 0.01), **ALONE) for s in range(6)]
