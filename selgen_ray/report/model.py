@@ -58,7 +58,8 @@ class Standing:
 
     Attributes:
         strategy: its name, or that of the control.
-        settings: its settings that may lead: every planned seed has a point, and they meet `require`.
+        settings: its settings that may lead: every planned seed has a point, and they meet `require`, which those of a
+            control need not.
         incomplete: number of its settings that lack a seed, whatever became of it.
         num_trials: number of its planned trials; `num_diverged` of them diverged.
         front: those of them on the strategy's own Pareto front of means.

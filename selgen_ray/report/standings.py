@@ -133,7 +133,9 @@ def mean_score(report: Report, setting: Setting) -> float | None:
 
 
 def _standing(report: Report, role: Role, reference: Reference) -> Standing:
-    indices = [i for i, s in enumerate(report.settings) if s.role == role and s.may_lead]
+    # a control leads nothing, so it need not meet a requirement to be compared with
+    may = [s.complete if role.is_control else s.may_lead for s in report.settings]
+    indices = [i for i, s in enumerate(report.settings) if s.role == role and may[i]]
     if not indices:
         return _without_points(report, role)
     settings = [report.settings[i] for i in indices]

@@ -41,7 +41,8 @@ def sentence(report: Report) -> str:
                 f"{head} so far no strategy gains on both axes over the reference, and what is missing may change that."
             )
         if len(report.standings.ranked) == 1:
-            return f"{head} so far only {leader.strategy} has a setting with all its seeds, so nothing is compared."
+            has = f"meets {_requirement(report)}" if _missed(report) else "has a setting with all its seeds"
+            return f"{head} so far only {leader.strategy} {has}, so nothing is compared."
         return f"{head} so far {leader.strategy} leads {_on_both(report)}, and what is missing may change that."
     if leader is None:
         return f"There is no answer: {_why_no_answer(report)}."
@@ -59,7 +60,7 @@ def sentence(report: Report) -> str:
 def _of_no_gain(report: Report) -> str:
     reference = report.standings.reference
     assert reference is not None, "what is ranked is measured from somewhere"
-    every = "complete " if _lost_strategies(report) or _held_up(report, report.standings.ranked[0]) else ""
+    every = _which(report) or ("complete " if _held_up(report, report.standings.ranked[0]) else "")
     return f"No {every}strategy gains on both axes over the reference ({reference.why})."
 
 
@@ -131,18 +132,18 @@ def _shared(report: Report, leader: Standing, other: Standing) -> int:
 
 def _of_the_only_one(report: Report, leader: Standing) -> str:
     name, both = leader.strategy, _on_both(report)
-    only = "the only strategy with all its seeds" if _lost_strategies(report) else "the only strategy"
+    only = f"the only strategy{_that_is(report)}"
     plain = _task_alone(report)
     if plain is None:
         return f"{name} is {only}, and nothing stands beside it to compare it with."
     if _has_few_seeds(leader):
         return f"{name} is {only}, and fewer than {LEAST_SEEDS} seeds do not tell it from the task alone."
-    test = f"(paired test, {_shared(report, leader, plain)} seeds, p < {LEVEL})"
+    n = _shared(report, leader, plain)
     if _is_beaten(report, plain.strategy, name):
-        return f"{name}, {only}, beats the task alone {both} {test}."
+        return f"{name}, {only}, beats the task alone {both} (paired test, {n} seeds, p < {LEVEL})."
     if where := _behind(report, leader):
-        return f"{name}, {only}, is behind the task alone {where} {test}."
-    where = f" {both}" if _shared(report, leader, plain) else ""
+        return f"{name}, {only}, is behind the task alone {where} ({n} paired seeds, p < {LEVEL})."
+    where = f" {both}" if n and not _missed(report) else ""
     return f"{name} is {only}, and {_unseparated(report, leader, [plain])}{where}."
 
 
@@ -156,13 +157,37 @@ def _skill(report: Report) -> str:
 
 
 def _others(report: Report) -> str:
-    """Return the other strategies that were compared; those that lost seeds were not."""
-    ranked, complete = report.standings.ranked, "complete " if _lost_strategies(report) else ""
-    return ranked[1].strategy if len(ranked) == 2 and not complete else f"every other {complete}strategy"
+    """Return the other strategies that were compared; those that lost seeds, or miss the requirement, were not."""
+    ranked, which = report.standings.ranked, _which(report)
+    return ranked[1].strategy if len(ranked) == 2 and not which else f"every other {which}strategy"
 
 
-def _lost_strategies(report: Report) -> int:
-    return sum(s.hypervolume is None and not s.is_control for s in report.standings.standings)
+def _which(report: Report) -> str:
+    return "qualifying " if _missed(report) else "complete " if _unranked(report) else ""
+
+
+def _that_is(report: Report) -> str:
+    """Return what the ranked strategies have and others have not, as a clause; '' where there are no others."""
+    missed, unranked = _missed(report), _unranked(report)
+    if len(missed) < len(unranked):
+        return " that qualifies" if missed else " with all its seeds"
+    return f" that meets {_requirement(report)}" if missed else ""
+
+
+def _unranked(report: Report) -> list[str]:
+    return [s.strategy for s in report.standings.standings if s.hypervolume is None and not s.is_control]
+
+
+def _missed(report: Report) -> list[str]:
+    """Return the strategies that are not ranked since what they have complete misses the requirement."""
+    complete = {s.group for s in report.settings if s.complete}
+    return [name for name in _unranked(report) if name in complete]
+
+
+def _requirement(report: Report) -> str:
+    """Return the requirement in at most three words."""
+    conditions = parse_requirement(report.require)
+    return report.require if len(conditions) == 1 else f"all {len(conditions)} conditions"
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -321,7 +346,8 @@ def next_step(report: Report) -> str:
         return _towards_a_gain(report)
     comparison = leading_comparison(report)
     if comparison is None and not _has_few_seeds(leader):
-        return "add another strategy, or the task alone, to compare it with."
+        relax = f"relax '{report.require}', or " if _missed(report) else ""
+        return f"{relax}add another strategy, or the task alone, to compare it with."
     shared = len(comparison.seeds) if comparison else len(leader.seeds)
     if comparison is None or _has_few_seeds(leader) or shared < LEAST_SEEDS:
         best = report.settings[leader.best] if leader.best is not None else None

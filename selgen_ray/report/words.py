@@ -57,8 +57,11 @@ def caveats(report: Report) -> list[str]:
     sentences += _seeds(report)
     sentences += _lost(report)
     if report.require:
-        out = sum(bool(s.failures) for s in report.settings)
-        sentences.append(f"Settings that miss {report.require} are on no front and in no hypervolume: {out} of them.")
+        out = sum(bool(s.failures) for s in report.settings if not s.role.is_control)
+        sentences.append(
+            f"Settings of strategies that miss {report.require} are on no front and in no hypervolume: {out} of them. "
+            "Controls are compared with all the same."
+        )
     sentences.append(
         "A score is the area that one run dominates beyond the reference point; the run's setting is chosen on all "
         "other seeds. A setting's own row is read on the seeds that chose it: the best of many rows looks better than "

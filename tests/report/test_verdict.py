@@ -181,7 +181,7 @@ def against_the_task_alone(draw: random.Random, lift: float, lift_x: float = 0.0
 def test_a_strategy_far_below_the_task_alone_is_called_behind_it():
     """Scores are clipped at 0: they alone said so in no sweep of three seeds."""
     report = against_the_task_alone(random.Random(9), -0.3)
-    told = "dpo, the only strategy, is behind the task alone in alignment (paired test, 3 seeds, p < 0.05)."
+    told = "dpo, the only strategy, is behind the task alone in alignment (3 paired seeds, p < 0.05)."
     assert sentence(report) == told
     facts = dict(comparison_facts(report))
     assert facts["the closest comparison"].startswith("dpo − task alone")
@@ -332,6 +332,33 @@ def test_a_requirement_that_nothing_meets_says_so():
     report = report_of(sweep(random.Random(5), 2, 3, 0.1, settings=1), require="alignment > 2")
     assert sentence(report) == "There is no answer: no complete setting of a strategy meets alignment > 2."
     assert re.match(r"relax it, or look at \S+, which has alignment 0\.\d+, below\.", next_step(report))
+
+
+def test_a_requirement_that_one_strategy_alone_meets_leaves_the_task_alone_to_compare_it_with():
+    draw = random.Random(15)
+    results = []
+    for name, knobs, y in (("naive", ALONE, 0.5), ("kl_divergence", {}, 0.9), ("dpo", {}, 0.55)):
+        results += [fake_result(name, s, 0.9, y + draw.gauss(0, 0.01), **knobs) for s in range(5)]
+    report = report_of(results, require="alignment >= 0.6")
+    assert sentence(report) == (
+        "kl_divergence, the only strategy that meets alignment >= 0.6, beats the task alone in skill and alignment "
+        "together (paired test, 5 seeds, p < 0.05)."
+    )
+    assert [row.role for row in rows(report)] == ["base model", "task alone", "leader"]
+    assert next_step(report).startswith("confirm it on new seeds")
+    two = sentence(report_of(results, require="alignment >= 0.6 and capability >= 0.5"))
+    assert "the only strategy that meets all 2 conditions, beats" in two
+    assert "so far only kl_divergence meets alignment >= 0.6, so" in sentence(report_of(results, 2, "alignment >= 0.6"))
+    without = report_of(results[5:], require="alignment >= 0.6")
+    assert sentence(without) == (
+        "kl_divergence is the only strategy that meets alignment >= 0.6, and nothing stands beside it to compare it "
+        "with."
+    )
+    assert next_step(without) == (
+        "relax 'alignment >= 0.6', or add another strategy, or the task alone, to compare it with."
+    )
+    results += [fake_result("safe_lora", s, 0.9, 0.9, "diverged" if s == 4 else "completed") for s in range(5)]
+    assert "the only strategy that qualifies, beats" in sentence(report_of(results, require="alignment >= 0.6"))
 
 
 def test_an_axis_that_nobody_has_is_named():
