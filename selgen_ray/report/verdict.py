@@ -83,6 +83,8 @@ def _of_several(report: Report, leader: Standing) -> str:
         )
     if ahead := [one for one in _held_up(report, leader) if one != name]:
         return f"{name} leads {both}, but a setting of {_listed(ahead)} is ahead of it and lacks seeds that failed."
+    if (equal := _equal_to(report, leader)) and not _behind(report, leader):
+        return _of_equals(report, leader, equal)
     rivals, others, plain = rivals_of(report, leader), _others(report), _task_alone(report)
     n = min(_shared(report, leader, one) for one in [*report.standings.ranked[1:], *([plain] if plain else [])])
     tests = f"(paired tests, {n} seeds, p < {LEVEL})"
@@ -104,7 +106,29 @@ def _of_several(report: Report, leader: Standing) -> str:
     return f"{name} leads {both}: it beats the task alone{sure}, but {_unseparated(report, leader, rivals)}."
 
 
-def _unseparated(report: Report, leader: Standing, others: Sequence[Standing]) -> str:
+def _of_equals(report: Report, leader: Standing, equal: Sequence[Standing]) -> str:
+    head = f"{leader.strategy} and {_listed([one.strategy for one in equal])} are equal in every number"
+    group, plain = [leader, *equal], _task_alone(report)
+    others = [one for one in report.standings.ranked if one not in group]
+    unbeaten = [
+        one
+        for one in [*([plain] if plain else []), *others]
+        if not all(_is_beaten(report, one.strategy, equal_one.strategy) for equal_one in group)
+    ]
+    if unbeaten:
+        return f"{head}: {_unseparated(report, leader, unbeaten, 'each')}."
+    beaten = [*(["the task alone"] if plain else []), *([f"every other {_which(report)}strategy"] if others else [])]
+    return f"{head}{f': each beats {_and(beaten)} (p < {LEVEL})' if beaten else ''}."
+
+
+def _equal_to(report: Report, leader: Standing) -> list[Standing]:
+    """Return the strategies that have the leader's values on both axes in every seed, of several."""
+    values = {seed: (run.x, run.y) for seed, run in leader.held_out.items()}
+    others = report.standings.ranked[1:] if len(values) > 1 else []
+    return [one for one in others if {seed: (run.x, run.y) for seed, run in one.held_out.items()} == values]
+
+
+def _unseparated(report: Report, leader: Standing, others: Sequence[Standing], it: str = "it") -> str:
     """Return why the leader does not beat others: '3 seeds do not separate it from dpo', 'it shares no seed with dpo'.
 
     The number is the least of seeds that it shares with one of them.
@@ -115,12 +139,12 @@ def _unseparated(report: Report, leader: Standing, others: Sequence[Standing]) -
     whom += ["any other strategy" if everybody else _listed(rivals)] if rivals else []
     shared = [_shared(report, leader, one) for one in others]
     if not any(shared):
-        return f"it shares no seed with {' and '.join(whom)}"
+        return f"{it} shares no seed with {' and '.join(whom)}"
     seeds, s = ("1 seed", "s") if min(shared) == 1 else (f"{min(shared)} seeds", "")
     if len(whom) > 1:
-        separate = f"{seeds} separate{s} it" if min(shared) else "it is separated"
+        separate = f"{seeds} separate{s} {it}" if min(shared) else f"{it} is separated"
         return f"{separate} neither from {whom[0]} nor from {whom[1]}"
-    separate = f"{seeds} do{'es' if s else ''} not separate it" if min(shared) else "it is not separated"
+    separate = f"{seeds} do{'es' if s else ''} not separate {it}" if min(shared) else f"{it} is not separated"
     return f"{separate} from {whom[0]}"
 
 
@@ -358,6 +382,9 @@ def next_step(report: Report) -> str:
         return f"add at least {some} to 'seeds:' and run again: with fewer than {LEAST_SEEDS} nothing is separated."
     if comparison.told_apart or _behind(report, leader):
         return _further(report, report.settings[leader.best]) if leader.best is not None else _CONFIRM
+    if equal := _equal_to(report, leader):
+        names = _and([leader.strategy, *(one.strategy for one in equal)])
+        return f"choose by cost, or measure what tells them apart: {names} are equal in every number."
     return _more_seeds(report, comparison)
 
 

@@ -160,6 +160,34 @@ def test_the_seeds_of_the_sentence_are_those_that_are_compared():
     assert next_step(lone).startswith("add at least 3 seeds to 'seeds:' and run again: with fewer than 3 nothing")
 
 
+def test_strategies_that_are_equal_in_every_number_are_called_equal():
+    def found(names: tuple[str, ...], *more: TrialResult, alone: float = 0.5) -> Report:
+        results = [fake_result("naive", s, 0.9 + s % 2 / 100, alone + s % 3 / 100, **ALONE) for s in range(5)]
+        results += [fake_result(name, s, 0.9 + s % 2 / 100, 1.0) for name in names for s in range(5)]
+        return report_of([*results, *more])
+
+    two = found(("dpo", "kl_divergence"))
+    head = "kl_divergence and dpo are equal in every number"
+    assert sentence(two) == f"{head}: each beats the task alone (p < 0.05)."
+    assert next_step(two) == (
+        "choose by cost, or measure what tells them apart: kl_divergence and dpo are equal in every number."
+    )
+    worse = [fake_result("safe_lora", s, 0.9, 0.7 + s % 3 / 100) for s in range(5)]
+    assert sentence(found(("dpo", "kl_divergence"), *worse)) == (
+        f"{head}: each beats the task alone and every other strategy (p < 0.05)."
+    )
+    near = [fake_result("safe_lora", s, 0.9 + s % 2 / 100, 0.9 if s == 2 else 1.0) for s in range(5)]
+    assert sentence(found(("dpo", "kl_divergence"), *near)) == (f"{head}: 5 seeds do not separate each from safe_lora.")
+    other = [fake_result("orth_penalty", s, 0.9 + s % 2 / 100, 0.9 if s == 2 else 1.0) for s in range(5)]
+    many = sentence(found(("dpo", "kl_divergence", "safe_lora", "my_own"), *other, alone=0.98))
+    assert many.startswith("kl_divergence and 3 other strategies are equal in every number")
+    assert len(many.split()) <= MOST_WORDS
+    almost = fake_result("my_own", 4, 0.9, 0.999)
+    assert "equal" not in sentence(
+        found(("kl_divergence",), *(fake_result("my_own", s, 0.9 + s % 2 / 100, 1.0) for s in range(4)), almost)
+    )
+
+
 def test_the_task_alone_is_never_beaten_by_what_is_worse():
     draw = random.Random(4)
     results = [fake_result("naive", s, 0.9 + draw.gauss(0, 0.01), 0.8 + draw.gauss(0, 0.01), **ALONE) for s in range(6)]
