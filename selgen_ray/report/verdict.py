@@ -419,10 +419,10 @@ def _more_seeds(report: Report, comparison: Comparison) -> str:
     if needed is None:
         return f"choose by cost: over {MOST_SEEDS} seeds would be needed to separate {pair}, so little do they differ."
     if needed <= n:
-        return f"add a seed ({_ADD}): with one more the sweep may separate {pair}."
+        return f"add a seed ({_ADD}), then confirm on new seeds: with one more the sweep may separate {pair}."
     return (
-        f"add about {needed - n} seeds ({_ADD}): in four of five such sweeps that separates {pair}, "
-        "if the difference is what it seems."
+        f"add about {needed - n} seeds ({_ADD}), then confirm on new seeds: in four of five such sweeps that "
+        f"separates {pair}, if the difference is what it seems."
     )
 
 

@@ -188,6 +188,14 @@ def test_strategies_that_are_equal_in_every_number_are_called_equal():
     )
 
 
+def test_seeds_that_are_added_ask_for_new_ones_to_confirm():
+    results = []
+    for name, ys in (("kl_divergence", (0.81, 0.80, 0.83, 0.82)), ("dpo", (0.80, 0.805, 0.80, 0.815))):
+        results += [fake_result(name, seed, 0.9, y) for seed, y in enumerate(ys)]
+    told = next_step(report_of(results, reference=(0.0, 0.0)))
+    assert re.match(r"add about \d+ seeds \(sweep add --seeds\), then confirm on new seeds: in four of five", told)
+
+
 def test_the_task_alone_is_never_beaten_by_what_is_worse():
     draw = random.Random(4)
     results = [fake_result("naive", s, 0.9 + draw.gauss(0, 0.01), 0.8 + draw.gauss(0, 0.01), **ALONE) for s in range(6)]
