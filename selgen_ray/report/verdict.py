@@ -420,8 +420,9 @@ def _more_seeds(report: Report, comparison: Comparison) -> str:
         return f"choose by cost: over {MOST_SEEDS} seeds would be needed to separate {pair}, so little do they differ."
     if needed <= n:
         return f"add a seed ({_ADD}), then confirm on new seeds: with one more the sweep may separate {pair}."
+    more = "one seed" if needed - n == 1 else f"{needed - n} seeds"
     return (
-        f"add about {needed - n} seeds ({_ADD}), then confirm on new seeds: in four of five such sweeps that "
+        f"add about {more} ({_ADD}), then confirm on new seeds: in four of five such sweeps that "
         f"separates {pair}, if the difference is what it seems."
     )
 
