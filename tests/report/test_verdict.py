@@ -194,6 +194,10 @@ def test_seeds_that_are_added_ask_for_new_ones_to_confirm():
         results += [fake_result(name, seed, 0.9, y) for seed, y in enumerate(ys)]
     told = next_step(report_of(results, reference=(0.0, 0.0)))
     assert re.match(r"add about \d+ seeds \(sweep add --seeds\), then confirm on new seeds: in four of five", told)
+    three = {"kl_divergence": (0.87, 0.86, 0.89), "dpo": (0.8, 0.805, 0.8), "safe_lora": (0.3, 0.29, 0.31)}
+    three["my_own"] = (0.3, 0.29, 0.32)
+    results = [fake_result(name, seed, 0.9, y) for name, ys in three.items() for seed, y in enumerate(ys)]
+    assert next_step(report_of(results, reference=(0.0, 0.0))).startswith("add about one seed (sweep add --seeds)")
 
 
 def test_the_task_alone_is_never_beaten_by_what_is_worse():
