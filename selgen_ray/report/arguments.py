@@ -13,9 +13,14 @@ def add_report(parser: argparse.ArgumentParser) -> None:
     """Add the options to a parser."""
     parser.add_argument("sweep", metavar="SWEEP", nargs="+", help="a sweep's folder, a path or URI; several: as one")
     choices = "'capability', 'alignment', 'coherence' or 'set/metric'"
-    parser.add_argument("--x", default="capability", help=f"{choices}; default: %(default)s")
-    parser.add_argument("--y", default="alignment", help=f"{choices}; default: %(default)s")
-    parser.add_argument("--require", metavar="CONDITION", help="for the front, such as 'coherence >= 0.5'")
+    of_sweep = "what the sweep's `pareto` says"
+    parser.add_argument("--x", help=f"{choices}; default: {of_sweep}, else capability")
+    parser.add_argument("--y", help=f"{choices}; default: {of_sweep}, else alignment")
+    parser.add_argument(
+        "--require",
+        metavar="CONDITION",
+        help=f"for the front, such as 'coherence >= 0.5'; default: {of_sweep}; '': nothing",
+    )
     parser.add_argument("--title", help="default: the name of the folder")
     parser.add_argument("--out", metavar="FOLDER", help="default: report/ in the sweep's folder, of several here")
     parser.add_argument(

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import re
 import sys
 from collections.abc import Callable, Sequence
 
-from selgen_ray.errors import nearest
 from selgen_ray.records.requirement import parse_requirement
-from selgen_ray.records.results import SUMMARIES
 from selgen_ray.records.status import TrialStatus
 from selgen_ray.report import arguments
+from selgen_ray.report.asked import axis_problem
 from selgen_ray.report.export import export
 from selgen_ray.report.follow import watch
 from selgen_ray.report.model import Report
@@ -34,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if wrong := _problems(args):
         return _refuse("\n".join(wrong))
     reports: list[Report] = []
+    # what was typed may be mistyped, and writes nothing then; what the sweep says is reported as at its end
+    typed = any((args.x, args.y, args.require))
 
     def write() -> Report:
         report = write_report(
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             args.x,
             args.y,
             title=args.title,
-            strict=True,
+            strict=typed,
             require=args.require,
             out=args.out,
             reference=args.reference,
@@ -51,12 +51,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return report
 
     if args.serve:
-        return _serve(args, write)
+        return _serve(args, write, typed)
     try:
         write()
         if args.export:
             _say(f"exported: {export([Folder(one) for one in args.sweep], Folder(args.export), reports[-1])}")
-        if reports[-1].unknown_axes:
+        if typed and reports[-1].unknown_axes:
             return _refuse("\n".join(reports[-1].unknown_axes))
         _say(report_text(reports[-1]))
         if args.watch:
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return DONE if reports[-1].counts[TrialStatus.COMPLETED] else NOTHING_YET
 
 
-def _serve(args: argparse.Namespace, write: Callable[[], Report]) -> int:
+def _serve(args: argparse.Namespace, write: Callable[[], Report], typed: bool) -> int:
     """Serve the page until Ctrl-C; the page that then lies on the disk looks for no newer one."""
     (sweep,) = args.sweep
     folder = Folder(sweep)
@@ -80,7 +80,7 @@ def _serve(args: argparse.Namespace, write: Callable[[], Report]) -> int:
         following = Following(folder, write)
         server = Server(following, sweep, arguments.PORT if args.port is None else args.port)
         following.look()
-        if following.report and following.report.unknown_axes:
+        if typed and following.report and following.report.unknown_axes:
             return _refuse("\n".join(following.report.unknown_axes))
         serve(server, _say)
         args.serve = False
@@ -100,9 +100,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _problems(args: argparse.Namespace) -> list[str]:
-    wrong = [_axis_problem(flag, name) for flag, name in (("--x", args.x), ("--y", args.y)) if _is_no_axis(name)]
+    axes = [(flag, name) for flag, name in (("--x", args.x), ("--y", args.y)) if name is not None]
+    wrong = [f"{flag} {name!r}: {problem}" for flag, name in axes if (problem := axis_problem(name))]
     try:
-        if args.require is not None:
+        if args.require:
             parse_requirement(args.require)
     except ValueError as error:
         wrong.append(f"--require {args.require!r}: {error}")
@@ -137,15 +138,6 @@ def near_folders(location: str) -> str:
     if near:
         return f" Did you mean {' or '.join(repr(parent + slash + folder) for folder in near)}?"
     return f" There are: {', '.join(names[:_NEAR])}{', ...' * (len(names) > _NEAR)}" if names else ""
-
-
-def _is_no_axis(name: str) -> bool:
-    return name not in SUMMARIES and not re.fullmatch(r"[^/\s]+/\S+", name)
-
-
-def _axis_problem(flag: str, name: str) -> str:
-    hint = nearest(name, SUMMARIES)
-    return f"{flag} {name!r}: allowed are {', '.join(SUMMARIES)}, or the 'set/metric' of an evaluation.{hint}"
 
 
 def _say(text: str) -> None:

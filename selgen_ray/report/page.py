@@ -43,6 +43,7 @@ class Surroundings:
         events: the parsed lines of the event logs, oldest first within a sweep.
         live: the sweeps that are running, in words; '' where none is.
         gridded: strategy -> keys that its grid or zip names in the search spaces.
+        parsed: (name of the sweep, its search space as plain data); None: it cannot be read.
     """
 
     spaces: tuple[tuple[str, str], ...] = ()
@@ -50,6 +51,7 @@ class Surroundings:
     events: tuple[Mapping[str, Any], ...] = ()
     live: str = ""
     gridded: Mapping[str, Collection[str]] = field(default_factory=dict[str, Collection[str]])
+    parsed: tuple[tuple[str, Mapping[str, Any] | None], ...] = ()
 
 
 def page_html(

@@ -17,6 +17,7 @@ from selgen_ray.reading import Unreadable, as_table, read_trials
 from selgen_ray.records.control import LIVE, Control
 from selgen_ray.records.events import read_events
 from selgen_ray.records.results import TrialResult, flatten
+from selgen_ray.report.asked import asked
 from selgen_ray.report.build import make_report
 from selgen_ray.report.foreseen import foreseen
 from selgen_ray.report.markdown import report_markdown
@@ -39,8 +40,8 @@ Found = Sequence[tuple[Folder, TrialResult]]
 
 def write_report(
     sweep: str | os.PathLike[str] | Folder | Sequence[str | Folder],
-    x: str = "capability",
-    y: str = "alignment",
+    x: str | None = None,
+    y: str | None = None,
     title: str | None = None,
     strict: bool = False,
     require: str | None = None,
@@ -52,10 +53,12 @@ def write_report(
 
     Args:
         sweep: a folder, a path or URI; or several, reported as one. Of two results of one trial the better is taken.
-        x, y: 'capability', 'alignment', 'coherence' or 'set/metric'; see `results.less_is_better`.
+        x, y: 'capability', 'alignment', 'coherence' or 'set/metric'; see `results.less_is_better`. Default: what
+            `pareto` says in the search space that the (first) sweep keeps, else capability and alignment.
         title: the title of the report; default: the folders' names.
         strict: write nothing where an axis is unknown, rather than files that lack it.
-        require: conditions that a setting must meet to be on the front, such as 'coherence >= 0.5'.
+        require: conditions that a setting must meet to be on the front, such as 'coherence >= 0.5'; '': none.
+            Default: what `pareto` says.
         out: the folder to write to; default: report/ in the sweep's folder, for several sweeps in the current one.
         reference: (x, y) from which hypervolumes are measured; default: the base model's x, the task alone's y.
         watch_s: seconds after which an open page looks for a newer one, again and again; 0: never.
@@ -74,7 +77,7 @@ def write_report(
         if not folder.exists():
             raise FileNotFoundError(f"no sweep folder at {folder}")
     with _uncollected():
-        return _written(folders, Axis(x), Axis(y), title, strict, require, out, reference, watch_s)
+        return _written(folders, x, y, title, strict, require, out, reference, watch_s)
 
 
 @contextlib.contextmanager
@@ -92,8 +95,8 @@ def _uncollected() -> Iterator[None]:
 
 def _written(
     folders: Sequence[Folder],
-    x: Axis,
-    y: Axis,
+    x: str | None,
+    y: str | None,
     title: str | None,
     strict: bool,
     require: str | None,
@@ -113,17 +116,17 @@ def _written(
 
 
 def read_report(
-    *sweeps: Folder, x: str = "capability", y: str = "alignment", title: str | None = None, require: str | None = None
+    *sweeps: Folder, x: str | None = None, y: str | None = None, title: str | None = None, require: str | None = None
 ) -> Report:
     """Read the results of sweeps and make their report; write nothing. Arguments and errors: see `write_report`."""
     with _uncollected():
-        return _read(sweeps, Axis(x), Axis(y), title, require, None)[2]
+        return _read(sweeps, x, y, title, require, None)[2]
 
 
 def _read(
     folders: Sequence[Folder],
-    x: Axis,
-    y: Axis,
+    x: str | None,
+    y: str | None,
     title: str | None,
     require: str | None,
     reference: tuple[float, float] | None,
@@ -136,9 +139,11 @@ def _read(
     title = title or ", ".join(folder.name for folder in folders)
     where = ", ".join(map(str, folders))
     plan = read_plan(folders)
-    report = make_report(results, where, title, x, y, require or "", reference, plan, around.gridded)
+    of, unclear = asked(x, y, require, around.parsed)
+    axes = Axis(of.x), Axis(of.y)
+    report = make_report(results, where, title, *axes, of.require, reference, plan, around.gridded)
     estimate = foreseen(folders, [result for _, result in results])
-    return results, around, replace(report, notes=(*_damage(unreadable), *report.notes), foreseen=estimate)
+    return results, around, replace(report, notes=(*unclear, *_damage(unreadable), *report.notes), foreseen=estimate)
 
 
 def _damage(unreadable: Sequence[Unreadable]) -> Iterable[str]:
@@ -226,6 +231,7 @@ def _files(
 def surroundings(folders: Sequence[Folder]) -> Surroundings:
     """Read the search spaces, events and states of sweeps, as far as they exist and can be read."""
     spaces: list[tuple[str, str]] = []
+    parsed: list[tuple[str, Mapping[str, Any] | None]] = []
     base: dict[str, Any] = {}
     gridded: dict[str, set[str]] = {}
     events: list[Mapping[str, Any]] = []
@@ -235,12 +241,14 @@ def surroundings(folders: Sequence[Folder]) -> Surroundings:
         if text:
             spaces.append((f"{folder.name}/space.yaml", text))
             content = _parsed(text)
+            parsed.append((folder.name, content))
+            content = content or {}
             base |= flatten(section) if isinstance(section := content.get("base"), dict) else {}
             for strategy, keys in _gridded(content):
                 gridded.setdefault(strategy, set()).update(keys)
         events += read_events(folder)
         live += [state] if (state := _live(Control(folder).read(LIVE))) else []
-    return Surroundings(tuple(spaces), base, tuple(events), "; ".join(live), gridded)
+    return Surroundings(tuple(spaces), base, tuple(events), "; ".join(live), gridded, tuple(parsed))
 
 
 def _text(folder: Folder, name: str) -> str:
@@ -250,14 +258,15 @@ def _text(folder: Folder, name: str) -> str:
         return ""
 
 
-def _parsed(space: str) -> dict[str, Any]:
+def _parsed(space: str) -> dict[str, Any] | None:
+    """Return a search space as plain data; None if it is none."""
     import yaml  # late: start-up, a report without results needs none
 
     try:
         content = yaml.safe_load(space)
     except (yaml.YAMLError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) and _size(content, {}) < _MOST_KEYS else {}
+        return None
+    return content if isinstance(content, dict) and _size(content, {}) < _MOST_KEYS else None
 
 
 _MOST_KEYS = 100_000

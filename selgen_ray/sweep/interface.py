@@ -308,7 +308,7 @@ class Sweep:
 
         self._check_begun()
         pareto = self.spec.pareto
-        report = write_report(self._folder, x or pareto.x, y or pareto.y, title=self.name, require=pareto.require)
+        report = write_report(self._folder, x or pareto.x, y or pareto.y, title=self.name, require=pareto.require or "")
         if PAGE not in report.paths:
             raise StorageError(f"{self.folder}: no trial has a result yet")
         return report.paths[PAGE]
@@ -329,7 +329,9 @@ class Sweep:
 
         self._check_begun()
         pareto = self.spec.pareto
-        report = read_report(self._folder, x=x or pareto.x, y=y or pareto.y, title=self.name, require=pareto.require)
+        report = read_report(
+            self._folder, x=x or pareto.x, y=y or pareto.y, title=self.name, require=pareto.require or ""
+        )
         drawn = dict(figures(report, report.standings))
         if name not in drawn:
             there = ", ".join(drawn) or "none: no trial is completed"

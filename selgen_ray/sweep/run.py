@@ -250,7 +250,7 @@ def _report(spec: SweepSpec, plan: Plan) -> str:
     try:
         from selgen_ray.report import report_text, write_report  # late: start-up, a dry run draws nothing
 
-        report = write_report(plan.folder, pareto.x, pareto.y, title=spec.name, require=pareto.require)
+        report = write_report(plan.folder, pareto.x, pareto.y, title=spec.name, require=pareto.require or "")
         *text, page = report_text(report).splitlines()
         _say("", *text)
         return page

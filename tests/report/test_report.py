@@ -745,6 +745,65 @@ def test_the_command_reads_a_requirement(gated, capsys):
     assert "'align_test/coherent'" in capsys.readouterr().err
 
 
+def judged_by(sweep: Path, pareto: str) -> None:
+    (sweep / "space.yaml").write_text(f"name: lab\npareto: {pareto}\n")
+
+
+def test_what_nobody_asks_for_is_as_the_sweep_says(gated, tmp_path, capsys):
+    judged_by(gated, "{x: task_test/exact_match, y: coherence, require: coherence >= 0.5}")
+    at_its_end = write_report(str(gated), "task_test/exact_match", "coherence", require="coherence >= 0.5")
+    summary = gated / "report" / "summary.json"
+    before = json.loads(summary.read_text())
+    assert main([str(gated)]) == 0
+    assert json.loads(summary.read_text()) == before and before["require"] == "coherence >= 0.5"
+    assert [s.on_front for s in at_its_end.settings] != [s.on_front for s in write_report(gated, require="").settings]
+    # each key alone
+    report = write_report(gated, y="alignment")
+    assert (report.x.name, report.y.name, report.require) == ("task_test/exact_match", "alignment", "coherence >= 0.5")
+    assert main([str(gated), "--require", "", "--x", "capability"]) == 0
+    summed = json.loads(summary.read_text())
+    assert (summed["x"], summed["y"], summed["require"]) == ("capability", "coherence", None)
+    (gated / "space.yaml").unlink()
+    report = write_report(gated)
+    assert (report.x.name, report.y.name, report.require, report.notes) == ("capability", "alignment", "", ())
+
+
+def test_a_metric_that_the_sweep_names_and_nobody_has_is_said_and_refuses_no_report(gated, capsys):
+    judged_by(gated, "{y: align_test/nothing}")
+    assert main([str(gated)]) == 0
+    assert "no completed trial has 'align_test/nothing'" in capsys.readouterr().out
+    assert main([str(gated), "--y", "align_test/nothing"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("pareto: {require: coherence is fine}", "pareto.require: column 11: found 'is'"),
+        ("pareto: {x: [capability]}", "pareto.x: found ['capability'], where a text belongs"),
+        ("pareto: {y: alignmnt}", "Did you mean 'alignment'?"),
+        ("pareto: coherence", "found 'coherence', where a mapping belongs"),
+        ("pareto: {", "it is no search space"),
+    ],
+)
+def test_a_section_that_somebody_broke_is_said(gated, text, told):
+    (gated / "space.yaml").write_text(text)
+    report = write_report(gated)
+    assert (report.x.name, report.y.name, report.require) == ("capability", "alignment", "")
+    assert told in report.notes[0] and "this report is of capability and alignment" in report.notes[0]
+    assert write_report(gated, "capability", "alignment", require="").notes == ()
+
+
+def test_of_sweeps_that_are_judged_differently_the_first_counts_and_it_is_said(gated, sweep, tmp_path):
+    judged_by(gated, "{require: coherence >= 0.5}")
+    judged_by(sweep, "{}")
+    for sweeps, require in (([gated, sweep], "coherence >= 0.5"), ([sweep, gated], "")):
+        report = write_report([Folder(str(one)) for one in sweeps], out=str(tmp_path / "out"))
+        assert report.require == require
+        assert "judged by different things" in report.notes[0] and f"what {sweeps[0].name} says" in report.notes[0]
+    judged_by(sweep, "{require: coherence >= 0.5}")
+    assert write_report([Folder(str(gated)), Folder(str(sweep))], out=str(tmp_path / "out")).notes == ()
+
+
 def test_flags_are_shown_and_the_trial_is_averaged(gated):
     publish(
         gated, coherent(0.8, "naive", 3, 0.9, 0.3, changes={"flags": ["every answer is the base model's", "cut off"]})
