@@ -46,7 +46,7 @@ def make_report(
     trials = [result for _, result in found]
     conditions = parse_requirement(require) if require else ()
     progress = progress_of(trials, plan or Plan())
-    settings = make_settings(trials, x, y, conditions, progress.waiting, gridded)
+    settings = make_settings(trials, x, y, conditions, progress.waiting, gridded, progress.removed)
     counts = Counter(result.status for result in trials)
     completed = [result for result in trials if result.status == TrialStatus.COMPLETED]
     report = Report(

@@ -68,10 +68,10 @@ class Setting:
         trial_ids: ids of the trials that were configured with this setting, of any status.
         beside_ids: ids of the trials that were configured otherwise, and evaluated with this setting's value as well.
         num_trials: number of trials of any status, one for each seed.
-        num_planned: number of seeds that the sweep has for it: its trials and those not begun yet.
+        num_planned: number of seeds that the sweep has for it: its trials, those not begun yet, and those removed.
         items_x, items_y: number of items that a trial's value of the axis rests on, the least of its trials; None where
             results do not say.
-        lost: status -> number of its trials that ended without a result, such as {"diverged": 2}.
+        lost: status -> number of its trials that ended without a result or were removed, such as {"diverged": 2}.
         no_point: id of a completed trial that lacks a value -> the axes it lacks, such as 'capability and alignment'.
         seeds: seeds of the trials behind `x` and `y`: the completed ones with both values, or, where none has both,
             those with either.
@@ -144,6 +144,7 @@ def make_settings(
     require: Sequence[Condition] = (),
     waiting: Iterable[str] = (),
     gridded: Mapping[str, Collection[str]] | None = None,
+    removed: Iterable[str] = (),
 ) -> list[Setting]:
     """Summarise trials by setting, and mark the settings on the Pareto front of means.
 
@@ -152,6 +153,7 @@ def make_settings(
         waiting: names of planned trials without a result, such as 'naive_1a2b3c/seed_2'.
         gridded: strategy -> keys that its grid names, such as {"kl_divergence": {"finetune_config.beta_kl"}}: they are
             part of a setting's name also where the grid has a single value.
+        removed: names of planned trials that somebody removed: seeds that their settings have lost.
 
     Returns:
         The settings: controls, then strategies (see `STRATEGIES`); within a role by the values of their knobs.
@@ -163,14 +165,14 @@ def make_settings(
     for strategy in sorted(by_strategy, key=_strategy_order):
         for group in with_versions(by_strategy[strategy]):
             by_role[role_of_setting(group.trials)].append(group)
-    missing = Counter(setting_key(name.rpartition("/")[0]) for name in waiting)
+    missing, without = (Counter(setting_key(name.rpartition("/")[0]) for name in some) for some in (waiting, removed))
     settings: list[Setting] = []
     for role in sorted(by_role, key=lambda role: _KINDS.index(role.kind)):
         groups = by_role[role]
         named = {*_ALWAYS_NAMED, *(gridded or {}).get(role.name, ())}
         knobs = _knobs([group.trials for group in groups], named if role.kind is Kind.STRATEGY else ())
         made = [
-            _setting(group, role, its_knobs, x, y, require, missing)
+            _setting(group, role, its_knobs, x, y, require, missing, without)
             for group, its_knobs in zip(groups, knobs, strict=True)
         ]
         settings += sorted(made, key=lambda s: [_value_order(value) for value in s.knobs.values()])
@@ -231,6 +233,7 @@ def _setting(
     y: Axis,
     require: Sequence[Condition],
     waiting: Mapping[str, int],
+    removed: Mapping[str, int],
 ) -> Setting:
     completed = sorted((r for r in group.trials if r.status == TrialStatus.COMPLETED), key=lambda r: r.seed)
     missing = {r.trial_id: [axis.name for axis in (x, y) if axis.value(r) is None] for r in completed}
@@ -238,6 +241,9 @@ def _setting(
     counted = both or completed  # both summaries are over the same seeds, where any seed has both values
     pairs = [(x.value(r), y.value(r)) for r in both]
     ids = [r.trial_id for r in group.trials]
+    keys = {setting_key(r.slug) for r in group.trials}
+    lost = {status: sum(r.status == status for r in group.trials) for status in _LOST}
+    lost[TrialStatus.REMOVED] = sum(removed.get(key, 0) for key in keys)
     return Setting(
         slug=next((r.slug for r in group.trials[::-1] if r.trial_id in group.own), group.trials[-1].slug),
         strategy=strategy_of(group.trials[0]),
@@ -254,10 +260,10 @@ def _setting(
         change_x=_change(counted, x),
         change_y=_change(counted, y),
         failures=tuple(_failures(counted, require)),
-        num_planned=len(ids) + sum(waiting.get(key, 0) for key in {setting_key(r.slug) for r in group.trials}),
+        num_planned=len(ids) + sum(waiting.get(key, 0) + removed.get(key, 0) for key in keys),
         items_x=_items(counted, x),
         items_y=_items(counted, y),
-        lost={status: n for status in _LOST if (n := sum(r.status == status for r in group.trials))},
+        lost={status: n for status, n in lost.items() if n},
         trials=tuple(sorted(group.trials, key=lambda r: r.seed)),
     )
 

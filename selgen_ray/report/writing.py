@@ -138,7 +138,7 @@ def _read(
     around = surroundings(folders)
     title = title or ", ".join(folder.name for folder in folders)
     where = ", ".join(map(str, folders))
-    plan = read_plan(folders)
+    plan = read_plan(folders, unreadable)
     of, unclear = asked(x, y, require, around.parsed)
     axes = Axis(of.x), Axis(of.y)
     report = make_report(results, where, title, *axes, of.require, reference, plan, around.gridded)

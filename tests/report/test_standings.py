@@ -199,9 +199,10 @@ def test_an_unfinished_sweep_says_so_first_and_gives_no_verdict(sweep):
     """Case 2 of the verdicts."""
     waiting = fake_result("safe_lora", 1), fake_result("safe_lora", 2), fake_result("kl_divergence", 4, beta_kl=1.0)
     done = {result.trial_id: f"{result.slug}/seed_{result.seed}" for _, result in read_trials(Folder(str(sweep)))}
-    trials = done | {result.trial_id: f"{result.slug}/seed_{result.seed}" for result in waiting}
+    cut_off = fake_result("naive", 4, status="running", top={"train_on_proxy": False})
+    trials = done | {result.trial_id: f"{result.slug}/seed_{result.seed}" for result in (*waiting, cut_off)}
     Folder(str(sweep)).write_json("control/plan.json", {"trials": trials})
-    publish(sweep, fake_result("naive", 4, status="running", top={"train_on_proxy": False}))
+    publish(sweep, cut_off)
     report = make_report(
         read_trials(Folder(str(sweep))),
         "",
