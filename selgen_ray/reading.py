@@ -267,13 +267,25 @@ def _of_first_generation(path: Folder, content: bytes, kind: type[R]) -> Iterato
             raise StorageError(f"it is no result of the first generation: {first_line(error)}") from error
 
 
-def one_each(results: Iterable[tuple[Folder, R]]) -> list[tuple[Folder, R]]:
-    """Return one result for each trial id: the one whose status comes first in `PREFERENCE`, of those the first."""
+def one_each(
+    results: Iterable[tuple[Folder, R]], others: list[tuple[Folder, R]] | None = None
+) -> list[tuple[Folder, R]]:
+    """Return one result for each trial id: the one whose status comes first in `PREFERENCE`, of those the first.
+
+    Args:
+        others: gets the results of these trials that are not returned.
+    """
     kept: dict[str, tuple[Folder, R]] = {}
+    left: list[tuple[Folder, R]] = []
     for folder, result in results:
         rival = kept.get(result.trial_id)
         if rival is None or PREFERENCE.index(result.status) < PREFERENCE.index(rival[1].status):
+            left += [rival] if rival else []
             kept[result.trial_id] = (folder, result)
+        else:
+            left.append((folder, result))
+    if others is not None:
+        others += left
     return list(kept.values())
 
 
@@ -289,12 +301,16 @@ def read_sweep(sweep: Folder, unreadable: list[Unreadable] | None = None) -> Ite
     return _read_all(sweep, TrialResult, unreadable)
 
 
-def read_trials(*sweeps: Folder, unreadable: list[Unreadable] | None = None) -> list[tuple[Folder, TrialResult]]:
-    """Return the results of one or more sweeps, one for each trial id (see `one_each`), with their folders.
+def read_trials(
+    *sweeps: Folder,
+    unreadable: list[Unreadable] | None = None,
+    others: list[tuple[Folder, TrialResult]] | None = None,
+) -> list[tuple[Folder, TrialResult]]:
+    """Return the results of one or more sweeps, one for each trial id, with their folders.
 
-    `unreadable` and errors are as in `read_sweep`.
+    `unreadable` and errors are as in `read_sweep`, `others` is as in `one_each`.
     """
-    return one_each(pair for sweep in sweeps for pair in read_sweep(sweep, unreadable))
+    return one_each((pair for sweep in sweeps for pair in read_sweep(sweep, unreadable)), others)
 
 
 def every_head(sweep: Folder, unreadable: list[Unreadable] | None = None) -> list[tuple[Folder, ResultHead]]:

@@ -15,6 +15,7 @@ from selgen_ray.report.model import Base, Flagged, LeftOut, Report
 from selgen_ray.report.progress import Plan, progress_of
 from selgen_ray.report.settings import Axis, Setting, make_settings, model_name
 from selgen_ray.report.standings import compare_strategies
+from selgen_ray.report.unlike import unlike
 from selgen_ray.stats import Summary, summarise
 from selgen_ray.storage import Folder
 
@@ -49,6 +50,7 @@ def make_report(
     settings = make_settings(trials, x, y, conditions, progress.waiting, gridded, progress.removed)
     counts = Counter(result.status for result in trials)
     completed = [result for result in trials if result.status == TrialStatus.COMPLETED]
+    differences = tuple(unlike(settings, [x, y, *(Axis(condition.metric) for condition in conditions)]))
     report = Report(
         sweep=sweep,
         title=title,
@@ -59,7 +61,7 @@ def make_report(
         counts={status: counts[status] for status in PREFERENCE},
         left_out=tuple(_left_out(found, settings)),
         notes=(
-            *_notes(completed, x, y),
+            *differences,
             *_repeated(completed, settings),
             *_flat(completed, x, y),
             *_base_notes(completed),
@@ -68,6 +70,7 @@ def make_report(
         require=" and ".join(map(str, conditions)),
         flagged=tuple(_flagged(completed, settings)),
         progress=progress,
+        unlike=differences,
     )
     return replace(report, standings=compare_strategies(report, reference))
 
@@ -103,14 +106,6 @@ def _left_out(results: Iterable[tuple[Folder, TrialResult]], settings: Sequence[
         for s in lacking.get(result.trial_id, ()):
             cause = f"no value of {s.no_point[result.trial_id]}"
             yield LeftOut(s.label, result.seed, "no point", cause, str(folder))
-
-
-def _notes(completed: Iterable[TrialResult], x: Axis, y: Axis) -> Iterable[str]:
-    """Note each axis whose headline comes from different metrics in different trials."""
-    for axis in dict.fromkeys((x, y)):
-        names = sorted({name for r in completed if axis.value(r) is not None and (name := axis.metric(r))})
-        if len(names) > 1:
-            yield f"{axis.name} is not the same everywhere: {', '.join(names)}; the averages mix them"
 
 
 def _repeated(completed: Sequence[TrialResult], settings: Sequence[Setting]) -> Iterable[str]:

@@ -54,10 +54,11 @@ def report_markdown(
 
 
 def top_markdown(report: Report) -> list[str]:
-    """Return the sentence, the table of a few rows and the next step, each a paragraph."""
+    """Return the sentence, what does not compare, the table of a few rows and the next step, each a paragraph."""
     cells = [[row.text, row.x, row.y, row.seeds, row.behind, row.p] for row in rows(report)]
     table = _table(head(report), cells) if cells else ""
-    return [part for part in (_cell(sentence(report)), table, f"Next: {_cell(next_step(report))}") if part]
+    unlike = [f"Note: {_cell(text)}." for text in report.unlike]
+    return [part for part in (_cell(sentence(report)), *unlike, table, f"Next: {_cell(next_step(report))}") if part]
 
 
 def _settings(report: Report) -> str:

@@ -225,6 +225,7 @@ class Report:
         flagged: doubts about trials that are averaged.
         standings: the strategies against each other.
         progress: how many of the planned trials are done, and what is missing.
+        unlike: the first of the notes: in what way settings that are ranked here do not compare.
         foreseen: what `--estimate` said beside what became true; None without an estimate.
     """
 
@@ -243,6 +244,7 @@ class Report:
     flagged: tuple[Flagged, ...] = ()
     standings: Standings = NOTHING
     progress: Progress = NO_PROGRESS
+    unlike: tuple[str, ...] = ()
     foreseen: Foreseen | None = None
 
     @cached_property

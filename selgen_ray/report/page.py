@@ -96,6 +96,7 @@ def page_html(
         "counts": {str(status): n for status, n in report.counts.items() if n},
         "question": QUESTION,
         "sentence": sentence(report),
+        "unlike": report.unlike,
         "rows": [{**asdict(row), "text": row.text} for row in rows(report)],
         "head": head(report),
         "note": note(report),

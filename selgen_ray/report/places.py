@@ -13,6 +13,12 @@ _PATH = re.compile(r"(?<![\w:/.~-])(?:file://)?(?:/|~/|[A-Za-z]:[\\/])(?:[\w.@+=
 _FILE_URI = re.compile(r"file:///(?:[\w.@+=%~-]+/)*(?P<name>[\w.@+=%~-]*)")
 
 
+def path_in(sweep: Folder, folder: Folder) -> str | None:
+    """Return the path of a folder in the sweep's, '' for that itself; None if it lies elsewhere."""
+    path = folder.inside.removeprefix(sweep.inside).strip("/")
+    return path if str(sweep / path if path else sweep) == str(folder) else None
+
+
 class Places:
     """Texts without the paths of the machine: a sweep's folder becomes its name, of any other path the name remains.
 

@@ -12,6 +12,7 @@ from selgen_ray.records.liveness import beat_s, is_driven
 from selgen_ray.records.names import trial_name
 from selgen_ray.records.results import TrialResult
 from selgen_ray.records.status import TrialStatus
+from selgen_ray.report.places import path_in
 from selgen_ray.report.roles import is_control_name, role_in_name, role_of
 from selgen_ray.report.settings import STRATEGIES, setting_key
 from selgen_ray.storage import Folder
@@ -92,7 +93,9 @@ def read_plan(folders: Iterable[Folder], damaged: Sequence[Unreadable] = ()) -> 
         planned = dict(plan.get("trials", {}))
         if not planned:
             is_whole = False
-            planned = {u.trial_id or u.name: u.name for u in damaged if u.name and _lies_in(u.folder, folder)}
+            planned = {
+                u.trial_id or u.name: u.name for u in damaged if u.name and path_in(folder, u.folder) is not None
+            }
         added = control.added.names() - planned.keys() - plan.get("left_out", {}).keys()
         planned |= control.names_of_added(added)
         marks = control.removed.names()
@@ -105,11 +108,6 @@ def read_plan(folders: Iterable[Folder], damaged: Sequence[Unreadable] = ()) -> 
     # what one sweep leaves alone, another may have
     removed, left_out = ({i: name for i, name in one.items() if i not in names} for one in (removed, left_out))
     return Plan(names, frozenset(running), removed, left_out, is_whole)
-
-
-def _lies_in(folder: Folder, sweep: Folder) -> bool:
-    path = folder.inside.removeprefix(sweep.inside).strip("/")
-    return str(sweep / path) == str(folder)
 
 
 def progress_of(trials: Sequence[TrialResult], plan: Plan) -> Progress:

@@ -192,8 +192,13 @@ def mean_point(setting: Setting, x: Axis, y: Axis) -> tuple[float, float]:
 
 def model_name(result: TrialResult) -> str:
     """Return the name of the base model; imported results are marked, since other code evaluated them."""
-    name = str(result.config.get("finetune_config", {}).get("model", "base model"))
+    name = start_name(result)
     return f"{name} (imported)" if result.imported_from else name
+
+
+def start_name(result: TrialResult) -> str:
+    """Return the name of the model that the trial began with, as its config has it."""
+    return str(result.config.get("finetune_config", {}).get("model", "base model"))
 
 
 def group_by_setting(trials: Iterable[TrialResult]) -> list[list[TrialResult]]:

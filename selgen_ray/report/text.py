@@ -40,7 +40,7 @@ def report_text(report: Report) -> str:
     lines += _kept_off(report)
     lines += _left_out(report)
     lines += _flagged(report)
-    lines += [row for note in (*report.notes, *report.unknown_axes) for row in _wrapped(f"note: {note}", "  ")]
+    lines += [row for note in _notes(report) for row in _wrapped(f"note: {note}", "  ")]
     lines += _foreseen(report)
     if report.paths and PICTURE not in report.paths:
         lines += _wrapped(f"no figure: no completed trial has both {report.x.name} and {report.y.name}", "  ")
@@ -51,9 +51,17 @@ def report_text(report: Report) -> str:
     return "\n".join([*lines, *tables, *page]).rstrip("\n")
 
 
+def _notes(report: Report) -> list[str]:
+    """Return the notes; those that the verdict repeats are left to it."""
+    told = report.unlike if report.counts.get(TrialStatus.COMPLETED) else ()
+    return [note for note in (*report.notes, *report.unknown_axes) if note not in told]
+
+
 def _top(report: Report) -> Iterable[str]:
-    """Yield the verdict: one sentence, the table of a few rows, the next step."""
+    """Yield the verdict: one sentence, what does not compare, the table of a few rows, the next step."""
     yield from _wrapped(sentence(report), "")
+    for text in report.unlike:
+        yield from _wrapped(f"Note: {text}", "      ")
     cells = [["", row.text, row.x, row.y, row.seeds, row.behind, row.p] for row in rows(report)]
     if cells:
         yield ""

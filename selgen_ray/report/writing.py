@@ -16,6 +16,7 @@ from selgen_ray.errors import StorageError
 from selgen_ray.reading import Unreadable, as_table, read_trials
 from selgen_ray.records.control import LIVE, Control
 from selgen_ray.records.events import read_events
+from selgen_ray.records.names import trial_name
 from selgen_ray.records.results import TrialResult, flatten
 from selgen_ray.report.asked import asked
 from selgen_ray.report.build import make_report
@@ -23,7 +24,7 @@ from selgen_ray.report.foreseen import foreseen
 from selgen_ray.report.markdown import report_markdown
 from selgen_ray.report.model import Report
 from selgen_ray.report.page import Surroundings, page_html
-from selgen_ray.report.places import Places
+from selgen_ray.report.places import Places, path_in
 from selgen_ray.report.progress import read_plan
 from selgen_ray.report.settings import Axis
 from selgen_ray.report.summary import as_dict
@@ -132,7 +133,8 @@ def _read(
     reference: tuple[float, float] | None,
 ) -> tuple[Found, Surroundings, Report]:
     unreadable: list[Unreadable] = []
-    results = read_trials(*folders, unreadable=unreadable)
+    others: list[tuple[Folder, TrialResult]] = []
+    results = read_trials(*folders, unreadable=unreadable, others=others)
     for one in unreadable:
         logger.warning("%s", one)
     around = surroundings(folders)
@@ -143,7 +145,8 @@ def _read(
     axes = Axis(of.x), Axis(of.y)
     report = make_report(results, where, title, *axes, of.require, reference, plan, around.gridded)
     estimate = foreseen(folders, [result for _, result in results])
-    return results, around, replace(report, notes=(*unclear, *_damage(unreadable), *report.notes), foreseen=estimate)
+    told = (*unclear, *_damage(unreadable), *_doubles(folders, results, others))
+    return results, around, replace(report, notes=(*told, *report.notes), foreseen=estimate)
 
 
 def _damage(unreadable: Sequence[Unreadable]) -> Iterable[str]:
@@ -151,6 +154,40 @@ def _damage(unreadable: Sequence[Unreadable]) -> Iterable[str]:
     for one in unreadable:
         name = one.name or f"{one.folder.name}/"
         yield f"{name}: its results.json cannot be read ({one.why}), so it counts nowhere; the sweep runs it again"
+
+
+def _doubles(folders: Sequence[Folder], kept: Found, others: Found) -> Iterable[str]:
+    """Yield a sentence on trials that ended twice with other numbers, for each place of what counts and what does not.
+
+    A place is the name of a sweep where there are several, else a folder in the one.
+    """
+    counted = {result.trial_id: (folder, result) for folder, result in kept}
+    places: dict[tuple[str, str], list[str]] = {}
+    for folder, result in others:
+        place, taken = counted[result.trial_id]
+        differ = (taken.status, taken.eval_results) != (result.status, result.eval_results)
+        if differ and taken.status.is_finished and result.status.is_finished:
+            pair = _place_in(folders, place), _place_in(folders, folder)
+            places.setdefault(pair, []).append(trial_name(taken.slug, taken.seed))
+    for (counts, does_not), names in list(places.items())[:_MOST_DOUBLES]:
+        which = f"{names[0]} has" if len(names) == 1 else f"{len(names)} trials have"
+        told = f"what lies in {counts} counts, what lies in {does_not} does not"
+        yield f"{which} two results with different numbers: {told}"
+    if len(places) > _MOST_DOUBLES:
+        more = sum(map(len, list(places.values())[_MOST_DOUBLES:]))
+        yield f"{more} more trials have two results with different numbers, of which the first found counts"
+
+
+_MOST_DOUBLES = 5
+
+
+def _place_in(folders: Sequence[Folder], folder: Folder) -> str:
+    paths = [path_in(sweep, folder) for sweep in folders]
+    if len(folders) == 1:
+        return f"{paths[0] or folder.name}/"
+    n = next(i for i, path in enumerate(paths) if path is not None)
+    names = [sweep.name for sweep in folders]
+    return f"{names[n]}/" if names.count(names[n]) == 1 else f"{names[n]}/ (sweep {n + 1} of the report)"
 
 
 def _place(folders: Sequence[Folder], out: str | Folder | None) -> Folder:
