@@ -13,7 +13,7 @@ from selgen_ray.records.status import PREFERENCE, TrialStatus
 from selgen_ray.records.text import last_line
 from selgen_ray.report.model import Base, Flagged, LeftOut, Report
 from selgen_ray.report.progress import Plan, progress_of
-from selgen_ray.report.settings import Axis, Setting, make_settings, model_name
+from selgen_ray.report.settings import Axis, Setting, make_settings, model_name, with_planned_roles
 from selgen_ray.report.standings import compare_strategies
 from selgen_ray.report.unlike import unlike
 from selgen_ray.stats import Summary, summarise
@@ -44,9 +44,11 @@ def make_report(
     Raises:
         ValueError: `require` cannot be parsed.
     """
-    trials = [result for _, result in found]
+    plan = plan or Plan()
+    trials = with_planned_roles([result for _, result in found], [*plan.left_out.values(), *plan.names.values()])
+    found = [(folder, result) for (folder, _), result in zip(found, trials, strict=True)]
     conditions = parse_requirement(require) if require else ()
-    progress = progress_of(trials, plan or Plan())
+    progress = progress_of(trials, plan)
     settings = make_settings(trials, x, y, conditions, progress.waiting, gridded, progress.removed)
     counts = Counter(result.status for result in trials)
     completed = [result for result in trials if result.status == TrialStatus.COMPLETED]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -100,6 +100,28 @@ def is_control_name(slug: str) -> bool:
     return slug.startswith(_SLUG) or is_warm_name(slug)
 
 
+def slug_head(slug: str) -> str:
+    """Return a setting's name without the hash at its end."""
+    return slug.rpartition("_")[0]
+
+
+def as_planned(result: TrialResult, slug: str | None, spelled: Mapping[str, str]) -> TrialResult:
+    """Return a result as one of the control, or of the strategy, that its setting's name in the plan says.
+
+    Args:
+        slug: the name in the plan; None: no plan has the setting, and the result stays what it was when it ran.
+        spelled: name of a setting without its hash -> the control's name as the search space spelled it.
+    """
+    if slug is None or is_warm_name(slug):
+        return result
+    if not is_control_name(slug) and not is_control_name(result.slug):
+        return result  # both names say that it is none
+    control = spelled.get(slug_head(slug)) or role_in_name(slug, "") if is_control_name(slug) else ""
+    if control == control_of(result):
+        return result
+    return result.model_copy(update={"config": {**result.config, "control": control or None}})
+
+
 def role_in_name(slug: str, strategy: str) -> str:
     """Return the name of the role of a planned trial, of which its folder's name is all that is known.
 
@@ -108,8 +130,8 @@ def role_in_name(slug: str, strategy: str) -> str:
         strategy: what the slug begins with, as far as a strategy is known.
     """
     if is_warm_name(slug):
-        return slug.rpartition("_")[0]
+        return slug_head(slug)
     if is_control_name(slug):
-        name = slug.removeprefix(_SLUG).rpartition("_")[0]
+        name = slug_head(slug).removeprefix(_SLUG)
         return TASK_ALONE if name == TASK_ALONE.replace(" ", "-") else name
     return TASK_ALONE if strategy == "naive" and "train_on_proxy-false" in slug.lower() else strategy

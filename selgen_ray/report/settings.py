@@ -12,7 +12,16 @@ from selgen_ray.records.requirement import Condition
 from selgen_ray.records.results import TrialResult, finite, flatten, less_is_better
 from selgen_ray.records.status import TrialStatus
 from selgen_ray.report.knob_names import knob_texts, value_text
-from selgen_ray.report.roles import Kind, Role, role_of_setting, strategy_of
+from selgen_ray.report.roles import (
+    Kind,
+    Role,
+    as_planned,
+    control_of,
+    is_control_name,
+    role_of_setting,
+    slug_head,
+    strategy_of,
+)
 from selgen_ray.report.versions import NAMES, STREAMS, SWEEPS, Group, with_versions
 from selgen_ray.stats import Summary, is_number, paired_change, pareto_front, summarise
 
@@ -215,6 +224,21 @@ def group_by_setting(trials: Iterable[TrialResult]) -> list[list[TrialResult]]:
     for group in by_hash.values():
         groups += [group] if len({r.seed for r in group}) == len(group) else _split(group, lambda r: r.slug)
     return groups
+
+
+def with_planned_roles(trials: Sequence[TrialResult], names: Iterable[str]) -> list[TrialResult]:
+    """Return the trials, each as the control that the plan calls its setting now, whatever it was when it ran.
+
+    The section `controls` of a search space may be edited beside results: it is no part of a trial's identity.
+
+    Args:
+        names: of the plan's trials, such as 'control_oracle_1a2b3c/seed_2'. A setting without one stays what it was.
+    """
+    planned: dict[str, str] = {}
+    for slug in sorted({name.rpartition("/")[0] for name in names}, key=is_control_name):
+        planned[setting_key(slug)] = slug  # of two sweeps that differ, the one that says it is a control
+    spelled = {slug_head(r.slug): control_of(r) for r in trials if control_of(r)}  # a slug shortens the name
+    return [as_planned(r, planned.get(setting_key(r.slug)), spelled) for r in trials]
 
 
 def _split(trials: Iterable[TrialResult], key: Callable[[TrialResult], str]) -> list[list[TrialResult]]:
