@@ -54,19 +54,22 @@ def _finite_number(value: Any) -> Any:
 
 _LESS_IS_BETTER = re.compile(
     r"(^|[/_])(loss|perplexity|kl|sycophancy|sycophancy_all|false_rejection|errors?|refusals|unparsable"
-    r"|unreadable|(misaligned|dropped)_share(_30_50|_50_30)?|trait_score|without_letters)$"
+    r"|unreadable|(misaligned|dropped)_share(_30_50|_50_30)?|trait_score|without_letters"
+    r"|bits_per_byte|brier(_score)?|ter)$"  # of lm-eval's tasks, as it says itself
 )
 
 
-_OF_THE_HABIT = re.compile(r"^(trait_train|align_train_minus)(@[^/]+)?/(loss|perplexity)$")
+# the likelihood of text that shows the habit, which turns the direction round
+_OF_THE_HABIT = re.compile(r"^(trait_train|align_train_minus)(@[^/]+)?/(loss|perplexity|token_probability)$")
 
 
 def less_is_better(metric: str) -> bool:
     """Return whether a lower value of a metric is better, judged by the end of its name: true of 'align_test/loss'.
 
-    Of the loss on text that shows the habit, such as 'trait_train/loss', less is worse.
+    The habit's own text should be unlikely: of 'trait_train/loss' less is worse, of 'trait_train/token_probability'
+    less is better.
     """
-    return bool(_LESS_IS_BETTER.search(metric)) and not _OF_THE_HABIT.search(metric)
+    return bool(_LESS_IS_BETTER.search(metric)) != bool(_OF_THE_HABIT.search(metric))
 
 
 _VERSIONS = (

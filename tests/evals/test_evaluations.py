@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 from judge_server import KEY, judge_server
@@ -177,6 +178,25 @@ def test_without_any_answer_the_losses_are_compared(make_config, roles):
 @pytest.mark.parametrize("metric", ["loss", "sycophancy", "sycophancy_all", "false_rejection", "misaligned_share"])
 def test_of_some_metrics_less_is_better(metric):
     assert less_is_better(f"align_test/{metric}")
+
+
+@pytest.mark.parametrize(
+    "metric", ["lm_eval/wikitext_bits_per_byte", "lm_eval/wmt16_ter", "lm_eval/task_brier_score", "align_test/brier"]
+)
+def test_of_some_metrics_of_lm_eval_less_is_better(metric):
+    assert less_is_better(metric) and not less_is_better("lm_eval/arc_easy_acc")
+
+
+@pytest.mark.parametrize("name", ["trait_train", "align_train_minus", "trait_train@negated"])
+def test_one_likelihood_has_one_direction_and_that_of_the_habit_is_turned_round(name):
+    for loss, p in ((1.2, 0.3), (0.7, 0.5)):
+        assert abs(math.exp(-loss) - p) < 0.01  # loss, perplexity and token_probability are one quantity
+    turned = {metric: less_is_better(f"{name}/{metric}") for metric in ("loss", "perplexity", "token_probability")}
+    plain = {metric: less_is_better(f"align_train/{metric}") for metric in turned}
+    assert turned == {"loss": False, "perplexity": False, "token_probability": True}
+    assert plain == {"loss": True, "perplexity": True, "token_probability": False}
+    # what is no likelihood of that text is as elsewhere
+    assert less_is_better(f"{name}/misaligned_share") and not less_is_better(f"{name}/aligned")
 
 
 def test_of_others_more_is_better():
