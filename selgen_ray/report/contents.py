@@ -128,6 +128,7 @@ def _setting(s: Setting, x: Axis, y: Axis) -> dict[str, Any]:
         "label": s.label,
         "strategy": s.group,
         "control": s.role.is_control,
+        "onFront": s.on_front,
         "offFront": s.role.kind is Kind.CONTROL,
         "signs": explained(s.knobs),
         "outcomeOnly": s.outcome_only,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -291,3 +292,26 @@ def test_an_open_page_follows_a_watched_sweep_and_stays_where_it_was(browser, tm
     assert found.complaints == []
     assert all(re.match(r"file:.*/report/version\.js\?\d+$", url) for url in found.requests)
     page.context.close()
+
+
+def test_the_front_of_equal_means_is_that_of_the_summary(browser, tmp_path):
+    """Three seeds in one order and in another have means that differ in the last digit, where one sums them up."""
+    values = (0.5, 0.58, 0.6)
+    orders = [sum(order) / 3 for order in itertools.permutations(values)]
+    (_, low), *_, (_, high) = sorted(zip(orders, itertools.permutations(values), strict=True))
+    assert sum(low) / 3 < sum(high) / 3
+    for i, seed in enumerate((1, 2, 3)):
+        for strategy, y, knobs in (
+            ("naive", 0.4, {"top": {"train_on_proxy": False}}),
+            ("kl_divergence", low[i], {"beta_kl": 1.0}),
+            ("dpo", high[i], {"lambda_dpo": 1.0}),
+        ):
+            evals = {"align_test": {"balanced_accuracy": [0.9, y], "other": [0.9, y]}}
+            publish(tmp_path, fake_result(strategy, seed, 0.9, y, evals=evals, **knobs))
+    page = Path(write_report(str(tmp_path)).paths["index.html"])
+    front = [s["label"] for s in summary(page)["settings"] if s["on_front"]]
+    assert front == ["kl_divergence", "dpo"]
+    for found in opened(browser, page):
+        for y in ("alignment", "align_test/other"):
+            marked = f"summaries('capability', '{y}').flatMap((one, s) => (one.front ? [data.settings[s].label] : []))"
+            assert found.page.evaluate(marked) == front

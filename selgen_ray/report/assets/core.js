@@ -133,27 +133,28 @@ function summaries(x = state.x, y = state.y) {
       front: false,
     };
   });
-  markFront(found, data.metrics[i].sign, data.metrics[j].sign);
+  if (x === data.x && y === data.y) data.settings.forEach(({ onFront }, s) => (found[s].front = onFront));
+  else markFront(found, data.metrics[i].sign, data.metrics[j].sign);
   known.set(key, found);
   return found;
 }
 
-/** Mark the front; a setting that lacks one of its planned seeds, or is a named control, is never on it. */
+/**
+ * Mark the front; a setting that lacks one of its planned seeds, or is a named control, is never on it. Means are
+ * compared as far as they are exact: seeds in another order, summed up, differ in the last digit.
+ */
 function markFront(found, signX, signY) {
+  const exact = (summary) => (summary ? Number(summary.mean.toPrecision(12)) : null);
   const drawn = found
-    .map((one, s) => ({ one, s }))
+    .map((one, s) => ({ one, s, x: exact(one.x), y: exact(one.y) }))
     .filter(({ one, s }) => one.rows.length === data.settings[s].numTrials && !data.settings[s].failures.length)
     .filter(({ s }) => !data.settings[s].offFront)
-    .sort((a, b) => signX * (b.one.x.mean - a.one.x.mean) || signY * (b.one.y.mean - a.one.y.mean));
+    .sort((a, b) => signX * (b.x - a.x) || signY * (b.y - a.y));
   let best = null;
-  for (const { one } of drawn) {
-    if (
-      best === null ||
-      signY * (one.y.mean - best.y.mean) > 0 ||
-      (one.x.mean === best.x.mean && one.y.mean === best.y.mean)
-    ) {
-      one.front = true;
-      best = one;
+  for (const here of drawn) {
+    if (best === null || signY * (here.y - best.y) > 0 || (here.x === best.x && here.y === best.y)) {
+      here.one.front = true;
+      best = here;
     }
   }
 }
