@@ -14,6 +14,7 @@ from selgen_ray.errors import nearest
 
 _OPERATORS = {">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt}
 _GRAMMAR = "allowed: metric >= number, with >=, >, <= or <, several joined by 'and'"
+_MOST_DECIMALS = 17
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 
 
@@ -32,13 +33,21 @@ class Condition:
     bound: float
 
     def __str__(self) -> str:
-        return f"{self.metric} {self.sign} {self.bound:g}"
+        return f"{self.metric} {self.sign} {self.bound:.15g}"
 
     def failure(self, value: float | None) -> str | None:
-        """Return why a value violates the condition, such as 'coherence 0.420'; None if it does not."""
+        """Return why a value violates the condition, such as 'coherence 0.420'; None if it does not.
+
+        The value has three decimals, or as many as it takes to violate the condition as it is written.
+        """
         if value is None:
             return f"no value of {self.metric}"
-        return None if _OPERATORS[self.sign](value, self.bound) else f"{self.metric} {value:.3f}"
+        holds = _OPERATORS[self.sign]
+        if holds(value, self.bound):
+            return None
+        texts = (f"{value:.{decimals}f}" for decimals in range(3, _MOST_DECIMALS))
+        text = next((text for text in texts if not holds(float(text), self.bound)), repr(value))
+        return f"{self.metric} {text}"
 
     def excess(self, value: float) -> float:
         """Return the signed violation: positive if the value violates the condition (Optuna's convention).

@@ -13,7 +13,7 @@ from selgen_ray.report.model import LEVEL, Report
 from selgen_ray.report.page import provenance
 from selgen_ray.report.places import Places
 from selgen_ray.report.text import items_text, row_label
-from selgen_ray.report.top import head, items_of, rows, score_text
+from selgen_ray.report.top import head, items_of, number_text, rows, score_text
 from selgen_ray.report.verdict import comparison_facts, next_step, sentence
 from selgen_ray.report.words import QUESTION, caveats, comparison_text, setting_facts
 from selgen_ray.stats import Summary
@@ -90,11 +90,11 @@ def _strategies(report: Report) -> Iterable[str]:
     standings = report.standings
     reference = standings.reference
     assert reference is not None
-    yield f"Hypervolume beyond ({reference.x:.3f}, {reference.y:.3f}): {_cell(reference.why)}."
+    yield f"Hypervolume beyond ({number_text(reference.x)}, {number_text(reference.y)}): {_cell(reference.why)}."
     rows = []
     for s in standings.standings:
         label = report.settings[s.best].label if s.best is not None else "no complete setting"
-        flattering, volume = ("-" if n is None else f"{n:.3f}" for n in (s.flattering, s.hypervolume))
+        flattering, volume = ("-" if n is None else number_text(n) for n in (s.flattering, s.hypervolume))
         hours = f"{s.cost.hours:.3g} {s.cost.device}-hours"
         diverged = f"{s.num_diverged} of {s.num_trials}" if s.num_diverged else "none"
         honest = (score_text(one) for one in (s.score, s.x, s.y))

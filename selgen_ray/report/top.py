@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from selgen_ray.report.knob_names import knob_texts
-from selgen_ray.report.model import Base, Report, Standing
+from selgen_ray.report.model import LEVEL, Base, Report, Standing
 from selgen_ray.report.roles import BASE, TASK_ALONE
 from selgen_ray.report.scales import is_share
 from selgen_ray.report.settings import Axis
@@ -129,12 +130,35 @@ def _diverged(report: Report) -> Iterable[Row]:
 
 
 def p_text(p: float) -> str:
-    """Return a p-value: '0.041', '< 0.001'."""
-    return "< 0.001" if p < 0.001 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
+    """Return a p-value: '0.041', '< 0.001'. One below the level never reads like the level: '0.0496'."""
+    if p < 0.001:
+        return "< 0.001"
+    texts = (f"{p:.{digits}g}" for digits in range(2, 18))
+    return next(text for text in texts if (float(text) < LEVEL) == (p < LEVEL)) if p < 0.1 else f"{p:.2f}"
+
+
+def number_text(value: float, matters: float | None = None, signed: bool = False) -> str:
+    """Return a number to three decimals, or to as many as give two digits to what is smaller: '0.812', '0.00031'.
+
+    Args:
+        matters: the number that needs two digits, such as the half-width behind a mean; default: the number itself.
+        signed: write '+' before a positive number.
+    """
+    size = abs(value if matters is None else matters)
+    plus = "+" if signed else ""
+    if 0 < size < _TINY:
+        return f"{value:{plus}.1e}"
+    decimals = _DECIMALS if size == 0 or size >= 10**-_DECIMALS else 1 - math.floor(math.log10(size))
+    return f"{value:{plus}.{decimals}f}"
+
+
+_DECIMALS, _TINY = 3, 1e-7
 
 
 def score_text(summary: Summary | None, signed: bool = False, items: int | None = None) -> str:
     """Return '0.812 ± 0.034', without an interval '0.812', without a value '-', of equal values '0.980, no spread'.
+
+    A half-width below 0.001 has two digits, and the mean as many decimals: '0.000310 ± 0.000021'.
 
     Args:
         signed: write '+' before a positive mean, as of a change.
@@ -142,10 +166,11 @@ def score_text(summary: Summary | None, signed: bool = False, items: int | None 
     """
     if summary is None:
         return "-"
-    mean = f"{summary.mean:+.3f}" if signed else f"{summary.mean:.3f}"
-    if summary.is_flat:
-        return f"{mean}, no spread{_range(summary, items)}"
-    return mean if summary.half_width is None else f"{mean} ± {summary.half_width:.3f}"
+    half = summary.half_width
+    if half is None or summary.is_flat:
+        mean = number_text(summary.mean, signed=signed)
+        return f"{mean}, no spread{_range(summary, items)}" if summary.is_flat else mean
+    return f"{number_text(summary.mean, half, signed)} ± {number_text(half)}"
 
 
 def _range(summary: Summary, items: int | None) -> str:
