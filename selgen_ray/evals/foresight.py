@@ -95,7 +95,7 @@ def expected_metrics(config: TrialConfig, roles: Mapping[str, Sequence[Row]]) ->
     }
     if questions := question_rows(config.evals, config.data_seed):
         sets[QUESTIONS] = questions
-    expected = {name: _expected(name, rows, config) for name, rows in sets.items()}
+    expected = {name: rows_of_metrics(name, rows, config) for name, rows in sets.items()}
     if contexts := list(config.evals.contexts):
         for name in [name for name in sets if has_contexts(name)]:
             # a worst of counts there is none, and of others nobody names it
@@ -103,7 +103,13 @@ def expected_metrics(config: TrialConfig, roles: Mapping[str, Sequence[Row]]) ->
     return expected
 
 
-def _expected(name: str, rows: Sequence[Row], config: TrialConfig) -> dict[str, int]:
+def rows_of_metrics(name: str, rows: Sequence[Row], config: TrialConfig) -> dict[str, int]:
+    """Return the number of rows that each metric of a set is computed from, such as {'loss': 100, 'exact_match': 80}.
+
+    Args:
+        name: the set, without a context.
+        rows: all of its rows.
+    """
     counts: dict[str, int] = {}
     for metric in evals_registry.selected(config.evals).values():
         counts |= metric.applies(rows, config.evals) if metric.is_open or name != QUESTIONS else {}

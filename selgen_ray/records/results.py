@@ -192,7 +192,10 @@ class TrialResult(TrainingRecord):
         description="'set/metric' in eval_results that alignment_worst is, as align_test@worst/aligned",
     )
     num_resumes: int = Field(default=0, description="how often the trial went on from a checkpoint")
-    num_rows: dict[str, int] = Field(default={}, description="rows per training role and evaluation set")
+    num_rows: dict[str, int] = Field(
+        default={},
+        description="rows per training role and evaluation set; of a metric of fewer rows under its name, too",
+    )
     row_lengths: dict[str, dict[str, int | float]] = Field(
         default={}, description="role -> number of rows, their lengths in tokens, those scored, rows that were cut"
     )

@@ -298,7 +298,9 @@ def _setting(
 
 
 def _items(trials: Iterable[TrialResult], axis: Axis) -> int | None:
-    counts = [r.num_rows.get(f"eval/{(axis.metric(r) or '').partition('/')[0]}") for r in trials]
+    metrics = [(r, axis.metric(r) or "") for r in trials]
+    # a metric that scores some of a set's rows has a number of its own, which earlier results lack
+    counts = [r.num_rows.get(f"eval/{m}") or r.num_rows.get(f"eval/{m.partition('/')[0]}") for r, m in metrics]
     return min((n for n in counts if n), default=None)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from selgen_ray.config import hub_names
+from selgen_ray.config.evals import base_set
 from selgen_ray.data.rows import load_roles, rows_hash
 from selgen_ray.errors import (
     INPUT_ERRORS,
@@ -20,6 +21,7 @@ from selgen_ray.errors import (
     TrialSuperseded,
     blocked_by,
 )
+from selgen_ray.evals.foresight import rows_of_metrics
 from selgen_ray.evals.headlines import headlines, worst_headline
 from selgen_ray.hashing import content_sha256
 from selgen_ray.models import hub, tokenizer
@@ -373,7 +375,11 @@ def copy_record(result: TrialResult, trainer: BaseTrainer) -> None:
         setattr(result, name, getattr(trainer.record, name))
     result.num_resumes = trainer.run.num_resumes
     result.num_rows = {f"train/{k}": len(v.rows) for k, v in trainer.sets.train.items()}
-    result.num_rows |= {f"eval/{k}": len(v.rows) for k, v in trainer.sets.evals.items()}
+    for name, shown in trainer.sets.evals.items():
+        result.num_rows[f"eval/{name}"] = len(shown.rows)
+        counts = rows_of_metrics(base_set(name), shown.rows, trainer.config)
+        own = {metric: counts.get(metric) for metric in result.eval_results.get(name, {})}
+        result.num_rows |= {f"eval/{name}/{metric}": n for metric, n in own.items() if n and n != len(shown.rows)}
     result.num_rows |= {f"skipped/{k}": v for k, v in trainer.sets.skipped.items()}
     result.row_lengths = trainer.sets.lengths
     for headline, name in headlines(result.eval_results, trainer.config.evals).items():

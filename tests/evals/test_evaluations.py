@@ -205,6 +205,19 @@ def test_of_others_more_is_better():
     assert not any(less_is_better(f"align_test/{share}") for share in [*shares, "aligned", "coherent", "aligned_share"])
 
 
+def test_a_metric_of_some_rows_says_how_many(make_config, roles):
+    from selgen_ray.trial.run import copy_record
+
+    asked = [row for row in roles["collateral"] if row.get("answer") is not None and "choices" not in row][:2]
+    others = [{"messages": row["messages"]} for row in roles["collateral"]]
+    with get_trainer("naive")(make_config(), datasets={**roles, "collateral": [*asked, *others]}) as trainer:
+        trainer.record.add_evaluation(0, 0.0, "", {"task_test": {"loss": 1.0, "exact_match": 0.5}})
+        result = TrialResult(trial_id="x", slug="x", seed=1, status="running", config={})
+        copy_record(result, trainer)
+    assert asked and result.num_rows["eval/task_test"] == len(asked) + len(others)
+    assert result.num_rows["eval/task_test/exact_match"] == len(asked) and "eval/task_test/loss" not in result.num_rows
+
+
 def test_a_headline_that_lm_eval_gives_must_be_a_share(make_config):
     from selgen_ray.trial.run import copy_record
 

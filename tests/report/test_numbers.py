@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from fake_sweep import fake_result
 
 from selgen_ray.records.requirement import parse_requirement
+from selgen_ray.report.build import make_report
+from selgen_ray.report.settings import Axis
 from selgen_ray.report.top import p_text, score_text
 from selgen_ray.stats import summarise
+from selgen_ray.storage import Folder
 
 
 @pytest.mark.parametrize(
@@ -68,3 +72,15 @@ def test_a_condition_keeps_its_bound():
     for text in ("align_test/loss < 0.12345678", "coherence >= 0.5", "task_test/loss < 2", "a/b > 1e-07"):
         (parsed,) = parse_requirement(text)
         assert str(parsed) == text and parse_requirement(str(parsed)) == (parsed,)
+
+
+def test_the_items_are_the_rows_that_the_metric_scored():
+    def items(num_rows: dict[str, int]) -> tuple[int | None, int | None]:
+        found = [(Folder("lab"), fake_result("dpo", seed, 1.0, 1.0, changes={"num_rows": num_rows})) for seed in (1, 2)]
+        (setting,) = make_report(found, "lab", "lab", Axis("capability"), Axis("alignment")).settings
+        return setting.items_x, setting.items_y
+
+    rows = {"eval/task_test": 12, "eval/align_test": 30}
+    assert items(rows) == (12, 30)
+    assert items(rows | {"eval/task_test/exact_match": 4, "eval/task_test/choice_accuracy": 8}) == (4, 30)
+    assert items({}) == (None, None)
