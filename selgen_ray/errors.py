@@ -202,7 +202,7 @@ class TrialDiverged(RuntimeError):
 
 
 class TrialSuperseded(Exception):
-    """A run of a trial ends because it is not its run any more; the message says whose it is. This is no failure."""
+    """A run of a trial ends because the trial is another's now, or was removed, as the message says; no failure."""
 
 
 class TrialStopped(Exception):

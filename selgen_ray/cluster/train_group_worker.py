@@ -13,7 +13,7 @@ from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from selgen_ray.errors import INPUT_ERRORS, StorageBlockedError, TrialError, TrialSuperseded, blocked_by
-from selgen_ray.records.status import TrialStatus
+from selgen_ray.records.attempts import status_after
 
 if TYPE_CHECKING:
     from ray.util.queue import Queue
@@ -47,7 +47,7 @@ def train_in_group(task: TrialTask, sweep: Folder, torch_threads: int, mailbox: 
         with watched(sweep, task) as stop:
             result = run_trial(task, reports.progress, stop=stop, on_event=reports.event, fsdp=fsdp)
     except TrialSuperseded as error:
-        reports.last({"status": TrialStatus.SUPERSEDED, "error": str(error)})
+        reports.last({"status": status_after(error), "error": str(error)})
         return
     except (*INPUT_ERRORS, StorageBlockedError):
         raise

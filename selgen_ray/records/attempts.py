@@ -21,10 +21,13 @@ from typing import Any
 
 from selgen_ray.errors import StorageError, TrialSuperseded
 from selgen_ray.records.results import FILE_NAME, ResultHead, TrialResult, now
+from selgen_ray.records.status import TrialStatus
 from selgen_ray.storage import Folder
 from selgen_ray.storage.folder import json_object
 
 FOLDER = "attempts"
+REMOVED = "the trial was removed"
+"""Why a run ends whose trial a person removed meanwhile."""
 _NAME = re.compile(r"(\d{6,})-(\d{4,})")
 _BY = "by.json"
 
@@ -155,7 +158,7 @@ class Fence:
             return TrialSuperseded(self._who(newest))
         stored = self._head()
         if stored is None:
-            return TrialSuperseded("the trial was removed")
+            return TrialSuperseded(REMOVED)
         return TrialSuperseded(f"attempt {attempt_of(stored)} has left a result, {stored.status}")
 
     def _who(self, attempt: Attempt) -> str:
@@ -173,6 +176,11 @@ def newest_generation(sweep: Folder) -> int:
     paths = sweep.find(_BY, leave_out=("cache", "checkpoints", "control", "model"))
     marks = (Attempt.of(path.split("/")[-2]) for path in paths if path.split("/")[-3:-2] == [FOLDER])
     return max((mark.generation for mark in marks if mark), default=0)
+
+
+def status_after(end: TrialSuperseded) -> TrialStatus:
+    """Return the status of a run that another process, or the removal of its trial, has ended."""
+    return TrialStatus.REMOVED if str(end) == REMOVED else TrialStatus.SUPERSEDED
 
 
 def attempt_of(result: TrialResult | ResultHead) -> Attempt | None:

@@ -48,6 +48,14 @@ class Marks:
         """
         return {mark for file in self.folder.files() if (mark := mark_name(file))}
 
+    def is_set(self, name: str) -> bool:
+        """Return whether one mark is set; it costs less than a listing. Raises StorageError."""
+        try:
+            self.folder.read(f"{name}{_SUFFIX}")
+        except FileNotFoundError:
+            return False
+        return True
+
     def set(self, name: str, **content: Any) -> None:
         """Set or replace a mark; `content` is added to 'by' and 'at'. Raises StorageError."""
         self.folder.write_json(f"{name}{_SUFFIX}", {"by": _who(), "at": now(), **content})

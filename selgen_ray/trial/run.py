@@ -166,7 +166,7 @@ class _Run:
             changes=list(task.changes),
         )
         self.fence, self.superseded = Fence(task.folder, task.attempt), ""
-        self.before = ranks.from_main(self.fence.begin)
+        self.before = ranks.from_main(self._begin)
         if self.before is not None:
             self.result.started_at = self.before.started_at
             self.seconds_before = self.before.timings.get("total_s", 0.0)
@@ -174,6 +174,12 @@ class _Run:
         keep = self.config.finetune_config.max_checkpoints_to_keep
         self.saved = False  # whether this rank has a finished model that can be pushed
         self.checkpoints = Checkpoints(task.folder / CHECKPOINTS, keep, on_event, self.fence, self._refused)
+
+    def _begin(self) -> TrialResult | None:
+        """Begin the attempt, unless the trial or the sweep was taken away while it waited for its turn."""
+        if (asked := self.asked.requested) is not None and asked[0] == "superseded":
+            raise TrialSuperseded(asked[1])
+        return self.fence.begin()
 
     def run(self, on_progress: Callable[[dict[str, Any]], None]) -> TrialResult:
         if self.task.attempt is not None and self.before is not None and self.before.status.is_finished:
@@ -225,14 +231,14 @@ class _Run:
             logger.warning("%s", error)
 
     def _stopped(self, error: TrialStopped) -> TrialResult:
+        if error.reason == "superseded":
+            raise TrialSuperseded(error.why) from error
         if self.before and not self.result.eval_steps:  # stopped before it read its checkpoint: keep the old record
             self.result = self.before.model_copy(update={"error": None})
         self.result.status = TrialStatus.RUNNING
         if error.reason == "stopped":
             self.result.status, self.result.error = TrialStatus.STOPPED, error.why
         self._publish_last()
-        if error.reason == "superseded":
-            raise TrialSuperseded(error.why) from error
         return self.result
 
     def _push(self, finished: Path) -> None:

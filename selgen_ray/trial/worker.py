@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from selgen_ray.errors import INPUT_ERRORS, ModelError, TrialError, TrialSuperseded, blocked_by
 from selgen_ray.models.loading import Source
-from selgen_ray.records.attempts import attempt_of
+from selgen_ray.records.attempts import REMOVED, attempt_of, status_after
 from selgen_ray.records.control import ALL, Control
 from selgen_ray.records.results import TrialResult
 from selgen_ray.records.status import TrialStatus
@@ -144,9 +144,9 @@ def _run_watched(task: TrialTask, sweep: Folder, reports: Reports, metrics: Tria
         with watched(sweep, task) as stop:
             result = run_trial(task, progress, stop=stop, on_event=reports.event, **options)
     except TrialSuperseded as error:
-        metrics.finish(TrialStatus.SUPERSEDED)
+        metrics.finish(status_after(error))
         logger.warning("%s: %s", task.name, error)
-        reports.last({"status": TrialStatus.SUPERSEDED, "error": str(error)})
+        reports.last({"status": status_after(error), "error": str(error)})
         return
     except INPUT_ERRORS as error:
         metrics.finish(TrialStatus.FAILED)
@@ -212,31 +212,39 @@ class Reports:
 def watched(sweep: Folder, task: TrialTask) -> Iterator[StopSignal]:
     """Yield a signal that is set when the trial or the whole sweep is asked to stop, or SIGTERM arrives.
 
-    It is also set when another driver has taken the sweep over from the one that made the task.
+    It is also set when another driver has taken the sweep over from the one that made the task, or when the trial was
+    removed.
 
-    A thread looks into the sweep's folder, so that slow storage does not hold up the training.
+    The first look into the sweep's folder is made before the trial begins: much may have been asked since it was handed
+    out. A thread makes the others, so that slow storage does not hold up the training.
     """
     stop, ended = StopSignal(), threading.Event()
     control = Control(sweep)
 
     def look() -> None:
-        while not ended.is_set() and not stop.requested:
-            try:
-                asked = control.stop.names()
-                if task.attempt is not None and (driver := control.newer_driver(task.attempt.generation)):
-                    stop.request("superseded", f"the sweep was taken over by {driver}")
-                elif task.trial_id in asked:
-                    stop.request("stopped", control.why_stopped(task.trial_id))
-                elif ALL in asked:
-                    stop.request("preempted", control.why_stopped(ALL))
-            except OSError as error:
-                logger.warning("cannot look for requests to stop: %s", error)
-            ended.wait(control.look_every_s)
+        try:
+            asked = control.stop.names()
+            if task.attempt is not None and (driver := control.newer_driver(task.attempt.generation)):
+                stop.request("superseded", f"the sweep was taken over by {driver}")
+            elif task.attempt is not None and control.removed.is_set(task.trial_id):
+                stop.request("superseded", REMOVED)
+            elif task.trial_id in asked:
+                stop.request("stopped", control.why_stopped(task.trial_id))
+            elif ALL in asked:
+                stop.request("preempted", control.why_stopped(ALL))
+        except OSError as error:
+            logger.warning("cannot look for requests to stop: %s", error)
+
+    def go_on_looking() -> None:
+        while not stop.requested and not ended.wait(control.look_every_s):
+            look()
 
     _running.add(stop)
     if sigterm_arrived():
         stop.request("preempted", "the worker got SIGTERM")
-    thread = threading.Thread(target=look, name="requests to stop", daemon=True)
+    else:
+        look()
+    thread = threading.Thread(target=go_on_looking, name="requests to stop", daemon=True)
     thread.start()
     try:
         yield stop

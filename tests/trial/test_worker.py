@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+import time
 from dataclasses import replace
 
 import psutil
@@ -14,6 +15,7 @@ from fake_sweep import fake_result
 from selgen_ray import errors
 from selgen_ray.cluster.metrics import TrialMetrics
 from selgen_ray.records.attempts import Attempt, Fence
+from selgen_ray.records.control import Control
 from selgen_ray.records.results import TrialResult
 from selgen_ray.storage import Folder
 from selgen_ray.trainers import build_config, plugins
@@ -23,9 +25,10 @@ from selgen_ray.trainers.engine.stop_signal import StopSignal
 from selgen_ray.trainers.plugins import Plugin
 from selgen_ray.trial import run
 from selgen_ray.trial.task import TrialTask
-from selgen_ray.trial.worker import free_memory, run_in_worker
+from selgen_ray.trial.worker import free_memory, run_in_worker, run_pack_in_worker
 
 _MIB = 2**20
+ID = "0" * 16
 OLD, NEW = Attempt(1, 3), Attempt(2, 1)
 
 
@@ -123,3 +126,67 @@ def test_a_trial_that_cannot_begin_on_a_full_disk_has_not_failed(make_config, tm
     with pytest.raises(errors.StorageBlockedError):
         run.run_trial(replace(task, attempt=OLD))
     assert task.folder.files() == []
+
+
+@pytest.fixture
+def handed_out(make_config, tmp_path):
+    config = build_config(make_config(max_steps=1, max_to_eval=1, max_new_tokens=1)).model_dump(mode="json")
+    place = Folder(str(tmp_path / "naive_c0ffee" / "seed_1" / "results" / ID))
+    return TrialTask(config, ID, "naive_c0ffee", place, git_commit=None, attempt=OLD)
+
+
+def last_of(task: TrialTask, sweep: Folder) -> dict:
+    reports = []
+    try:
+        run_in_worker(task, sweep, 1, reports.append, TrialMetrics("sweep", task))
+    finally:
+        gc.unfreeze()
+    return reports[-1]
+
+
+def test_a_trial_that_was_removed_between_its_handing_out_and_its_start_does_not_begin(handed_out, tmp_path):
+    sweep = Folder(str(tmp_path))
+    control = Control(sweep)
+    control.removed.set(ID)
+    control.removed.set("1" * 16)
+    assert last_of(handed_out, sweep) == {"status": "removed", "error": "the trial was removed"}
+    assert not (tmp_path / "naive_c0ffee").exists()
+    control.removed.clear(ID)  # a retry
+    assert last_of(handed_out, sweep)["status"] == "completed"
+
+
+def test_a_trial_that_is_removed_while_it_runs_leaves_no_result_even_where_its_folder_stays(
+    handed_out, tmp_path, monkeypatch
+):
+    """`rm` looked for its folder before there was one."""
+    sweep = Folder(str(tmp_path))
+    begin = Fence.begin
+
+    def removed_just_before(fence):
+        Control(sweep).removed.set(ID)
+        time.sleep(1.5)  # the worker looks every second
+        return begin(fence)
+
+    monkeypatch.setattr(Fence, "begin", removed_just_before)
+    assert last_of(handed_out, sweep) == {"status": "removed", "error": "the trial was removed"}
+    assert not handed_out.folder.exists("results.json")
+
+
+def test_a_member_of_a_pack_that_was_removed_while_others_ran_does_not_begin(handed_out, tmp_path):
+    sweep = Folder(str(tmp_path))
+    other = replace(handed_out, trial_id="1" * 16, folder=Folder(str(tmp_path / "other")))
+
+    class Shown(TrialMetrics):
+        def finish(self, status, result=None):
+            Control(sweep).removed.set(ID)  # when the first one has ended
+            super().finish(status, result)
+
+    reports = []
+    try:
+        run_pack_in_worker([other, handed_out], sweep, 1, 1, reports.append, lambda task: Shown("sweep", task))
+    finally:
+        gc.unfreeze()
+    lines = [line for report in reports for line in report["reports"]]
+    ends = {line["member"]: line["status"] for line in lines if "status" in line}
+    assert ends == {"1" * 16: "completed", ID: "removed"}
+    assert not (tmp_path / "naive_c0ffee").exists()

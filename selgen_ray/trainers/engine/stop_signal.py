@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 Reason = Literal["preempted", "stopped", "superseded"]
 """'preempted': it goes on later from its checkpoint. 'stopped': somebody ended it for good. 'superseded': another
-process runs it, or the whole sweep, now."""
+process runs it, or the whole sweep, now; or it was removed."""
 
 
 class StopSignal:
