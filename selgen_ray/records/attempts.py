@@ -119,8 +119,20 @@ class Fence:
         if stored is not None and stored.status.is_finished and (by := attempt_of(stored)) != self.attempt:
             raise TrialSuperseded(f"attempt {by or 'of an earlier release'} has left a result, {stored.status}")
         result.generation, result.attempt = self.attempt.generation, self.attempt.number
+        self.write(FILE_NAME, result.content())
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file below the trial's folder.
+
+        Raises:
+            TrialSuperseded: a newer attempt has begun, or the trial was removed; nothing was written.
+            StorageError: the storage refused.
+        """
+        if self.attempt is None:
+            self.place.write(name, content)
+            return
         try:
-            self.place.write_while(f"{FOLDER}/{self.attempt}/{_BY}", FILE_NAME, result.content())
+            self.place.write_while(f"{FOLDER}/{self.attempt}/{_BY}", name, content)
         except FileNotFoundError:
             raise self._superseded() from None
 

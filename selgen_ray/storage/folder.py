@@ -135,7 +135,7 @@ class Folder:
 
         Args:
             mark: path of a file below this folder; it lies in a folder of its own.
-            name: path of the file below this folder.
+            name: path of the file below this folder; parent folders are created.
             content: all of its bytes.
 
         Raises:

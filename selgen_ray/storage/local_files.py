@@ -58,6 +58,7 @@ def write_by_way_of(staging: Path, target: Path, content: bytes) -> None:
             out.write(content)
             out.flush()
             os.fsync(out.fileno())
+        target.parent.mkdir(parents=True, exist_ok=True)
         beside.replace(target)  # the path is looked up now: of a folder that was moved away it finds nothing
     except BaseException:
         with contextlib.suppress(OSError):

@@ -45,6 +45,7 @@ from selgen_ray.trial.task import CHECKPOINTS, TrialTask
 
 logger = logging.getLogger(__name__)
 _TRACEBACK_LINES = 30
+_MODEL = "model"
 _NOT_PUSHED = "the model has not been pushed to the hub: it ended before"
 
 
@@ -307,7 +308,7 @@ class _Run:
             self.on_event({"event": "save_failed", "why": flag, "step": self.result.eval_steps[-1]})
 
     def _save(self, trainer: BaseTrainer, finished: Path) -> None:
-        """Write the finished model with its card to `finished`; copy it to the place that the config names."""
+        """Write the finished model with its card to `finished`, and keep a copy if the config asks for one."""
         cfg = self.config.finetune_config
         trainer.save_model(finished)
         (finished / "README.md").write_text(model_card(trainer.config, self.result), encoding="utf-8")
@@ -315,17 +316,34 @@ class _Run:
         if cfg.push_to_hub:
             self.result.flags = [*self.result.flags, _NOT_PUSHED]
         if cfg.keeps_model:
-            name = f"{cfg.finetuned_model_id or 'model'}-{self.task.trial_id}"
-            place = Folder(cfg.output_dir) / name if cfg.output_dir else self.task.folder / "model"
-            try:
-                for path in sorted(finished.rglob("*")):
-                    if path.is_file():
-                        place.write(path.relative_to(finished).as_posix(), path.read_bytes())
-            except OSError:
-                with contextlib.suppress(OSError):  # half a model is worse than none
-                    place.delete()
-                raise
-            self.result.model_path = str(place)
+            self.result.model_path = str(self._keep(finished))
+
+    def _keep(self, finished: Path) -> Folder:
+        """Copy the finished model to the place that the config names, and return that.
+
+        Raises:
+            TrialSuperseded: what lies there now is another attempt's; it is left alone.
+            StorageError: the storage refused; half a model is worse than none, and is removed.
+        """
+        cfg = self.config.finetune_config
+        name = f"{cfg.finetuned_model_id or 'model'}-{self.task.trial_id}"
+        place = Folder(cfg.output_dir) / name if cfg.output_dir else self.task.folder / _MODEL
+        self.fence.check()  # it took a while to save the model on this machine
+        place.delete()  # what an attempt has left that was killed while it wrote its model
+        try:
+            for path in sorted(path for path in finished.rglob("*") if path.is_file()):
+                file = path.relative_to(finished).as_posix()
+                if cfg.output_dir:
+                    self.fence.check()  # before each: a large model takes minutes
+                    place.write(file, path.read_bytes())
+                else:
+                    self.fence.write(f"{_MODEL}/{file}", path.read_bytes())
+        except OSError:
+            with contextlib.suppress(OSError, TrialSuperseded):
+                self.fence.check()
+                place.delete()
+            raise
+        return place
 
     def _wait(self, kind: str, on_progress: Callable[[dict[str, Any]], None]) -> None:
         self.asked.check(0)  # rank 0 waits for all

@@ -105,6 +105,17 @@ def test_output_dir_and_name_are_used_and_a_whole_model_can_be_saved(run, tmp_pa
     assert model.num_parameters() > 0
 
 
+@pytest.mark.parametrize("elsewhere", [True, False], ids=["output_dir", "model"])
+def test_what_a_killed_run_left_of_its_model_goes_when_the_next_one_saves(run, tmp_path, elsewhere):
+    place = tmp_path / "models" / "model-0123456789abcdef" if elsewhere else tmp_path / "t" / "model"
+    place.mkdir(parents=True)
+    for left in (".adapter_model.safetensors.c0ffee.tmp", "model-00001-of-00002.safetensors"):
+        (place / left).write_bytes(b"half a model")
+    result = run(save_model_locally=True, output_dir=str(tmp_path / "models") if elsewhere else None)
+    assert result.model_path == str(place)
+    assert [path.name for path in place.iterdir() if "safetensors" in path.name] == ["adapter_model.safetensors"]
+
+
 def test_train_split_holds_out_a_tenth_or_nothing(make_config, run):
     rows = {role: len(r) for role, r in load_roles(build_config(make_config())).items()}
     held = run(train_split=0.9).num_rows
