@@ -272,8 +272,9 @@ def _rm(args: argparse.Namespace, folder: Folder) -> list[str]:
         if not sys.stdin.isatty():
             raise SelectionError(f"this deletes {len(wanted)} trials: say --yes\n{listed}")
         sys.stdout.write(f"{listed}\n")
-        if input(f"delete these {len(wanted)} trials and their results? [y/N] ").strip().lower() not in ("y", "yes"):
+        if not _agreed(f"delete these {len(wanted)} trials and their results? [y/N] "):
             return ["nothing was deleted"]
+        _refuse_changed(sweep, read_state(folder), wanted, doomed)
     for trial_id, paths in doomed.items():
         sweep.control.removed.set(trial_id)  # first: a running sweep must not start it in between
         for path in paths:
@@ -282,6 +283,30 @@ def _rm(args: argparse.Namespace, folder: Folder) -> list[str]:
             else:
                 (folder / path).delete()
     return [f"{name} is removed" for name in wanted.values()]
+
+
+def _agreed(question: str) -> bool:
+    try:
+        return input(question).strip().lower() in ("y", "yes")
+    except EOFError:  # Ctrl-D
+        sys.stdout.write("\n")
+        return False
+
+
+def _refuse_changed(before: Sweep, now: Sweep, wanted: dict[str, str], doomed: dict[str, list[str]]) -> None:
+    """Raise SelectionError if a trial is not what it was when its deletion was agreed to."""
+    changed: list[str] = []
+    for trial_id, name in wanted.items():
+        was, status = (_word(state.status[trial_id]) if trial_id in state.names else "gone" for state in (before, now))
+        if status != was:
+            changed.append(f"{name} was {was} and is {status} now")
+        elif _doomed(now, trial_id, wanted) != doomed[trial_id]:
+            changed.append(f"{name} has other files now")
+    if changed:
+        raise SelectionError(
+            f"nothing was deleted, since the sweep has changed meanwhile: {'; '.join(changed)}. "
+            "If these trials are to go nevertheless, give the command again"
+        )
 
 
 def _doomed(sweep: Sweep, trial_id: str, wanted: Collection[str]) -> list[str]:

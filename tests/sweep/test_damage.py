@@ -7,8 +7,12 @@ import functools
 import io
 import json
 import logging
+import os
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -91,6 +95,71 @@ def test_rm_removes_a_link_and_not_what_it_leads_to(tmp_path: Path, capsys: pyte
     status, told = steer(capsys, "rm", sweep, doomed.slug, "--yes")
     assert status == 0 and not (sweep / doomed.slug / "seed_1").is_symlink(), told
     assert file_of(elsewhere, doomed).exists()
+
+
+def answering(monkeypatch: pytest.MonkeyPatch, answer: Callable[[], str]) -> None:
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", lambda question: answer())
+
+
+@pytest.mark.parametrize(
+    ("became", "why"),
+    [
+        ("completed", "was failed and is completed now"),
+        ("running", "was failed and is running now"),
+        ("removed", "was failed and is gone now"),
+        ("copied", "has other files now"),
+    ],
+)
+def test_rm_refuses_by_name_what_has_changed_while_its_question_stood(
+    became: str, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep, doomed, other = tmp_path / "sweep", fake_result(status="failed"), fake_result(seed=2)
+    publish(sweep, doomed, other)
+    control = Control(Folder(str(sweep)))
+
+    def meanwhile() -> str:
+        if became == "removed":
+            steer(capsys, "rm", sweep, f"{doomed.slug}/seed_1", "--yes")
+        elif became == "copied":
+            doomed.publish(Folder(str(sweep / "backup")))
+        else:
+            publish(sweep, fake_result(status=became))
+        if became == "running":
+            running = {f"{doomed.slug}/seed_1": {"phase": "train"}}
+            live = {"updated_at": now(), "every_s": 60.0, "pid": os.getpid(), "running": running}
+            control.folder.write_json(LIVE, live | {"host": socket.gethostname()})
+        return "y"
+
+    answering(monkeypatch, meanwhile)
+    lease = claim(control)
+    with lease if became == "running" else nullcontext():
+        status, told = steer(capsys, "rm", sweep, f"{doomed.slug}/seed_*")
+    assert (
+        status == 2
+        and f"nothing was deleted, since the sweep has changed meanwhile: {doomed.slug}/seed_1 {why}." in told
+    )
+    assert file_of(sweep, other).exists() and file_of(sweep, doomed).exists() is (became != "removed")
+    assert (doomed.trial_id in control.removed.names()) is (became == "removed")
+    assert other.trial_id not in control.removed.names()
+
+
+def test_rm_deletes_what_is_as_it_was_when_its_question_was_answered_and_takes_ctrl_d_for_no(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep, doomed = tmp_path / "sweep", fake_result()
+    publish(sweep, doomed, fake_result(seed=2))
+
+    def ctrl_d() -> str:
+        raise EOFError
+
+    for answer in (ctrl_d, lambda: "", lambda: "n", lambda: "yess"):
+        answering(monkeypatch, answer)
+        status, told = steer(capsys, "rm", sweep, f"{doomed.slug}/seed_1")
+        assert status == 0 and told.endswith("\nnothing was deleted\n") and file_of(sweep, doomed).exists()
+    answering(monkeypatch, lambda: " Yes")
+    status, told = steer(capsys, "rm", sweep, f"{doomed.slug}/seed_1")
+    assert status == 0 and "seed_1 is removed" in told and not file_of(sweep, doomed).exists()
 
 
 @pytest.mark.parametrize("change", [{"trial_id": "../../../victim"}, {"slug": "../../victim"}, {"slug": ".."}])
