@@ -16,8 +16,9 @@ from typing import Any
 from selgen_ray.driver.display import clock, running_line
 from selgen_ray.driver.selection import SelectionError, find_trials
 from selgen_ray.driver.trust import OPTION, SHORTEST
-from selgen_ray.errors import INPUT_ERRORS, StorageError
+from selgen_ray.errors import INPUT_ERRORS, StorageError, TrialSuperseded
 from selgen_ray.reading import Unreadable, every_head, one_each
+from selgen_ray.records.attempts import Fence, attempt_of
 from selgen_ray.records.control import ALL, LIVE, PLAN, Control
 from selgen_ray.records.liveness import LEASE_S, is_driven
 from selgen_ray.records.names import is_trial_name, trial_name
@@ -230,8 +231,12 @@ def _retry(args: argparse.Namespace, folder: Folder) -> list[str]:
         if sweep.status[trial_id] in (TrialStatus.COMPLETED, TrialStatus.RUNNING):
             lines.append(f"{name} is {sweep.status[trial_id]}: nothing to retry")
             continue
-        if trial_id in sweep.places and (damage := _reopen(sweep.places[trial_id])):
-            lines.append(damage)
+        try:
+            damage = _reopen(sweep.places[trial_id]) if trial_id in sweep.places else None
+        except TrialSuperseded as why:
+            lines.append(f"{name} has changed meanwhile: {why}. Nothing to retry")
+            continue
+        lines += [damage] if damage else []
         sweep.control.stop.clear(trial_id)
         sweep.control.removed.clear(trial_id)
         sweep.control.retry.set(trial_id)
@@ -244,6 +249,9 @@ def _reopen(place: Folder) -> str | None:
 
     Returns:
         What was wrong with its results.json, if that was damaged: it is removed then, and the trial begins anew.
+
+    Raises:
+        TrialSuperseded: somebody else has had it run again meanwhile; its result is left alone.
     """
     try:
         result = TrialResult.model_validate_json(place.read(FILE_NAME))
@@ -251,8 +259,17 @@ def _reopen(place: Folder) -> str | None:
         place.remove(FILE_NAME)
         return f"{place / FILE_NAME} was damaged and is removed: {first_line(error)}"
     if result.status in _ILL:
-        result.status, result.error = TrialStatus.RUNNING, None
-        result.publish(place)
+        # in the name of the attempt that ended so: a newer one takes its mark away, and this write is refused then
+        fence = Fence(place, attempt_of(result))
+        stored = fence.begin()
+        try:
+            if stored is not None and stored.status is TrialStatus.COMPLETED:
+                raise TrialSuperseded("it is completed")
+            if stored is not None and stored.status in _ILL:
+                stored.status, stored.error = TrialStatus.RUNNING, None
+                fence.publish(stored)
+        finally:
+            fence.end()
     return None
 
 

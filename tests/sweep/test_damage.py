@@ -38,7 +38,7 @@ from selgen_ray.records.status import TrialStatus
 from selgen_ray.report.writing import for_spreadsheets, plain_table
 from selgen_ray.space import load_space
 from selgen_ray.space.kept import kept_text
-from selgen_ray.storage import Folder
+from selgen_ray.storage import Folder, local_files
 from selgen_ray.sweep import commands
 from selgen_ray.syntax.tree import read_tree
 from selgen_ray.trainers.plugins import Plugin
@@ -305,6 +305,71 @@ def test_a_failed_trial_that_runs_again_is_running_for_everybody(
         assert "running; stop it first" in steer(capsys, "rm", tmp_path, name, "--yes")[1]
         assert "nothing to retry" in steer(capsys, "retry", tmp_path, name)[1]
     assert "1 trials: 1 failed\n" in steer(capsys, "status", tmp_path)[1]
+
+
+@pytest.mark.parametrize("status", ["stopped", "failed", "diverged"])
+@pytest.mark.parametrize("late", ["reading", "writing"])
+@pytest.mark.parametrize("end", ["completed", "running"])
+def test_a_retry_that_is_late_leaves_what_another_run_has_left_meanwhile(
+    status: str,
+    late: str,
+    end: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Another retry reached the driver, and the trial runs, or has run to its end, as the next attempt."""
+    result = fake_result(status=status, changes={"generation": 1, "attempt": 1, "error": "by eve"})
+    publish(tmp_path, result)
+    path = file_of(tmp_path, result)
+    place, at_work = Folder(str(path.parent)), list[bytes]()
+
+    def meanwhile() -> None:
+        if at_work:
+            return
+        at_work.append(b"")
+        publish(tmp_path, result.model_copy(update={"status": TrialStatus.RUNNING, "error": None}))
+        new = Fence(place, Attempt(1, 2))
+        new.begin()
+        new.publish(fake_result(status=end, x=0.9))
+        if end == "completed":
+            new.end()
+        at_work[0] = path.read_bytes()
+
+    def held_up(name: str) -> None:
+        real = getattr(local_files, name)
+
+        def write(*args: Any) -> None:
+            if late == "reading" or args[-2].name == FILE_NAME:
+                meanwhile()
+            real(*args)
+
+        monkeypatch.setattr(local_files, name, write)
+
+    held_up("write")
+    held_up("write_by_way_of")
+    exit_status, told = steer(capsys, "retry", tmp_path, result.slug)
+    told_why = "runs it, in process" if end == "running" else "has left a result, completed"
+    assert exit_status == 0 and f"attempt 000001-0002 {told_why}" in told and "Nothing to retry" in told, told
+    assert path.read_bytes() == at_work[0]
+    assert Control(Folder(str(tmp_path))).retry.names() == set()
+
+
+@pytest.mark.parametrize("changes", [{"generation": 3, "attempt": 2}, {}], ids=["attempt", "earlier release"])
+def test_a_retry_takes_a_trial_back_to_running_and_the_next_attempt_goes_on(
+    changes: dict[str, int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = fake_result(status="diverged", changes=changes | {"error": "loss is not finite"})
+    publish(tmp_path, result)
+    status, told = steer(capsys, "retry", tmp_path, result.slug)
+    assert status == 0 and "is to run again" in told, told
+    place = Folder(str(file_of(tmp_path, result).parent))
+    stored = TrialResult.model_validate_json(place.read(FILE_NAME))
+    assert (stored.status, stored.error, stored.capability) == ("running", None, 0.5) and place.folders() == []
+    again = Fence(place, Attempt(3, 3))
+    again.begin()
+    again.publish(fake_result(status="completed", x=0.9))
+    assert TrialResult.model_validate_json(place.read(FILE_NAME)).capability == 0.9
 
 
 def test_numbers_grow_after_the_leases_were_lost(
