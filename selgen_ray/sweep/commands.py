@@ -280,6 +280,7 @@ def _rm(args: argparse.Namespace, folder: Folder) -> list[str]:
     if busy:
         raise SelectionError(f"{', '.join(busy)}: running; stop it first, or let it end")
     doomed = {trial_id: _doomed(sweep, trial_id, wanted) for trial_id in wanted}
+    _refuse_outside(folder, wanted, doomed)
     if not args.yes:
         lines: list[str] = []
         for trial_id, name in wanted.items():
@@ -300,6 +301,20 @@ def _rm(args: argparse.Namespace, folder: Folder) -> list[str]:
             else:
                 (folder / path).delete()
     return [f"{name} is removed" for name in wanted.values()]
+
+
+def _refuse_outside(folder: Folder, wanted: dict[str, str], doomed: dict[str, list[str]]) -> None:
+    """Raise SelectionError if something to be deleted lies outside of the sweep's folder, by way of a link."""
+    if (root := folder.local_path) is None:
+        return
+    for trial_id, name in wanted.items():
+        for path in doomed[trial_id]:
+            place = (root / path).parent.resolve()  # of what is a link itself, the link alone is deleted
+            if not place.is_relative_to(root.resolve()):
+                raise SelectionError(
+                    f"{name}: {folder / path} leads out of the sweep by a link, to {place / Path(path).name}; nothing "
+                    "was deleted. Remove the link, or delete the trial where it lies"
+                )
 
 
 def _agreed(question: str) -> bool:

@@ -97,6 +97,27 @@ def test_rm_removes_a_link_and_not_what_it_leads_to(tmp_path: Path, capsys: pyte
     assert file_of(elsewhere, doomed).exists()
 
 
+@pytest.mark.parametrize("link", ["setting", "copy"])
+def test_rm_refuses_what_a_link_leads_to_outside_of_the_sweep(
+    link: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep, elsewhere, doomed = tmp_path / "sweep", tmp_path / "elsewhere", fake_result()
+    publish(elsewhere, doomed)
+    publish(sweep, fake_result(seed=2) if link == "copy" else fake_result("kl_divergence"))
+    name = "old" if link == "copy" else doomed.slug
+    (sweep / name).symlink_to(elsewhere if link == "copy" else elsewhere / doomed.slug)
+    for args in ([doomed.trial_id], [doomed.trial_id, "--yes"], ["*", "--yes"]):
+        status, told = steer(capsys, "rm", sweep, *args)
+        assert status == 2 and "leads out of the sweep by a link" in told and str(sweep / name) in told, told
+        assert f"to {elsewhere / doomed.slug / 'seed_1'}" in told and "Remove the link" in told, told
+    assert file_of(elsewhere, doomed).exists() and len(list(sweep.glob("*/seed_*/results/*/results.json"))) > 0
+    assert not (sweep / "control" / "removed").exists()
+    (tmp_path / "by_link").symlink_to(sweep)  # the sweep itself may be named by a link
+    (sweep / name).unlink()
+    assert steer(capsys, "rm", tmp_path / "by_link", "*", "--yes")[0] == 0
+    assert not list(sweep.glob("*/seed_*")) and file_of(elsewhere, doomed).exists()
+
+
 def answering(monkeypatch: pytest.MonkeyPatch, answer: Callable[[], str]) -> None:
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     monkeypatch.setattr("builtins.input", lambda question: answer())
