@@ -6,15 +6,16 @@ disk a driver writes to such a file only once another has taken the sweep over. 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
 from typing import Any
 
-from selgen_ray.errors import StorageError
 from selgen_ray.records.results import now
 from selgen_ray.storage import Folder
 from selgen_ray.storage.folder import json_object
+from selgen_ray.storage.retries import retrying
 
 FILE_NAME, FOLDER = "events.jsonl", "events"
 
@@ -55,7 +56,8 @@ class EventLog:
             if not lines:
                 return
             if self._appends and (local := self.sweep.local_path) is not None:
-                _append(local, b"".join(lines))
+                content, doing = b"".join(lines), f"write {self.sweep / FILE_NAME}"
+                retrying(lambda: doing, self.sweep, lambda: _append(local, content), for_s=0)
             else:
                 before = self._read() if self._written is None else self._written
                 self.sweep.write(self._own, before + b"".join(lines))
@@ -74,13 +76,17 @@ class EventLog:
 def _append(folder: Any, content: bytes) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / FILE_NAME).open("a+b", buffering=0) as log:  # one write: lines of two processes do not mix
-        if log.tell():
+        if size := log.tell():
             log.seek(-1, os.SEEK_END)
             if log.read(1) != b"\n":  # a crash cut the last line off: do not append to it
                 content = b"\n" + content
-        if log.write(content) != len(content):
-            raise StorageError(f"no space left on {folder}")
-        os.fsync(log.fileno())
+        try:
+            if log.write(content) != len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(log.fileno())
+        except OSError:
+            log.truncate(size)  # else the next flush, which begins with the same lines, would double them
+            raise
 
 
 def read_events(sweep: Folder) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from running import (
 )
 
 from selgen_ray.driver.trial_queue import TrialQueue
+from selgen_ray.errors import StorageBlockedError
 from selgen_ray.records.events import EventLog, read_events
 from selgen_ray.storage import Folder
 from selgen_ray.sweep import main
@@ -165,6 +167,24 @@ def test_the_event_log_survives_a_torn_line(tmp_path, s3_uri):
         log.flush()
         log.flush()
         assert [e["event"] for e in read_events(place)] == ["started", "retry", "completed"]
+
+
+def test_a_disk_that_is_full_in_the_middle_of_a_flush_doubles_no_event(tmp_path):
+    log, names = EventLog(Folder(str(tmp_path))), [f"naive_c0ffee/seed_{i}" for i in range(300)]
+    log.add("started", names[0])
+    log.flush()
+    for name in names:
+        log.add("completed", name)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, before[1]))  # a write stops there, as on a full disk
+    try:
+        with pytest.raises(StorageBlockedError, match="cannot write "):
+            log.flush()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [e["event"] for e in read_events(Folder(str(tmp_path)))] == ["started"]
+    log.flush()
+    assert [e["trial"] for e in read_events(Folder(str(tmp_path)))] == [names[0], *names]
 
 
 def test_a_preempted_worker_is_told_by_sigterm(tmp_path):
