@@ -143,8 +143,8 @@ class Driver:
         left_out: Mapping[str, str] | None = None,
         trusted: TrustedCode | None = None,
     ):
-        self.control, self.events = Control(sweep), EventLog(sweep, lease.number if lease else 1)
-        self._lease = lease
+        self._lease, self._generation = lease, lease.number if lease else 1
+        self.control, self.events = Control(sweep), EventLog(sweep, self._generation)
         self.queue, self.board, self._tasks, self._make, self._say = queue, board, dict(tasks), make, say
         self._left_out, self._trusted = dict(left_out or {}), trusted or TrustedCode()
         self._told: set[str] = set()
@@ -201,7 +201,7 @@ class Driver:
         if self.why_ending is None:
             self.why_ending = why
             self.queue.is_ending = True
-            self.later(lambda: self.control.stop.set(ALL, why=why))
+            self.later(lambda: self.control.stop.set(ALL, why=why, generation=self._generation))
             self.later(lambda: self.events.add("sweep_ending", why=why))
             self._wake.set()
 
@@ -346,8 +346,7 @@ class Driver:
             kind, _, name = path.partition("/")
             if kind in asked and (mark := mark_name(name)):
                 asked[kind].add(mark)
-        if ALL in asked["stop"] and self.why_ending is None:
-            why = self.control.why_stopped(ALL)
+        if ALL in asked["stop"] and self.why_ending is None and (why := self.control.why_ending(self._generation)):
             self._say(f"{why}: finishing steps and saving checkpoints")
             self.end(why)
         for task in self.queue.drop(asked["stop"] | asked["removed"]):

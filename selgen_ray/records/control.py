@@ -1,7 +1,8 @@
 """Requests to a sweep, as small files in its folder: anybody who can write to the storage can steer the sweep.
 
 control/stop/<trial id>.json     stop the trial, and do not run it again until a retry
-control/stop/all.json            end the running sweep: trials finish their step and save a checkpoint
+control/stop/all.json            end the running sweep: trials finish their step and save a checkpoint;
+                                 one that a driver set has its number, and ends no later driver's sweep
 control/removed/<trial id>.json  do not run the trial until a retry
 control/retry/<trial id>.json    run the trial again, in the running sweep
 control/added/<trial id>.json    a trial that is in no search space of the sweep
@@ -103,8 +104,23 @@ class Control:
 
     def why_stopped(self, name: str) -> str:
         """Return the reason that a stop mark gives, in words. Raises StorageError."""
-        mark = self.stop.read(name)
-        return str(mark.get("why") or f"stopped by {mark.get('by', 'somebody')}")
+        return _why(self.stop.read(name))
+
+    def why_ending(self, generation: int) -> str | None:
+        """Return the reason that the mark 'stop/all' gives, in words; None if an older driver set it.
+
+        Such a driver writes it late, since it has lost the sweep while its storage was away; it gives its number. A
+        mark that people set has no number, and counts for whoever runs the sweep.
+
+        Args:
+            generation: number of the lease of the driver that asks, or whose worker asks.
+
+        Raises:
+            StorageError: the storage refused.
+        """
+        mark = self.stop.read(ALL)
+        by = mark.get("generation")
+        return None if type(by) is int and by < generation else _why(mark)
 
     def newer_driver(self, generation: int) -> str | None:
         """Return who holds a newer lease on the sweep than that number, 'process 7 on lab2'; None if nobody does.
@@ -178,6 +194,10 @@ def _progress(line: Any) -> dict[str, Any]:
     items = as_object(line).items()
     kept = {key: value for key, value in items if is_finite_number(value) or (key in _TEXTS and isinstance(value, str))}
     return kept if {"step", "num_steps"} <= kept.keys() else {k: v for k, v in kept.items() if k != "step"}
+
+
+def _why(stop: dict[str, Any]) -> str:
+    return str(stop.get("why") or f"stopped by {stop.get('by', 'somebody')}")
 
 
 def _who() -> str:

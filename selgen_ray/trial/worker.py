@@ -230,8 +230,8 @@ def watched(sweep: Folder, task: TrialTask) -> Iterator[StopSignal]:
                 stop.request("superseded", REMOVED)
             elif task.trial_id in asked:
                 stop.request("stopped", control.why_stopped(task.trial_id))
-            elif ALL in asked:
-                stop.request("preempted", control.why_stopped(ALL))
+            elif ALL in asked and (why := control.why_ending(task.attempt.generation if task.attempt else 0)):
+                stop.request("preempted", why)
         except OSError as error:
             logger.warning("cannot look for requests to stop: %s", error)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -103,6 +104,26 @@ def test_its_workers_are_told_to_stop_and_those_of_the_other_are_not(tmp_path):
         wait_for(lambda: lost.requested, 20)
     assert lost.requested == ("superseded", "the sweep was taken over by process 7 on lab2")
     assert kept.requested is None
+
+
+def test_the_late_end_of_a_driver_that_lost_the_sweep_ends_nothing_of_the_other(tmp_path):
+    """Its write hung since before it lost the sweep, so it cannot know."""
+    place = Folder(str(tmp_path))
+    control = Control(place)
+    task = TrialTask({"seed": 1}, ID, "slug", place, git_commit=None, attempt=Attempt(2, 1))
+    with claim(control) as first, driver_of(place, first) as lost:
+        lost.end("Ctrl-C")
+        wait_for(lambda: control.stop.names() == {ALL}, 20)
+        late = control.stop.read(ALL)
+    with claim(control) as second, driver_of(place, second) as driver:
+        control.folder.write_json("stop/all.json", late)
+        with watched(place, task) as stop:
+            driver.look_now()
+            time.sleep(2.5)  # both look every second
+            assert driver.why_ending is None and not driver.queue.is_ending and stop.requested is None
+            control.stop.set(ALL, why="by eve")  # people's
+            wait_for(lambda: driver.why_ending and stop.requested, 20)
+    assert driver.why_ending == "by eve" and stop.requested == ("preempted", "by eve")
 
 
 def test_a_trial_that_is_handed_out_again_has_a_higher_attempt(tmp_path):
