@@ -14,6 +14,8 @@ Message = dict[str, Any]
 
 LISTS_OF_MESSAGES = ("messages", "prompt", "completion", "chosen", "rejected")
 """The fields that may hold a conversation."""
+OPTIONS = ("choices", "options")
+"""The fields that hold the answers to choose from."""
 _FROM = {  # ShareGPT's speakers
     **dict.fromkeys(("human", "user"), "user"),
     **dict.fromkeys(("gpt", "chatgpt", "bing", "bard", "model", "assistant"), "assistant"),

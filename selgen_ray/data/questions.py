@@ -13,8 +13,9 @@ from typing import Any
 import yaml
 
 from selgen_ray.config.evals import EvalConfig
+from selgen_ray.data.conversions import FormError
 from selgen_ray.data.forms import Row
-from selgen_ray.data.readers import read_entries
+from selgen_ray.data.readers import read_entries, with_lists
 from selgen_ray.data.roles import place_in
 from selgen_ray.errors import DataError, nearest
 from selgen_ray.seeding import derive_seed
@@ -147,7 +148,10 @@ def _entries(path: str) -> Iterator[tuple[str, Any]]:
         for found in read_entries(path, None, None):
             if found.row is None:
                 raise DataError(f"{place_in(path, found.where)}: {found.problem}")
-            yield found.where, found.row
+            try:
+                yield found.where, with_lists(found.row, is_table=found.is_table)
+            except FormError as error:
+                raise DataError(f"{place_in(path, found.where)}: {error}") from error
         return
     try:
         text = Path(path).read_text(encoding="utf-8")

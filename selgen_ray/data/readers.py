@@ -7,19 +7,20 @@ import csv
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from selgen_ray.config.hub_names import DATA_SUFFIXES, PACKED_SUFFIXES, is_dataset_id
-from selgen_ray.data.conversions import LISTS_OF_MESSAGES
+from selgen_ray.data.conversions import LISTS_OF_MESSAGES, OPTIONS, FormError
 from selgen_ray.data.roles import Origin, place_in
 from selgen_ray.errors import DataError, nearest
 from selgen_ray.records.text import first_line
 
 _SPLITS = ("train", "test", "validation", "valid", "dev")
-_HOLD_JSON = ("messages", "conversations", "choices", "options", "prompt", "chosen", "rejected")
+_NO_TEXTS = ("messages", "conversations", *OPTIONS)  # a text in one of these columns can only be JSON
+_BEGINS_LIKE_MESSAGES = re.compile(r"""\[\s*\{\s*['"](?:role|content|from|value)['"]\s*:""")
 _LARGEST_CELL = 64 * 2**20  # bytes; the reader's own limit is 128 KiB
 _LARGEST_ROW = 64 * 2**20  # bytes of a line
 _HEAD = 4096  # bytes of a file that are looked at to learn its kind
@@ -54,6 +55,7 @@ class Found:
         where: its place for people, 'line 3' or 'row 3', from 1.
         row: {column: value}; None if the entry is bad.
         problem: what is wrong with the entry, in words; None if nothing is.
+        is_table: it comes from a table, whose cells hold lists as JSON text.
         unused: columns of the file that have a value, and that neither the row's form nor a metric uses.
         remarks: sentences on how the row is used, where a person may expect something else.
         origin: its number in the source, and its training prompt.
@@ -62,6 +64,7 @@ class Found:
     where: str
     row: dict[str, Any] | None
     problem: str | None = None
+    is_table: bool = False
     unused: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     origin: Origin = field(default=Origin(0))  # a tuple, which nothing changes
@@ -83,7 +86,7 @@ def read_entries(path: str, split: str | None, revision: str | None) -> Iterator
         yield from _hub(path, split, revision)
     elif place.is_dir():
         for file in _files(place, split):
-            yield from (Found(f"{file.name} {e.where}", e.row, e.problem) for e in _file(file))
+            yield from (replace(entry, where=f"{file.name} {entry.where}") for entry in _file(file))
     elif not place.is_file():
         raise DataError(f"{path}: no such file.{nearest(place.name, _beside(place))}")
     elif split:
@@ -271,7 +274,7 @@ def _parquet(path: Path) -> Iterator[Found]:
         for batch in table.iter_batches():
             for row in batch.to_pylist():
                 number += 1
-                yield _as_entry(f"row {number}", _without_nulls(row))
+                yield _as_entry(f"row {number}", _without_nulls(row), is_table=True)
 
 
 def _csv(path: Path) -> Iterator[Found]:
@@ -290,16 +293,13 @@ def _csv(path: Path) -> Iterator[Found]:
                 num_columns = len(reader.fieldnames or ())
                 yield Found(where, None, f"has not the {num_columns} columns of the header")
             else:
-                yield _as_entry(where, {key: value for key, value in row.items() if value != ""})
+                yield _as_entry(where, {key: value for key, value in row.items() if value != ""}, is_table=True)
 
 
-def _as_entry(where: str, row: Any) -> Found:
+def _as_entry(where: str, row: Any, *, is_table: bool = False) -> Found:
     if not isinstance(row, dict):
         return Found(where, None, f"found {type(row).__name__}, expected an object with the row's fields")
-    try:
-        return Found(where, {str(key): cell(str(key), value) for key, value in row.items()})
-    except json.JSONDecodeError as error:
-        return Found(where, None, f"holds text that looks like JSON and is not: {error.msg}")
+    return Found(where, {str(key): value for key, value in row.items()}, is_table=is_table)
 
 
 def _without_nulls(row: dict[str, Any]) -> dict[str, Any]:
@@ -307,16 +307,41 @@ def _without_nulls(row: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in row.items() if value is not None}
 
 
-def cell(key: str, value: Any) -> Any:
-    """Return a cell's value; a list that is kept as JSON text, as tables keep lists, is parsed.
+def with_lists(row: Mapping[str, Any], *, is_table: bool) -> dict[str, Any]:
+    """Return a row in which lists that are kept as JSON text, as tables keep lists, are lists.
+
+    A column that may hold a text as well as a conversation, such as `prompt`, is read so in tables alone, and only
+    where the text is a list of messages: other texts stay as they are.
 
     Example: the text '["yes", "no"]' in the column `choices` becomes the list ['yes', 'no'].
 
+    Args:
+        row: {column: value}, with our names for the columns; not changed.
+        is_table: the row comes from a table.
+
     Raises:
-        json.JSONDecodeError: the text begins like such a list, and is no JSON.
+        FormError: a text begins like a list of messages, and is no JSON.
     """
-    is_list = isinstance(value, str) and key in _HOLD_JSON and value[:2] in ("[{", '["')
-    return json.loads(value) if is_list else value
+    read = {*_NO_TEXTS, *(LISTS_OF_MESSAGES if is_table else ())}
+    return {key: _parsed(key, value) if key in read else value for key, value in row.items()}
+
+
+def _parsed(key: str, value: Any) -> Any:
+    if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
+        return value
+    try:
+        parsed = json.loads(value)
+    except RecursionError:
+        return value
+    except json.JSONDecodeError as error:
+        if _BEGINS_LIKE_MESSAGES.match(value.lstrip()):
+            message = f"holds text that looks like JSON and is not, a list of messages in {key!r}: {error.msg}"
+            raise FormError(message) from error
+        return value
+    if key in OPTIONS:
+        return parsed
+    is_list = isinstance(parsed, list) and parsed
+    return parsed if is_list and all(isinstance(m, dict) and m.keys() & {"content", "value"} for m in parsed) else value
 
 
 def _files(folder: Path, split: str | None) -> list[Path]:
@@ -365,7 +390,8 @@ def _hub(name: str, split: str | None, revision: str | None) -> Iterator[Found]:
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") else ""
         hub = f"the hub's data set cannot be read{offline}: {first_line(error)}"
         raise DataError(f"{name}: no such local file or folder, and {hub}") from error
-    yield from (_as_entry(f"row {number}", _without_nulls(row)) for number, row in enumerate(rows, start=1))
+    for number, row in enumerate(rows, start=1):
+        yield _as_entry(f"row {number}", _without_nulls(row), is_table=True)
 
 
 def shown(entries: Iterable[Found], total: int, path: str) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import Any
 
 from selgen_ray.config.source import Source
 from selgen_ray.data.conversions import FormError, check_label, convert, is_chat
 from selgen_ray.data.forms import READ
-from selgen_ray.data.readers import Found, cell, read_entries
+from selgen_ray.data.readers import Found, read_entries, with_lists
 from selgen_ray.data.roles import Origin
 from selgen_ray.data.training_prompts import Met, listed, meets
 from selgen_ray.errors import DataError, nearest
@@ -80,7 +79,7 @@ def _convert_entry(entry: Found, row: dict[str, Any], source: Source) -> Found:
         key: value for key, value in row.items() if key not in renamed and key not in source.columns
     }
     try:
-        converted = convert(_cells(row), source.form)
+        converted = convert(with_lists(row, is_table=entry.is_table), source.form)
         check_label(converted.row, source.columns.get("label", "label"), source.filter)
     except FormError as error:
         return Found(entry.where, None, str(error))
@@ -92,13 +91,6 @@ def _convert_entry(entry: Found, row: dict[str, Any], source: Source) -> Found:
         unused=tuple(unused),
         remarks=tuple(converted.remarks),
     )
-
-
-def _cells(row: dict[str, Any]) -> dict[str, Any]:
-    try:
-        return {key: cell(key, value) for key, value in row.items()}
-    except json.JSONDecodeError:
-        return row
 
 
 def _with_system(row: dict[str, Any], text: str | None) -> dict[str, Any]:

@@ -49,6 +49,47 @@ def test_chats_in_a_table(tmp_path):
     assert read_rows(str(tmp_path / "a.csv")) == [{"messages": rows[0]["messages"], "answer": "a"}]
 
 
+def write_csv(path, rows):
+    with path.open("w", newline="") as out:
+        writer = csv.DictWriter(out, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return str(path)
+
+
+def test_conversations_and_options_that_a_table_keeps_as_json_text(tmp_path):
+    asked, good, bad = ({"role": r, "content": c} for r, c in (("user", "q"), ("assistant", "a"), ("assistant", "b")))
+    cells = {"prompt": json.dumps([asked]), "completion": json.dumps([good])}
+    path = write_csv(tmp_path / "a.csv", [cells])
+    assert read_rows(path) == [{"messages": [asked, good]}]
+    pq.write_table(pa.Table.from_pylist([cells]), tmp_path / "a.parquet")
+    assert read_rows(str(tmp_path / "a.parquet")) == [{"messages": [asked, good]}]
+    named = write_csv(tmp_path / "b.csv", [{"asked": cells["prompt"], "best": cells["completion"]}])
+    assert from_source(path=named, columns={"prompt": "asked", "completion": "best"}) == [{"messages": [asked, good]}]
+    pair = {"prompt": "q", "chosen": json.dumps([good]), "rejected": json.dumps([bad])}
+    assert read_rows(write_csv(tmp_path / "c.csv", [pair])) == [{"messages": [asked, good], "rejected": "b"}]
+    asks = {"question": "q", "options": json.dumps(["a", "b"]), "answer": "B"}
+    (row,) = read_rows(write_csv(tmp_path / "d.csv", [asks]))
+    assert row == chat("q", "b", options=["a", "b"], answer="b")
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_a_text_that_begins_like_json_stays_text(tmp_path, kind):
+    rows = [
+        {"prompt": '["b", "a"] sorted: ', "completion": '["a", "b"]'},
+        {"prompt": '["b", "a"]', "completion": '[{"a": 1}]'},
+        {"prompt": '[{"a": 1}] as YAML: ', "completion": "- a: 1"},
+    ]
+    path = tmp_path / f"a.{kind}"
+    assert read_rows(write_csv(path, rows) if kind == "csv" else write_jsonl(path, rows)) == rows
+
+
+def test_a_conversation_as_python_text_is_refused(tmp_path):
+    path = write_csv(tmp_path / "a.csv", [{"prompt": str([{"role": "user", "content": "it's"}]), "completion": "a"}])
+    with pytest.raises(DataError, match=r"a\.csv:2: holds text that looks like JSON and is not.*'prompt'"):
+        read_rows(path)
+
+
 def test_a_folder_and_its_splits(tmp_path):
     write_jsonl(tmp_path / "train-00000-of-00002.jsonl", PAIRS[:2])
     write_jsonl(tmp_path / "train-00001-of-00002.jsonl", PAIRS[2:4])
