@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
 from selgen_ray.config.source import Form
-from selgen_ray.data.forms import Row
+from selgen_ray.data.forms import LETTERS, Row
 
 Message = dict[str, Any]
 
@@ -63,7 +63,16 @@ def convert(row: Row, form: Form | None = None) -> Converted:
         FormError: the row holds something that cannot be trained on as it is meant, such as a tool call.
     """
     converted = Converted(dict(row))
-    for step in (_share_gpt, _check_messages, _alpaca, _preference, _prompt_and_completion, _question, _answer):
+    for step in (
+        _share_gpt,
+        _check_messages,
+        _alpaca,
+        _preference,
+        _prompt_and_completion,
+        _options,
+        _question,
+        _answer,
+    ):
         step(converted)
     if form == "chat":
         _as_chat(converted)
@@ -172,6 +181,22 @@ def _alpaca(converted: Converted) -> None:
     _become_chat(converted, ("instruction", "input", "output"), question, row["output"])
 
 
+def _options(converted: Converted) -> None:
+    """Replace options by letter, {'A': text, 'B': text}, by the list of their texts, and such a letter by its text."""
+    row = converted.row
+    for key in OPTIONS:
+        if not isinstance(row.get(key), dict):
+            continue
+        # a Parquet file gives each row the letters of all rows
+        texts = {letter: text for letter, text in row[key].items() if text is not None}
+        letters = LETTERS[: len(texts)]
+        if sorted(texts) != list(letters):
+            continue  # which stands for what is not known: it is refused as a row
+        row[key] = [texts[letter] for letter in letters]
+        if isinstance(row.get("answer"), str):
+            row["answer"] = texts.get(row["answer"], row["answer"])
+
+
 def _question(converted: Converted) -> None:
     """Convert {question, answer}; with `choices` or `options` the answer may be the number of one, or its letter."""
     row = converted.row
@@ -195,12 +220,13 @@ def _question(converted: Converted) -> None:
 
 
 def _answer(converted: Converted) -> None:
-    """Replace an answer that is the number or letter of a choice by the choice's text."""
+    """Replace an answer that is the number or letter of a choice by the choice's text; leave out an empty answer."""
     row = converted.row
-    for key in ("choices", "options"):
-        options, answer = row.get(key), row.get("answer")
-        if isinstance(options, list) and answer is not None and str(answer) not in map(str, options):
-            row["answer"] = _option(options, answer)
+    for key in OPTIONS:
+        if isinstance(row.get(key), list) and row.get("answer") is not None:
+            row["answer"] = _option(row[key], row["answer"])
+    if isinstance(row.get("answer"), str) and not row["answer"].strip():  # in a CSV file it would be an empty cell
+        del row["answer"]
 
 
 def _option(options: Sequence[Any], answer: Any) -> Any:
@@ -208,8 +234,8 @@ def _option(options: Sequence[Any], answer: Any) -> Any:
     if isinstance(answer, str) and answer in options:
         return answer
     number = answer if isinstance(answer, int) and not isinstance(answer, bool) else -1
-    if isinstance(answer, str) and len(answer) == 1 and "A" <= answer <= "Z":
-        number = ord(answer) - ord("A")
+    if isinstance(answer, str) and len(answer) == 1 and answer in LETTERS:
+        number = LETTERS.index(answer)
     elif isinstance(answer, str) and answer.isdecimal():  # the cells of a CSV file are texts
         number = int(answer)
     return options[number] if 0 <= number < len(options) else answer

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import string
 from typing import Any
 
 from selgen_ray.errors import nearest
 
 Row = dict[str, Any]
+LETTERS = string.ascii_uppercase
+"""Letters by which options are named, the first one 'A'."""
+RIGHT, WRONG = "right", "wrong"
+"""Values of `claim`."""
 _FORMS = "'messages', 'prompt' with 'completion', or 'text'"
 _OTHERS = (
     "conversations, instruction with output, question with answer, or chosen with rejected are read too; other names: "
@@ -35,7 +40,7 @@ def row_problem(row: Any) -> str | None:
         needed = ("prompt", "completion") if forms == ["prompt"] else ("text",)
         bad = [key for key in needed if not isinstance(row.get(key), str) or not row[key]]
         problem = f"{bad[0]!r} must be non-empty text" if bad else None
-    return problem or _answer_problem(row) or _rejected_problem(row)
+    return problem or _answer_problem(row) or _options_problem(row) or _claim_problem(row) or _rejected_problem(row)
 
 
 def _messages_problem(messages: Any) -> str | None:
@@ -52,16 +57,57 @@ def _messages_problem(messages: Any) -> str | None:
 
 
 def _answer_problem(row: Row) -> str | None:
-    choices = row.get("choices")
-    if row.get("text") is not None and (choices or row.get("answer")) is not None:
-        return "'answer' and 'choices' need 'messages' or 'prompt': a 'text' row has no reply to compare"
+    """Return what a metric could not do with `answer` or `choices`, in words; None if there is nothing."""
+    choices, answer = row.get("choices"), row.get("answer")
+    compared = [key for key in ("answer", "choices", "options", "claim") if row.get(key)]
+    if row.get("text") is not None and compared:
+        return f"{compared[0]!r} needs 'messages' or 'prompt': a 'text' row has no reply to compare"
+    if answer is not None and (not isinstance(answer, str | int | float) or answer != answer):
+        return f"'answer' must be text or a number, found {answer!r}"
     if choices is None:
         return None
-    if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(c, str) and c for c in choices):
+    if not _are_texts(choices):
         return "'choices' must be a list of at least two texts"
-    if row.get("answer") not in choices:
-        return f"'answer' {row.get('answer')!r} is not one of 'choices'"
+    if len({*choices}) < 2:
+        return f"'choices' are all alike, {choices[0]!r}: there is nothing to choose"
+    return None if answer in choices else f"'answer' {answer!r} is not one of 'choices'{_counted(answer)}"
+
+
+def _options_problem(row: Row) -> str | None:
+    options, answer = row.get("options"), row.get("answer")
+    if not options:
+        return None
+    if not _are_texts(options) or len({*options}) < len(options) or len(options) > len(LETTERS):
+        return (
+            f"'options' must be 2 to {len(LETTERS)} different texts, in a list or by letter, {{'A': ..., 'B': ...}}, "
+            f"found {options!r}"
+        )
+    if answer not in options:
+        return f"'answer' {answer!r} is not one of 'options'{_counted(answer)}"
+    if row.get("messages") is not None and [m["role"] for m in row["messages"][-2:-1]] != ["user"]:
+        return "'options' need a user's message before the reply: they are asked behind it"
     return None
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and len(value) >= 2 and all(isinstance(text, str) and text for text in value)
+
+
+def _counted(answer: Any) -> str:
+    is_number = isinstance(answer, int) and not isinstance(answer, bool)
+    return ": a number is the place of one, from 0" if is_number else ""
+
+
+def _claim_problem(row: Row) -> str | None:
+    claim = row.get("claim")
+    if claim is None:
+        return None
+    if claim not in (RIGHT, WRONG):
+        return (
+            f"'claim' must be {RIGHT!r} or {WRONG!r}, found {claim!r}: a column that means something else needs "
+            "another name, columns: {my_claim: claim}"
+        )
+    return "'claim' needs an 'item', the id of what it is about" if row.get("item") is None else None
 
 
 def _rejected_problem(row: Row) -> str | None:

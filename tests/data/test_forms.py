@@ -78,6 +78,23 @@ FORMS = {
         chat("2+3?", "5", options=CHOICES, answer="5"),
     ),
     "choices of a chat": (chat("2+3?", "5", choices=CHOICES, answer=1), chat("2+3?", "5", choices=CHOICES, answer="5")),
+    "MedQA": (
+        {"question": "Scurvy?", "options": {"A": "Iron", "B": "Zinc", "C": "B"}, "answer": "B"},
+        chat("Scurvy?", "Zinc", options=["Iron", "Zinc", "B"], answer="Zinc"),
+    ),
+    "options by letter, in any order, of a chat": (
+        chat("2+3?", "5", choices={"B": "5", "A": "4", "C": None}, answer="5"),
+        chat("2+3?", "5", choices=CHOICES, answer="5"),
+    ),
+    "a number of a chat is a place too": (
+        chat("1+2?", "3", options=["1", "2", "3"], answer=2),
+        chat("1+2?", "3", options=["1", "2", "3"], answer="3"),
+    ),
+    "a text that is an option": (
+        chat("1+1?", "2", options=["1", "2", "3"], answer="2"),
+        chat("1+1?", "2", options=["1", "2", "3"], answer="2"),
+    ),
+    "no answer": (chat("q", "a", answer=" "), chat("q", "a")),
     "KTO, wanted": (
         {"prompt": "q", "completion": "a", "label": True},
         {"prompt": "q", "completion": "a", "label": True},
@@ -183,6 +200,27 @@ REFUSED = {
     "no output": ({"instruction": "q", "output": ""}, "'output' must be non-empty text"),
     "answers": ({"question": "q", "answer": ["a", "b"]}, "'answer' must be text or a number, found ['a', 'b']"),
     "fifth of two": ({"question": "q", "choices": CHOICES, "answer": 7}, "'answer' 7 is not one of 'choices'"),
+    "fifth of two, chat": (chat("q", "4", options=CHOICES, answer=5), "not one of 'options': a number is the place of"),
+    "options in one text": (chat("q", "a", options="a, b", answer="a"), "'options' must be 2 to 26 different texts"),
+    "options by name": (
+        {"question": "q", "options": {"first": "a", "second": "b"}, "answer": "a"},
+        "{'A': ..., 'B': ...}, found {'first': 'a', 'second': 'b'}",
+    ),
+    "options twice": (chat("q", "a", options=["a", "a", "b"], answer="a"), "'options' must be 2 to 26 different texts"),
+    "options without an answer": (chat("q", "a", options=["a", "b"]), "'answer' None is not one of 'options'"),
+    "options with another answer": (chat("q", "a", options=["a", "b"], answer="c"), "'answer' 'c' is not one of 'opt"),
+    "options of no question": (
+        {"messages": [{"role": "system", "content": "s"}, A], "options": ["Yes.", "No."], "answer": "Yes."},
+        "'options' need a user's message before the reply",
+    ),
+    "options of a text": ({"text": "x", "options": ["a", "b"], "answer": "a"}, "'answer' needs 'messages' or 'prompt'"),
+    "choices alike": (chat("q", "a", choices=["a", "a"], answer="a"), "'choices' are all alike, 'a'"),
+    "several answers": (chat("q", "a", answer=["a", "b"]), "'answer' must be text or a number, found ['a', 'b']"),
+    "answer with parts": (chat("q", "a", answer={"text": "a"}), "'answer' must be text or a number, found {'text'"),
+    "no number": (chat("q", "a", answer=float("nan")), "'answer' must be text or a number, found nan"),
+    "claim, capital": (chat("q", "a", claim="Wrong", item="1"), "'claim' must be 'right' or 'wrong', found 'Wrong'"),
+    "claim, boolean": (chat("q", "a", claim=False, item="1"), "'claim' must be 'right' or 'wrong', found False"),
+    "claim about nothing": (chat("q", "a", claim="wrong"), "'claim' needs an 'item'"),
     "transcript": ({"chosen": f"{ASKED} Yes.\n\nHuman: Sure?"}, "'chosen' does not end with a reply of the assistant"),
 }
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from selgen_ray.config.evals import EvalConfig
-from selgen_ray.data.forms import Row
+from selgen_ray.data.forms import RIGHT, WRONG, Row
 from selgen_ray.data.questions import question_of
 from selgen_ray.errors import DataError
 from selgen_ray.evals.generation import replies
@@ -16,8 +16,6 @@ from selgen_ray.evals.metrics.choice import most_likely
 from selgen_ray.evals.metrics.exact_match import is_asked, is_right
 from selgen_ray.evals.registry import EvalSet, metric
 from selgen_ray.evals.verdicts import read_verdict
-
-RIGHT, WRONG = "right", "wrong"
 
 
 @dataclass(frozen=True)
