@@ -18,7 +18,8 @@ from selgen_ray.data.roles import Origin, place_in
 from selgen_ray.errors import DataError, nearest
 from selgen_ray.records.text import first_line
 
-_SPLITS = ("train", "test", "validation", "valid", "dev")
+_SPLITS = ("train", "test", "validation", "valid", "val", "dev", "eval")
+_MOST_SPLITS = 8  # that a message names
 _NO_TEXTS = ("messages", "conversations", *OPTIONS)  # a text in one of these columns can only be JSON
 _BEGINS_LIKE_MESSAGES = re.compile(r"""\[\s*\{\s*['"](?:role|content|from|value)['"]\s*:""")
 _LARGEST_CELL = 64 * 2**20  # bytes; the reader's own limit is 128 KiB
@@ -347,20 +348,24 @@ def _parsed(key: str, value: Any) -> Any:
 def _files(folder: Path, split: str | None) -> list[Path]:
     """Return the files of a folder or of one of its splits.
 
-    Example: 'train.jsonl', 'train-00000-of-00002.parquet' and 'train/a.csv' belong to the split 'train'.
+    Example: 'train.jsonl', 'train-00000-of-00002.parquet' and 'train/a.csv' belong to the split 'train', and
+    'train_sft-00000-of-00002.parquet' and 'train_sft/a.csv' to 'train_sft'.
 
     Raises:
-        DataError: there are none, or there are several splits and none is named.
+        DataError: there are none, or they are of several parts of the data, such as train and test, and no split is
+            named.
     """
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in DATA_SUFFIXES and not _is_hidden(p, folder))
     if not files:
         raise DataError(f"{folder}: holds no file that ends in {', '.join(DATA_SUFFIXES)}")
     names = {file: _split_of(file, folder) for file in files}
-    present = sorted({name for name in names.values() if name in _SPLITS})
     if split is None:
-        if len(present) > 1:
+        present = sorted({name for name in names.values() if _part_of(name)}, key=lambda name: (_part_of(name), name))
+        if len({*map(_part_of, present)}) > 1:
+            more = f" and {len(present) - _MOST_SPLITS} more" if len(present) > _MOST_SPLITS else ""
             raise DataError(
-                f"{folder}: has the splits {', '.join(present)}: say which, {{path: ..., split: {present[-1]}}}"
+                f"{folder}: has the splits {', '.join(present[:_MOST_SPLITS])}{more}: say which, {{path: ..., split: "
+                f"{next((name for name in present if _part_of(name) == 'train'), present[-1])}}}"
             )
         return files
     chosen = [file for file in files if names[file] == split]
@@ -375,10 +380,20 @@ def _is_hidden(path: Path, folder: Path) -> bool:
 
 
 def _split_of(file: Path, folder: Path) -> str:
-    inner = file.relative_to(folder).parts
-    if len(inner) > 1 and inner[-2] in _SPLITS:
-        return inner[-2]
-    return re.split(r"[-.]", file.name)[0]
+    *folders, name = file.relative_to(folder).parts
+    own = re.split(r"[-.]", name)[0]
+    if folders and (folders[-1] in _SPLITS or (_part_of(folders[-1]) and not _part_of(own))):
+        return folders[-1]
+    return own
+
+
+def _part_of(split: str) -> str:
+    """Return the part of the data that a split's name says it is: its word 'train', 'test' and so on; '' if none.
+
+    Example: 'gsm8k_train' is of 'train', 'test_prefs' of 'test'.
+    """
+    words = {*re.split("[^a-z]+", split.lower())} & {*_SPLITS}
+    return min(words) if len(words) == 1 else ""
 
 
 def _hub(name: str, split: str | None, revision: str | None) -> Iterator[Found]:

@@ -106,6 +106,35 @@ def test_a_folder_and_its_splits(tmp_path):
         from_source(path=str(tmp_path / "test.jsonl"), split="test")
 
 
+MIXED = [
+    ("train_prefs-00000-of-00001", "test_prefs-00000-of-00001", "test_prefs, train_prefs", "train_prefs"),
+    ("train_sft/0000", "test_sft/0000", "test_sft, train_sft", "train_sft"),
+    ("data/train_sft-0", "data/test_sft-0", "test_sft, train_sft", "train_sft"),
+    ("old_test/train-0", "old_test/test-0", "test, train", "train"),
+    ("gsm8k_train", "gsm8k_test", "gsm8k_test, gsm8k_train", "gsm8k_train"),
+    ("train", "val", "train, val", "train"),
+    ("Train.1", "eval", "eval, Train", "Train"),
+    ("a-1", "a-2", None, "a"),
+    ("pretrained", "testament", None, "testament"),
+    ("train_a", "train_b", None, "train_b"),
+    ("train_test_split", "test", None, "test"),
+]
+
+
+@pytest.mark.parametrize(("first", "second", "told", "split"), MIXED)
+def test_a_folder_of_training_and_test_rows_is_not_read_as_one(tmp_path, first, second, told, split):
+    for name in (first, second):
+        (tmp_path / "d" / name).parent.mkdir(parents=True, exist_ok=True)
+        write_jsonl(tmp_path / "d" / f"{name}.jsonl", [{"prompt": name, "completion": "a"}])
+    folder = str(tmp_path / "d")
+    if told:
+        with pytest.raises(DataError, match=f"has the splits {told}: say which, {{path: ..., split: {split}}}"):
+            from_source(path=folder)
+        assert [row["prompt"] for row in from_source(path=folder, split=split)] == [first]
+    else:
+        assert {row["prompt"] for row in from_source(path=folder)} == {first, second}
+
+
 def test_a_hub_id_is_told_from_a_path_and_offline_is_said(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=r"org/rows: no such local file or folder.*HF_HUB_OFFLINE is set"):
