@@ -1,16 +1,21 @@
-"""Notes of a plan on rows and their tokens: formats that differ, and pairs with nothing to prefer."""
+"""Notes of a plan on rows and their tokens: formats that differ, text that is lost, pairs with nothing to prefer."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
+from selgen_ray.data.chat_format import render
+from selgen_ray.data.chats import format_of
 from selgen_ray.data.encode import encode_row, replace_reply
 from selgen_ray.data.forms import Row
 from selgen_ray.data.roles import Roles
 from selgen_ray.errors import DataError
 
+_MESSAGES = {"system": "system messages", "user": "messages of the user", "assistant": "replies"}
+_SHOWN = 40  # characters of a message, as an example
 _KINDS = {"messages": "chats", "prompt": "strings", "text": "plain texts"}
 
 
@@ -33,6 +38,53 @@ def format_notes(roles: Roles, tokenizer: PreTrainedTokenizerBase) -> Iterator[s
 
 def _kinds(rows: Sequence[Row]) -> list[str]:
     return [kind for kind in _KINDS if any(row.get(kind) is not None for row in rows)]
+
+
+def template_notes(
+    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, name: str, place: Callable[[int], str]
+) -> Iterator[str]:
+    """Yield a note for each speaker of whose messages the chat template leaves something out.
+
+    White space is not compared, since templates strip it and write some of their own.
+
+    Args:
+        name: the role, for people.
+        place: number of a row, from 0 -> where a person finds it.
+
+    Raises:
+        DataError: the template writes nothing of the replies, or refuses a row.
+    """
+    chats = {number: row["messages"] for number, row in enumerate(rows) if row.get("messages") is not None}
+    if not chats:
+        return
+    how = format_of(tokenizer)
+    first, messages = next(iter(chats.items()))
+    others = [m | {"content": m["content"] + "x"} if m["role"] == "assistant" else m for m in messages]
+    if render(messages, tokenizer, how)[0] == render(others, tokenizer, how)[0]:
+        raise DataError(
+            f"{name}, {place(first)}: the chat template writes nothing of the replies, whatever they are, so that "
+            "nothing but their end would be learned: is a variable in it misspelt? A message has role and content"
+        )
+    count: Counter[str] = Counter()
+    lost: dict[str, list[tuple[int, str]]] = {}
+    for number, messages in chats.items():
+        text = _without_space(render(messages, tokenizer, how)[0])
+        for message in messages:
+            count[message["role"]] += 1
+            if _without_space(message["content"]) not in text:
+                lost.setdefault(message["role"], []).append((number, message["content"]))
+    for speaker, examples in lost.items():
+        number, content = examples[0]
+        example = repr(content) if len(content) <= _SHOWN else f"{content[:_SHOWN]!r}..."
+        yield (
+            f"{name}: of {len(examples):,} of {count[speaker]:,} {_MESSAGES[speaker]} the chat template leaves out all "
+            f"or a part, which the model never sees, first {place(number)}: {example}; finetune_config.chat_template "
+            "takes a template that writes it"
+        )
+
+
+def _without_space(text: str) -> str:
+    return "".join(text.split())
 
 
 def pair_notes(

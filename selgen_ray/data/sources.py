@@ -81,22 +81,29 @@ def _convert_entry(entry: Found, row: dict[str, Any], source: Source) -> Found:
     try:
         converted = convert(with_lists(row, is_table=entry.is_table), source.form)
         check_label(converted.row, source.columns.get("label", "label"), source.filter)
+        row_with_system = _with_system(converted.row, source.system_prompt)
     except FormError as error:
         return Found(entry.where, None, str(error))
     unused = [key for key in row if (key in converted.dropped or key in converted.row.keys() - READ) and row[key]]
     unused = [key for key in unused if key not in source.filter]
     return Found(
         entry.where,
-        _with_system(converted.row, source.system_prompt),
+        row_with_system,
         unused=tuple(unused),
         remarks=tuple(converted.remarks),
     )
 
 
 def _with_system(row: dict[str, Any], text: str | None) -> dict[str, Any]:
-    """Return the row as a chat that begins with the system prompt, unless it has a system message already."""
+    """Return the row as a chat that begins with the system prompt, unless it has a system message already.
+
+    Raises:
+        FormError: a `text` row, which is no chat.
+    """
     if text is None:
         return row
+    if row.get("text") is not None and row.keys().isdisjoint(("messages", "prompt")):
+        raise FormError("a row of plain 'text' takes no system_prompt: it does not say where a chat in it begins")
     if "messages" not in row and isinstance(row.get("prompt"), str) and isinstance(row.get("completion"), str):
         turns = [("user", row["prompt"]), ("assistant", row["completion"])]
         row = {key: value for key, value in row.items() if key not in ("prompt", "completion")}

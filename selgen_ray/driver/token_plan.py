@@ -18,7 +18,7 @@ from selgen_ray.data import chat_format, chats
 from selgen_ray.data.contexts import in_context
 from selgen_ray.data.forms import Row
 from selgen_ray.data.lengths import Report, length_report, table, warning
-from selgen_ray.data.plan_notes import format_notes, pair_notes
+from selgen_ray.data.plan_notes import format_notes, pair_notes, template_notes
 from selgen_ray.data.positions import Uses, longer_rows
 from selgen_ray.data.questions import is_question, question_rows
 from selgen_ray.data.roles import Roles
@@ -39,6 +39,7 @@ from selgen_ray.storage.parallel import in_parallel
 # most rows of a set that is made into tokens here: if they are kept, if not
 _LARGEST, _LARGEST_LOOKED_AT = 200_000, 10_000
 _SAMPLE = 2_000  # rows that are looked at of a larger set
+_MOST_RENDERED = 500  # rows of a role whose text is compared with the chat: in every plan, as nothing of it is kept
 _MOST_TABLES = 4
 _LENGTHS = "token_lengths"
 DECIDE_TOKENS = {*("model", "model_revision", "chat_template", "chat_template_kwargs", "max_seq_length", "loss_on")}
@@ -113,6 +114,7 @@ class PlannedTokens:
                     check_system_texts(roles, encoder.tokenizer)
                     reports[role] = self._report(encoder, role, prompted, roles)
                 self._longest[key, role] = reports[role]["tokens_max"]
+                self._note_lost_text(encoder, role, roles)
             except DataError as error:  # otherwise a fault of the template would be reported for every role
                 problems.setdefault(str(error).partition(": ")[2], str(error))
         if problems:
@@ -145,6 +147,20 @@ class PlannedTokens:
                     self.notes[named + _NO_END.format("the chat template writes nothing after a reply")] = None
         if tokenizer.eos_token_id is None and any(row.get("messages") is None for row in rows):
             self.notes[named + _NO_END.format("the tokenizer has no end token (eos_token)")] = None
+
+    def _note_lost_text(self, encoder: RowEncoder, role: str, roles: Roles) -> None:
+        """Note what the chat template leaves out of a role's rows.
+
+        Raises:
+            DataError: it writes nothing of the replies.
+        """
+        name = f"data.{role}"
+        rows, name, place = roles[role], f"data.{role}", roles.place(role)
+        step = -(-len(rows) // _MOST_RENDERED)
+        if step > 1:
+            name += f" (one row in {step} was looked at)"
+        notes = template_notes(rows[::step], encoder.tokenizer, name, lambda number: place(number * step))
+        self.notes |= dict.fromkeys(notes)
 
     def _check_positions(self, config: TrialConfig, roles: Roles, key: tuple[Any, ...]) -> None:
         """Raise DataError if rows need more positions than the model has, or note it if it can compute further ones."""

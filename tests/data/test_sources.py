@@ -178,6 +178,8 @@ def test_a_system_prompt_comes_first_unless_a_row_has_one(tmp_path):
     first, second, third = from_source(path=path, system_prompt="be brief")
     expected = [{"role": "system", "content": "be brief"}, *chat("q", "a")["messages"]]
     assert first["messages"] == second["messages"] == expected and second["answer"] == "a" and third == own
+    with pytest.raises(DataError, match=r"a\.jsonl:1: a row of plain 'text' takes no system_prompt"):
+        from_source(path=write_jsonl(tmp_path / "a.jsonl", [{"text": "x"}]), system_prompt="be brief")
 
 
 def test_preference_pairs(tmp_path):

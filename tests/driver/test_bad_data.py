@@ -221,6 +221,10 @@ TEMPLATES = {
         "the chat template cannot be used, line 1: no system role",
     ),
     "broken": ("{{ messages[0].content + 1 }}", "the chat template cannot be used on the row: "),
+    "shows no reply": (
+        UNMARKED.replace("m['content']", "m.text"),
+        "the chat template writes nothing of the replies, whatever they are",
+    ),
     "rewrites": (
         UNMARKED.replace("for m in messages", "for m in messages[-3:]"),
         "the chat template rewrites earlier turns, so reply 1 cannot be located",
@@ -240,6 +244,55 @@ def test_a_chat_template_that_does_not_fit_is_told_with_the_row(here, name):
     line = 2 if name in ("refuses", "rewrites") else 1
     assert said.startswith(f"space.yaml:3: base.data.outcome: {here / 'b.jsonl'}:{line}: {expected}")
     assert name != "missing" or said.count("\n") == 0  # it is wrong everywhere, and told once
+
+
+WITHOUT_SYSTEM = UNMARKED.replace("for m in messages", "for m in messages if m.role != 'system'")
+ANSWER_ALONE = UNMARKED.replace("m['content']", "m['content'].split('</think>')[-1]")
+SYSTEM = {"role": "system", "content": "Answer in French."}
+THOUGHT = chat("3+4?", "<think>three and four</think>7")
+LOST = {
+    "system messages": (
+        WITHOUT_SYSTEM,
+        [GOOD[0], {"messages": [SYSTEM, *GOOD[1]["messages"]]}, {"messages": [SYSTEM, *GOOD[2]["messages"]]}],
+        {},
+        "data.outcome: of 2 of 2 system messages the chat template leaves out all or a part, which the model never "
+        "sees, first {path}:2: 'Answer in French.';",
+    ),
+    "the source's system prompt": (
+        WITHOUT_SYSTEM,
+        GOOD,
+        {"system_prompt": "Answer in French."},
+        "data.outcome: of 6 of 6 system messages the chat template leaves out all or a part",
+    ),
+    "thoughts": (
+        ANSWER_ALONE,
+        [*GOOD, THOUGHT],
+        {},
+        "data.outcome: of 1 of 7 replies the chat template leaves out all or a part, which the model never sees, first "
+        "{path}:7: '<think>three and four</think>7';",
+    ),
+    "one row in three": (
+        ANSWER_ALONE,
+        [*GOOD, *[THOUGHT] * 1200],
+        {},
+        "data.outcome (one row in 3 was looked at): of 400 of 402 replies the chat template leaves out all or a part, "
+        "which the model never sees, first {path}:7: ",
+    ),
+    "nothing": (UNMARKED.replace("m['content']", "m['content'] | trim"), [chat(" q", "a \n"), THOUGHT], {}, None),
+}
+
+
+@pytest.mark.parametrize("name", LOST)
+def test_text_that_a_chat_template_leaves_out_is_counted(here, name):
+    template, rows, source, expected = LOST[name]
+    make_model().save_pretrained(here / "model")
+    make_tokenizer(template).save_pretrained(here / "model")
+    (here / "b.jsonl").write_text(lines(*rows))
+    tokens = PlannedTokens()
+    assert told(here, {"path": "b.jsonl", **source}, tokens, finetune={"model": "./model"}) == ""
+    notes = [note for note in tokens.notes if "leaves out" in note]
+    assert len(notes) == (expected is not None)
+    assert all(note.startswith(expected.format(path=here / "b.jsonl")) for note in notes)
 
 
 def test_everything_is_told_at_once(here):
