@@ -40,9 +40,15 @@ def length_report(rows: TokenRows, max_seq_length: int) -> dict[str, float]:
     }
 
 
-def table(reports: Mapping[str, Report]) -> list[str]:
-    """Return the reports of the roles as aligned lines, the first with the names of the columns."""
-    cells: list[Sequence[str]] = [("", *_COLUMNS)]
+def table(reports: Mapping[str, Report], cut_replies: Mapping[str, int] | None = None) -> list[str]:
+    """Return the reports of the roles as aligned lines, the first with the names of the columns.
+
+    Args:
+        cut_replies: role -> in how many of its rows `rejected` or one of `choices` is cut; a column of its own, which
+            is left out if there are none.
+    """
+    further = cut_replies or {}
+    cells: list[Sequence[str]] = [("", *_COLUMNS, *(["other replies truncated"] if further else []))]
     for role, report in reports.items():
         row_lengths = (report["tokens_min"], report["tokens_median"], report["tokens_mean"], report["tokens_max"])
         truncated = f"{report['truncated']:,} ({report['truncated_share']:.1%})" if report["truncated"] else "0"
@@ -52,6 +58,7 @@ def table(reports: Mapping[str, Report]) -> list[str]:
             *(f"{n:,.0f}" for n in row_lengths),
             f"{report['scored']:,}",
             truncated,
+            *([f"{further.get(role, 0):,}"] if further else []),
         )
         cells.append((role, *counts))
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
@@ -85,6 +86,26 @@ def template_notes(
 
 def _without_space(text: str) -> str:
     return "".join(text.split())
+
+
+def cut_replies(
+    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_seq_length: int, longest_row: float
+) -> list[int]:
+    """Return the numbers of the rows whose `rejected`, or longest one of `choices`, is cut at `max_seq_length`.
+
+    Args:
+        longest_row: tokens of the longest row, with its own reply.
+    """
+    numbers: list[int] = []
+    for number, row in enumerate(rows):
+        others = [*(row.get("choices") or ()), *filter(None, [row.get("rejected")])]
+        longest = max(others, key=len, default="")
+        # a token stands for at least one byte
+        if longest and longest_row + len(longest.encode()) > max_seq_length:
+            with contextlib.suppress(DataError):  # the encoding of all rows reports it
+                if len(encode_row(replace_reply(row, longest), tokenizer, "completion")) > max_seq_length:
+                    numbers.append(number)
+    return numbers
 
 
 def pair_notes(

@@ -18,7 +18,7 @@ from selgen_ray.data import chat_format, chats
 from selgen_ray.data.contexts import in_context
 from selgen_ray.data.forms import Row
 from selgen_ray.data.lengths import Report, length_report, table, warning
-from selgen_ray.data.plan_notes import format_notes, pair_notes, template_notes
+from selgen_ray.data.plan_notes import cut_replies, format_notes, pair_notes, template_notes
 from selgen_ray.data.positions import Uses, longer_rows
 from selgen_ray.data.questions import is_question, question_rows
 from selgen_ray.data.roles import Roles
@@ -120,7 +120,7 @@ class PlannedTokens:
         if problems:
             prefix = "finetune_config.chat_template: " if finetune.chat_template else ""
             raise DataError("\n".join(f"{prefix if 'chat template' in t else ''}{t}" for t in problems.values()))
-        self._tell(finetune, reports)
+        self._tell(finetune, reports, self._cut_replies(encoder, roles, reports))
         self.notes |= dict.fromkeys(format_notes(roles, encoder.tokenizer))
         few = Roles({role: rows[:_SAMPLE] for role, rows in roles.items()}, places=roles.places)
         cut = [role for role, report in reports.items() if report["truncated"]]
@@ -237,8 +237,24 @@ class PlannedTokens:
         self._made[number] = key, content if self._keep else b"", report
         return report
 
-    def _tell(self, config: FinetuneConfig, reports: dict[str, Report]) -> None:
-        lines = table(reports)
+    def _cut_replies(self, encoder: RowEncoder, roles: Roles, reports: dict[str, Report]) -> dict[str, int]:
+        """Return role -> in how many of the rows that were looked at another reply than the row's own is cut."""
+        counts: dict[str, int] = {}
+        for role, report in reports.items():
+            most, rows = encoder.max_seq_length, roles[role][:_SAMPLE]
+            if not (numbers := cut_replies(rows, encoder.tokenizer, most, report["tokens_max"])):
+                continue
+            counts[role] = len(numbers)
+            of = f"{len(rows):,} rows" if len(rows) == len(roles[role]) else f"its first {len(rows):,} rows"
+            self.notes[
+                f"data.{role}: in {len(numbers):,} of {of} the prompt with 'rejected', or one of 'choices', is longer "
+                f"than finetune_config.max_seq_length {most}, first {roles.place(role)(numbers[0])}: metrics compare "
+                "what the cut leaves of it"
+            ] = None
+        return counts
+
+    def _tell(self, config: FinetuneConfig, reports: dict[str, Report], cut: dict[str, int]) -> None:
+        lines = table(reports, cut)
         title = f"rows in tokens of {Path(config.model).name}, max_seq_length {config.max_seq_length}:"
         self._tables.setdefault("\n".join([title, *lines]), [title, *(f"  {line}" for line in lines)])
         for role, report in reports.items():

@@ -352,6 +352,24 @@ def test_pairs_that_the_cut_makes_alike_are_counted(here):
         )
 
 
+def test_other_replies_that_are_cut_are_counted(here):
+    pair, asked = chat("q", "a", rejected="no " * 100), chat("q", "a", choices=["a", "b " * 100], answer="a")
+    (here / "b.jsonl").write_text(lines(chat("q", "a", rejected="no"), pair, asked, asked))
+    tokens = PlannedTokens()
+    assert told(here, data={"truth": "b.jsonl"}, tokens=tokens, finetune={"max_seq_length": 60}) == ""
+    (note,) = [note for note in tokens.notes if "rejected" in note]
+    assert note == (
+        "data.truth: in 3 of 4 rows the prompt with 'rejected', or one of 'choices', is longer than "
+        "finetune_config.max_seq_length 60, "
+        f"first {here / 'b.jsonl'}:2: metrics compare what the cut leaves of it"
+    )
+    head, outcome, truth = (line.split() for line in tokens.lines()[1:4])
+    assert head[-3:] == ["other", "replies", "truncated"] and (outcome[-2:], truth[-2:]) == (["0", "0"], ["0", "3"])
+    tokens = PlannedTokens()
+    assert told(here, data={"truth": "b.jsonl"}, tokens=tokens, finetune={"max_seq_length": 512}) == ""
+    assert tokens.lines()[1].split()[-1] == "truncated" and not any("rejected" in note for note in tokens.notes)
+
+
 def test_a_problem_names_the_place_where_its_file_is_given(here):
     for name in "bc":
         (here / f"{name}.jsonl").write_text("{")
