@@ -56,7 +56,7 @@ class Found:
         where: its place for people, 'line 3' or 'row 3', from 1.
         row: {column: value}; None if the entry is bad.
         problem: what is wrong with the entry, in words; None if nothing is.
-        is_table: it comes from a table, whose cells hold lists as JSON text.
+        columns: of a table, all its columns, also those in which the row has no value.
         unused: columns of the file that have a value, and that neither the row's form nor a metric uses.
         remarks: sentences on how the row is used, where a person may expect something else.
         origin: its number in the source, and its training prompt.
@@ -65,10 +65,15 @@ class Found:
     where: str
     row: dict[str, Any] | None
     problem: str | None = None
-    is_table: bool = False
+    columns: frozenset[str] = frozenset()
     unused: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     origin: Origin = field(default=Origin(0))  # a tuple, which nothing changes
+
+    @property
+    def is_table(self) -> bool:
+        """Whether it comes from a table, whose cells hold lists as JSON text."""
+        return bool(self.columns)
 
 
 def read_entries(path: str, split: str | None, revision: str | None) -> Iterator[Found]:
@@ -273,9 +278,10 @@ def _parquet(path: Path) -> Iterator[Found]:
     number = 0
     with pq.ParquetFile(path) as table:
         for batch in table.iter_batches():
+            columns = frozenset(batch.schema.names)
             for row in batch.to_pylist():
                 number += 1
-                yield _as_entry(f"row {number}", _without_nulls(row), is_table=True)
+                yield Found(f"row {number}", _without_nulls(row), columns=columns)
 
 
 def _csv(path: Path) -> Iterator[Found]:
@@ -288,19 +294,20 @@ def _csv(path: Path) -> Iterator[Found]:
             raise DataError(f"{path}:1: the columns are separated by {separators[0]}, expected {expected}: save it so")
         if repeated := [name for name in names if names.count(name) > 1]:
             raise DataError(f"{path}:1: has the column {repeated[0]!r} twice")
+        columns = frozenset(names)
         for row in reader:
             where = f"line {reader.line_num}"
             if None in row or None in row.values():
                 num_columns = len(reader.fieldnames or ())
                 yield Found(where, None, f"has not the {num_columns} columns of the header")
             else:
-                yield _as_entry(where, {key: value for key, value in row.items() if value != ""}, is_table=True)
+                yield Found(where, {key: value for key, value in row.items() if value != ""}, columns=columns)
 
 
-def _as_entry(where: str, row: Any, *, is_table: bool = False) -> Found:
+def _as_entry(where: str, row: Any) -> Found:
     if not isinstance(row, dict):
         return Found(where, None, f"found {type(row).__name__}, expected an object with the row's fields")
-    return Found(where, {str(key): value for key, value in row.items()}, is_table=is_table)
+    return Found(where, {str(key): value for key, value in row.items()})
 
 
 def _without_nulls(row: dict[str, Any]) -> dict[str, Any]:
@@ -406,7 +413,7 @@ def _hub(name: str, split: str | None, revision: str | None) -> Iterator[Found]:
         hub = f"the hub's data set cannot be read{offline}: {first_line(error)}"
         raise DataError(f"{name}: no such local file or folder, and {hub}") from error
     for number, row in enumerate(rows, start=1):
-        yield _as_entry(f"row {number}", _without_nulls(row), is_table=True)
+        yield Found(f"row {number}", _without_nulls(row), columns=frozenset(row))
 
 
 def shown(entries: Iterable[Found], total: int, path: str) -> str:

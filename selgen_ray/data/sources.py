@@ -35,7 +35,7 @@ def read_source(source: Source, role: str = "", data_seed: int = 0) -> list[Foun
             entries.append(entry)
             continue
         _check_words(f"{source.path}, {entry.where}", entry.row, source)
-        if problem := _column_problem(entry.row, source):
+        if problem := _column_problem({*entry.row, *entry.columns}, source):
             entries.append(Found(entry.where, None, problem))
         elif meets(entry.row, source.filter):
             origin = Origin(number, met.texts(entry.row, data_seed, number) if met else {})
@@ -65,17 +65,17 @@ def _check_words(where: str, row: dict[str, Any], source: Source) -> None:
         )
 
 
-def _column_problem(row: dict[str, Any], source: Source) -> str | None:
+def _column_problem(columns: set[str], source: Source) -> str | None:
     asked = _asked(source)
-    missing = [c for c in (*asked, *source.columns.values()) if c not in row]
+    missing = [column for column in (*asked, *source.columns.values()) if column not in columns]
     if not missing or (missing[0] in asked and None in listed(asked[missing[0]])):
         return None
-    return f"has no column {missing[0]!r}; found {', '.join(sorted(row))}.{nearest(missing[0], row)}"
+    return f"has no column {missing[0]!r}; found {', '.join(sorted(columns))}.{nearest(missing[0], columns)}"
 
 
 def _convert_entry(entry: Found, row: dict[str, Any], source: Source) -> Found:
     renamed = set(source.columns.values())
-    row = {ours: row[theirs] for ours, theirs in source.columns.items()} | {
+    row = {ours: row[theirs] for ours, theirs in source.columns.items() if theirs in row} | {
         key: value for key, value in row.items() if key not in renamed and key not in source.columns
     }
     try:

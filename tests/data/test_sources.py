@@ -172,6 +172,22 @@ def test_a_word_that_yaml_takes_for_true_or_false_is_no_silent_filter(tmp_path):
     assert [row["prompt"] for row in kept] == ["q0", "q1"]
 
 
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_an_empty_cell_of_a_table_is_no_missing_column(tmp_path, kind):
+    rows = [{"prompt": "q", "best": "a", "bad": "b", "kind": "good"}, {"prompt": "r", "best": "c"}]
+    path = tmp_path / f"a.{kind}"
+    if kind == "csv":
+        write_csv(path, rows)
+    else:
+        pq.write_table(pa.Table.from_pylist([rows[0], {"bad": None, "kind": None, **rows[1]}]), path)
+    columns = {"completion": "best", "rejected": "bad"}
+    first = {"prompt": "q", "completion": "a", "rejected": "b", "kind": "good"}
+    assert from_source(path=str(path), columns=columns, filter={"kind": "good"}) == [first]
+    assert from_source(path=str(path), columns=columns) == [first, {"prompt": "r", "completion": "c"}]
+    with pytest.raises(DataError, match=r"has no column 'kid'; found bad, best, kind, prompt\. Did you mean 'kind'"):
+        from_source(path=str(path), columns=columns, filter={"kid": "good"})
+
+
 def test_a_system_prompt_comes_first_unless_a_row_has_one(tmp_path):
     own = {"messages": [{"role": "system", "content": "mine"}, *chat("q", "a")["messages"]]}
     path = write_jsonl(tmp_path / "a.jsonl", [chat("q", "a"), {"prompt": "q", "completion": "a", "answer": "a"}, own])
