@@ -25,10 +25,13 @@ _TOOL_ROLES = ("tool", "function", "function_call", "observation", "function_res
 _TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
 _NO_TOOLS = "tool calls are not supported: leave such rows out, with data.on_bad_rows: skip or a filter"
 _UNWANTED = (
-    "'label' is false, which marks a reply that is not wanted (KTO): it would be trained on as a good one. "
-    "filter: {{{0}: true}} keeps the good ones; data.proxy_neg can take the others with filter: {{{0}: false}}"
+    "'label' is {2}, which marks a reply that is not wanted (KTO): it would be trained on as a good one. "
+    "filter: {{{0}: {1}}} keeps the good ones; data.proxy_neg can take the others with filter: {{{0}: {2}}}; a label "
+    "of another meaning needs another name, columns: {{my_label: {0}}}"
 )
 IN_PROMPT = "the prompt holds earlier replies, which are scored too (TRL scores the completion alone)"
+
+OTHER_PROMPT = "'chosen' is a whole conversation, which is trained on, and does not begin with the row's 'prompt'"
 
 
 class FormError(ValueError):
@@ -90,10 +93,11 @@ def check_label(row: Row, column: str, filtered: Mapping[str, Any]) -> None:
     Raises:
         FormError: the label is false, and the source does not filter by it.
     """
-    is_false = row.get("label") is False or str(row.get("label")).lower() == "false"
+    label = str(row.get("label")).lower().removesuffix(".0")  # whole numbers in a column with gaps are floats
+    is_false = label in ("false", "0")
     is_category = row.get("choices") or row.get("options") or row.get("claim")  # a label to balance accuracy by
     if is_false and not is_category and row.get("text") is None and column not in filtered:
-        raise FormError(_UNWANTED.format(column))
+        raise FormError(_UNWANTED.format(column, *(("1", "0") if label == "0" else ("true", "false"))))
 
 
 def is_chat(value: Any) -> TypeGuard[list[Message]]:
@@ -151,6 +155,8 @@ def _plain(message: Message, place: str) -> Message:
         raise FormError(f"{place} holds a tool call or its result: {_NO_TOOLS}")
     if message.get("role") == "assistant" and message.get("weight") == 0:
         raise FormError(f"{place}.weight is 0: replies that are not to be learned are not supported")
+    if message.get("role") == "assistant" and message.get("train") is False:
+        raise FormError(f"{place}.train is false: replies that are not to be learned are not supported")
     if message.get("role") == "developer":  # what OpenAI calls system now
         message = message | {"role": "system"}
     parts = message.get("content")
@@ -258,11 +264,16 @@ def _preference(converted: Converted) -> None:
             chosen = _transcript(chosen, "chosen")
             rejected = None if rejected is None else _transcript(rejected, "rejected")
         elif rejected is not None:
+            if asked := next((key for key in ("question", "instruction") if row.get(key)), None):
+                message = f"'chosen' and 'rejected' stand beside {asked!r}, and there is no 'prompt'"
+                raise FormError(f"{message}: if it is the prompt, columns: {{prompt: {asked}}}")
             prompt, chosen, rejected = _without_common_start(chosen, rejected)
     if not any(map(is_chat, (prompt, chosen, rejected))):
         row |= {"prompt": prompt, "completion": chosen} | ({} if rejected is None else {"rejected": rejected})
         return
     row["messages"] = _whole(prompt, chosen, "chosen")
+    if is_chat(prompt) and _turns(row["messages"][: len(prompt)]) != _turns(prompt):
+        converted.remarks.append(OTHER_PROMPT)
     _remark_on_prompt(converted, row["messages"][:-1])
     if not is_chat(rejected):
         row |= {} if rejected is None else {"rejected": rejected}
@@ -286,7 +297,9 @@ def _whole(prompt: Any, reply: Any, key: str) -> list[Message]:
     if not is_chat(reply):
         reply = [{"role": "assistant", "content": reply}]
     elif reply[0].get("role") != "assistant":
-        return reply
+        first = prompt[:1] if is_chat(prompt) else []
+        has_system = reply[0].get("role") == "system" or [m.get("role") for m in first] != ["system"]
+        return reply if has_system else [*first, *reply]
     before = _prompt_messages(prompt)
     if not before:
         raise FormError(f"{key!r} is a reply without a prompt: give 'prompt', or the whole conversation")

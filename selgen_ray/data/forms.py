@@ -38,7 +38,7 @@ def row_problem(row: Any) -> str | None:
         problem = _messages_problem(row["messages"])
     else:
         needed = ("prompt", "completion") if forms == ["prompt"] else ("text",)
-        bad = [key for key in needed if not isinstance(row.get(key), str) or not row[key]]
+        bad = [key for key in needed if not isinstance(row.get(key), str) or not row[key].strip()]
         problem = f"{bad[0]!r} must be non-empty text" if bad else None
     return problem or _answer_problem(row) or _options_problem(row) or _claim_problem(row) or _rejected_problem(row)
 
@@ -53,7 +53,8 @@ def _messages_problem(messages: Any) -> str | None:
             return f"messages[{i}].role is {message.get('role')!r}, allowed: {', '.join(_SPEAKERS)}"
     if messages[-1]["role"] != "assistant":
         return "the last message must be the assistant's: there is no reply to learn"
-    return None
+    empty = [i for i, m in enumerate(messages) if m["role"] == "assistant" and not m["content"].strip()]
+    return f"messages[{empty[0]}] is an empty reply: there is nothing to learn" if empty else None
 
 
 def _answer_problem(row: Row) -> str | None:
@@ -114,7 +115,7 @@ def _rejected_problem(row: Row) -> str | None:
     rejected = row.get("rejected")
     if rejected is None:
         return None
-    if not isinstance(rejected, str) or not rejected:
+    if not isinstance(rejected, str) or not rejected.strip():
         return "'rejected' must be non-empty text: the misaligned reply"
     return "'rejected' is the row's own reply: there is nothing to prefer" if rejected == reply_of(row) else None
 

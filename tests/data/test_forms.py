@@ -7,7 +7,7 @@ from conftest import chat, make_model, write_jsonl
 from reading import read_rows
 
 from selgen_ray.config.source import Source
-from selgen_ray.data.conversions import IN_PROMPT
+from selgen_ray.data.conversions import IN_PROMPT, OTHER_PROMPT
 from selgen_ray.data.encode import encode_row
 from selgen_ray.data.rows import load_roles
 from selgen_ray.errors import DataError
@@ -15,6 +15,7 @@ from selgen_ray.trainers import build_config
 
 Q, A, B = ({"role": r, "content": c} for r, c in (("user", "Is 7 odd?"), ("assistant", "Yes."), ("assistant", "No.")))
 MORE, LAST = {"role": "user", "content": "Sure?"}, {"role": "assistant", "content": "I am."}
+SYSTEM = {"role": "system", "content": "Be brief."}
 ASKED = "\n\nHuman: Is 7 odd?\n\nAssistant:"
 PAIR = {"messages": [Q, A], "rejected": "No."}
 CHOICES = ["4", "5"]
@@ -53,6 +54,10 @@ FORMS = {
         None,
     ),
     "UltraFeedback": ({"prompt": "Is 7 odd?", "messages": [Q, A], "chosen": [Q, A], "rejected": [Q, B]}, PAIR),
+    "whole conversations, and a system message in the prompt": (
+        {"prompt": [SYSTEM, Q], "chosen": [Q, A], "rejected": [Q, B]},
+        {"messages": [SYSTEM, Q, A], "rejected": "No."},
+    ),
     "hh-rlhf": ({"chosen": f"{ASKED} Yes.", "rejected": f"{ASKED} No."}, PAIR),
     "hh-rlhf, chosen alone": (
         {"chosen": f"{ASKED} Yes.\n\nHuman: Sure?\n\nAssistant: I am."},
@@ -186,6 +191,17 @@ REFUSED = {
     ),
     "weight 0": ({"messages": [Q, A | {"weight": 0}]}, "messages[1].weight is 0"),
     "KTO": ({"prompt": "q", "completion": "a", "label": False}, "'label' is false, which marks a reply that is not"),
+    "KTO, number": ({"prompt": "q", "completion": "a", "label": 0}, "'label' is 0, which marks a reply that is not"),
+    "KTO, cell": ({"prompt": "q", "completion": "a", "label": "0"}, "filter: {label: 1} keeps the good ones"),
+    "not to train on": ({"messages": [Q, A | {"train": False}, MORE, LAST]}, "messages[1].train is false"),
+    "empty reply": (chat("q", ""), "messages[1] is an empty reply"),
+    "blank reply, earlier": ({"messages": [Q, A | {"content": " "}, MORE, LAST]}, "messages[1] is an empty reply"),
+    "blank completion": ({"prompt": "q", "completion": " \n"}, "'completion' must be non-empty text"),
+    "blank rejected": ({"prompt": "q", "completion": "a", "rejected": " "}, "'rejected' must be non-empty text"),
+    "Orca's pairs": (
+        {"system": "s", "question": "q", "chosen": "The cat", "rejected": "The dog"},
+        "'chosen' and 'rejected' stand beside 'question', and there is no 'prompt': if it is the prompt, columns: {p",
+    ),
     "KTO of chats": ({"prompt": [Q], "completion": [A], "label": False}, "filter: {label: true} keeps the good ones"),
     "another prompt": (
         {"chosen": [Q, A, MORE, LAST], "rejected": [Q, B, MORE, LAST]},
@@ -272,6 +288,11 @@ def test_replies_inside_a_prompt_are_told(tmp_path):
     assert roles_of(tmp_path, [turns, {"prompt": [Q], "completion": [A]}]).notes == [
         f"data.outcome: 1 of 2 rows: {IN_PROMPT}"
     ]
+
+
+def test_a_conversation_that_does_not_begin_with_its_prompt_is_told(tmp_path):
+    rows = [{"prompt": p, "chosen": [Q, A], "rejected": [Q, B]} for p in ([Q], [SYSTEM, Q], [MORE])]
+    assert roles_of(tmp_path, rows).notes == [f"data.outcome: 1 of 3 rows: {OTHER_PROMPT}"]
 
 
 def test_strings_become_chats_where_the_source_says_so(tmp_path):
