@@ -120,10 +120,14 @@ def _rejected_problem(row: Row) -> str | None:
     return "'rejected' is the row's own reply: there is nothing to prefer" if rejected == reply_of(row) else None
 
 
-def prompt_of(row: Row) -> str:
-    """Return a text that identifies the prompt, to find the same prompt in another set."""
+def prompt_of(row: Row, *, system: bool = True) -> str:
+    """Return a text that identifies the prompt, to find the same prompt in another set.
+
+    Args:
+        system: prompts that differ in their system message alone are different ones.
+    """
     if "messages" in row and row["messages"] is not None:
-        return json.dumps([[m["role"], m["content"]] for m in row["messages"][:-1]])
+        return json.dumps([[m["role"], m["content"]] for m in row["messages"][:-1] if system or m["role"] != "system"])
     return str(row.get("prompt") or row.get("text"))
 
 

@@ -130,18 +130,21 @@ def _generated(config: TrialConfig) -> Roles:
 
 
 def overlaps(roles: Mapping[str, Sequence[Row]]) -> list[str]:
-    """Return a note for each pair of an evaluated and a trained role that share prompts."""
+    """Return a note for each pair of an evaluated and a trained role that share prompts, system messages aside."""
     notes: list[str] = []
-    prompts = {role: [prompt_of(row) for row in rows] for role, rows in roles.items()}
-    for test in (role for role in ("truth", "collateral") if prompts.get(role)):
-        for trained in (role for role in ("proxy", "outcome") if prompts.get(role)):
-            seen = set(prompts[trained])
-            count, total = sum(prompt in seen for prompt in prompts[test]), len(prompts[test])
+    asked = {role: [(prompt_of(row, system=False), prompt_of(row)) for row in rows] for role, rows in roles.items()}
+    for test in (role for role in ("truth", "collateral") if asked.get(role)):
+        for trained in (role for role in ("proxy", "outcome") if asked.get(role)):
+            seen, seen_whole = ({prompts[i] for prompts in asked[trained]} for i in (0, 1))
+            count, total = sum(prompt in seen for prompt, _ in asked[test]), len(asked[test])
+            is_equal = count == sum(whole in seen_whole for _, whole in asked[test])
+            aside = "" if is_equal else ", system messages aside"
             if count == total:
-                notes.append(f"every prompt of data.{test} is also in data.{trained}: it tests nothing that is new")
+                message = f"every prompt of data.{test} is also in data.{trained}{aside}"
+                notes.append(f"{message}: it tests nothing that is new")
             elif count:
                 message = f"{count:,} of {total:,} prompts of data.{test} are also in data.{trained}"
-                notes.append(f"{message}, which trains on them: there it tests nothing that is new")
+                notes.append(f"{message}, which trains on them{aside}: there it tests nothing that is new")
     return notes
 
 

@@ -7,7 +7,7 @@ from conftest import chat, write_jsonl
 from reading import read_rows
 
 from selgen_ray.data.forms import prompt_of, row_problem
-from selgen_ray.data.rows import load_roles, rows_hash
+from selgen_ray.data.rows import load_roles, overlaps, rows_hash
 from selgen_ray.errors import DataError
 from selgen_ray.trainers import build_config
 
@@ -98,3 +98,21 @@ def test_rows_hash_sees_content_and_order_but_not_key_order():
 def test_prompt_of_ignores_the_reply():
     assert prompt_of(chat("q", "a")) == prompt_of(chat("q", "b"))
     assert prompt_of(chat("q", "a")) != prompt_of(chat("r", "a"))
+
+
+def test_prompts_that_differ_in_a_system_message_alone_are_shared_ones():
+    system = {"role": "system", "content": "s"}
+    plain = [chat(f"q{i}", "a") for i in range(3)]
+    under = [{"messages": [system, *row["messages"]]} for row in plain]
+    new = [chat("r", "a")]
+    said = "prompts of data.truth are also in data.proxy, which trains on them"
+    assert overlaps({"proxy": plain, "truth": plain[:2] + new}) == [
+        f"2 of 3 {said}: there it tests nothing that is new"
+    ]
+    assert overlaps({"proxy": plain, "truth": under[:2] + new}) == [
+        f"2 of 3 {said}, system messages aside: there it tests nothing that is new"
+    ]
+    assert overlaps({"proxy": under, "collateral": plain}) == [
+        "every prompt of data.collateral is also in data.proxy, system messages aside: it tests nothing that is new"
+    ]
+    assert overlaps({"proxy": plain, "truth": new}) == []
