@@ -10,6 +10,7 @@ from selgen_ray.report.colours import Look, looks
 from selgen_ray.report.costs import Cost
 from selgen_ray.report.foreseen import Foreseen
 from selgen_ray.report.progress import NO_PROGRESS, Progress
+from selgen_ray.report.roles import TASK_ALONE
 from selgen_ray.report.settings import Axis, Setting
 from selgen_ray.stats import Summary
 from selgen_ray.stats.comparing import Difference
@@ -156,6 +157,22 @@ class Standings:
     def runner_up(self) -> Standing | None:
         """The strategy that is ranked next to the leader."""
         return next(iter(self.ranked[1:]), None)
+
+    @property
+    def task_alone(self) -> Standing | None:
+        """Plain training on the task's rows, if it has a setting with all its seeds."""
+        alone = (s for s in self.standings if s.strategy == TASK_ALONE and s.is_control)
+        return next((s for s in alone if s.hypervolume is not None), None)
+
+    @property
+    def gains_nowhere(self) -> bool:
+        """Whether no strategy has any area beyond the reference: then none leads, whatever the order of the ranking.
+
+        Of a strategy that stands alone this says nothing: the reference is its own.
+        """
+        is_alone = len(self.ranked) == 1 and self.task_alone is None
+        gains = [s.score.mean if s.score else s.hypervolume for s in self.ranked]
+        return bool(gains) and not is_alone and not any(gains)
 
     @property
     def num_pairs(self) -> int:

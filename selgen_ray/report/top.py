@@ -14,6 +14,7 @@ from selgen_ray.report.settings import Axis
 from selgen_ray.stats import Summary, binomial_interval
 
 MOST_ROWS, _NAMED = 5, 2
+_NO_LEADER = ("first by the sum of both", "second")
 NOTE = (
     "mean ± 95 % t-interval over seeds; of a strategy each seed is read in the setting that is best on all its other "
     "seeds. Ahead by: the difference of the scores, a score being {x} and {y} in one: the area that a run gains on "
@@ -27,7 +28,7 @@ class Row:
 
     Attributes:
         role: its part in the verdict: 'base model', 'task alone', 'control', 'leader', 'runner-up', 'diverged'; of an
-            unfinished sweep 'leader so far'.
+            unfinished sweep 'leader so far'; where no strategy gains on both axes 'first by the sum of both', 'second'.
         name: the setting, such as 'kl_divergence β=10'; what diverged, and on how many of its seeds.
         group: the strategy or control whose mark it has; '' where it has none.
         x, y: the two axes.
@@ -54,7 +55,8 @@ class Row:
 def head(report: Report) -> list[str]:
     """Return the names of the columns: role and name, both axes, seeds, behind, p."""
     leader = report.standings.leader
-    return ["", report.x.name, report.y.name, "seeds", "leader ahead by" if leader else "", "p" if leader else ""]
+    ahead = f"{'first' if report.standings.gains_nowhere else 'leader'} ahead by"
+    return ["", report.x.name, report.y.name, "seeds", ahead if leader else "", "p" if leader else ""]
 
 
 def note(report: Report) -> str:
@@ -73,7 +75,9 @@ def rows(report: Report) -> list[Row]:
     first = [_base(base, report) for base in report.bases[:1]]
     first += [_standing(report, one, TASK_ALONE) for one in plain if one.best is not None]
     so_far = "" if report.progress.is_over else " so far"
-    ranked = [(f"leader{so_far}", standings.leader), (f"runner-up{so_far}", standings.runner_up)]
+    names = _NO_LEADER if standings.gains_nowhere else ("leader", "runner-up")
+    places = zip(names, (standings.leader, standings.runner_up), strict=True)
+    ranked = [(f"{name}{so_far}", one) for name, one in places]
     last = [_standing(report, one, role) for role, one in ranked if one]
     last += _diverged(report)
     room = MOST_ROWS - len(first) - len(last)

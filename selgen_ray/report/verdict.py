@@ -36,7 +36,7 @@ def sentence(report: Report) -> str:
         head = f"{report.progress.done} of {report.progress.planned} trials are done;"
         if leader is None:
             return f"{head} {_why_no_answer(report)}."
-        if _gains_nowhere(report):
+        if report.standings.gains_nowhere:
             return (
                 f"{head} so far no strategy gains on both axes over the reference, and what is missing may change that."
             )
@@ -47,7 +47,7 @@ def sentence(report: Report) -> str:
     if leader is None:
         return f"There is no answer: {_why_no_answer(report)}."
     behind = _behind(report, leader)
-    if _gains_nowhere(report) and not behind:
+    if report.standings.gains_nowhere and not behind:
         return _of_no_gain(report)
     if behind and (better := _held_up(report, leader)):
         alone, failed = f"beats the task alone {_on_both(report)}", "lacks seeds that failed"
@@ -64,17 +64,6 @@ def _of_no_gain(report: Report) -> str:
     return f"No {every}strategy gains on both axes over the reference ({reference.why})."
 
 
-def _gains_nowhere(report: Report) -> bool:
-    """Return whether no strategy has any area beyond the reference: then none leads, whatever the order of the ranking.
-
-    Of a strategy that stands alone this says nothing: the reference is its own.
-    """
-    ranked = report.standings.ranked
-    is_alone = len(ranked) == 1 and _task_alone(report) is None
-    gains = [s.score.mean if s.score else s.hypervolume for s in ranked]
-    return bool(gains) and not is_alone and not any(gains)
-
-
 def _of_several(report: Report, leader: Standing) -> str:
     name, both = leader.strategy, _on_both(report)
     if _has_few_seeds(leader):
@@ -85,7 +74,7 @@ def _of_several(report: Report, leader: Standing) -> str:
         return f"{name} leads {both}, but a setting of {_listed(ahead)} is ahead of it and lacks seeds that failed."
     if (equal := _equal_to(report, leader)) and not _behind(report, leader):
         return _of_equals(report, leader, equal)
-    rivals, others, plain = rivals_of(report, leader), _others(report), _task_alone(report)
+    rivals, others, plain = rivals_of(report, leader), _others(report), report.standings.task_alone
     n = min(_shared(report, leader, one) for one in [*report.standings.ranked[1:], *([plain] if plain else [])])
     tests = f"(paired tests, {n} seeds, p < {LEVEL})"
     if plain is None:
@@ -108,7 +97,7 @@ def _of_several(report: Report, leader: Standing) -> str:
 
 def _of_equals(report: Report, leader: Standing, equal: Sequence[Standing]) -> str:
     head = f"{leader.strategy} and {_listed([one.strategy for one in equal])} are equal in every number"
-    group, plain = [leader, *equal], _task_alone(report)
+    group, plain = [leader, *equal], report.standings.task_alone
     others = [one for one in report.standings.ranked if one not in group]
     unbeaten = [
         one
@@ -157,7 +146,7 @@ def _shared(report: Report, leader: Standing, other: Standing) -> int:
 def _of_the_only_one(report: Report, leader: Standing) -> str:
     name, both = leader.strategy, _on_both(report)
     only = f"the only strategy{_that_is(report)}"
-    plain = _task_alone(report)
+    plain = report.standings.task_alone
     if plain is None:
         return f"{name} is {only}, and nothing stands beside it to compare it with."
     if _has_few_seeds(leader):
@@ -222,11 +211,6 @@ def _has_few_seeds(leader: Standing) -> bool:
     return leader.score is None or leader.score.n < LEAST_SEEDS
 
 
-def _task_alone(report: Report) -> Standing | None:
-    alone = (s for s in report.standings.standings if s.strategy == TASK_ALONE and s.is_control)
-    return next((s for s in alone if s.hypervolume is not None), None)
-
-
 def _is_beaten(report: Report, loser: str, winner: str) -> bool:
     comparison = report.standings.against(winner, loser)
     return comparison is not None and comparison.is_won
@@ -239,7 +223,7 @@ def _behind(report: Report, leader: Standing) -> str:
     axis: the task alone is told apart as better on one at least, the leader on none, nor is its score the higher one.
     """
     comparison = report.standings.against(TASK_ALONE, leader.strategy)
-    if _task_alone(report) is None or comparison is None:
+    if report.standings.task_alone is None or comparison is None:
         return ""
     if comparison.is_won:
         return _on_both(report)
@@ -366,7 +350,7 @@ def next_step(report: Report) -> str:
         return no_leader(report)[1]
     if _held_up(report, leader):
         return _MEND
-    if _gains_nowhere(report):
+    if report.standings.gains_nowhere:
         return _towards_a_gain(report)
     comparison = leading_comparison(report)
     if comparison is None and not _has_few_seeds(leader):
@@ -399,7 +383,7 @@ def _towards_a_gain(report: Report) -> str:
     if not gains_x:
         return f"train longer, or {elsewhere}: no setting gains in {report.x.name} over {reference.x:.3f}."
     if not gains_y:
-        habit = "check that the task alone learns the habit" if _task_alone(report) else "try other strengths"
+        habit = "check that the task alone learns the habit" if report.standings.task_alone else "try other strengths"
         return f"{habit}, or {elsewhere}: no setting gains in {report.y.name} over {reference.y:.3f}."
     return (
         f"try strengths between those that were tried, or {elsewhere}: some settings gain in {report.x.name}, others "
@@ -444,7 +428,7 @@ def leading_comparison(report: Report) -> Comparison | None:
     The task alone comes after the other strategies, but first where the leader is behind it. None where nothing stands
     beside the leader.
     """
-    standings, plain = report.standings, _task_alone(report)
+    standings, plain = report.standings, report.standings.task_alone
     leader, second = standings.leader, standings.runner_up
     if leader is None:
         return None

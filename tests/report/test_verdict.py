@@ -20,7 +20,7 @@ from selgen_ray.report.progress import Plan, progress_of
 from selgen_ray.report.roles import Kind, Role
 from selgen_ray.report.settings import Axis
 from selgen_ray.report.text import report_text
-from selgen_ray.report.top import rows
+from selgen_ray.report.top import head, rows
 from selgen_ray.report.verdict import MOST_WORDS, comparison_facts, next_step, sentence
 from selgen_ray.report.writing import surroundings
 from selgen_ray.storage import Folder
@@ -290,6 +290,8 @@ def test_where_no_strategy_gains_on_both_axes_none_leads(points, base, advice):
     )
     assert next_step(report) == advice
     assert report.standings.leader.strategy == "safe_lora"
+    assert [row.role for row in rows(report)][2:] == ["first by the sum of both", "second"]
+    assert "leader" not in " ".join(head(report))
     unfinished = sentence(report_of(results, waiting=2))
     assert unfinished.startswith("15 of 17 trials are done; so far no strategy gains on both axes over the reference")
     assert len(unfinished.split()) <= MOST_WORDS
