@@ -118,6 +118,8 @@ def launch(run: Launch) -> str | None:
 
     left_out, trusted = run.plan.left_out, run.plan.make.trusted
     driver = Driver(run.plan.folder, queue, board, tasks, make, run.lease, run.time_budget_s, say, left_out, trusted)
+    for why in run.plan.refused:
+        driver.events.add("not_run", why=why)
     driver.feedback = Feedback(run.spec, run.plan, driver.stop, driver.keep, schedulers.make_judge)
     places = Places(
         _fits(run.granted, run.spec.resources.autoscaling), lambda event, node: driver.events.add(event, node=node)

@@ -166,7 +166,7 @@ class FinetuneConfig(Strict):
             raise ValueError("use_dora does not work with load_in_8bit in PEFT: use load_in_4bit, or leave it out")
         if self.adapter_revision and not self.adapter:
             raise ValueError("adapter_revision is given, but adapter is not: name it")
-        if self.push_to_hub and self.finetuned_model_id:
+        if self.finetuned_model_id:
             hub_names.check_name(self.finetuned_model_id)
         return self
 

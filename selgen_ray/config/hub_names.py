@@ -23,11 +23,11 @@ def key_with_token(values: Mapping[str, Any]) -> str | None:
 
 
 def check_name(name: str) -> None:
-    """Check that a repository's name may begin with `name`. Raises ValueError if it may not."""
+    """Check that the names of a folder and a repository may begin with `name`. Raises ValueError if they may not."""
     if not _ID.fullmatch(name) or "--" in name or ".." in name:
         raise ValueError(
-            "finetuned_model_id with push_to_hub begins a repository's name: 'name' or 'owner/name', of letters, "
-            "digits, '-', '_' and '.', without '--' and '..'"
+            "finetuned_model_id begins the name of a folder, and of a repository on the hub: 'name' or 'owner/name', "
+            "of letters, digits, '-', '_' and '.', without '--' and '..'"
         )
 
 

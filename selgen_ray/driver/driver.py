@@ -19,7 +19,7 @@ from selgen_ray.driver.blockade import FIRST_WAIT_S, MOST_EXCUSED, Blockade, mis
 from selgen_ray.driver.display import Board
 from selgen_ray.driver.feedback import Feedback
 from selgen_ray.driver.trial_queue import TrialQueue
-from selgen_ray.driver.trust import TrustedCode
+from selgen_ray.driver.trust import Trust
 from selgen_ray.errors import SweepBusyError, SweepLostError, blocked_by
 from selgen_ray.records.control import ALL, LIVE, PLAN, Control, mark_name
 from selgen_ray.records.events import EventLog
@@ -121,7 +121,7 @@ class Driver:
         time_budget_s: after so long the sweep ends as after Ctrl-C; None: no limit.
         say: shows a line to the user.
         left_out: trial id -> name, of trials of the sweep that this run leaves alone, whoever added them.
-        trusted: the plugins that trials may run; None: none.
+        trusted: what trials may run and reach; None: nothing.
 
     Attributes:
         why_ending: why the sweep is to end early, once it is.
@@ -141,12 +141,12 @@ class Driver:
         time_budget_s: float | None = None,
         say: Callable[[str], None] = lambda _: None,
         left_out: Mapping[str, str] | None = None,
-        trusted: TrustedCode | None = None,
+        trusted: Trust | None = None,
     ):
         self._lease, self._generation = lease, lease.number if lease else 1
         self.control, self.events = Control(sweep), EventLog(sweep, self._generation)
         self.queue, self.board, self._tasks, self._make, self._say = queue, board, dict(tasks), make, say
-        self._left_out, self._trusted = dict(left_out or {}), trusted or TrustedCode()
+        self._left_out, self._trusted = dict(left_out or {}), trusted or Trust()
         self._told: set[str] = set()
         self._blockade = Blockade(self._probe)
         self._inputs: list[str] = []  # files that were gone
@@ -356,7 +356,7 @@ class Driver:
             self.feedback.ended(task.trial_id, TrialStatus.STOPPED)
         damaged: dict[str, str] = {}
         for trial in read_added(self.control, asked["added"] - self._tasks.keys() - self._left_out.keys(), damaged):
-            if why := self._trusted.why_not(trial.plugins):
+            if why := self._trusted.why_not(trial.plugins, trial.config):
                 self._left_out[trial.trial_id] = trial.name
                 self._tell_once("not_run", f"{trial.name} {why}")
                 continue
@@ -375,10 +375,11 @@ class Driver:
             self.tell(event, text)
 
     def _hand_out(self, event: str, trial_id: str) -> None:
-        if why := self._trusted.why_not(self._tasks[trial_id].plugins):  # of a trial that was done before it was asked
-            self._tell_once("not_run", f"{self._tasks[trial_id].name} {why}")
+        one = self._tasks[trial_id]
+        if why := self._trusted.why_not(one.plugins, one.config):  # of a trial that was done before it was asked
+            self._tell_once("not_run", f"{one.name} {why}")
             return
-        for task in self.queue.add([self._tasks[trial_id]]):
+        for task in self.queue.add([one]):
             self.board.total += 1
             self.events.add(event, task.name)
             self.feedback.add([task])

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from selgen_ray.driver.added import AddedTrial, read_added
 from selgen_ray.driver.search import Search
-from selgen_ray.driver.trust import TrustedCode
+from selgen_ray.driver.trust import Trust
 from selgen_ray.reading import Unreadable, read_heads
 from selgen_ray.records.attempts import newest_generation
 from selgen_ray.records.control import PLAN, Control
@@ -48,7 +48,7 @@ class TaskMaker:
     Attributes:
         found: trial id -> folder of the result that is there already, and the result.
         damaged: trial id, or name where the file has no id -> a result that cannot be read and is to be replaced.
-        trusted: the plugins that its trials may run.
+        trusted: what its trials may run and reach.
         names: trial id -> name, as the plan of the last run has it.
         commit: the git commit of the directory the sweep was started in; None outside of a repository.
     """
@@ -56,7 +56,7 @@ class TaskMaker:
     folder: Folder
     found: dict[str, tuple[Folder, Any]]
     damaged: dict[str, Unreadable] = field(default_factory=dict[str, Unreadable])
-    trusted: TrustedCode = field(default_factory=TrustedCode)
+    trusted: Trust = field(default_factory=Trust)
     names: Mapping[str, str] = field(default_factory=dict[str, str])
     commit: str | None = field(default_factory=git_commit)
 
@@ -105,6 +105,7 @@ class Plan:
         searches: those whose trials are not all known yet.
         left_out: trial id -> name, of the trials of the sweep that were not selected.
         warnings: lines on damaged files in the folder, and on added trials that are not run.
+        refused: those of the warnings that say which added trials run or reach what nobody has named.
         generation: the highest one that has left a result, or an attempt; 0 if none says so.
     """
 
@@ -115,6 +116,7 @@ class Plan:
     searches: tuple[Search, ...] = ()
     left_out: dict[str, str] = field(default_factory=dict[str, str])
     warnings: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
     generation: int = 0
 
     def with_status(self, *statuses: TrialStatus) -> list[Planned]:
@@ -206,7 +208,7 @@ def make_plan(spec: SweepSpec, confirmed: Iterable[str] = ()) -> Plan:
     Trials are found by id, not by path: a folder keeps its name when the YAML grows another axis.
 
     Args:
-        confirmed: beginnings of the sha256 of plugins that added trials may run beside those of the search space.
+        confirmed: beginnings of the sha256 of what added trials may run and reach beside what the search space names.
 
     Raises:
         StorageError: the folder cannot be read.
@@ -215,7 +217,7 @@ def make_plan(spec: SweepSpec, confirmed: Iterable[str] = ()) -> Plan:
     control = Control(folder)
     unreadable: list[Unreadable] = []
     damaged_marks: dict[str, str] = {}
-    trusted = TrustedCode.of(spec.plugin_sources, confirmed)
+    trusted = Trust.of(spec, folder, confirmed)
     results = {result.trial_id: (place, result) for place, result in read_heads(folder, unreadable)}
     damaged_results = {one.trial_id or one.name: one for one in unreadable if one.name}
     names: dict[str, str] = control.read(PLAN).get("trials", {})
@@ -224,15 +226,19 @@ def make_plan(spec: SweepSpec, confirmed: Iterable[str] = ()) -> Plan:
     added = read_added(control, control.added.names(), damaged_marks)
     # a finished result runs nothing
     added_now = [trial for trial in added if not _is_finished(results.get(trial.trial_id))]
-    refused = {t.trial_id: f"{t.name} {why}" for t in added_now if (why := trusted.why_not(t.plugins))}
-    warnings = [*map(str, unreadable), *damaged_marks.values(), *refused.values()]
+    refused = {t.trial_id: f"{t.name} {why}" for t in added_now if (why := trusted.why_not(t.plugins, t.config))}
     joining = [trial for trial in added if trial.trial_id not in refused]
     tasks = {trial.trial_id: make.task(trial, trial.config, trial.plugins) for trial in joining} | tasks
     entries = [trial.search for trial in added if trial.search]
     searches = tuple(Search(one, entries) for one in spec.searches)
     for trial in (t for search in searches for asked in search.asked for t in asked.trials):
         if trial.trial_id not in tasks:  # of a seed that the file did not name when it was asked for
-            tasks[trial.trial_id] = make.task(trial, trial.config.model_dump(mode="json"), spec.plugin_sources)
+            config = trial.config.model_dump(mode="json")
+            if why := trusted.why_not(spec.plugin_sources, config):  # the values are those of a file in the folder
+                refused[trial.trial_id] = f"{trial.name} {why}"
+            else:
+                tasks[trial.trial_id] = make.task(trial, config, spec.plugin_sources)
+    warnings = [*map(str, unreadable), *damaged_marks.values(), *refused.values()]
     stopped, removed = control.stop.names(), control.removed.names()
     planned: list[Planned] = []
     for task in tasks.values():
@@ -254,7 +260,8 @@ def make_plan(spec: SweepSpec, confirmed: Iterable[str] = ()) -> Plan:
     generation = max((result.generation or 0 for _, result in results.values()), default=0)
     if not newest_number(control.driver.files()):  # leases may have been lost, while marks of attempts are left
         generation = max(generation, newest_generation(folder))
-    return Plan(folder, tuple(planned), num_foreign, make, searches, left_out, tuple(warnings), generation)
+    told = tuple(refused.values())
+    return Plan(folder, tuple(planned), num_foreign, make, searches, left_out, tuple(warnings), told, generation)
 
 
 def _is_finished(found: tuple[Folder, ResultHead] | None) -> bool:

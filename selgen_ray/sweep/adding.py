@@ -14,7 +14,7 @@ from selgen_ray.data.fingerprint import data_fingerprint
 from selgen_ray.driver.added import AddedTrial, read_added
 from selgen_ray.driver.preflight import check_data
 from selgen_ray.driver.selection import SelectionError
-from selgen_ray.driver.trust import TrustedCode
+from selgen_ray.driver.trust import Trust
 from selgen_ray.errors import SpecError, nearest
 from selgen_ray.models.adapters import DECIDED
 from selgen_ray.records.control import PLAN, Control
@@ -97,9 +97,9 @@ class Members:
         samples = (sample for search in spec.searches for sample in search.samples)
         members = [Member.of(trial, sources) for trial in [*spec.trials, *samples]]
         control = Control(folder)
-        trusted = TrustedCode.of(sources, confirmed)
+        trusted = Trust.of(spec, folder, confirmed)
         for trial in read_added(control, control.added.names()):
-            if why := trusted.why_not(trial.plugins):
+            if why := trusted.why_not_code(trial.plugins):
                 raise SelectionError(f"{trial.name}, which was added before, {why}")
             members.append(_joined(trial))
         plugins.register_exactly(sources)

@@ -45,7 +45,7 @@ def add_sweep(parser: argparse.ArgumentParser) -> None:
         action="append",
         type=sha256_start,
         default=[],
-        help="let added trials run this plugin, which the search space does not name; it is the plan that names it",
+        help="let added trials run this plugin, or reach what the search space does not name; the plan says the hash",
     )
     parser.add_argument("--max-concurrent", metavar="N", type=_count, help="trials at a time, in place of the YAML's")
     parser.add_argument(

@@ -15,7 +15,7 @@ from typing import Any
 
 from selgen_ray.driver.display import clock, running_line
 from selgen_ray.driver.selection import SelectionError, find_trials
-from selgen_ray.driver.trust import OPTION, SHORTEST
+from selgen_ray.driver.trust import OPTION, SHORTEST, Trust, digest_of
 from selgen_ray.errors import INPUT_ERRORS, StorageError, TrialSuperseded
 from selgen_ray.reading import Unreadable, every_head, one_each
 from selgen_ray.records.attempts import Fence, attempt_of
@@ -418,5 +418,16 @@ def _add(args: argparse.Namespace, folder: Folder) -> list[str]:
     lines += [
         f"  {p.name} is no plugin of the sweep: whoever runs it must confirm it with {OPTION} {p.sha256[:SHORTEST]}"
         for p in foreign
+    ]
+    trusted = Trust.of(others.spec, folder) if others else Trust()
+    reach = {
+        digest_of(found): found
+        for member in new
+        if (found := trusted.other_reach(member.trial.config.model_dump(mode="json")))
+    }
+    lines += [
+        f"  {', '.join(map(str, found))} is not what the sweep names: whoever runs it must confirm it with {OPTION} "
+        f"{digest[:SHORTEST]}"
+        for digest, found in reach.items()
     ]
     return notes + lines + ([f"{there} are in the sweep already"] if there else [])

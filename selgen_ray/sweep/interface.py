@@ -207,7 +207,7 @@ class Sweep:
             only: run these trials alone: 'strategy=kl_divergence', 'seed=1,2'; several must all hold.
             max_concurrent: trials at a time, in place of `resources.max_concurrent`.
             time_budget_s: after so many seconds the sweep ends, with checkpoints.
-            trust_plugins: beginnings of the sha256 of plugins that came with added trials and may run.
+            trust_plugins: beginnings of the sha256 of what added trials may run and reach, as the plan names them.
 
         Returns:
             The table of `plan`: status and error say how each trial ended. A trial that fails raises nothing here.

@@ -20,6 +20,7 @@ from torch import Tensor
 from selgen_ray.config.finetune import FinetuneConfig
 from selgen_ray.config.trial import TrialConfig
 from selgen_ray.driver.selection import SelectionError
+from selgen_ray.driver.trust import STARTS
 from selgen_ray.errors import ModelError
 from selgen_ray.hashing import folder_sha256, list_files
 from selgen_ray.models import adapters, checks, saving
@@ -32,7 +33,6 @@ from selgen_ray.trainers.engine.checkpoints import Checkpoint, Checkpoints
 from selgen_ray.trial.task import CHECKPOINTS
 
 OPTION = "--warm-start"
-STARTS = "starts"
 _DIGITS = 16
 _MODEL_CONFIG, _CARD = "config.json", "README.md"
 

@@ -204,6 +204,7 @@ SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
         {"push_to_hub": True, "finetuned_model_id": "a/b/c"},
         r"'name' or 'owner/name', of letters",
     ),
+    "no folder's name": ({"finetuned_model_id": "../elsewhere"}, r"'name' or 'owner/name', of letters"),
 }
 
 # what is done to an adapter, further settings, and what the plan says

@@ -29,10 +29,12 @@ from selgen_ray.driver.display import Board
 from selgen_ray.driver.driver import Driver, claim
 from selgen_ray.driver.plan import make_plan
 from selgen_ray.driver.trial_queue import TrialQueue
+from selgen_ray.driver.trust import Trust
 from selgen_ray.errors import DataError
 from selgen_ray.reading import read_trials
 from selgen_ray.records.attempts import Attempt, Fence
 from selgen_ray.records.control import LIVE, PLAN, Control
+from selgen_ray.records.events import read_events
 from selgen_ray.records.results import FILE_NAME, ResultHead, TrialResult, now
 from selgen_ray.records.status import TrialStatus
 from selgen_ray.report.writing import for_spreadsheets, plain_table
@@ -558,3 +560,78 @@ def test_no_cell_of_results_csv_is_a_formula(tmp_path: Path) -> None:
         "fine",
     ]
     assert row["eval.task_test.delta"] == "-0.1" and row["capability"] == "0.25"
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "told"),
+    [
+        ("evals", {"judge": {"model": "m", "base_url": "http://elsewhere.example/v1"}}, "http://elsewhere.example/v1"),
+        ("evals", {"judge": {"model": "m"}}, "OPENAI_API_KEY"),  # the space itself has no judge
+        ("evals", {"questions": "/home/me/private.jsonl"}, "evals.questions"),
+        ("data", {"truth": {"path": "/home/me/private.jsonl"}}, "data.truth.path"),
+        ("data", {"truth": "/home/me/private.jsonl"}, "/home/me/private.jsonl"),
+        ("data", {"collateral": {"path": "me/private-rows"}}, "me/private-rows"),  # the token of the hub may open it
+        ("finetune_config", {"model": "/home/me/model"}, "finetune_config.model"),
+        ("finetune_config", {"adapter": "/home/me/adapter"}, "finetune_config.adapter"),
+        ("finetune_config", {"output_dir": "/home/me"}, "finetune_config.output_dir"),
+        ("finetune_config", {"push_to_hub": True, "finetuned_model_id": "them/mine"}, "them/mine"),
+        ("finetune_config", {"chat_template": "~/secret.jinja"}, "~/secret.jinja"),
+    ],
+)
+def test_an_added_trial_that_reaches_what_the_space_does_not_name_waits_for_a_confirmation(
+    tmp_path: Path,
+    tiny_model_dir: str,
+    data_files: dict[str, str],
+    section: str,
+    values: dict[str, Any],
+    told: str,
+) -> None:
+    space = write_space(tmp_path, tiny_model_dir, data_files)
+    sweep = Folder(str(tmp_path / "sweeps" / "tiny"))
+    spec = load_space(space).model_copy(update={"storage_path": str(tmp_path / "sweeps")})
+    config = spec.trials[0].config.model_dump(mode="json")
+    same = AddedTrial("d" * 16, "naive_c0ffee", config | {"seed": 7}, "0" * 64)
+    other = AddedTrial("e" * 16, "naive_c0ffee", config | {section: config[section] | values}, "0" * 64)
+    write_added(Control(sweep), same)
+    write_added(Control(sweep), other)
+
+    plan = make_plan(spec)
+    (warning,) = plan.refused
+    assert "reaches what the search space does not name" in warning and told in warning, warning
+    to_run = {task.trial_id for task in plan.to_run}
+    assert same.trial_id in to_run and other.trial_id not in to_run
+    confirmed = [warning.rpartition(" ")[2]]
+    assert other.trial_id in {task.trial_id for task in make_plan(spec, confirmed).to_run}
+
+
+def test_a_start_is_a_folder_of_the_sweep_and_no_link_to_another(tmp_path: Path) -> None:
+    sweep, elsewhere = tmp_path / "sweep", tmp_path / "private"
+    for folder in (sweep / "starts" / "0123", elsewhere / "model"):
+        folder.mkdir(parents=True)
+    (sweep / "starts" / "link").symlink_to(elsewhere)
+    trust = Trust(starts=sweep / "starts")
+    for key in ("model", "adapter"):
+        assert trust.why_not((), {"finetune_config": {key: str(sweep / "starts" / "0123")}}) is None
+        for path in (sweep / "starts" / "link", sweep / "starts" / "0123" / ".." / ".." / ".." / "private", elsewhere):
+            assert trust.why_not((), {"finetune_config": {key: str(path)}}), path
+    (sweep / "starts").rename(sweep / "before")
+    (sweep / "starts").symlink_to(elsewhere)
+    assert trust.why_not((), {"finetune_config": {"model": str(sweep / "starts" / "model")}})
+
+
+def test_a_running_sweep_does_not_run_a_trial_that_reaches_elsewhere(tmp_path: Path) -> None:
+    place, told = Folder(str(tmp_path)), list[str]()
+    queue = TrialQueue([], 0, lambda: 9)
+
+    def make(trial: AddedTrial) -> TrialTask:
+        return TrialTask(trial.config, trial.trial_id, trial.slug, place, git_commit=None)
+
+    driver = Driver(place, queue, Board(1), {}, make, say=told.append)
+    driver.feedback = SimpleNamespace(add=lambda tasks: None, ended=lambda *_: None)  # pyright: ignore
+    config = {"seed": 1, "proxy_strategy": "naive", "data": {"truth": {"path": "/home/me/private.jsonl"}}}
+    write_added(Control(place), AddedTrial("b" * 16, "naive_c0ffee", config, "0" * 64))
+    with driver:
+        wait_for(lambda: bool(told), 10)
+    assert not queue.known and 'data.truth.path "/home/me/private.jsonl"' in told[0], told
+    (event,) = [event for event in read_events(place) if event["event"] == "not_run"]
+    assert event["why"] == told[0]
