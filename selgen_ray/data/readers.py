@@ -17,6 +17,7 @@ from selgen_ray.data.conversions import LISTS_OF_MESSAGES, OPTIONS, FormError
 from selgen_ray.data.roles import Origin, place_in
 from selgen_ray.errors import DataError, nearest
 from selgen_ray.records.text import first_line
+from selgen_ray.storage.secrets import masked
 
 _SPLITS = ("train", "test", "validation", "valid", "val", "dev", "eval")
 _MOST_SPLITS = 8  # that a message names
@@ -410,7 +411,7 @@ def _hub(name: str, split: str | None, revision: str | None) -> Iterator[Found]:
         rows: Any = datasets.load_dataset(name, split=split or "train", revision=revision)
     except Exception as error:  # of many kinds, from HTTP errors to those of the data set's own files
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") else ""
-        hub = f"the hub's data set cannot be read{offline}: {first_line(error)}"
+        hub = f"the hub's data set cannot be read{offline}: {masked(first_line(error))}"
         raise DataError(f"{name}: no such local file or folder, and {hub}") from error
     for number, row in enumerate(rows, start=1):
         yield Found(f"row {number}", _without_nulls(row), columns=frozenset(row))

@@ -25,6 +25,7 @@ from selgen_ray.models import adapters, blocks, hub
 from selgen_ray.models.files import ModelFiles, find_files, model_location, read_header
 from selgen_ray.models.loading import new_lora_config
 from selgen_ray.models.tokenizer import load_tokenizer
+from selgen_ray.storage.secrets import masked
 from selgen_ray.worlds.toy import MODEL_DIR
 
 if TYPE_CHECKING:
@@ -200,7 +201,7 @@ def _on_meta(location: str, revision: str | None, stamp: tuple[Any, ...]) -> Pre
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config)
     except Exception as error:  # many kinds, from sizes that do not fit to missing packages
-        raise ModelError(f"{_KEY} {location!r}: config.json makes no model: {error}") from error
+        raise ModelError(f"{_KEY} {location!r}: config.json makes no model: {masked(str(error))}") from error
 
 
 def positions_of(cfg: FinetuneConfig) -> Positions | None:

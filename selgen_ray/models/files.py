@@ -12,6 +12,7 @@ from typing import Any
 from selgen_ray.config.hub_names import is_hub_id
 from selgen_ray.errors import ModelError, nearest
 from selgen_ray.records.text import first_line
+from selgen_ray.storage.secrets import masked, without
 from selgen_ray.worlds.toy import MODEL_DIR
 
 _LARGEST_HEADER = 100 * 2**20  # bytes; the limit of the format
@@ -120,9 +121,7 @@ def hub_reason(error: Exception) -> str:
         return "the hub's repository has no such revision"
     if isinstance(error, errors.RepositoryNotFoundError):
         return f"the hub has no such repository, or it is private: check the name, and {grant}"
-    first = first_line(error)
-    shown = first.replace(token, "***") if token else first
-    return f"the hub cannot be asked: {shown}"
+    return f"the hub cannot be asked: {masked(without(first_line(error), token))}"
 
 
 def _do(token: str) -> str:
@@ -171,4 +170,4 @@ def cannot_load(what: str, location: str, error: Exception) -> str:
         what: 'model' or 'tokenizer'.
     """
     offline = " (HF_HUB_OFFLINE is set: only local directories work)" if os.environ.get("HF_HUB_OFFLINE") else ""
-    return f"cannot load the {what} of {location!r}{offline}: {' '.join(str(error).split())}"
+    return f"cannot load the {what} of {location!r}{offline}: {masked(' '.join(str(error).split()))}"

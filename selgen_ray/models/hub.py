@@ -11,8 +11,10 @@ from selgen_ray.config.finetune import FinetuneConfig
 from selgen_ray.errors import ModelError
 from selgen_ray.models.files import hub_reason
 from selgen_ray.storage.parallel import waiting
+from selgen_ray.storage.secrets import header_value
 
 _TOKEN = "HF_TOKEN"
+_NO_TOKEN = "holds a space, a line end or a letter that no token has"
 
 
 def check_push(config: FinetuneConfig) -> None:
@@ -29,6 +31,8 @@ def check_push(config: FinetuneConfig) -> None:
 def _problem(token: str | None) -> str | None:
     from huggingface_hub import HfApi, constants, errors
 
+    if (token := header_value(token or "")) is None:
+        return f"{_TOKEN} {_NO_TOKEN}: set it to the token alone"
     if not token:
         return f"{_TOKEN} is not set: set it to a token that may write, or leave push_to_hub out"
     if constants.HF_HUB_OFFLINE:
@@ -50,9 +54,10 @@ def push(folder: Path, repository: str, private: bool) -> str:
     """
     from huggingface_hub import HfApi
 
-    token = os.environ.get(_TOKEN)
+    token = header_value(os.environ.get(_TOKEN, ""))
     if not token:
-        raise ModelError(f"{_TOKEN} is not set where the trial ran")
+        wrong = "is not set" if token is not None else _NO_TOKEN
+        raise ModelError(f"{_TOKEN} {wrong} where the trial ran")
     api = HfApi(token=token)
     _name_the_base(folder / "adapter_config.json")
     try:

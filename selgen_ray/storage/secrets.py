@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+from urllib.parse import quote, quote_plus
 
 # 'apiKey', 'APIKey' and 'api-key' are api_key
 _WORDS = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+")
@@ -51,11 +53,37 @@ def may_go_to_judge(name: str) -> bool:
 def masked(text: str) -> str:
     """Return a text for people, with '***' for users and passwords in URLs and for the secrets of the environment.
 
-    Secrets of the environment are the values, of 8 characters or more, of the variables whose names look secret.
+    Secrets of the environment are the values, of 8 characters or more, of the variables whose names look secret: the
+    value itself, without the spaces and line ends around it, as `repr` or JSON write it, and percent-encoded.
     """
     text = _USER.sub(lambda match: f"{match['scheme'] or ''}***@", text)
     text = _QUERY.sub(lambda match: f"{match[1]}***" if looks_secret(match[2]) else match[0], text)
     for name, value in os.environ.items():
-        if len(value) >= _SHORTEST and value in text and looks_secret(name) and name not in _FOLDERS:
-            text = text.replace(value, "***")
+        if len(value.strip()) >= _SHORTEST and looks_secret(name) and name not in _FOLDERS:
+            text = without(text, value)
     return text
+
+
+def without(text: str, secret: str) -> str:
+    """Return a text with '***' for a secret, however the text writes it; unchanged if the secret is empty."""
+    for form in _forms(secret) if secret.strip() else ():
+        text = text.replace(form, "***")
+    return text
+
+
+def _forms(value: str) -> list[str]:
+    """Return the ways in which messages write a value, the longest first."""
+    bare = value.strip()
+    in_one_line = bare.replace("\r", "").replace("\n", "")  # as the hub's client sends it
+    forms = {value, bare, in_one_line}
+    for one in (value, bare, in_one_line):
+        raw = one.encode(errors="surrogateescape")
+        forms |= {repr(one)[1:-1], repr(raw)[2:-1], json.dumps(one)[1:-1]}
+        forms |= {json.dumps(one, ensure_ascii=False)[1:-1], quote(raw, safe=""), quote(raw), quote_plus(raw)}
+    return sorted(forms, key=len, reverse=True)
+
+
+def header_value(value: str) -> str | None:
+    """Return a secret of the environment without the line end and spaces around it; None if no HTTP header takes it."""
+    bare = value.strip()
+    return bare if bare.isascii() and bare.isprintable() and " " not in bare else None

@@ -313,6 +313,10 @@ def test_the_plan_asks_the_hub(server, tmp_path, tiny_model_dir, data_files, mon
     assert "lab/mine' at revision 'v9': no such local directory, and the hub's" in said(
         model="lab/mine", model_revision="v9"
     )
+    monkeypatch.setenv("HF_TOKEN", f"{TOKEN}\n")  # as a file or a Secret made with `echo` has it
+    assert said(push_to_hub=True) == "planned"
+    monkeypatch.setenv("HF_TOKEN", f"hf_a {TOKEN}")
+    assert "HF_TOKEN holds a space, a line end or a letter that no token has" in said(push_to_hub=True)
     monkeypatch.setenv("HF_TOKEN", "hf_another")
     assert "the hub does not take the token in HF_TOKEN" in said(push_to_hub=True)
     assert "those who accepted its terms only: accept them on its page" in said(model="lab/gated")

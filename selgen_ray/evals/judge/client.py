@@ -20,6 +20,7 @@ from urllib3.exceptions import HTTPError, InvalidHeader, TimeoutError
 from selgen_ray.config.evals import JudgeConfig
 from selgen_ray.errors import ModelError
 from selgen_ray.evals.judge.scores import Completion
+from selgen_ray.storage.secrets import header_value, masked, without
 
 _MAX_TOKENS = 16  # of the judge's reply: a number, or one word
 _TOP = 20  # most likely first tokens to ask for
@@ -153,7 +154,7 @@ class JudgeClient:
             hint = f"is the key in {self.config.api_key_env} valid there?" if self._key else "no key"
             return f"{refusal}: {hint}"
         text = " ".join(content.decode(errors="replace").split())[:200]
-        text = text.replace(self._key, "***") if self._key else text
+        text = masked(without(text, self._key or ""))
         return f"{refusal}: {text}" if text else refusal
 
 
@@ -165,13 +166,13 @@ def api_key(config: JudgeConfig) -> str | None:
     """
     if config.api_key_env is None:
         return None
-    key = os.environ.get(config.api_key_env, "").strip()
-    if not key:
+    key = header_value(os.environ.get(config.api_key_env, ""))
+    if key == "":
         raise ModelError(
             f"evals.judge.api_key_env: the environment variable {config.api_key_env} is not set: set it to the key of "
             f"{config.base_url}, or write api_key_env: null for an endpoint without keys"
         )
-    if not key.isascii() or not key.isprintable() or " " in key:
+    if key is None:
         raise ModelError(f"evals.judge.api_key_env: what {config.api_key_env} holds cannot be a key")
     return key
 
