@@ -19,7 +19,7 @@ from pyarrow import fs
 from selgen_ray.errors import StorageError, nearest
 from selgen_ray.storage import azure
 from selgen_ray.storage.retries import explain, retrying
-from selgen_ray.storage.secrets import looks_secret
+from selgen_ray.storage.secrets import looks_secret, masked
 
 # a store may accept a connection and never answer: pyarrow tries this often, each time for this long
 _SILENCE_S, _CONNECT_S, _ATTEMPTS = 20.0, 10.0, 3
@@ -37,7 +37,10 @@ _ENVIRONMENT = {
     "abfs": azure.ENVIRONMENT,
     "file": "nowhere: a file needs none",
 }
-_FORGOTTEN_SLASH = re.compile(r"(s3|gs|gcs|abfss?|file):/?(?!/)")
+_FORGOTTEN_SLASH = re.compile(r"(s3|gs|gcs|abfss?|file):/?(?!/)", re.IGNORECASE)
+# a user and a password, which may hold a '/'
+_LOGIN = re.compile(r":[^?]*@")
+_LIKE_A_URI = re.compile(r"\W*(s3|gs|gcs|abfss?|file)\b[^:\w]*(?=.*:.*@)", re.IGNORECASE | re.DOTALL)
 
 
 def absolute(location: str) -> str:
@@ -53,9 +56,9 @@ def check_location(location: str) -> None:
     """
     if "://" in location:
         _parse(location)
-    elif match := _FORGOTTEN_SLASH.match(location):
+    elif match := _FORGOTTEN_SLASH.match(location) or _LIKE_A_URI.match(location):
         shown = f"{match[1]}:/{location[match.end() :].rpartition('@')[2]}" if "@" in location else location
-        raise StorageError(f"storage_path {shown!r} is no path and no URI: did you mean '{match[1]}://'?")
+        raise StorageError(f"storage_path {shown!r} is no path and no URI: did you mean '{match[1].lower()}://'?")
 
 
 @functools.lru_cache(maxsize=256)
@@ -92,7 +95,7 @@ def _refuse_credentials(kind: str, parts: SplitResult, options: dict[str, str], 
     user = parts.netloc.rpartition("@")[0]
     secret = [name for name, value in options.items() if value and looks_secret(name)]
     # even without an '@', since a '/' in a password ends the netloc before it; a port is not allowed either
-    has_password = ":" in parts.netloc
+    has_password = ":" in parts.netloc or _LOGIN.search(f"{parts.netloc}{parts.path}") is not None
     in_endpoint = "@" in options.get("endpoint_override", "")
     if has_password or secret or in_endpoint or (user and not _is_no_secret(kind, user)):
         named = f" ({', '.join(secret)})" if secret else ""
@@ -130,7 +133,7 @@ def _open(location: str, endpoint: str | None) -> tuple[fs.FileSystem, str]:
     except StorageError:
         raise
     except (OSError, ValueError) as error:
-        raise StorageError(f"storage_path {location!r} cannot be used: {explain(error, location)}") from error
+        raise StorageError(f"storage_path {masked(location)!r} cannot be used: {explain(error, location)}") from error
 
 
 def _s3(parts: SplitResult, options: dict[str, str], endpoint: str | None) -> tuple[fs.FileSystem, str]:

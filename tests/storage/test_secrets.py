@@ -1,11 +1,16 @@
 """Which names and values are taken for secrets: one answer for search spaces, trackers and storage paths."""
 
+import json
+import re
+from urllib.parse import quote, quote_plus
+
 import pytest
 
 from selgen_ray.errors import StorageError
 from selgen_ray.storage import Folder
+from selgen_ray.storage.locations import check_location
 from selgen_ray.storage.retries import explain
-from selgen_ray.storage.secrets import holds_secret, looks_secret, masked, may_go_to_judge
+from selgen_ray.storage.secrets import header_value, holds_secret, looks_secret, masked, may_go_to_judge
 
 SECRET = [
     *("key", "api_key", "apiKey", "APIKey", "API_KEY", "api-key"),
@@ -81,3 +86,38 @@ def test_the_folder_that_one_is_in_is_no_secret(monkeypatch):
     monkeypatch.setenv("PWD", "/home/somebody/work")
     monkeypatch.setenv("DB_PWD", "tell-nobody")
     assert masked("tell-nobody: /home/somebody/work/sweeps") == "***: /home/somebody/work/sweeps"
+
+
+@pytest.mark.parametrize("value", ["hf_SECRETsecret123\n", " pa ss\"wo'rd/+\n", "hf_SEC\nRETsecret", "Schlüssel1\r\n"])
+def test_a_secret_is_hidden_however_a_message_writes_it(monkeypatch, value):
+    monkeypatch.setenv("MY_TOKEN", value)
+    bare = value.strip()
+    raw = bare.encode()
+    written = [value, bare, repr(value), repr(bare), repr(f"Bearer {value}".encode()), json.dumps(bare), quote(bare)]
+    written += [quote(raw, safe=""), quote_plus(value), repr(f"Bearer {bare}".encode()), json.dumps({"a": value})]
+    for text in written:
+        shown = masked(f"Illegal header value {text}")
+        assert "***" in shown and "secret" not in shown.lower() and "rd" not in shown and "l1" not in shown, shown
+
+
+def test_a_header_takes_a_secret_without_the_line_end_after_it():
+    assert header_value(" hf_abc\r\n") == "hf_abc" and header_value("\n") == ""
+    assert [header_value(one) for one in ("hf a", "hf_a\nb", "hf_ä", "hf_\x7f")] == [None] * 4
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        *("s3:///KEY:SE/CRET@bucket/x", "s3:///KEY:SECRET@b", "S3:/KEY:SECRET@bucket", "Gs:KEY:SECRET@bucket"),
+        *(" s3:/KEY:SECRET@b", "s3//KEY:SECRET@bucket", "s3;//KEY:SECRET@b", "gs://b/KEY:SECRET@bucket"),
+    ],
+)
+def test_credentials_in_a_location_are_refused_wherever_they_stand(location):
+    with pytest.raises(StorageError) as refused:
+        Folder(location)
+    assert not {"KEY", "SECRET", "CRET"} & set(re.findall(r"\w+", str(refused.value))), refused.value
+
+
+def test_a_colon_or_an_at_in_a_path_is_no_credential(tmp_path):
+    for location in ("s3://bucket/me@home/x", "s3://bucket/me@12:30", str(tmp_path / "a:b@c")):
+        check_location(location)
