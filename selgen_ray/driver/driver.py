@@ -360,14 +360,28 @@ class Driver:
                 self._left_out[trial.trial_id] = trial.name
                 self._tell_once("not_run", f"{trial.name} {why}")
                 continue
-            self._tasks[trial.trial_id] = self._make(trial)
-            self._hand_out("added", trial.trial_id)
+            self._obey_one("added", trial.trial_id, functools.partial(self._join, trial))
         for message in damaged.values():
             self._tell_once("damaged", message)
         for trial_id in asked["retry"]:
             if trial_id in self._tasks:
-                self._hand_out("retry_requested", trial_id)
+                self._obey_one("retry", trial_id, functools.partial(self._hand_out, "retry_requested", trial_id))
             self.control.retry.clear(trial_id)
+
+    def _obey_one(self, request: str, trial_id: str, job: Callable[[], None]) -> None:
+        """Carry out a request on one trial: a fault in it leaves the others alone. Raises StorageError."""
+        try:
+            job()
+        except OSError:
+            raise  # the storage refused, and is asked again
+        except Exception as error:
+            logger.exception("the driver goes on without this request")
+            what = f"control/{request}/{trial_id}.json cannot be carried out: {type(error).__name__}: {error}"
+            self._tell_once("damaged", what)
+
+    def _join(self, trial: AddedTrial) -> None:
+        self._tasks[trial.trial_id] = self._make(trial)
+        self._hand_out("added", trial.trial_id)
 
     def _tell_once(self, event: str, text: str) -> None:
         if text not in self._told:

@@ -67,7 +67,10 @@ class Search:
 
     def __init__(self, spec: SearchSpec, entries: Iterable[Mapping[str, Any]] = ()):
         self.spec = spec
-        settings = {entry["number"]: entry["values"] for entry in entries if entry.get("key") == spec.key}
+        mine = [entry for entry in entries if entry.get("key") == spec.key]
+        settings = {one["number"]: one["values"] for one in mine if one["values"].keys() == spec.ranges.keys()}
+        if len(settings) < len({one["number"] for one in mine}):  # the key has a hash of what is searched
+            logger.warning("%s leaves out settings that name other keys: their files are damaged", spec.key)
         self.asked = [self._asked(number, settings[number]) for number in sorted(settings)]
         self._is_exhausted = False
 

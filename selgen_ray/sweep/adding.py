@@ -9,6 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pydantic import ValidationError
+
+from selgen_ray.config.source import Source
 from selgen_ray.config.trial import TrialConfig
 from selgen_ray.data.fingerprint import data_fingerprint
 from selgen_ray.driver.added import AddedTrial, read_added
@@ -19,6 +22,7 @@ from selgen_ray.errors import SpecError, nearest
 from selgen_ray.models.adapters import DECIDED
 from selgen_ray.records.control import PLAN, Control
 from selgen_ray.records.results import flatten
+from selgen_ray.records.text import first_line
 from selgen_ray.space import SweepSpec, Trial, load_space
 from selgen_ray.space.kept import axes_of, inherited, read_kept
 from selgen_ray.space.load import load_tree
@@ -101,7 +105,7 @@ class Members:
         for trial in read_added(control, control.added.names()):
             if why := trusted.why_not_code(trial.plugins):
                 raise SelectionError(f"{trial.name}, which was added before, {why}")
-            members.append(_joined(trial))
+            members.append(_joined(trial, control))
         plugins.register_exactly(sources)
         return cls(spec, tuple(members))
 
@@ -279,11 +283,33 @@ def _with_seed(member: Member, seed: int) -> Member:
     return _member(raw, member.trial.slug, member.trial.data_hashes, member.trial.model_hash, member.plugins)
 
 
-def _joined(added: AddedTrial) -> Member:
-    plugins.register_exactly(added.plugins)
-    config = catalogue.build_config(added.config)
-    data = {role: data_fingerprint(s.path, s.revision) for role, s in config.data.sources().items()}
-    return _member(added.config, added.slug, data, added.model_hash, added.plugins)
+def _joined(added: AddedTrial, control: Control) -> Member:
+    """Return the member that an added trial is. Raises SelectionError: its file is damaged, or of another release."""
+    try:
+        plugins.register_exactly(added.plugins)
+        config = catalogue.build_config(added.config)
+        data = {role: _fingerprint(s) for role, s in config.data.sources().items()}
+        return _member(added.config, added.slug, data, added.model_hash, added.plugins)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        file = f"{control.added.folder}/{added.trial_id}.json"
+        raise SelectionError(
+            f"{added.name}, which was added before, cannot be read ({_reason(error)}): delete {file}, or add the "
+            "trial again"
+        ) from error
+
+
+def _fingerprint(source: Source) -> str:
+    try:
+        return data_fingerprint(source.path, source.revision)
+    except OSError:  # moved since: the trial compares with the others by the path that it had
+        return f"gone:{source.path}"
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False)[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return first_line(error)
 
 
 def _member(

@@ -43,7 +43,7 @@ def launch_sweep(
 
     tasks = [p.task for p in plan.planned] + [task for search in plan.searches for task in plan.samples(search)]
     shared = FinetuneConfig.model_fields.keys()
-    configs = [{k: v for k, v in task.config["finetune_config"].items() if k in shared} for task in tasks]
+    configs = [{k: v for k, v in task.config.get("finetune_config", {}).items() if k in shared} for task in tasks]
     with settings_of_tune():  # before Ray begins threads
         connection = None
         try:

@@ -331,3 +331,24 @@ def test_the_next_run_plans_it(add: Add, place: Path, kl: str, tmp_path: Path) -
     spec = load_space(tmp_path / "space.yaml")
     plan = make_plan(spec.model_copy(update={"storage_path": str(place.parent), "name": place.name}))
     assert set(joined(place)) <= {planned.task.name for planned in plan.planned}
+
+
+def test_what_was_added_before_and_cannot_be_read_any_more_is_named(add: Add, place: Path) -> None:
+    assert add(strategies={"dpo": {}}, seeds=[1])[0] == 0
+    (file,) = (place / "control" / "added").glob("*.json")
+    mark = json.loads(file.read_text())
+    mark["config"]["finetune_config"]["gone"] = 1
+    file.write_text(json.dumps(mark))
+    status, out = add("--seeds", "7")
+    assert status == 2 and "which was added before, cannot be read (finetune_config.gone: " in out and file.name in out
+
+
+def test_a_data_file_of_an_added_trial_that_moved_holds_up_no_other(add: Add, place: Path, tmp_path: Path) -> None:
+    rows = tmp_path / "more.jsonl"
+    config = yaml.safe_load((place / "space.yaml").read_text())["base"]
+    rows.write_bytes(Path(config["data"]["outcome"]).read_bytes())
+    more = {"strategies": {"dpo": {}}, "seeds": [1], "base": {"data": {"outcome": str(rows)}}}
+    assert add("--different", **more)[0] == 0
+    rows.unlink()
+    status, out = add("--seeds", "7", "--strategies", "naive")
+    assert status == 0 and "added 1 trial" in out, out

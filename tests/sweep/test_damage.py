@@ -635,3 +635,54 @@ def test_a_running_sweep_does_not_run_a_trial_that_reaches_elsewhere(tmp_path: P
     assert not queue.known and 'data.truth.path "/home/me/private.jsonl"' in told[0], told
     (event,) = [event for event in read_events(place) if event["event"] == "not_run"]
     assert event["why"] == told[0]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"plugins": [{"name": "p.py", "source": "x = '\ud800'"}]},
+        {"slug": "x\ud800"},
+        {"search": {"key": "kl"}},
+        {"search": {"key": "kl", "number": "a", "values": {}}},
+        {"search": {"key": "kl", "number": 0, "values": 5}},
+        {"config": {"proxy_strategy": ["naive"]}},
+        {"config": {"seed": 10**300}},
+        {"config": {"finetune_config": "x"}},
+        {"config": {"finetune_config": {"epochs": "many"}}},
+        {"config": {"data": 5}},
+    ],
+)
+def test_a_damaged_file_of_an_added_trial_is_named_and_the_plan_made(
+    tmp_path: Path, tiny_model_dir: str, data_files: dict[str, str], wrong: dict[str, Any]
+) -> None:
+    spec = load_space(write_space(tmp_path, tiny_model_dir, data_files))
+    spec = spec.model_copy(update={"storage_path": str(tmp_path / "sweeps")})
+    folder = tmp_path / "sweeps" / "tiny" / "control" / "added"
+    config = spec.trials[0].config.model_dump(mode="json") | wrong.pop("config", {})
+    mark = {"trial_id": "a" * 16, "slug": "naive_c0ffee", "model_hash": "0" * 64, "plugins": [], "search": None}
+    folder.mkdir(parents=True)
+    (folder / f"{'a' * 16}.json").write_text(json.dumps(mark | {"config": config} | wrong))
+    plan = make_plan(spec)
+    assert len(plan.to_run) == 6 and f"{'a' * 16}.json is damaged" in plan.warnings[0]
+    "\n".join(plan.lines()).encode()
+
+
+def test_a_request_that_cannot_be_carried_out_holds_up_no_other(tmp_path: Path) -> None:
+    place, told = Folder(str(tmp_path)), list[str]()
+    queue = TrialQueue([], 0, lambda: 9)
+
+    def make(trial: AddedTrial) -> TrialTask:
+        if trial.trial_id == "b" * 16:
+            raise KeyError("evals")
+        return TrialTask(trial.config, trial.trial_id, trial.slug, place, git_commit=None)
+
+    driver = Driver(place, queue, Board(1), {}, make, say=told.append)
+    driver.feedback = SimpleNamespace(add=lambda tasks: None, ended=lambda *_: None)  # pyright: ignore
+    for trial_id in ("b" * 16, "c" * 16):
+        config = {"seed": 1, "proxy_strategy": "naive"}
+        write_added(Control(place), AddedTrial(trial_id, "naive_c0ffee", config, "0" * 64))
+    with driver:
+        wait_for(lambda: bool(queue.known and told), 10)
+    assert queue.known.keys() == {"c" * 16} and told == [
+        f"control/added/{'b' * 16}.json cannot be carried out: KeyError: 'evals'"
+    ]
