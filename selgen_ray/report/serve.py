@@ -110,6 +110,21 @@ class Following:
             text = json.dumps(content).encode()
             self.state = text, hashlib.sha256(text).hexdigest()[:16]
 
+    def file(self, name: str) -> bytes | None:
+        """Return a file of the report; None: the report wrote none of that name, or there is a link in its place.
+
+        Whoever may write to the sweep's folder could lay a link there, and have a file of this machine shown.
+        """
+        report, place = self.report, self.place
+        if place is None or report is None or name not in report.paths:
+            return None
+        if (local := place.local_path) and (local / name).resolve() != local.parent.resolve() / local.name / name:
+            return None
+        try:
+            return place.read(name)
+        except OSError:  # a FileNotFoundError, a loop of links, or the storage does not answer
+            return None
+
     def _write_if_changed(self) -> None:
         if (after := stamps_of([self.sweep])) != self._before:
             self._heads = [head for _, head in read_heads(self.sweep)]
@@ -304,16 +319,13 @@ class _Handler(BaseHTTPRequestHandler):
         self._told(HTTPStatus.OK if done else HTTPStatus.CONFLICT, said)
 
     def _report(self, name: str) -> None:
-        place = self.server.following.place
+        following = self.server.following
         kind = _TYPES.get(name.rpartition(".")[2])
         more = {"Content-Security-Policy": _REPORT_POLICY}
         if kind is None or not _FILE.fullmatch(name):
             self._answer(HTTPStatus.NOT_FOUND, b"there is no such file", more=more)
             return
-        try:
-            content = place.read(name) if place else None
-        except OSError:  # a FileNotFoundError, or the storage does not answer
-            content = None
+        content = following.file(name)
         if content is None and name == PAGE:
             content = _NO_REPORT.encode()
         if content is None:

@@ -164,6 +164,27 @@ def test_under_another_name_nothing_is_read_and_no_file_beside_the_report(sweep:
         assert served.server.server_address[0] == "127.0.0.1"
 
 
+def test_only_what_the_report_wrote_is_served_and_no_link_in_its_place(sweep: Path, tmp_path: Path) -> None:
+    private = tmp_path / "private"
+    private.mkdir()
+    for name in ("config.json", "index.html"):
+        (private / name).write_text("secret")
+    with serving(sweep, lambda: write_report(str(sweep))) as served:
+        report = sweep / "report"
+        assert served.get("/report/summary.json").status == 200
+        (report / "notes.json").symlink_to(private / "config.json")
+        (report / "more.json").write_text("{}")
+        (report / "home").symlink_to(private)
+        for name in ("notes.json", "more.json", "home/config.json"):
+            assert served.get(f"/report/{name}").status == 404, name
+        (report / "summary.json").unlink()
+        (report / "summary.json").symlink_to(private / "config.json")
+        assert served.get("/report/summary.json").status == 404
+        report.rename(sweep / "before")
+        report.symlink_to(private)
+        assert b"secret" not in served.get("/report/index.html").read()
+
+
 def test_a_request_becomes_the_words_of_a_command() -> None:
     assert command_of({"do": "retry", "trial": ID}, "s") == ["retry", "s", ID]
     add = {"do": "add", "trial": ID, "changes": ["finetune_config.beta_kl=3", "--help"], "seeds": [4, 5], "warm": True}
