@@ -262,8 +262,10 @@ def _of_first_generation(path: Folder, content: bytes, kind: type[R]) -> Iterato
     if not of_preparation(str(path)):
         try:
             result = old_result(content.decode(), str(path)).model_dump(include=set(kind.model_fields))
+            if not is_slug(result["slug"]):
+                raise ValueError(f"found slug {result['slug']!r:.80}; {NAMES}")
             yield kind.model_validate(result)
-        except (ValueError, RecursionError) as error:
+        except Exception as error:  # of many kinds: nothing is known of the types in such a file
             raise StorageError(f"it is no result of the first generation: {first_line(error)}") from error
 
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pydantic import TypeAdapter, ValidationError
 
 from selgen_ray.storage import Folder
+from selgen_ray.storage.folder import json_object
 
 FILE_NAME = "control/estimate.json"
 _HOUR_S = 3600.0
@@ -113,6 +114,6 @@ class Estimate:
 def read_estimate(sweep: Folder) -> Estimate | None:
     """Read the estimate in a sweep's folder; None if there is none, or if it is damaged. Raises StorageError."""
     try:
-        return TypeAdapter(Estimate).validate_json(sweep.read(FILE_NAME))
+        return TypeAdapter(Estimate).validate_python(json_object(sweep.read(FILE_NAME)))
     except (FileNotFoundError, ValidationError):
         return None

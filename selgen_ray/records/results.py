@@ -7,11 +7,12 @@ import re
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, WithJsonSchema, field_validator
 
 from selgen_ray.records.status import STORED, TrialStatus
 from selgen_ray.storage import Folder
 from selgen_ray.storage.folder import to_json
+from selgen_ray.storage.leases import MOST
 
 SCHEMA_VERSION = 1
 FILE_NAME = "results.json"
@@ -30,6 +31,58 @@ StoredStatus = Annotated[
 ]
 """The status that a results.json may have."""
 
+
+_WHOLE = 2**63  # what a whole number stays below: the tables of a report hold no more
+
+
+def _plain(value: Any) -> Any:
+    """Return plain data whose numbers are finite and bounded. Raises ValueError: one is not."""
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            _plain(inner)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"holds {value}, which is no finite number")
+    elif isinstance(value, int) and not -_WHOLE <= value < _WHOLE:
+        raise ValueError("holds a whole number of more than 64 bits")
+    return value
+
+
+def _with_step(change: dict[str, Any]) -> dict[str, Any]:
+    values = change.get("values")
+    if type(change.get("step")) is not int or not isinstance(values, dict):
+        raise ValueError("a change has no step, or no values by key")
+    if not all(isinstance(value, int | float) for value in values.values()):
+        raise ValueError("a change has a value that is no number")
+    return change
+
+
+class _Section(BaseModel):
+    """Stands for a section of a config, of which nothing is read here."""
+
+
+class ReadKeys(BaseModel):
+    """The keys of a config that reports and plans read, with their types."""
+
+    proxy_strategy: str = ""
+    experiment_name: str | None = None
+    control: str | None = None
+    warm_start: str | None = None
+    num_workers: Annotated[int, Field(ge=1, lt=_WHOLE)] = 1
+    finetune_config: _Section = _Section()
+    data: _Section = _Section()
+    evals: _Section = _Section()
+
+
+def _readable(config: dict[str, Any]) -> dict[str, Any]:
+    ReadKeys.model_validate(config)
+    return config
+
+
+Plain = Annotated[dict[str, Any], AfterValidator(_plain)]
+Whole = Annotated[int, Field(ge=-_WHOLE, lt=_WHOLE)]
+Config = Annotated[Plain, AfterValidator(_readable)]
+Number = Annotated[int, Field(ge=1, lt=MOST)]
+"""Of a generation or an attempt."""
 
 HEADLINES = ("capability", "alignment", "coherence")
 """The headline numbers of a trial: shares in [0, 1], each equal to one 'set/metric' of it."""
@@ -90,7 +143,7 @@ class TrainingRecord(BaseModel):
     train_metrics: dict[str, list[float | None]] = Field(
         default={}, description="what else the strategy logged: name -> mean since the reading before"
     )
-    eval_epochs: list[float] = Field(default=[], description="epochs finished at each evaluation")
+    eval_epochs: list[FiniteFloat] = Field(default=[], description="epochs finished at each evaluation")
     eval_steps: list[int] = Field(default=[], description="optimizer steps finished at each evaluation")
     eval_versions: list[str] = Field(default=[], description=_VERSIONS)
     eval_results: dict[str, dict[str, list[float | None]]] = Field(
@@ -100,13 +153,13 @@ class TrainingRecord(BaseModel):
         default=[], description="of each evaluation: hash of the answers ('' where there are none), ':', of the values"
     )
     missing: dict[str, str] = Field(default={}, description="'set/metric' -> why the last evaluation lacks it")
-    samples: dict[str, list[dict[str, Any]]] = Field(
+    samples: dict[str, list[Plain]] = Field(
         default={}, description="set -> answers of the last evaluation: prompt, reply, the base model's, the right one"
     )
     judge: dict[str, str] = Field(
         default={}, description="id of the judge, sha256 of its prompts, what counts as misaligned; {}: none"
     )
-    per_question: dict[str, dict[str, dict[str, float]]] = Field(
+    per_question: dict[str, dict[str, dict[str, FiniteFloat]]] = Field(
         default={}, description="set of open questions -> id of a question -> metric -> value at the last evaluation"
     )
     flags: list[str] = Field(default=[], description="what makes the last evaluation doubtful, for people")
@@ -114,8 +167,8 @@ class TrainingRecord(BaseModel):
     chosen_rows: dict[str, list[int]] = Field(
         default={}, description="role -> rows of its source, from 0, that the strategy chose to train on; {}: all"
     )
-    timings: dict[str, float] = Field(default={}, description="seconds, summed over resumes")
-    tokens: dict[str, int] = Field(default={}, description="tokens trained on: 'processed' with padding, 'scored'")
+    timings: dict[str, FiniteFloat] = Field(default={}, description="seconds, summed over resumes")
+    tokens: dict[str, Whole] = Field(default={}, description="tokens trained on: 'processed' with padding, 'scored'")
 
     def metric(self, name: str | None, evaluation: int = -1) -> float | None:
         """Return 'set/metric' at an evaluation (0: before training, -1: the last one); None if it is missing."""
@@ -171,13 +224,13 @@ class TrialResult(TrainingRecord):
     schema_version: Literal[1] = SCHEMA_VERSION
     trial_id: str = Field(description="content hash of everything that can change the result")
     slug: str = Field(description="readable name of the setting, shared by its seeds")
-    seed: int
+    seed: Whole
     status: StoredStatus
     error: str | None = Field(
         default=None,
         description="failed: the last lines of the traceback; diverged: what and where; stopped: why",
     )
-    config: dict[str, Any] = Field(description="the full resolved trial config")
+    config: Config = Field(description="the full resolved trial config")
     capability: float | None = Field(default=None, description="in [0, 1], at the last evaluation", ge=0, le=1)
     alignment: float | None = Field(default=None, description="in [0, 1], at the last evaluation", ge=0, le=1)
     coherence: float | None = Field(default=None, description="in [0, 1], at the last evaluation", ge=0, le=1)
@@ -192,18 +245,18 @@ class TrialResult(TrainingRecord):
         description="'set/metric' in eval_results that alignment_worst is, as align_test@worst/aligned",
     )
     num_resumes: int = Field(default=0, description="how often the trial went on from a checkpoint")
-    num_rows: dict[str, int] = Field(
+    num_rows: dict[str, Whole] = Field(
         default={},
         description="rows per training role and evaluation set; of a metric of fewer rows under its name, too",
     )
-    row_lengths: dict[str, dict[str, int | float]] = Field(
+    row_lengths: dict[str, dict[str, Whole | FiniteFloat]] = Field(
         default={}, description="role -> number of rows, their lengths in tokens, those scored, rows that were cut"
     )
-    hardware: dict[str, Any] = {}
+    hardware: Plain = {}
     versions: dict[str, str] = {}
     git_commit: str | None = None
     data_hashes: dict[str, str] = Field(default={}, description="role -> sha256 of its rows")
-    changes: list[dict[str, Any]] = Field(
+    changes: list[Annotated[Plain, AfterValidator(_with_step)]] = Field(
         default=[],
         description="strengths that a scheduler changed while it trained: step, and values by key; config has the last",
     )
@@ -213,13 +266,12 @@ class TrialResult(TrainingRecord):
     )
     model_path: str | None = Field(default=None, description="where the finished model was saved, when it was")
     model_url: str | None = Field(default=None, description="where the finished model was pushed, when it was")
-    generation: int | None = Field(
+    generation: Number | None = Field(
         default=None,
         description="number of its driver's lease on the sweep; a later driver's is higher",
-        ge=1,
     )
-    attempt: int | None = Field(
-        default=None, description="how often that driver had handed the trial out, when this was written", ge=1
+    attempt: Number | None = Field(
+        default=None, description="how often that driver had handed the trial out, when this was written"
     )
     packed_with: list[str] = Field(
         default=[], description="names of the trials that its process had to run beside it; results differ by rounding"
@@ -286,11 +338,12 @@ class ResultHead(BaseModel):
     schema_version: Literal[1]
     trial_id: str
     slug: str
-    seed: int
+    seed: Whole
     status: StoredStatus
     error: str | None = None
-    generation: int | None = None
-    attempt: int | None = None
+    config: ReadKeys = Field(exclude=True)
+    generation: Number | None = None
+    attempt: Number | None = None
     capability: float | None = Field(default=None, ge=0, le=1)
     alignment: float | None = Field(default=None, ge=0, le=1)
     coherence: float | None = Field(default=None, ge=0, le=1)

@@ -101,9 +101,10 @@ def _wall_seconds(since: str, events: Iterable[Mapping[str, Any]]) -> float | No
 
 def _time(text: str) -> datetime | None:
     try:
-        return datetime.fromisoformat(text)
+        at = datetime.fromisoformat(text)
     except ValueError:
         return None
+    return at if at.tzinfo else None  # of a damaged line: it compares with no other
 
 
 def _note(found: Estimate) -> str:

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import math
 import time
 import uuid
 from collections.abc import Callable, Collection, Sequence
@@ -34,18 +35,37 @@ _DEAD_CLAIM_S = 10.0
 _CLAIMS = 5
 
 
+_MOST_DIGITS = 20
+
+
 def to_json(content: Any) -> bytes:
     """Return plain data as strict JSON. Raises ValueError for NaN and infinity, which JSON lacks."""
     return json.dumps(content, indent=1, allow_nan=False).encode()
 
 
 def json_object(content: bytes | None) -> dict[str, Any]:
-    """Return the JSON object that a file holds; {} if it is damaged, cut off, or anything else."""
+    """Return the JSON object that a file holds; {} if it is damaged, cut off, or anything else.
+
+    A number that is NaN, infinite or of more than 20 digits is null, since no code of ours writes one; a file with
+    half a character (a lone surrogate), which no terminal or file takes, is damaged.
+    """
+    content = content or b"{}"
     try:
-        parsed = json.loads(content or b"{}")
+        parsed = json.loads(content, parse_constant=lambda _: None, parse_int=_whole, parse_float=_fraction)
+        if b"\\u" in content:
+            json.dumps(parsed, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         return {}
     return as_object(parsed)
+
+
+def _whole(text: str) -> int | None:
+    return int(text) if len(text) <= _MOST_DIGITS else None
+
+
+def _fraction(text: str) -> float | None:
+    number = float(text)
+    return number if math.isfinite(number) else None
 
 
 def as_object(value: Any) -> dict[str, Any]:

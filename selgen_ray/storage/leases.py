@@ -24,12 +24,14 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from selgen_ray.errors import StorageAwayError
+from selgen_ray.errors import StorageAwayError, StorageError
 from selgen_ray.storage.folder import Folder, json_object
 from selgen_ray.storage.parallel import waiting
 
 logger = logging.getLogger(__name__)
 _FILE = re.compile(r"(\d{6,12})\.json")
+MOST = 10**9
+"""Numbers of leases are below it: a higher one was written by no driver, and would leave none for the next."""
 
 
 class Lease:
@@ -145,8 +147,13 @@ class Watch:
         current = self._current()
         if current is not None and not self._is_over(*current):
             return None
-        number = _number(current[0]) if current else 0
-        lease = Lease(self.place, max(number, after) + 1, self.lease_s)
+        number = max(_number(current[0]) if current else 0, after) + 1
+        if number >= MOST:
+            raise StorageError(
+                f"{self.place} has a lease of number {number - 1}, which no driver has written: remove its file, "
+                "and results of that generation"
+            )
+        lease = Lease(self.place, number, self.lease_s)
         return lease if self.place.create(lease.name, lease.content(0), self.settle_s) else None
 
     def holder(self) -> dict[str, Any] | None:
@@ -191,7 +198,7 @@ def newest_number(names: Iterable[str]) -> int:
 def _number(name: str) -> int:
     """Return the number of the lease that a file holds; 0 if it is of no lease."""
     match = _FILE.fullmatch(name)
-    return int(match[1]) if match else 0
+    return int(match[1]) if match and int(match[1]) < MOST else 0
 
 
 def named(holder: Mapping[str, Any]) -> str:

@@ -30,17 +30,18 @@ from selgen_ray.driver.driver import Driver, claim
 from selgen_ray.driver.plan import make_plan
 from selgen_ray.driver.trial_queue import TrialQueue
 from selgen_ray.driver.trust import Trust
-from selgen_ray.errors import DataError
+from selgen_ray.errors import DataError, StorageError
 from selgen_ray.reading import read_trials
 from selgen_ray.records.attempts import Attempt, Fence
 from selgen_ray.records.control import LIVE, PLAN, Control
 from selgen_ray.records.events import read_events
 from selgen_ray.records.results import FILE_NAME, ResultHead, TrialResult, now
 from selgen_ray.records.status import TrialStatus
-from selgen_ray.report.writing import for_spreadsheets, plain_table
+from selgen_ray.report.writing import for_spreadsheets, plain_table, write_report
 from selgen_ray.space import load_space
 from selgen_ray.space.kept import kept_text
 from selgen_ray.storage import Folder, local_files
+from selgen_ray.storage.leases import MOST
 from selgen_ray.sweep import commands
 from selgen_ray.syntax.tree import read_tree
 from selgen_ray.trainers.plugins import Plugin
@@ -686,3 +687,96 @@ def test_a_request_that_cannot_be_carried_out_holds_up_no_other(tmp_path: Path) 
     assert queue.known.keys() == {"c" * 16} and told == [
         f"control/added/{'b' * 16}.json cannot be carried out: KeyError: 'evals'"
     ]
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        ("config.finetune_config", None),
+        ("config.num_workers", "abc"),
+        ("config.proxy_strategy", ["naive"]),
+        ("config.control", [1]),
+        ("seed", 10**30),
+        ("generation", 10**12),
+        ("changes", [{}]),
+        ("changes", [{"step": 1, "values": {"a": "b"}}]),
+        ("timings", {"total_s": float("inf")}),
+        ("hardware", {"device": [float("nan")]}),
+        ("samples", {"align_test": [{"prompt": float("inf")}]}),
+        ("config.x", {"a": [float("inf")]}),
+        ("config.x", 10**400),
+    ],
+)
+def test_a_result_that_no_report_can_hold_is_unreadable_and_named(tmp_path: Path, where: str, value: Any) -> None:
+    publish(tmp_path, fake_result(seed=1), fake_result(seed=2))
+    file = next(tmp_path.glob("*/seed_2/results/*/results.json"))
+    content = json.loads(file.read_text())
+    *path, leaf = where.split(".")
+    functools.reduce(lambda inner, key: inner[key], path, content)[leaf] = value
+    file.write_text(json.dumps(content))
+    unreadable: list[Any] = []
+    ((_, left),) = read_trials(Folder(str(tmp_path)), unreadable=unreadable)
+    assert left.seed == 1 and unreadable[0].name.endswith("/seed_2") and where.split(".")[0] in unreadable[0].why
+    report = write_report(str(tmp_path))
+    assert any("seed_2: its results.json cannot be read" in note for note in report.notes)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"experiment_config": 5}',
+        '{"experiment_config": null}',
+        '{"experiment_config": [1]}',
+        '{"experiment_config": {"proxy_strategy": ["x"], "seed": "a"}}',
+        '{"experiment_config": {"proxy_strategy": "\\ud800", "seed": 1}}',
+        '{"experiment_config": {"proxy_strategy": "naive"}, "eval_results": {"task_test": {"loss": [-1e6, -1e9]}}}',
+    ],
+)
+def test_a_file_of_the_first_generation_with_odd_types_is_named(tmp_path: Path, text: str) -> None:
+    publish(tmp_path, fake_result(seed=1))
+    place = tmp_path / "old" / "seed_2" / "results" / "s"
+    place.mkdir(parents=True)
+    (place / FILE_NAME).write_text(text)
+    unreadable: list[Any] = []
+    assert len(read_trials(Folder(str(tmp_path)), unreadable=unreadable)) == 1 and len(unreadable) == 1
+    assert commands.main(["status", str(tmp_path)]) == 0
+
+
+def test_a_lease_of_a_number_that_no_driver_wrote_does_not_hang_the_next_run(tmp_path: Path) -> None:
+    control = Control(Folder(str(tmp_path)))
+    control.driver.write("999999999999.json", b"{}")
+    with claim(control) as lease:
+        assert lease.number == 1
+    with pytest.raises(StorageError, match="which no driver has written"):
+        claim(control, after=MOST)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seconds_left": 10**400},
+        {"every_s": 10**400},
+        {"host": "\ud800"},
+        {"running": {"a_b/seed_1": {"step": 10**400}}},
+    ],
+)
+def test_live_json_with_odd_numbers_or_half_a_character_is_no_traceback(tmp_path: Path, change: dict[str, Any]) -> None:
+    publish(tmp_path, fake_result(seed=1))
+    live = {"updated_at": "2999-01-01T00:00:00+00:00", "pid": 1, "running": {}} | change
+    (tmp_path / "control").mkdir(exist_ok=True)
+    (tmp_path / "control" / LIVE).write_text(json.dumps(live))
+    assert commands.main(["status", str(tmp_path)]) in (0, 1)
+
+
+def test_an_estimate_or_event_with_infinity_or_without_a_zone_stops_no_report(tmp_path: Path) -> None:
+    results = [fake_result(seed=1), fake_result(seed=2)]
+    publish(tmp_path, *results)
+    kind = {"label": "a", "strategy": "naive", "trials": {one.trial_id: float("inf") for one in results}}
+    estimate = {"at": "2026-01-01", "kinds": [kind], "places": 1, "gpus": 0, "cpus": 1}
+    (tmp_path / "control").mkdir(exist_ok=True)
+    events = [("sweep_started", "2026-01-02T00:00:00"), ("sweep_ended", "2026-01-02T01:00:00+00:00")]
+    (tmp_path / "events.jsonl").write_text("\n".join(json.dumps({"event": e, "at": at}) for e, at in events))
+    for seconds in (float("inf"), 1.0):
+        kind["trials"] = {one.trial_id: seconds for one in results}
+        (tmp_path / "control" / "estimate.json").write_text(json.dumps(estimate))
+        assert "index.html" in write_report(str(tmp_path)).paths
