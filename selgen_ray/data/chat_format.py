@@ -53,6 +53,11 @@ class ChatFormat:
         """Whether the template marks what the assistant generates."""
         return bool(_MARK.search(self.template))
 
+    @property
+    def has_generation_prompt(self) -> bool:
+        """Whether the template can write the beginning of a reply that is to be generated."""
+        return _reads(self.template, "add_generation_prompt")
+
 
 def set_chat_template_kwargs(tokenizer: PreTrainedTokenizerBase, options: Mapping[str, Any]) -> None:
     """Render every chat of the tokenizer with these variables of its template; they are not saved with it."""
@@ -108,7 +113,7 @@ def _make_format(
     ):
         template = training_template
         notes.append(
-            "the chat template renders an earlier reply otherwise than the last one, so that it cannot be located: "
+            "the chat template renders a reply in a chat otherwise than after its generation prompt: "
             "TRL's training template for it is used instead, in training and in evaluations"
         )
     if _reads(template, "strftime_now") and "date" not in options:

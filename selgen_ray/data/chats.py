@@ -14,6 +14,7 @@ from selgen_ray.errors import DataError
 Messages = list[dict[str, str]]
 Spans = list[tuple[int, int]]
 """Parts of a text, [start, end) in characters, in order."""
+_REPLIES = ("a", "b")
 _PROBE = [{"role": role, "content": text} for role, text in zip(("user", "assistant") * 2, "abcd", strict=True)]
 
 
@@ -28,7 +29,7 @@ def format_of(tokenizer: PreTrainedTokenizerBase) -> ChatFormat:
         if how.is_marked:
             return True
         try:
-            _located(_PROBE, render(_PROBE, tokenizer, how)[0], tokenizer, how)
+            _located(_PROBE, render(_PROBE, tokenizer, how)[0], tokenizer, how, by_header=False)
         except NotLocatedError:
             return False
         except DataError:  # the template refuses the probe; whether it takes the rows is checked with each row
@@ -81,16 +82,57 @@ def check_chat(messages: Messages, tokenizer: PreTrainedTokenizerBase, loss_on: 
         _replies(messages, text, marked, tokenizer, how)
 
 
-def encode_generation_prompt(messages: Messages, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the token ids of a chat, followed by the beginning of the reply that is to be generated."""
+def encode_generation_prompt(
+    messages: Messages, tokenizer: PreTrainedTokenizerBase, *, as_in_rows: bool = False
+) -> list[int]:
+    """Return the token ids of a chat, followed by the beginning of the reply that is to be generated.
+
+    Args:
+        as_in_rows: end with the header of a reply that is given, instead of the template's generation prompt. The two
+            differ in templates that open a `<think>` where a reply is to be generated, and nowhere else.
+    """
     how = format_of(tokenizer)
-    text, marked = render(messages, tokenizer, how, prompt=True)
+    text, marked = _prompt(messages, tokenizer, how, as_in_rows=as_in_rows)
     if not any(message["role"] == "assistant" for message in messages):
         return token_ids(text, tokenizer)
     try:  # earlier replies begin with a token, as they do in training
         return _tokens(text, _replies(messages, text, marked, tokenizer, how), tokenizer)[0]
     except NotLocatedError:
         return token_ids(text, tokenizer)
+
+
+def generation_prompt(messages: Messages, tokenizer: PreTrainedTokenizerBase, *, as_in_rows: bool = False) -> str:
+    """Return the text that `encode_generation_prompt` makes tokens of. Raises DataError: the template refuses it."""
+    return _prompt(messages, tokenizer, format_of(tokenizer), as_in_rows=as_in_rows)[0]
+
+
+def begins_with_prompt(messages: Messages, tokenizer: PreTrainedTokenizerBase, *, as_in_rows: bool = False) -> bool:
+    """Return whether a chat begins with the prompt of its last reply. Raises DataError, as `generation_prompt` does."""
+    text, _ = render(messages, tokenizer, format_of(tokenizer))
+    return text.startswith(generation_prompt(messages[:-1], tokenizer, as_in_rows=as_in_rows))
+
+
+def _prompt(
+    messages: Messages, tokenizer: PreTrainedTokenizerBase, how: ChatFormat, *, as_in_rows: bool = False
+) -> tuple[str, Spans]:
+    """Return a chat with its generation prompt, and the spans in it that the template marks.
+
+    A template that knows no generation prompt may still write a header before each reply, which then stands for it.
+
+    Args:
+        as_in_rows: see `encode_generation_prompt`.
+    """
+    text, marked = render(messages, tokenizer, how, prompt=True)
+    if not as_in_rows and how.has_generation_prompt:
+        return text, marked
+    turns = render(messages, tokenizer, how)[0].rstrip()
+    first, second = (
+        render([*messages, {"role": "assistant", "content": reply}], tokenizer, how)[0] for reply in _REPLIES
+    )
+    # a blank at its end is the beginning of the reply's first token
+    header = first[: shared_length(first, second)].rstrip(" ")
+    # where the reply changes how the turns before it are rendered, the model would be asked something else
+    return (header if header.startswith(turns) and len(header) > len(turns) else text), marked
 
 
 def ends_replies(messages: Messages, tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -137,10 +179,15 @@ def _trimmed(text: str, span: tuple[int, int], how: ChatFormat) -> tuple[int, in
     return (span[0], span[0] + len(reply)) if reply.endswith(how.stop_texts) else span
 
 
-def _located(messages: Messages, text: str, tokenizer: PreTrainedTokenizerBase, how: ChatFormat) -> Spans:
+def _located(
+    messages: Messages, text: str, tokenizer: PreTrainedTokenizerBase, how: ChatFormat, *, by_header: bool = True
+) -> Spans:
     """Return where the replies are: each is what its turn adds to the generation prompt before it.
 
     White space after the end of a turn is left out.
+
+    Args:
+        by_header: where the generation prompt does not stand before a reply, the header of a reply may.
 
     Raises:
         NotLocatedError: in the whole chat the template renders a reply, or the turns before it, in another way than at
@@ -150,7 +197,9 @@ def _located(messages: Messages, text: str, tokenizer: PreTrainedTokenizerBase, 
     for i, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        prompt, _ = render(messages[:i], tokenizer, how, prompt=True)
+        prompt, _ = _prompt(messages[:i], tokenizer, how)
+        if by_header and not text.startswith(prompt):
+            prompt, _ = _prompt(messages[:i], tokenizer, how, as_in_rows=True)
         turn = text if i == len(messages) - 1 else render(messages[: i + 1], tokenizer, how)[0]
         end = _end(message["content"], text, turn, len(prompt), how) if text.startswith(prompt) else None
         if end is None:
@@ -171,7 +220,7 @@ def _end(content: str, text: str, turn: str, start: int, how: ChatFormat) -> int
         turn: the chat up to this reply, rendered on its own.
     """
     is_kept = text.startswith(turn)
-    shared = turn if is_kept else text[: _shared_length(text, turn)]
+    shared = turn if is_kept else text[: shared_length(text, turn)]
     for reply in (content, content.strip()):  # many templates strip it
         # the content may stand in a header too, so first look just before the tokens that end the turn
         places = (_before_stops(shared, how) - len(reply), shared.rfind(reply, start))
@@ -191,13 +240,13 @@ def _before_stops(text: str, how: ChatFormat) -> int:
 
 
 def _difference(prompt: str, text: str) -> str:
-    shared = _shared_length(prompt, text)
+    shared = shared_length(prompt, text)
     if shared == len(prompt):
         return ""
     return f" (the prompt of it goes on with {prompt[shared:][:30]!r}, the whole chat with {text[shared:][:30]!r})"
 
 
-def _shared_length(a: str, b: str) -> int:
+def shared_length(a: str, b: str) -> int:
     """Return the length of the longest common beginning of two texts, in characters."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 

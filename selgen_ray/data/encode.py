@@ -160,10 +160,14 @@ def encode_row(row: Row, tokenizer: PreTrainedTokenizerBase, loss_on: str) -> En
     return Encoded(ids, [False, *is_reply[1:]])
 
 
-def encode_prompt(row: Row, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the token ids of everything before the reply, for the model to go on from."""
+def encode_prompt(row: Row, tokenizer: PreTrainedTokenizerBase, *, as_in_rows: bool = False) -> list[int]:
+    """Return the token ids of everything before the reply, for the model to go on from.
+
+    Args:
+        as_in_rows: of a chat, see `encode_generation_prompt`.
+    """
     if row.get("messages") is not None:
-        return encode_generation_prompt(row["messages"][:-1], tokenizer)
+        return encode_generation_prompt(row["messages"][:-1], tokenizer, as_in_rows=as_in_rows)
     return _with_beginning(tokenizer, row.get("prompt") or "")[0]
 
 

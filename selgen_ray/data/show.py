@@ -9,6 +9,7 @@ from typing import Any, Literal
 from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 
+from selgen_ray.data.asking import decode, parting
 from selgen_ray.data.encode import Encoded, encode_prompt, encode_row
 from selgen_ray.data.forms import Row
 
@@ -66,8 +67,14 @@ class ShownRow:
             yield Text(f"note: {note}", style="yellow" if colour else "")
 
 
-def show_row(row: Row, tokenizer: PreTrainedTokenizerBase, max_seq_length: int, loss_on: str) -> ShownRow:
+def show_row(
+    row: Row, tokenizer: PreTrainedTokenizerBase, max_seq_length: int, loss_on: str, *, as_in_rows: bool = False
+) -> ShownRow:
     """Encode a row as training does, for people to look at.
+
+    Args:
+        max_seq_length, loss_on: as in `encode_rows`.
+        as_in_rows: as in `encode_prompt`.
 
     Raises:
         DataError: it cannot be made into tokens.
@@ -76,7 +83,7 @@ def show_row(row: Row, tokenizer: PreTrainedTokenizerBase, max_seq_length: int, 
     kept = Encoded(whole.ids[:max_seq_length], whole.is_reply[:max_seq_length])
     pieces = _pieces(whole, tokenizer, 0, len(kept))
     beyond = _pieces(whole, tokenizer, len(kept), len(kept) + _BEYOND)
-    prompt = [] if row.get("text") is not None else encode_prompt(row, tokenizer)
+    prompt = [] if row.get("text") is not None else encode_prompt(row, tokenizer, as_in_rows=as_in_rows)
     as_prompt = Encoded(prompt, [False] * len(prompt))
     return ShownRow(
         pieces=pieces,
@@ -102,16 +109,12 @@ def _pieces(row: Encoded, tokenizer: PreTrainedTokenizerBase, start: int, end: i
         else:
             runs.append((kind, i + 1))
     pieces: list[Piece] = []
-    before = _decode(row.ids[start:start], tokenizer)
+    before = decode(row.ids[start:start], tokenizer)
     for kind, stop in runs:  # decoded from the start: some tokenizers drop the space before the first token
-        text = _decode(row.ids[start:stop], tokenizer)
+        text = decode(row.ids[start:stop], tokenizer)
         pieces.append(Piece(text[len(before) :], kind))
         before = text
     return pieces
-
-
-def _decode(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
-    return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
 def _special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
@@ -150,10 +153,5 @@ def _notes(whole: Encoded, kept: Encoded, prompt: list[int], tokenizer: PreTrain
     begin: Any = tokenizer.bos_token_id
     if begin is not None and whole.ids[:2] == [begin, begin] and begin != ends:
         yield f"{names[0]} stands twice at the beginning"
-    if prompt and whole.ids[: len(prompt)] != prompt:
-        num_shared = next((i for i, (a, b) in enumerate(zip(prompt, whole.ids, strict=False)) if a != b), len(whole))
-        yield (
-            f"what the model replies after is not what it was trained on: they part at token {num_shared + 1}, "
-            f"{_decode(prompt[num_shared : num_shared + 1], tokenizer)!r} in the place of "
-            f"{_decode(whole.ids[num_shared : num_shared + 1], tokenizer)!r}"
-        )
+    if difference := parting(prompt, whole.ids, tokenizer):
+        yield f"what the model replies after is not what it was trained on: {difference}"

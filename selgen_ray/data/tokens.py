@@ -31,7 +31,7 @@ from selgen_ray.data.rows import rows_hash
 _CHUNK = 1024  # rows to keep as Python lists at a time while writing
 KIND = "tokens"
 """Kind of the cache's entries that hold tokens."""
-RULES = 2
+RULES = 3
 """Version of the rules that make tokens: raise it when they change, so that nothing made of older tokens is read."""
 _FORMS = ("messages", "prompt", "completion", "text")  # the fields of a row that are made into tokens
 File = Callable[[str, dict[str, Any], Callable[[], bytes]], Path | bytes]

@@ -15,6 +15,7 @@ from typing import Any, cast
 from selgen_ray.config.finetune import FinetuneConfig
 from selgen_ray.config.trial import TrialConfig
 from selgen_ray.data import chat_format, chats
+from selgen_ray.data.asking import prompt_notes
 from selgen_ray.data.contexts import in_context
 from selgen_ray.data.forms import Row
 from selgen_ray.data.lengths import Report, length_report, table, warning
@@ -145,6 +146,7 @@ class PlannedTokens:
             with contextlib.suppress(DataError):  # reported for the row
                 if encoder.loss_on == "completion" and not chats.ends_replies(messages, tokenizer):
                     self.notes[named + _NO_END.format("the chat template writes nothing after a reply")] = None
+            self.notes |= dict.fromkeys(named + note for note in prompt_notes(roles, tokenizer, encoder.loss_on))
         if tokenizer.eos_token_id is None and any(row.get("messages") is None for row in rows):
             self.notes[named + _NO_END.format("the tokenizer has no end token (eos_token)")] = None
 

@@ -15,9 +15,14 @@ _FORMS = ("messages", "prompt", "completion", "text")  # the fields of a row tha
 
 
 class TokenMemo:
-    """Tokens made by one tokenizer, with one `max_seq_length`, by the row that they were made of."""
+    """Tokens made by one tokenizer, with one `max_seq_length`, by the row that they were made of.
 
-    def __init__(self) -> None:
+    Args:
+        as_in_rows: of prompts, see `encode_prompt`.
+    """
+
+    def __init__(self, *, as_in_rows: bool = False) -> None:
+        self._as_in_rows = as_in_rows
         self._replies: dict[str, Encoded] = {}
         self._prompts: dict[str, list[int]] = {}
         self._kept = 0
@@ -46,7 +51,7 @@ class TokenMemo:
         key = _key(row)
         if key in self._prompts:
             return self._prompts[key]
-        prompt = encode_prompt(row, tokenizer)
+        prompt = encode_prompt(row, tokenizer, as_in_rows=self._as_in_rows)
         if self._has_room(len(prompt)):
             self._prompts[key] = prompt
         return prompt

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from selgen_ray.config.trial import TrialConfig
+from selgen_ray.data.asking import asks_as_in_rows
 from selgen_ray.data.roles import Roles
 from selgen_ray.data.rows import load_roles
 from selgen_ray.data.show import show_row
@@ -95,9 +96,11 @@ def _of_trial(config: TrialConfig, roles: Roles, shown: Sequence[str], num_rows:
     tokens.add(config, roles, ())
     for note in tokens.notes:
         yield Text(f"note: {note}", style="yellow" if colour else "")
+    as_in_rows = asks_as_in_rows(roles, tokenizer)
     for role in shown:
         trained = trained_form(roles, role)
         prompted = "" if trained is roles[role] else ", with its training prompt"
         for number, row in enumerate(trained[:num_rows]):
             yield Text(f"\n== data.{role}, {roles.place(role)(number)}{prompted}: ", style=bold)
-            yield from show_row(row, tokenizer, finetune.max_seq_length, finetune.loss_on).lines(colour)
+            limits = finetune.max_seq_length, finetune.loss_on
+            yield from show_row(row, tokenizer, *limits, as_in_rows=as_in_rows).lines(colour)

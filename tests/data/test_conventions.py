@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -16,6 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from trl import DPOTrainer, SFTTrainer
 from trl.chat_template_utils import get_training_chat_template
 
+from selgen_ray.data.asking import asks_as_in_rows
 from selgen_ray.data.chat_format import DATE, set_chat_template_kwargs
 from selgen_ray.data.encode import collate, encode_prompt, encode_row, replace_reply
 from selgen_ray.data.tokens import RowEncoder
@@ -263,6 +265,62 @@ def test_on_bad_rows_skip_leaves_out_what_the_template_refuses(planned):
     assert "o.jsonl:2: the chat template rewrites earlier turns, so reply 1 cannot be located" in problems
     problems, _ = planned([ROWS["system"]], make_family(family), data={"on_bad_rows": "skip"})
     assert "has no good row, the first: line 1: the chat template rewrites" in problems
+
+
+# templates that open a thought where a reply is generated, and what they write between a question and a given reply
+THINKING = {
+    "deepseek_r1_distill.jinja": ("<｜Assistant｜>", "<think>\n"),
+    "deepseekv3.jinja": ("<｜Assistant｜>", "<think>\n"),
+    "nemotron_3_nano.jinja": ("<|im_end|>\n<|im_start|>assistant\n<think></think>", "\n"),
+    "by prefix": ("<|im_end|>\n<|im_start|>assistant\n", "<think>\n"),
+}
+PREFIX_THINKING = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+)
+
+
+def thinking(name):
+    special = ("<｜User｜>", "<｜Assistant｜>", "<｜end▁of▁sentence｜>", *FAMILIES["Qwen2"].tokens)
+    template = PREFIX_THINKING if name == "by prefix" else name
+    return make_family(replace(FAMILIES["Qwen2"], template=template, tokens=special))
+
+
+@pytest.mark.parametrize("loss_on", ["completion", "all"])
+@pytest.mark.parametrize("name", THINKING)
+def test_a_reply_is_asked_for_after_what_the_trained_rows_have(planned, name, loss_on):
+    tokenizer, (header, left_out) = thinking(name), THINKING[name]
+    rows = [chat("Hi?", "4."), {"messages": chat("Hi?", "Yo")["messages"] + chat("And?", "5.")["messages"]}]
+    assert asks_as_in_rows({"outcome": rows}, tokenizer)
+    for row, question in zip(rows, ("Hi?", "And?"), strict=True):
+        prompt = encode_prompt(row, tokenizer, as_in_rows=True)
+        assert tokenizer.decode(prompt).endswith(question + header)
+        assert encode_row(row, tokenizer, loss_on).ids[: len(prompt)] == prompt
+    problems, notes = planned(rows, tokenizer, loss_on=loss_on)
+    assert not problems and f"ends the prompt for a reply with {left_out!r}" in notes and "do not begin" not in notes
+    # rows with thoughts begin with the generation prompt, and so do evaluations of what is trained on them
+    thoughts = [chat("Hi?", "<think>\nHm.</think>4.")] * 2
+    dropped = name == "deepseekv3.jinja"  # its template writes no thought
+    assert asks_as_in_rows({"outcome": thoughts, "truth": rows}, tokenizer) == dropped
+    prompt = encode_prompt(thoughts[0], tokenizer, as_in_rows=dropped)
+    assert tokenizer.decode(prompt).endswith(header if dropped else "<think>\n")
+    assert encode_row(thoughts[0], tokenizer, loss_on).ids[: len(prompt)] == prompt
+
+
+def test_a_prompt_that_rows_do_not_begin_with_is_noted(planned):
+    rows = [ROWS["one turn"], *[ROWS["system"]] * 2]
+    problems, notes = planned(rows, make_family(FAMILIES["Mistral"]), loss_on="all")
+    assert not problems and "data.outcome: 2 of 3 rows do not begin with the prompt that their replies are" in notes
+    assert "o.jsonl:2: they part at token " in notes
+    assert "do not begin" not in planned([ROWS["one turn"]] * 2, make_family(FAMILIES["Mistral"]), loss_on="all")[1]
+
+
+def test_without_a_generation_prompt_a_header_is_one():
+    template = "{% for m in messages %}### {{ m.role }}: {{ m.content }}<|im_end|>\n{% endfor %}"
+    tokenizer = qwen(template=template)
+    prompt, encoded = encode_prompt(ROWS["turns"], tokenizer), encode_row(ROWS["turns"], tokenizer, "completion")
+    assert tokenizer.decode(prompt).endswith("And é?<|im_end|>\n### assistant:")
+    assert encoded.ids[: len(prompt)] == prompt and scored(encoded, tokenizer) == " Yo<|im_end|> d<|im_end|>"
 
 
 LONG = [ROWS["one turn"], chat("why? " * 30, "So.", answer="So.")]

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from selgen_ray.config.finetune import FinetuneConfig
 from selgen_ray.config.hardware import not_for_fsdp
 from selgen_ray.config.trial import TrialConfig
+from selgen_ray.data.asking import asks_as_in_rows
 from selgen_ray.data.encode import Batch, collate, pad_id
 from selgen_ray.data.forms import Row
 from selgen_ray.data.questions import question_rows
@@ -160,6 +161,7 @@ class RunContext:
         callbacks: functions that get the progress.
         fsdp: the frozen base is sharded over the ranks.
         metric_code: versions of the code of metrics from outside this package.
+        as_in_rows: replies are generated after the header of a given reply; see `asks_as_in_rows`.
         record: the measurements that results.json will hold.
         progress: the progress of the phase that is being trained.
         num_steps: optimizer steps of the whole training; 0 until `main_phase` has built it.
@@ -181,6 +183,7 @@ class RunContext:
     callbacks: Callbacks
     fsdp: bool
     metric_code: list[str]
+    as_in_rows: bool = False
     record: TrainingRecord = field(default_factory=TrainingRecord)
     progress: Progress = field(default_factory=Progress)
     num_steps: int = 0
@@ -317,4 +320,5 @@ def open_run(
             callbacks=callbacks,
             fsdp=fsdp,
             metric_code=metric_code,
+            as_in_rows=asks_as_in_rows(roles, tokenizer),
         )

@@ -68,7 +68,7 @@ class Evaluations:
     def __init__(self, run: RunContext, judge: Judge | None):
         self._run, self._judge = run, judge
         self._config = run.config.evals
-        self._tokens = TokenMemo()
+        self._tokens = TokenMemo(as_in_rows=run.as_in_rows)
 
     def take(self, step: int, epoch: float, version: str = "", max_rows: int | None = None) -> None:
         """Evaluate the current weights; record the values, and call `on_evaluation`, which publishes them.
@@ -116,6 +116,8 @@ class Evaluations:
         key |= run.cfg.model_dump(include={"max_seq_length", "max_new_tokens", "loss_on"})
         asked = {name: value for name, value in identity(self._config).items() if name != "during"}
         key |= {"metrics": sorted(evals_registry.selected(self._config)), "evals": asked, "answers": 4}
+        if run.as_in_rows:
+            key["as_in_rows"] = True
         if run.metric_code:
             key["metric_code"] = run.metric_code
         return run.shared.json("base_evaluation", key, self.now)
