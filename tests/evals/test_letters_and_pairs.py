@@ -1,13 +1,16 @@
 """Lettered multiple choice and preferences, against sums of plain log-probabilities."""
 
 import math
+import string
 
 import pytest
 import torch
-from conftest import chat
+from conftest import chat, make_tokenizer
 from eval_sets import eval_set, log_p_of_reply, sharp_model
+from tokenizers import Tokenizer, models, normalizers
+from transformers import PreTrainedTokenizerFast
 
-from selgen_ray.data.encode import encode_prompt
+from selgen_ray.data.encode import encode_prompt, encode_row
 from selgen_ray.errors import DataError
 from selgen_ray.evals import registry as evals_registry
 from selgen_ray.evals.metrics.mcq import instructions
@@ -52,31 +55,76 @@ def test_letters_are_averaged_over_swapped_options(model, tokenizer):
     assert "exact_match" not in found
 
 
+class Says(torch.nn.Module):
+    """Says each of a few tokens with a probability of its own, after whatever was asked."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, probabilities):
+        super().__init__()
+        self.head = torch.nn.Linear(1, 500, bias=False)
+        self.bias = torch.full((500,), -50.0)
+        for token, p in probabilities.items():
+            self.bias[token] = math.log(p)
+
+    def get_output_embeddings(self):
+        return self.head
+
+    def forward(self, input_ids, attention_mask, use_cache):
+        hidden = torch.zeros(*input_ids.shape, 1)
+        logits = self.head(hidden)
+        return type("Output", (), {"logits": logits + self.bias})
+
+
 def test_a_constant_letter_is_right_once_in_a_rotation(model, tokenizer):
-    class OnlyB(torch.nn.Module):
-        """Says 'B' with 9 times the probability of 'A' and 'C', whatever was asked."""
-
-        device = torch.device("cpu")
-
-        def __init__(self):
-            super().__init__()
-            self.head = torch.nn.Linear(1, 300, bias=False)
-            self.bias = torch.full((300,), -50.0)
-            for letter, p in (("A", 1 / 11), ("B", 9 / 11), ("C", 1 / 11)):
-                self.bias[tokenizer(letter)["input_ids"][0]] = math.log(p)
-
-        def get_output_embeddings(self):
-            return self.head
-
-        def forward(self, input_ids, attention_mask, use_cache):
-            hidden = torch.zeros(*input_ids.shape, 1)
-            logits = self.head(hidden)
-            return type("Output", (), {"logits": logits + self.bias})
-
+    # 'B' with 9 times the probability of 'A' and 'C'
+    only_b = Says({tokenizer(letter)["input_ids"][0]: p / 11 for letter, p in (("A", 1), ("B", 9), ("C", 1))})
     rows = [chat("q?", "x", options=["one", "two", "three"], answer="two")]
-    found = evals_registry.all_metrics()["mcq"](eval_set(OnlyB(), tokenizer, rows))
+    found = evals_registry.all_metrics()["mcq"](eval_set(only_b, tokenizer, rows))
     assert found["mcq_accuracy"] == pytest.approx(1 / 3)
     assert found["mcq_probability"] == pytest.approx(1 / 3)
+
+
+def test_the_letter_is_looked_for_after_what_the_template_writes_before_a_reply(model):
+    header = "<|assistant|>"
+    template = (
+        "{% for m in messages %}<|{{ m.role }}|>{% if m.role == 'assistant' %}(none)\n{% endif %}{{ m.content }}<|end|>"
+        "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    tokenizer, shares = make_tokenizer(template), []
+    row = chat("q?", "x", options=["six", "nine"], answer="nine")
+    for options in (["six", "nine"], ["nine", "six"]):
+        text = f"<|user|>q?\n\n(A) {options[0]}\n(B) {options[1]}\nPlease choose A or B.<|end|>{header}(none)\n"
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        with torch.no_grad():
+            p = torch.softmax(model(input_ids=torch.tensor([ids])).logits[0, -1], dim=-1)
+        a, b = (float(p[tokenizer(letter, add_special_tokens=False)["input_ids"][0]]) for letter in "AB")
+        shares.append((a, b)[options.index("nine")] / (a + b))
+    found = evaluate(eval_set(model, tokenizer, [row]))
+    assert found["mcq_probability"] == pytest.approx(sum(shares) / 2, rel=1e-4)
+
+
+def test_the_letter_is_the_token_that_the_tokenizer_makes_of_it_there():
+    """A SentencePiece tokenizer begins a text with a space, and so would a letter alone; a reply has none."""
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *map(chr, range(33, 127))]
+    letters = string.ascii_letters
+    vocabulary = {piece: i for i, piece in enumerate([*pieces, *(f"▁{letter}" for letter in letters)])}
+    merges = [("▁", letter) for letter in letters]
+    made = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, eos_token="</s>", pad_token="<s>", unk_token="<unk>")
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}{{ eos_token }}\n{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+    )
+    row = chat("q?", "x", options=["six", "nine"], answer="nine")
+    asked = encode_row(chat("q?", "A"), tokenizer, "completion")
+    assert [i for i, is_reply in zip(asked.ids, asked.is_reply, strict=True) if is_reply] == [vocabulary["A"], 2]
+    says_b = Says({vocabulary["A"]: 0.2, vocabulary["B"]: 0.6, vocabulary["▁A"]: 0.19, vocabulary["▁B"]: 0.01})
+    found = eval_set(says_b, tokenizer, [row], metrics=["mcq"])
+    evaluate(found)
+    # 'B', with or without a space, is 0.61; looked for behind a space alone it would be 0.01, and 'A' the answer
+    assert found.answers.picks["letter"] == {0: ["B", "B"]}
 
 
 def test_pairs_are_asked_as_letters_where_the_config_says_so(model, tokenizer):
