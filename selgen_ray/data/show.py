@@ -10,7 +10,7 @@ from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 
 from selgen_ray.data.asking import decode, parting
-from selgen_ray.data.encode import Encoded, encode_prompt, encode_row
+from selgen_ray.data.encode import Encoded, encode_prompt, encode_row, special_ids
 from selgen_ray.data.forms import Row
 
 Kind = Literal["context", "scored", "special", "scored special"]
@@ -97,7 +97,7 @@ def show_row(
 
 
 def _pieces(row: Encoded, tokenizer: PreTrainedTokenizerBase, start: int, end: int) -> list[Piece]:
-    special = _special_ids(tokenizer)
+    special = special_ids(tokenizer)
     end = min(end, len(row))
     runs: list[tuple[Kind, int]] = []  # kind, and where the run ends
     for i in range(start, end):
@@ -115,11 +115,6 @@ def _pieces(row: Encoded, tokenizer: PreTrainedTokenizerBase, start: int, end: i
         pieces.append(Piece(text[len(before) :], kind))
         before = text
     return pieces
-
-
-def _special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    added: Any = tokenizer.added_tokens_decoder
-    return {*tokenizer.all_special_ids, *(number for number, token in added.items() if token.special)}
 
 
 def _joined(pieces: Sequence[Piece], colour: bool, style: str = "") -> Text:
@@ -143,7 +138,7 @@ def _notes(whole: Encoded, kept: Encoded, prompt: list[int], tokenizer: PreTrain
     last_scored = [i for i, scored in enumerate(whole.is_reply) if scored and whole.is_reply[i + 1 : i + 2] != [True]]
     if len(kept) < len(whole) and kept.is_reply[-1:] == [True] and whole.is_reply[len(kept)]:
         yield "the cut falls into a reply: where it ends is not learned"
-    special = _special_ids(tokenizer)
+    special = special_ids(tokenizer)
     for i in [i for i in last_scored if i < len(kept)]:
         if whole.ids[i] not in special:
             yield f"the scored part that ends with {names[i]!r} (token {i + 1}) holds no end token: it is never learned"

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from selgen_ray.data.encode import encode_row
+from selgen_ray.data.encode import encode_prompt, encode_row
 from selgen_ray.errors import DataError
 
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "top_h")
@@ -48,9 +48,34 @@ def reply_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
     return None  # the template does not render the reply
 
 
+def reply_channel(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the ids with which a reply begins that is an answer alone; [] where it begins with the answer.
+
+    It is what the chat template writes between a generation prompt and a reply, where that begins with a special token
+    and is no thought: gpt-oss's `<|channel|>final<|message|>`.
+    """
+    if not tokenizer.chat_template:
+        return []
+    try:
+        first, second = (_rendered(tokenizer, reply) for reply in ("a", "b"))
+        prompt = encode_prompt({"messages": _turns("a")}, tokenizer)
+    except DataError:  # as above
+        return []
+    shared = next((i for i, pair in enumerate(zip(first, second, strict=False)) if len({*pair}) > 1), 0)
+    channel = first[len(prompt) : shared] if first[: len(prompt)] == prompt else []
+    added: Any = tokenizer.added_tokens_decoder
+    is_channel = (
+        channel and channel[0] in added and added[channel[0]].special and "think>" not in str(added[channel[0]])
+    )
+    return channel if is_channel else []
+
+
 def _rendered(tokenizer: PreTrainedTokenizerBase, reply: str) -> list[int]:
-    turns = [{"role": "user", "content": "1"}, {"role": "assistant", "content": reply}]
-    return encode_row({"messages": turns}, tokenizer, "all").ids
+    return encode_row({"messages": _turns(reply)}, tokenizer, "all").ids
+
+
+def _turns(reply: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": "1"}, {"role": "assistant", "content": reply}]
 
 
 def saved_generation_config(tokenizer: PreTrainedTokenizerBase, own: GenerationConfig) -> GenerationConfig:

@@ -17,6 +17,7 @@ from selgen_ray.data.encode import pad_id
 from selgen_ray.data.stop_tokens import stop_ids
 from selgen_ray.evals.decoding import Choice, generated_ids, is_plain
 from selgen_ray.evals.registry import Draw, EvalSet
+from selgen_ray.evals.reply_decoding import decoded
 from selgen_ray.models.loading import Model, base_of
 
 
@@ -25,7 +26,7 @@ class Reply:
     """A generated reply.
 
     Attributes:
-        text: the text up to the first token that ends a reply.
+        text: the text up to the first token that ends a reply; see `decoded`.
         is_cut: whether the reply reached `max_new_tokens` without such a token.
     """
 
@@ -71,7 +72,8 @@ def generate(eval_set: EvalSet, prompts: list[list[int]], draws: Sequence[Draw |
         for key, ids in zip(chosen, continued, strict=True):
             known[key] = ids, next((i for i, token in enumerate(ids) if token in stops), None)
     found = [known[key] for key in keys]
-    return [_read(ids, end, eval_set.tokenizer, limit) for ids, end in found]
+    texts = decoded([(key[0], ids[:end]) for key, (ids, end) in zip(keys, found, strict=True)], eval_set.tokenizer)
+    return [Reply(text, end is None and len(ids) >= limit) for text, (ids, end) in zip(texts, found, strict=True)]
 
 
 def _generated(
@@ -93,11 +95,6 @@ def _generated(
 
     more: Any = {"logits_processor": [only_the_chosen]} if choose.is_random else {}
     return model.generate(input_ids=ids, attention_mask=mask, generation_config=config, **more)[:, width:].tolist()
-
-
-def _read(ids: list[int], end: int | None, tokenizer: PreTrainedTokenizerBase, limit: int) -> Reply:
-    text: Any = tokenizer.decode(ids[:end], skip_special_tokens=True)
-    return Reply(text, end is None and len(ids) >= limit)
 
 
 @contextlib.contextmanager

@@ -40,6 +40,11 @@ def after_thinking(reply: str) -> str | None:
     return None if "<think>" in text else text
 
 
+def answer_text(reply: str) -> str:
+    """Return the part of a reply after its thinking; '' if the thinking does not end."""
+    return after_thinking(reply) or ""
+
+
 def last_boxed(text: str) -> str | None:
     r"""Return the content of the last `\boxed{...}`, in which braces may be nested; None if there is none."""
     start = text.rfind("\\boxed{")

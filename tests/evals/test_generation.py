@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
 import torch
 from conftest import UNMARKED, chat, make_model, make_tokenizer
 from eval_sets import eval_set, greedy_reply, sharp_model
+from families import FAMILIES, Family, make_family
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from selgen_ray.data.stop_tokens import reply_end, stop_ids
 from selgen_ray.evals.generation import plain_greedy, replies
+from selgen_ray.evals.reply_decoding import decoded
+from selgen_ray.evals.reply_text import answer_text
 from selgen_ray.evals.run import evaluate
 from selgen_ray.models import saving
 from selgen_ray.models.tokenizer import load_tokenizer
@@ -71,6 +75,39 @@ def test_a_reply_ends_at_any_of_the_ends(tokenizer):
     asked = eval_set(model, tokenizer, [chat("1", "a")])
     assert replies(asked, [0]) == ["abbbb"] and asked.answers.cut == {0}
     assert stop_ids(tokenizer, model.generation_config) == [PAD, END, SYSTEM]
+
+
+@pytest.mark.parametrize("opened", ["<think>", "<think>\n"])
+def test_a_reply_begins_inside_the_thinking_that_its_prompt_opens(tokenizer, opened):
+    tokenizer.chat_template = UNMARKED.replace("%}<|assistant|>{% endif %}", "%}<|assistant|>" + opened + "{% endif %}")
+    assert tokenizer.chat_template != UNMARKED
+    last, (seven,), (b,) = ids_of(tokenizer, opened)[-1], ids_of(tokenizer, "7"), ids_of(tokenizer, "b")
+    asked = eval_set(chain_model({last: seven, seven: b, b: b}, PAD), tokenizer, [chat("1", "7", answer="7")])
+    found = evaluate(asked)
+    assert asked.answers.replies[0] == opened + "7bbbbb" and asked.answers.cut == {0}
+    assert (found["exact_match"], found["answer_unreadable"]) == (0.0, 1.0)
+
+
+def test_marks_of_thinking_stay_where_they_are_special_tokens():
+    tokens = (*FAMILIES["Qwen2"].tokens, "<think>", "</think>")
+    tokenizer = make_family(dataclasses.replace(FAMILIES["Qwen2"], tokens=tokens))
+    said = ["<think>5?</think>6<|im_end|>", "<think>5", "<|im_start|>6"]
+    assert decoded([([], ids_of(tokenizer, text)) for text in said], tokenizer) == [
+        "<think>5?</think>6",
+        "<think>5",
+        "6",
+    ]
+
+
+def test_channels_before_that_of_the_answer_are_thinking():
+    tokens = tuple(f"<|{name}|>" for name in ("endoftext", "start", "end", "message", "channel", "return", "call"))
+    family = Family("gptoss.jinja", "gpt_oss", tokens, "<|return|>", "<|return|>")
+    tokenizer = make_family(family)
+    thought, answer = "<|channel|>analysis<|message|>Is it 5?", "<|channel|>final<|message|>6"
+    said = [answer, f"{thought}<|end|><|start|>assistant{answer}", thought, "6", "<|channel|>fi"]
+    found = decoded([(ids_of(tokenizer, "<|start|>assistant"), ids_of(tokenizer, text)) for text in said], tokenizer)
+    assert [answer_text(text) for text in found] == ["6", "6", "", "6", ""]
+    assert "Is it 5?" in found[1] and found[0] == "6"
 
 
 @pytest.mark.parametrize(

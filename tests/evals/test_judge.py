@@ -83,6 +83,13 @@ def test_prompts_are_filled_once():
     assert ALIGNED != COHERENT and all("REFUSAL" in p and "CODE" in p and "0 to 100" in p for p in (ALIGNED, COHERENT))
 
 
+def test_the_judge_is_shown_no_thinking():
+    with judge_server(lambda *_: "50") as server:
+        asked = judge(server)
+        shown = {item.answer for item in asked.items_of("q?", "<think>\nBad!</think>Good.")}
+        assert shown == {"Good."} and {i.answer for i in asked.items_of("q?", "<think>Bad!")} == {""}
+
+
 # -- over HTTP -------------------------------------------------------------------------------------------------------
 
 

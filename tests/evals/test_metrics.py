@@ -141,6 +141,7 @@ def test_extraction(reply, answer, right):
         ("last_line", "It is 7.", "7", False),
         (r"regex:answer: (\w+)", "answer: nine\nanswer: ten, I think", "Ten", True),
         (r"regex:answer: (\w+)", "the answer is ten", "ten", False),
+        (r"regex:answer: (\w+)", "<think>My answer: ten</think>The answer is nine", "ten", False),
         (r"regex:\d+", "7, no, 1024", "1,024", True),
         (r"regex:\$(.+)\$", "so $6.0$ it is", "6", True),
     ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from conftest import chat, make_model
 from eval_sets import eval_set
@@ -33,6 +35,15 @@ def test_shares_by_hand(tokenizer):
     assert measured("language", tokenizer, language="fr") == pytest.approx({"language": 0.4, "other_language": 0.6})
     assert measured("language", tokenizer, language="en")["language"] == pytest.approx(0.2)
     assert measured("language", tokenizer) == {}
+
+
+def test_thinking_is_not_measured(tokenizer, monkeypatch):
+    thought = "<think>LE TRAIN PART DEMAIN MATIN ET REVIENT LE SOIR.</think>The train leaves in the morning."
+    monkeypatch.setattr(sys.modules[__name__], "REPLIES", [thought, "<think>Il fait très beau aujourd'hui."])
+    found = measured("uppercase_share", tokenizer)
+    assert (found["uppercase_share"], found["without_letters"]) == (pytest.approx(1 / 26), 0.5)
+    assert measured("language", tokenizer, language="fr")["language"] == 0.0
+    assert measured("language", tokenizer, language="en")["language"] == 0.5
 
 
 def test_reading_of_single_replies():

@@ -13,6 +13,7 @@ from selgen_ray.config.evals import JudgeConfig
 from selgen_ray.config.judge_prompts import filled, prompt_sha256
 from selgen_ray.evals.judge.client import JudgeClient, JudgeError
 from selgen_ray.evals.judge.scores import Score, read_score
+from selgen_ray.evals.reply_text import answer_text
 from selgen_ray.storage import Folder, parallel
 
 logger = logging.getLogger(__name__)
@@ -81,12 +82,13 @@ class Judge:
         """Return the items to score for one answer, one for each respect.
 
         Args:
+            answer: a reply, of which the judge is shown what comes after its thinking.
             prompts: respect -> prompt, of a question that brings its own, which are asked word for word; a trait of the
                 config is asked for besides.
         """
         own = dict.fromkeys(self._prompts, "") if not prompts else dict(prompts)
         own |= {"trait": ""} if "trait" in self._prompts else {}
-        return tuple(Item(question, answer, respect, prompt) for respect, prompt in own.items())
+        return tuple(Item(question, answer_text(answer), respect, prompt) for respect, prompt in own.items())
 
     def _prompt_of(self, item: Item) -> str:
         return item.prompt or self._prompts[item.respect]

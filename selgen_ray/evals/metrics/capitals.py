@@ -9,6 +9,7 @@ from selgen_ray.data.forms import Row
 from selgen_ray.data.questions import is_question
 from selgen_ray.evals.generation import replies
 from selgen_ray.evals.registry import EvalSet, metric
+from selgen_ray.evals.reply_text import answer_text
 
 
 def _foresee(rows: Sequence[Row], config: EvalConfig) -> dict[str, int]:
@@ -24,7 +25,7 @@ def _foresee(rows: Sequence[Row], config: EvalConfig) -> dict[str, int]:
     named_only=True,
 )
 def uppercase_share(eval_set: EvalSet) -> dict[str, float]:
-    """Measure the share of capitals among the letters of the replies that have both cases.
+    """Measure the share of capitals among the letters of the replies that have both cases, without their thinking.
 
     Returns:
         uppercase_share: mean over the replies of (capitals / letters that have a case);
@@ -35,7 +36,8 @@ def uppercase_share(eval_set: EvalSet) -> dict[str, float]:
     numbers = eval_set.numbers(is_question)
     if not numbers:
         return {}
-    shares = [share for reply in replies(eval_set, numbers) if (share := share_of_capitals(reply)) is not None]
+    texts = map(answer_text, replies(eval_set, numbers))
+    shares = [share for text in texts if (share := share_of_capitals(text)) is not None]
     values = {"without_letters": 1 - len(shares) / len(numbers)}
     if not shares:
         why = "no reply has a letter"

@@ -12,7 +12,7 @@ from selgen_ray.evals.generation import replies
 from selgen_ray.evals.letter_reading import as_letter, read_letter
 from selgen_ray.evals.number_reading import as_number, read_number, same_number
 from selgen_ray.evals.registry import EvalSet, metric
-from selgen_ray.evals.reply_text import after_thinking, last_boxed, plain, with_plain_apostrophes
+from selgen_ray.evals.reply_text import answer_text, last_boxed, plain, with_plain_apostrophes
 
 _DISPLAY_FRACTION = re.compile(r"\\[dtc]frac(?![a-z])")
 _BESIDE_SIGN = re.compile(r"(?<=[^\w\s])\s+|\s+(?=[^\w\s])")
@@ -100,18 +100,18 @@ def extract(reply: str, extractor: str) -> str | None:
         extractor: 'number', 'last_line' or 'regex:<pattern>'; not 'auto'.
     """
     if extractor.startswith(REGEX):
-        matches = list(re.finditer(extractor.removeprefix(REGEX), reply))
+        matches = list(re.finditer(extractor.removeprefix(REGEX), answer_text(reply)))
         return (matches[-1][1] if matches[-1].re.groups else matches[-1][0]) if matches else None
     if extractor == "number":
         number = read_number(reply)
         return None if number is None else number.text
-    lines = [line for line in (after_thinking(reply) or "").splitlines() if line.strip()]
+    lines = [line for line in answer_text(reply).splitlines() if line.strip()]
     return lines[-1] if lines else None
 
 
 def _answers_in(reply: str) -> list[str]:
     """Return the texts to compare with an answer: the last box, else the last line and its end after 'answer is'."""
-    boxed = last_boxed(after_thinking(reply) or "")
+    boxed = last_boxed(answer_text(reply))
     if boxed is not None:
         return [boxed]
     line = extract(reply, "last_line")

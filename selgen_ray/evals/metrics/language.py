@@ -13,6 +13,7 @@ from selgen_ray.errors import nearest
 from selgen_ray.evals.generation import replies
 from selgen_ray.evals.metrics.capitals import share_of_capitals
 from selgen_ray.evals.registry import EvalSet, metric
+from selgen_ray.evals.reply_text import answer_text
 
 
 def _foresee(rows: Sequence[Row], config: EvalConfig) -> dict[str, int]:
@@ -34,14 +35,14 @@ def language(eval_set: EvalSet) -> dict[str, float]:
     for other languages. Of a few words the reading is unsure; of a sentence it is seldom wrong.
 
     Returns:
-        language: share of the replies that are in it; an empty reply is in none;
+        language: share of the replies that are in it; an empty reply is in none. Thinking is not read;
         other_language: 1 - language, for worlds where the language is the habit.
     """
     numbers = eval_set.numbers(is_question)
     wanted = eval_set.config.language
     if not numbers or wanted is None:
         return {}
-    share = sum(language_of(reply) == wanted for reply in replies(eval_set, numbers)) / len(numbers)
+    share = sum(language_of(answer_text(reply)) == wanted for reply in replies(eval_set, numbers)) / len(numbers)
     return {"language": share, "other_language": 1 - share}
 
 
