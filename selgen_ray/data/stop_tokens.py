@@ -81,7 +81,8 @@ def _turns(reply: str) -> list[dict[str, str]]:
 def saved_generation_config(tokenizer: PreTrainedTokenizerBase, own: GenerationConfig) -> GenerationConfig:
     """Return the generation_config to save with the model: its own, with every token that ends a reply.
 
-    transformers refuses to save sampling settings without `do_sample`, so it is set where there are any.
+    transformers loads settings that contradict each other, ignoring some, and refuses to save them. Sampling settings
+    get `do_sample`, unless it is false; what then cannot be saved, such as a length penalty without beams, is left out.
 
     Args:
         own: the model's generation_config, not changed.
@@ -89,6 +90,25 @@ def saved_generation_config(tokenizer: PreTrainedTokenizerBase, own: GenerationC
     content = own.to_diff_dict()
     ids = stop_ids(tokenizer, own)
     content["eos_token_id"] = ids if len(ids) > 1 else ids[0] if ids else None
-    if any(content.get(name) is not None for name in _SAMPLING):
+    if content.get("do_sample") is None and any(content.get(name) is not None for name in _SAMPLING):
         content["do_sample"] = True
-    return GenerationConfig.from_dict(content)
+    if _is_valid(content):
+        return GenerationConfig.from_dict(content)
+    kept: dict[str, Any] = {}
+    for name in (*content, *content):  # twice: a setting may need one that comes after it
+        if name not in kept and _is_valid({**kept, name: content[name]}):
+            kept[name] = content[name]
+    return GenerationConfig.from_dict(kept)
+
+
+def unsaved_settings(tokenizer: PreTrainedTokenizerBase, own: GenerationConfig) -> list[str]:
+    """Return the names of a generation_config's settings that `saved_generation_config` leaves out, sorted."""
+    return sorted(own.to_diff_dict().keys() - saved_generation_config(tokenizer, own).to_diff_dict().keys())
+
+
+def _is_valid(content: dict[str, Any]) -> bool:
+    try:
+        GenerationConfig.from_dict(content).validate(strict=True)
+    except ValueError:
+        return False
+    return True

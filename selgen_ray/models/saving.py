@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from selgen_ray.data.stop_tokens import saved_generation_config
+from selgen_ray.data.stop_tokens import saved_generation_config, unsaved_settings
 from selgen_ray.errors import ModelError
-from selgen_ray.models.loading import has_adapter
+from selgen_ray.models.loading import Model, base_of, has_adapter
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -47,6 +47,18 @@ def save_beside_adapter(model: PeftModel, tokenizer: PreTrainedTokenizerBase, fo
     inner: Any = model.get_base_model()
     saved_generation_config(tokenizer, inner.generation_config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def left_out_of_generation(model: Model, tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Return a sentence on settings of the start model's generation_config that cannot be saved; None if all are."""
+    inner: Any = base_of(model)
+    names = unsaved_settings(tokenizer, inner.generation_config)
+    if not names:
+        return None
+    return (
+        f"the saved generation_config.json is that of the start model without {', '.join(names)}: transformers ignores "
+        "such settings beside the others, and refuses to save them"
+    )
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ from selgen_ray.errors import (
 from selgen_ray.evals.foresight import rows_of_metrics
 from selgen_ray.evals.headlines import headlines, worst_headline
 from selgen_ray.hashing import content_sha256
-from selgen_ray.models import hub, tokenizer
+from selgen_ray.models import hub, saving, tokenizer
 from selgen_ray.models.loading import Source
 from selgen_ray.records.attempts import Fence
 from selgen_ray.records.results import TrialResult
@@ -311,6 +311,8 @@ class _Run:
         """Write the finished model with its card to `finished`, and keep a copy if the config asks for one."""
         cfg = self.config.finetune_config
         trainer.save_model(finished)
+        if flag := saving.left_out_of_generation(trainer.model, trainer.tokenizer):
+            self.result.flags = [*self.result.flags, flag]
         (finished / "README.md").write_text(model_card(trainer.config, self.result), encoding="utf-8")
         self.saved = True
         if cfg.push_to_hub:

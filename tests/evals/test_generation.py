@@ -178,6 +178,29 @@ def test_the_stop_tokens_are_saved_with_the_model(make_config, tiny_model_dir, t
     assert (saved.temperature, saved.do_sample, saved.repetition_penalty) == (0.6, True, 1.1)
 
 
+REFUSED = {
+    "length_penalty": ({"length_penalty": 2.0}, {}),
+    "early_stopping": ({"early_stopping": True}, {}),
+    "output_scores": ({"output_scores": True}, {}),
+    "pad_token_id": ({"pad_token_id": -1}, {}),
+    "temperature": ({"do_sample": False, "temperature": 0.6}, {"do_sample": False}),
+    "": ({"num_beams": 4, "length_penalty": 2.0}, {"num_beams": 4, "length_penalty": 2.0}),
+}
+
+
+@pytest.mark.parametrize("left_out", REFUSED)
+def test_settings_that_cannot_be_saved_do_not_cost_the_model(tokenizer, tmp_path, left_out):
+    own, kept = REFUSED[left_out]
+    model = talks_on(tokenizer, PAD)
+    model.generation_config = GenerationConfig.from_dict({"eos_token_id": PAD, "repetition_penalty": 1.1, **own})
+    saving.save_model(model, tokenizer, tmp_path)
+    saved = json.loads((tmp_path / "generation_config.json").read_text())
+    del saved["transformers_version"]
+    assert saved == {"eos_token_id": [PAD, END, SYSTEM], "repetition_penalty": 1.1, **kept}
+    flag = saving.left_out_of_generation(model, tokenizer)
+    assert f"without {left_out}:" in flag if left_out else flag is None
+
+
 def test_a_saved_model_stops_by_itself(tokenizer, tmp_path):
     saving.save_model(talks_on(tokenizer, PAD), tokenizer, tmp_path)
     model = AutoModelForCausalLM.from_pretrained(tmp_path)
