@@ -135,13 +135,22 @@ def _prompt(
     return (header if header.startswith(turns) and len(header) > len(turns) else text), marked
 
 
-def ends_replies(messages: Messages, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Return whether the template writes more than white space after the last reply, so that its end can be learnt."""
+def why_endless(messages: Messages, tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Return why the end of the last reply cannot be learnt, as a clause; None if it can.
+
+    It can where the reply is scored up to a special token, at which generation stops.
+    """
     how = format_of(tokenizer)
     text, marked = render(messages, tokenizer, how)
     start, end = _replies(messages, text, marked, tokenizer, how)[-1]
     reply, content = text[start:end].rstrip(), messages[-1]["content"].strip()
-    return reply.endswith(how.stop_texts) or not reply.endswith(content)
+    last = token_ids(reply, tokenizer)[-1:]
+    if last and last[0] in special_ids(tokenizer):
+        return None
+    if reply.endswith(content):
+        return "the chat template writes nothing after a reply"
+    after = reply[reply.rfind(content) + len(content) :] if content in reply else reply[-20:]
+    return f"the chat template ends a reply with {after!r}, which the tokenizer has no special token for"
 
 
 def _replies(
@@ -151,17 +160,20 @@ def _replies(
         return _located(messages, text, tokenizer, how)
     if not marked:
         raise NotLocatedError("the chat template has {% generation %} marks, but marks nothing of this row")
-    return [_trimmed(text, span, how) for span in _with_ends(text, marked, how)]
+    return [_trimmed(text, span, how) for span in _with_ends(messages, text, marked, how)]
 
 
-def _with_ends(text: str, spans: Spans, how: ChatFormat) -> Spans:
+def _with_ends(messages: Messages, text: str, spans: Spans, how: ChatFormat) -> Spans:
     """Return the spans, each extended by the end of its turn where the template's marks leave that out.
 
     No turn begins after the last reply, so what follows it is the end of a turn: all of it, or up to the first added
     token in it.
     """
-    text_after = text[spans[-1][1] :].rstrip()
-    if not text_after or text[: spans[-1][1]].rstrip().endswith(how.stop_texts):
+    text_after, marked = text[spans[-1][1] :].rstrip(), text[: spans[-1][1]].rstrip()
+    contents = [message["content"].strip() for message in messages if message["role"] == "assistant"]
+    # a reply's own text may end with an added token too, such as '</answer>'
+    ends_with_own_text = bool(contents and contents[-1]) and marked.endswith(contents[-1])
+    if not text_after or (marked.endswith(how.stop_texts) and not ends_with_own_text):
         return spans
     end_text = _first_stop(text_after, how) or text_after
     return [(start, stop + len(end_text) if text.startswith(end_text, stop) else stop) for start, stop in spans]
@@ -249,6 +261,12 @@ def _difference(prompt: str, text: str) -> str:
 def shared_length(a: str, b: str) -> int:
     """Return the length of the longest common beginning of two texts, in characters."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Return the ids of the tokens that are no text, such as `<|im_end|>`."""
+    added: Any = tokenizer.added_tokens_decoder
+    return {*tokenizer.all_special_ids, *(number for number, token in added.items() if token.special)}
 
 
 def token_ids(text: str, tokenizer: PreTrainedTokenizerBase, *, special: bool = False) -> list[int]:

@@ -61,12 +61,6 @@ def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
     return int(pad_token_id)
 
 
-def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """Return the ids of the tokens that are no text, such as `<|im_end|>`."""
-    added: Any = tokenizer.added_tokens_decoder
-    return {*tokenizer.all_special_ids, *(number for number, token in added.items() if token.special)}
-
-
 def collate(encoded: Sequence[Encoded], rows: list[int], pad: int, device: torch.device | str) -> Batch:
     """Make a batch of some rows, padded on the right to the longest of them.
 

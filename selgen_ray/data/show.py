@@ -10,7 +10,8 @@ from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 
 from selgen_ray.data.asking import decode, parting
-from selgen_ray.data.encode import Encoded, encode_prompt, encode_row, special_ids
+from selgen_ray.data.chats import special_ids
+from selgen_ray.data.encode import Encoded, encode_prompt, encode_row
 from selgen_ray.data.forms import Row
 
 Kind = Literal["context", "scored", "special", "scored special"]

@@ -144,8 +144,8 @@ class PlannedTokens:
         if messages is not None and tokenizer.chat_template:
             self.notes |= dict.fromkeys(named + note for note in chats.format_of(tokenizer).notes)
             with contextlib.suppress(DataError):  # reported for the row
-                if encoder.loss_on == "completion" and not chats.ends_replies(messages, tokenizer):
-                    self.notes[named + _NO_END.format("the chat template writes nothing after a reply")] = None
+                if encoder.loss_on == "completion" and (why := chats.why_endless(messages, tokenizer)):
+                    self.notes[named + _NO_END.format(why)] = None
             self.notes |= dict.fromkeys(named + note for note in prompt_notes(roles, tokenizer, encoder.loss_on))
         if tokenizer.eos_token_id is None and any(row.get("messages") is None for row in rows):
             self.notes[named + _NO_END.format("the tokenizer has no end token (eos_token)")] = None

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from selgen_ray.data.encode import special_ids
+from selgen_ray.data.chats import special_ids
 from selgen_ray.data.stop_tokens import reply_channel
 
 _MARKS = ("<think>", "</think>")

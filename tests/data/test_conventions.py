@@ -246,6 +246,26 @@ def test_a_template_without_an_end_is_told(planned):
     assert scored(encode_row(ROWS["one turn"], qwen(template=PLAIN), "completion"), qwen()) == "It is 4."
 
 
+def test_an_end_that_is_no_token_of_the_tokenizer_is_told(planned):
+    family = replace(FAMILIES["Qwen2"], tokens=("<|endoftext|>", "</s>"), eos="</s>")
+    problems, notes = planned([ROWS["one turn"]] * 4, make_family(family))
+    assert not problems and "ends a reply with '<|im_end|>', which the tokenizer has no special token for, so" in notes
+
+
+def test_marks_without_the_end_get_it_after_a_reply_that_ends_with_an_added_token():
+    tokenizer = qwen(template=CHATML)
+    tokenizer.add_tokens(["<answer>", "</answer>"])
+    encoded = encode_row(chat("Hi", "<answer>4</answer>"), tokenizer, "completion")
+    assert scored(encoded, tokenizer) == "<answer>4</answer><|im_end|>"
+    inside = CHATML.replace("{{ m.content }}{% endgeneration %}", "{{ m.content }}<|im_end|>{% endgeneration %}")
+    inside = inside.replace(
+        "{% else %}{{ m.content }}{% endif %}<|im_end|>\n", "{% else %}{{ m.content }}<|im_end|>{% endif %}{{ '\n' }}"
+    )
+    tokenizer.chat_template = inside
+    again = encode_row(chat("Hi", "<answer>4</answer>"), tokenizer, "completion")
+    assert tokenizer.decode(again.ids) == tokenizer.decode(encoded.ids) and again == encoded
+
+
 def test_text_that_a_template_rendered_has_its_begin_and_its_end_once():
     family = FAMILIES["Gemma 3"]
     tokenizer = make_family(family, before=["<bos>"], after=["<end_of_turn>"])
