@@ -6,6 +6,7 @@ import json
 import math
 
 import pytest
+from conftest import UNMARKED
 from judge_server import KEY, judge_server
 
 from selgen_ray.config.evals import EvalConfig, JudgeConfig
@@ -237,3 +238,11 @@ def test_fields_of_the_section_are_classed():
     execution = {"base_url", "api_key_env", "max_concurrent", "timeout_s", "max_retries"}
     assert {name for name, identity in classed(JudgeConfig).items() if not identity} == execution
     assert json.dumps(EvalConfig().model_dump())
+
+
+def test_a_thought_that_the_prompt_opens_and_no_row_has_changes_no_answer(run):
+    thinking = UNMARKED.replace("%}<|assistant|>{% endif %}", "%}<|assistant|><think>\n{% endif %}")
+    assert thinking != UNMARKED
+    plain, opened = (run({}, name, chat_template=t) for name, t in (("plain", UNMARKED), ("opened", thinking)))
+    assert plain.status == opened.status == "completed" and "exact_match" in plain.eval_results["task_test"]
+    assert opened.samples == plain.samples and opened.eval_results == plain.eval_results
