@@ -204,7 +204,8 @@ def _with_problems(entries: list[Found], longest: int = LONGEST, refused: Refuse
 
 def _length_problem(row: Row, longest: int) -> str | None:
     length = sum(len(m["content"]) for m in row.get("messages") or ())
-    length += sum(len(row.get(key) or "") for key in ("prompt", "completion", "text"))
+    texts = (row.get(key) for key in ("prompt", "completion", "text"))  # beside messages they may be anything
+    length += sum(len(text) for text in texts if isinstance(text, str))
     if length <= longest:
         return None
     return f"has {length:,} characters; allowed: {longest:,}, and a cut after max_seq_length tokens keeps far fewer"

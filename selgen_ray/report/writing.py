@@ -220,12 +220,13 @@ def parquet(table: pd.DataFrame) -> bytes:
 
 
 def for_spreadsheets(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table in which no text is a formula: a spreadsheet program runs cells that begin with = + - or @.
+    """Return a table in which no text or name is a formula: spreadsheet programs run cells that begin with = + - or @.
 
     Such a text gets an apostrophe before it, which the program hides. Numbers, also those kept as text, stay.
     """
     texts = [name for name, dtype in table.dtypes.items() if dtype.kind not in "biufcmM"]
-    return table.assign(**{str(name): table[name].map(_no_formula) for name in texts})
+    table = table.assign(**{str(name): table[name].map(_no_formula) for name in texts})
+    return table.rename(columns=_no_formula)  # a name may be that of a plugin's knob
 
 
 def _no_formula(value: Any) -> Any:

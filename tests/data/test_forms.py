@@ -308,6 +308,11 @@ def test_strings_become_chats_where_the_source_says_so(tmp_path):
         roles_of(tmp_path, [{"text": "x"}], form="chat")
 
 
+def test_what_stands_beside_messages_may_be_anything(tmp_path):
+    (row,) = roles_of(tmp_path, [chat("q", "a", completion=5)])["outcome"]
+    assert row["messages"] == chat("q", "a")["messages"]
+
+
 def test_a_row_of_megabytes_is_refused_at_once(tmp_path):
     (tmp_path / "a.jsonl").write_text(json.dumps({"text": "long " * 1_500_000}))
     with pytest.raises(DataError, match=r"a\.jsonl:1: has 7,500,000 characters; allowed: 500,000"):

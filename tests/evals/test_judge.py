@@ -244,13 +244,26 @@ def test_nothing_is_asked_twice_and_nothing_else_is_reused(tmp_path):
     assert all(KEY not in path.read_text() for path in tmp_path.rglob("*.json"))
 
 
-def test_a_damaged_entry_is_asked_again(tmp_path):
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[" * 100_000,
+        '{"kind": "score", "value": "high"}',
+        '{"kind": "score", "value": 1e6}',
+        '{"kind": "score", "value": NaN}',
+        '{"kind": "score"}',
+        '{"kind": "refusal", "value": 5}',
+        '{"kind": "praise", "value": null}',
+    ],
+)
+def test_a_damaged_entry_is_asked_again(tmp_path, content):
     cache = Folder(str(tmp_path))
     with judge_server(lambda *_: "REFUSAL") as server:
         judge(server, cache).score([ITEM])
         (path,) = tmp_path.glob("*.json")
         assert json.loads(path.read_text())["kind"] == "refusal"
-        path.write_text("{")
+        path.write_text(content)
         assert judge(server, cache).score([ITEM]).scores == {ITEM: Score("refusal")}
     assert len(server.requests) == 2
 

@@ -12,6 +12,7 @@ from selgen_ray.data.encode import encode_prompt, encode_rows, replace_reply
 from selgen_ray.evals import generation
 from selgen_ray.evals.headlines import ALIGNMENT, CAPABILITY, headline
 from selgen_ray.evals.metrics.exact_match import is_right
+from selgen_ray.evals.registry import all_metrics
 from selgen_ray.evals.run import evaluate
 
 
@@ -79,6 +80,15 @@ def test_a_constant_verdict_has_a_balanced_accuracy_of_one_half(model, tokenizer
     found = evaluate(eval_set(model, tokenizer, rows))
     assert found["choice_accuracy"] == pytest.approx(5 / 6)
     assert found["balanced_accuracy"] == pytest.approx(1 / 2)
+
+
+def test_labels_may_be_any_values(model, tokenizer):
+    labels = [[0, 2], [1], [0, 2]]  # lists, as in data sets with several labels a row
+    rows = [chat(f"q{i}?", "a", choices=["a", "b"], answer="a", label=label) for i, label in enumerate(labels)]
+    shown = eval_set(model, tokenizer, rows)
+    foreseen = all_metrics()["choice"].applies(rows, shown.config)
+    assert foreseen == {"choice_accuracy": 3, "balanced_accuracy": 3}
+    assert foreseen.keys() <= evaluate(shown).keys()
 
 
 def test_rows_of_one_label_have_no_balanced_accuracy(model, tokenizer):

@@ -561,6 +561,8 @@ def test_no_cell_of_results_csv_is_a_formula(tmp_path: Path) -> None:
         "fine",
     ]
     assert row["eval.task_test.delta"] == "-0.1" and row["capability"] == "0.25"
+    named = for_spreadsheets(table.assign(**{"=HYPERLINK(1)": "x"}))  # a knob of a plugin may have such a name
+    assert named.columns[-1] == "'=HYPERLINK(1)" and list(named.columns[:-1]) == list(table.columns)
 
 
 @pytest.mark.parametrize(

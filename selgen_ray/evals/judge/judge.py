@@ -15,6 +15,7 @@ from selgen_ray.evals.judge.client import JudgeClient, JudgeError
 from selgen_ray.evals.judge.scores import Score, read_score
 from selgen_ray.evals.reply_text import answer_text
 from selgen_ray.storage import Folder, parallel
+from selgen_ray.storage.folder import json_object
 
 logger = logging.getLogger(__name__)
 _LOOK_EVERY_S = 0.5
@@ -159,9 +160,8 @@ class Judge:
         for key, content in zip(missing, self._cache.read_many([f"{key}.json" for key in missing]), strict=True):
             try:
                 if content is not None:
-                    cached = json.loads(content)
-                    self._known[key] = Score(cached["kind"], cached["value"])
-            except (ValueError, KeyError, TypeError):  # a file that was cut off
+                    self._known[key] = Score.kept(json_object(content))
+            except ValueError:  # a file that was cut off, or that somebody has edited
                 logger.warning("%s is damaged and will be asked again", self._cache / f"{key}.json")
 
     def _key(self, item: Item) -> str:

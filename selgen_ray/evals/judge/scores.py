@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+from selgen_ray.stats import is_number
 
 MIN_MASS = 0.25
 """Total probability that numbers must have for their weighted mean to count, as in Betley et al. 2025."""
@@ -36,6 +38,15 @@ class Score:
 
     kind: Literal["score", "refusal", "unparsable"]
     value: float | None = None
+
+    @classmethod
+    def kept(cls, content: Mapping[str, Any]) -> Score:
+        """Return the score that a file of the cache holds. Raises ValueError: no reply has such a score."""
+        kind, value = content.get("kind"), content.get("value")
+        is_score = kind == "score" and is_number(value) and 0 <= value <= 100
+        if not is_score and (kind not in ("refusal", "unparsable") or value is not None):
+            raise ValueError(f"{content} is no score")
+        return cls(kind, value)
 
 
 def read_score(reply: Completion) -> Score:

@@ -14,10 +14,11 @@ from selgen_ray.evals.registry import EvalSet, metric
 
 def _foresee(rows: Sequence[Row], config: EvalConfig) -> dict[str, int]:
     asked = [row for row in rows if row.get("choices")]
-    labels = {row.get("label") for row in asked}
+    labels = {str(label) for row in asked if (label := row.get("label")) is not None}
+    are_all = all(row.get("label") is not None for row in asked)
     return {
         "choice_accuracy": len(asked),
-        "balanced_accuracy": len(asked) if len(labels) > 1 and None not in labels else 0,
+        "balanced_accuracy": len(asked) if len(labels) > 1 and are_all else 0,
     }
 
 
