@@ -18,6 +18,7 @@ from rich.text import Text
 
 from selgen_ray.errors import Cause
 from selgen_ray.records.status import TrialStatus
+from selgen_ray.records.text import printable
 
 KINDS = ("auto", "rich", "plain", "none")
 logger = logging.getLogger(__name__)
@@ -131,7 +132,7 @@ class NoDisplay:
     def stop(self) -> None: ...
 
     def say(self, text: str, board: Board) -> None:
-        sys.stdout.write(text + "\n")
+        sys.stdout.write(printable(text + "\n"))
         sys.stdout.flush()
 
 
@@ -158,7 +159,7 @@ class PlainDisplay:
 
     def _write(self, text: str) -> None:
         self._last = time.monotonic()
-        sys.stdout.write(text + "\n")
+        sys.stdout.write(printable(text + "\n"))
         sys.stdout.flush()
 
 
@@ -178,7 +179,7 @@ class LiveDisplay:
         self._live.update(_view(board, self._live.console))
 
     def line(self, text: str, board: Board) -> None:
-        self._live.console.print(Text(text, style=_COLOURS.get(text.split(" ")[0], "")))
+        self._live.console.print(Text(printable(text), style=_COLOURS.get(text.split(" ")[0], "")))
         self.update(board)
 
     say = line
@@ -197,7 +198,7 @@ def _view(board: Board, console: Console) -> RenderableType:
         lines.append(Text.assemble(f"{names[name]:{width}s} ", *_bar(done), f" {description}"))
     if len(running) > room:
         lines.append(Text(f"and {len(running) - room} more", style="dim"))
-    lines += [Text(failure, style="red") for failure in board.failures[-_FAILURES_SHOWN:]]
+    lines += [Text(printable(failure), style="red") for failure in board.failures[-_FAILURES_SHOWN:]]
     lines.append(Text.assemble(*_bar(board.num_finished / max(board.total, 1)), f" {board.summary()}"))
     for line in lines:
         line.no_wrap, line.overflow = True, "ellipsis"
@@ -310,7 +311,7 @@ class NotebookDisplay:
         self._last = time.monotonic()
         console = Console(file=io.StringIO(), width=120, height=30, record=True, force_jupyter=False)
         for text in self._ended:
-            console.print(Text(text, style=_COLOURS.get(text.split(" ")[0], "")))
+            console.print(Text(printable(text), style=_COLOURS.get(text.split(" ")[0], "")))
         console.print(_view(board, console))
         html = console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
         if self._handle is not None:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 
+from selgen_ray.records.text import STEERING
+
 _ID = re.compile(r"[0-9a-f]{16}")
 # names of strategies are their authors' choice: whatever is one part of a path, and no option of a command, will do
-# but control characters, which steer a terminal, marks that turn the direction of a line, and half characters
-_STEERS = r"\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
-_SLUG = re.compile(rf"(?![.~-])[^/\\{_STEERS}]{{1,200}}")
+# but for what a terminal obeys
+_SLUG = re.compile(rf"(?![.~-])[^/\\{STEERING}]{{1,200}}")
 _SEED_FOLDER = re.compile(r"seed_(-?\d{1,20})")
 _WHOSE = re.compile(r"(.+) \(([0-9a-f]{16})\), ")
 _WARM = re.compile(r"_warm-[0-9a-f]{6}_[0-9a-f]+$")

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
+
+STEERING = r"\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
+"""Control characters, which steer a terminal, marks that turn a line's direction, and half characters: for a [...]."""
+_STEERING = re.compile(rf"(?![\n\t])[{STEERING}]")
+
+
+def printable(text: str) -> str:
+    r"""Return a text that may come from anybody's file as a terminal can show it: '\x1b' for the character itself.
+
+    Line ends and tabs stay.
+    """
+    return _STEERING.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def last_line(text: str | None, default: str = "") -> str:

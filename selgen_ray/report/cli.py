@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from selgen_ray.records.requirement import parse_requirement
 from selgen_ray.records.status import TrialStatus
+from selgen_ray.records.text import printable
 from selgen_ray.report import arguments
 from selgen_ray.report.asked import axis_problem
 from selgen_ray.report.export import export
@@ -141,10 +142,10 @@ def near_folders(location: str) -> str:
 
 
 def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(printable(text + "\n"))
     sys.stdout.flush()
 
 
 def _refuse(message: str) -> int:
-    sys.stderr.write(message + "\n")
+    sys.stderr.write(printable(message + "\n"))
     return BAD_INPUT

@@ -24,7 +24,7 @@ from selgen_ray.records.liveness import LEASE_S, is_driven
 from selgen_ray.records.names import is_trial_name, trial_name
 from selgen_ray.records.results import FILE_NAME, TrialResult
 from selgen_ray.records.status import TrialStatus
-from selgen_ray.records.text import first_line, last_line
+from selgen_ray.records.text import first_line, last_line, printable
 from selgen_ray.storage import Folder
 from selgen_ray.sweep import arguments
 
@@ -120,9 +120,9 @@ def main(argv: Sequence[str]) -> int:
         }
         lines = commands[args.command](args, folder)
     except (*INPUT_ERRORS, StorageError, SelectionError) as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(printable(f"{error}\n"))
         return WRONG
-    sys.stdout.write("".join(line + "\n" for line in lines))
+    sys.stdout.write(printable("".join(line + "\n" for line in lines)))
     return DONE
 
 
@@ -289,7 +289,7 @@ def _rm(args: argparse.Namespace, folder: Folder) -> list[str]:
         listed = "\n".join(lines)
         if not sys.stdin.isatty():
             raise SelectionError(f"this deletes {len(wanted)} trials: say --yes\n{listed}")
-        sys.stdout.write(f"{listed}\n")
+        sys.stdout.write(printable(f"{listed}\n"))
         if not _agreed(f"delete these {len(wanted)} trials and their results? [y/N] "):
             return ["nothing was deleted"]
         _refuse_changed(sweep, read_state(folder), wanted, doomed)

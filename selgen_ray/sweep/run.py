@@ -34,7 +34,7 @@ from selgen_ray.evals.foresight import Foresight
 from selgen_ray.records.control import Control
 from selgen_ray.records.results import FILE_NAME
 from selgen_ray.records.status import TrialStatus
-from selgen_ray.records.text import first_line, last_line
+from selgen_ray.records.text import first_line, last_line, printable
 from selgen_ray.space import SweepSpec, kept, load_space
 from selgen_ray.storage.leases import Lease
 from selgen_ray.sweep import arguments
@@ -279,7 +279,7 @@ def _resource_lines(spec: SweepSpec) -> list[str]:
 
 
 def _say(*lines: str) -> None:
-    sys.stdout.write("".join(line + "\n" for line in lines))
+    sys.stdout.write(printable("".join(line + "\n" for line in lines)))
     sys.stdout.flush()
 
 
@@ -287,5 +287,5 @@ def _quiet(*lines: str) -> None: ...
 
 
 def _refuse(message: str) -> int:
-    sys.stderr.write(message + "\n")
+    sys.stderr.write(printable(message + "\n"))
     return BAD_INPUT

@@ -37,6 +37,8 @@ from selgen_ray.records.control import LIVE, PLAN, Control
 from selgen_ray.records.events import read_events
 from selgen_ray.records.results import FILE_NAME, ResultHead, TrialResult, now
 from selgen_ray.records.status import TrialStatus
+from selgen_ray.records.text import printable
+from selgen_ray.report import cli
 from selgen_ray.report.writing import for_spreadsheets, plain_table, write_report
 from selgen_ray.space import load_space
 from selgen_ray.space.kept import kept_text
@@ -563,6 +565,21 @@ def test_no_cell_of_results_csv_is_a_formula(tmp_path: Path) -> None:
     assert row["eval.task_test.delta"] == "-0.1" and row["capability"] == "0.25"
     named = for_spreadsheets(table.assign(**{"=HYPERLINK(1)": "x"}))  # a knob of a plugin may have such a name
     assert named.columns[-1] == "'=HYPERLINK(1)" and list(named.columns[:-1]) == list(table.columns)
+
+
+def test_no_file_steers_the_terminal(tmp_path, capsys):
+    steering = "\x1b]52;c;cm0=\x07\x1b[2J\x1b[1;1H\u202eall 2 trials completed\x9b"
+    failed = fake_result(seed=2, status="failed", changes={"error": f"Traceback\nRuntimeError: {steering}"})
+    publish(tmp_path, fake_result(), failed)
+    (tmp_path / "old\x1b[31m").mkdir()
+    (tmp_path / "old\x1b[31m" / "results.json").write_text("{")
+    assert commands.main(["status", str(tmp_path)]) == 0
+    assert cli.main([str(tmp_path)]) == 0
+    shown = capsys.readouterr()
+    written = shown.out + shown.err
+    assert not {"\x1b", "\x07", "\u202e", "\x9b"} & set(written)
+    assert r"RuntimeError: \x1b]52;c;cm0=\x07\x1b[2J\x1b[1;1H\u202eall 2 trials completed\x9b" in shown.out
+    assert r"old\x1b[31m" in written and "ä — ±" in printable("ä — ±\n")
 
 
 @pytest.mark.parametrize(
