@@ -29,6 +29,7 @@ from selgen_ray.models.tokenizer import load_tokenizer
 from selgen_ray.records.results import FILE_NAME, TrialResult
 from selgen_ray.records.status import TrialStatus
 from selgen_ray.storage import Folder
+from selgen_ray.storage.retries import retrying
 from selgen_ray.trainers.engine.checkpoints import Checkpoint, Checkpoints
 from selgen_ray.trial.task import CHECKPOINTS
 
@@ -76,7 +77,15 @@ def weights_of(sweep: Folder, trial_id: str, name: str, place: Folder | None, co
             f"see them, and add a search space that names them as {adapters.KEY}"
         )
     place = place or sweep / name / "results" / trial_id
-    starts = root / STARTS
+    kept, when, is_new = retrying(
+        lambda: f"keep weights in {root / STARTS}", sweep, lambda: _keep(root / STARTS, place, trial_id, name, config)
+    )
+    key = adapters.KEY if (kept / adapters.CONFIG).exists() else "finetune_config.model"
+    return Start(key, str(kept.resolve()), f"{name} ({trial_id}), {when}", is_new)
+
+
+def _keep(starts: Path, place: Folder, trial_id: str, name: str, config: TrialConfig) -> tuple[Path, str, bool]:
+    """Return the folder of the weights, of which step they are, in words, and whether they were not there before."""
     starts.mkdir(exist_ok=True)
     # beside its last place, for a rename
     with tempfile.TemporaryDirectory(dir=starts, prefix=".new-") as made:
@@ -89,8 +98,7 @@ def weights_of(sweep: Folder, trial_id: str, name: str, place: Folder | None, co
         is_new = not kept.exists()
         if is_new:
             new.rename(kept)
-    key = adapters.KEY if (kept / adapters.CONFIG).exists() else "finetune_config.model"
-    return Start(key, str(kept.resolve()), f"{name} ({trial_id}), {when}", is_new)
+    return kept, when, is_new
 
 
 def _result(place: Folder) -> TrialResult | None:

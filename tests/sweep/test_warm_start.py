@@ -122,6 +122,12 @@ def test_a_checkpoint_is_the_start_that_the_same_step_saved_would_be(
     assert status == 2 and "has no weights yet" in out, out
     assert run_until(naive, 2).status == "stopped"
     (checkpoint,) = (Path(str(naive.folder)) / "checkpoints").iterdir()
+    in_the_way = tmp_path / "sweep" / "starts"
+    in_the_way.rmdir()
+    in_the_way.write_text("")
+    status, out = add(tmp_path, capsys, *seed)
+    assert status == 2 and f"cannot keep weights in {in_the_way}: " in out and "Traceback" not in out, out
+    in_the_way.unlink()
     status, out = add(tmp_path, capsys, *seed)
     assert status == 0 and "after step 2" in out and "/seed_2" in out, out
     again = add(tmp_path, capsys, *seed)

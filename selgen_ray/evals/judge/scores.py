@@ -42,7 +42,8 @@ class Score:
     @classmethod
     def kept(cls, content: Mapping[str, Any]) -> Score:
         """Return the score that a file of the cache holds. Raises ValueError: no reply has such a score."""
-        kind, value = content.get("kind"), content.get("value")
+        kind: Any = content.get("kind")
+        value: Any = content.get("value")
         is_score = kind == "score" and is_number(value) and 0 <= value <= 100
         if not is_score and (kind not in ("refusal", "unparsable") or value is not None):
             raise ValueError(f"{content} is no score")
