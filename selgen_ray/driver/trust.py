@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from selgen_ray.storage.secrets import masked
-
 if TYPE_CHECKING:  # start-up: the commands that look at a sweep need the option's name alone
     from selgen_ray.space import SweepSpec
     from selgen_ray.storage import Folder
@@ -42,6 +40,8 @@ class Reach:
     value: str
 
     def __str__(self) -> str:
+        from selgen_ray.storage.secrets import masked  # late: start-up, pyarrow comes with it and begins threads
+
         text = masked(self.value)
         return f"{self.key} {text if len(text) <= _LONGEST else text[:_LONGEST] + '...'}"
 

@@ -14,7 +14,7 @@ from selgen_ray.report.model import LEAST_SEEDS, LEVEL, Comparison, Report, Stan
 from selgen_ray.report.roles import TASK_ALONE
 from selgen_ray.report.settings import Axis, Setting, mean_point
 from selgen_ray.report.standings import mean_score
-from selgen_ray.report.top import p_text
+from selgen_ray.report.top import number_text, p_text, score_text
 from selgen_ray.stats import is_number
 from selgen_ray.stats.comparing import Difference, choice_widening, detectable_difference, seeds_to_settle
 
@@ -381,10 +381,10 @@ def _towards_a_gain(report: Report) -> str:
     gains_y = any(y > report.y.sign * reference.y for _, y in means)
     elsewhere = "measure from another point (--reference)"
     if not gains_x:
-        return f"train longer, or {elsewhere}: no setting gains in {report.x.name} over {reference.x:.3f}."
+        return f"train longer, or {elsewhere}: no setting gains in {report.x.name} over {number_text(reference.x)}."
     if not gains_y:
         habit = "check that the task alone learns the habit" if report.standings.task_alone else "try other strengths"
-        return f"{habit}, or {elsewhere}: no setting gains in {report.y.name} over {reference.y:.3f}."
+        return f"{habit}, or {elsewhere}: no setting gains in {report.y.name} over {number_text(reference.y)}."
     return (
         f"try strengths between those that were tried, or {elsewhere}: some settings gain in {report.x.name}, others "
         f"in {report.y.name}, none surely in both."
@@ -461,15 +461,15 @@ def comparison_facts(report: Report) -> Iterable[tuple[str, str]]:
         return
     n = len(comparison.seeds)
     yield "the closest comparison", f"{comparison.strategy} − {comparison.other}, seed by seed, {n} in common"
-    spread = "" if summary.half_width is None else ", no spread" if summary.is_flat else f" ± {summary.half_width:.3f}"
-    yield "difference of the scores", f"{summary.mean:+.3f}{spread}"
+    yield "difference of the scores", score_text(summary, signed=True)
     pairs = report.standings.num_pairs
     if comparison.score.p_holm is not None:
         yield f"p{f', Holm over {pairs} pairs' if pairs > 1 else ''}", p_text(comparison.score.p_holm)
     is_behind = bool(leader and _behind(report, leader))
     for axis, difference in _axes(report, comparison) if is_behind else ():
         if difference.summary and difference.p_holm is not None:
-            yield f"difference of {axis.name}", f"{difference.summary.mean:+.3f}, p {p_text(difference.p_holm)}"
+            mean = number_text(difference.summary.mean, signed=True)
+            yield f"difference of {axis.name}", f"{mean}, p {p_text(difference.p_holm)}"
     needed = seeds_needed(report, comparison)
     if needed != 0 and summary.sd:
         widening = choice_widening(_num_settings(report, comparison), n)

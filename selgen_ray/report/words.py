@@ -12,6 +12,7 @@ from selgen_ray.report.knob_names import value_text
 from selgen_ray.report.model import Comparison, Report
 from selgen_ray.report.progress import progress_text
 from selgen_ray.report.settings import Axis
+from selgen_ray.report.top import number_text, p_text, score_text
 from selgen_ray.stats.comparing import Difference
 
 QUESTION = (
@@ -199,10 +200,12 @@ def _difference(difference: Difference) -> str:
     summary = difference.summary
     if summary is None:
         return "no value"
-    text = f"{summary.mean:+.3f}"
+    text = number_text(summary.mean, signed=True)
     if summary.half_width is None:
         return f"{text} (one seed, no interval)"
     if summary.is_flat:
         return f"{text} (no spread seen, no test)"
-    p = "" if difference.p_holm is None else f", p = {difference.p_holm:.2g}"
-    return f"{text} ± {summary.half_width:.3f}{p}"
+    if difference.p_holm is None:
+        return score_text(summary, signed=True)
+    p = p_text(difference.p_holm)
+    return f"{score_text(summary, signed=True)}, p {p if p.startswith('<') else f'= {p}'}"
