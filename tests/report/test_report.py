@@ -36,6 +36,7 @@ from selgen_ray.report.strengths import strengths
 from selgen_ray.report.summary import as_dict
 from selgen_ray.report.text import report_text
 from selgen_ray.report.words import caveats
+from selgen_ray.report.writing import read_report
 from selgen_ray.storage import Folder
 
 ROOT = Path(__file__).parents[2]
@@ -787,21 +788,21 @@ def test_a_metric_that_the_sweep_names_and_nobody_has_is_said_and_refuses_no_rep
 )
 def test_a_section_that_somebody_broke_is_said(gated, text, told):
     (gated / "space.yaml").write_text(text)
-    report = write_report(gated)
+    report = read_report(Folder(str(gated)))
     assert (report.x.name, report.y.name, report.require) == ("capability", "alignment", "")
     assert told in report.notes[0] and "this report is of capability and alignment" in report.notes[0]
-    assert write_report(gated, "capability", "alignment", require="").notes == ()
+    assert read_report(Folder(str(gated)), x="capability", y="alignment", require="").notes == ()
 
 
-def test_of_sweeps_that_are_judged_differently_the_first_counts_and_it_is_said(gated, sweep, tmp_path):
+def test_of_sweeps_that_are_judged_differently_the_first_counts_and_it_is_said(gated, sweep):
     judged_by(gated, "{require: coherence >= 0.5}")
     judged_by(sweep, "{}")
     for sweeps, require in (([gated, sweep], "coherence >= 0.5"), ([sweep, gated], "")):
-        report = write_report([Folder(str(one)) for one in sweeps], out=str(tmp_path / "out"))
+        report = read_report(*(Folder(str(one)) for one in sweeps))
         assert report.require == require
         assert "judged by different things" in report.notes[0] and f"what {sweeps[0].name} says" in report.notes[0]
     judged_by(sweep, "{require: coherence >= 0.5}")
-    notes = write_report([Folder(str(gated)), Folder(str(sweep))], out=str(tmp_path / "out")).notes
+    notes = read_report(Folder(str(gated)), Folder(str(sweep))).notes
     assert not any("judged by" in note for note in notes)
 
 
