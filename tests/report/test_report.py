@@ -757,15 +757,17 @@ def test_what_nobody_asks_for_is_as_the_sweep_says(gated, tmp_path, capsys):
     before = json.loads(summary.read_text())
     assert main([str(gated)]) == 0
     assert json.loads(summary.read_text()) == before and before["require"] == "coherence >= 0.5"
-    assert [s.on_front for s in at_its_end.settings] != [s.on_front for s in write_report(gated, require="").settings]
+    assert [s.on_front for s in at_its_end.settings] != [
+        s.on_front for s in read_report(Folder(str(gated)), require="").settings
+    ]
     # each key alone
-    report = write_report(gated, y="alignment")
+    report = read_report(Folder(str(gated)), y="alignment")
     assert (report.x.name, report.y.name, report.require) == ("task_test/exact_match", "alignment", "coherence >= 0.5")
     assert main([str(gated), "--require", "", "--x", "capability"]) == 0
     summed = json.loads(summary.read_text())
     assert (summed["x"], summed["y"], summed["require"]) == ("capability", "coherence", None)
     (gated / "space.yaml").unlink()
-    report = write_report(gated)
+    report = read_report(Folder(str(gated)))
     assert (report.x.name, report.y.name, report.require, report.notes) == ("capability", "alignment", "", ())
 
 
