@@ -16,21 +16,9 @@ from selgen_ray.data.streams import Stream, steps_per_epoch
 from selgen_ray.data.tokens import TokenRows
 from selgen_ray.data.training_prompts import trained_form
 from selgen_ray.errors import DataError
+from selgen_ray.records.eval_sets import EVAL_NAMES, ROLE_OF_SET, UNSEEN
 from selgen_ray.seeding import split_indices
 
-# evaluation set, by the names that the field uses -> the role whose rows it shows
-EVAL_NAMES = {
-    "task_train": "outcome",
-    "task_test": "collateral",
-    "align_train": "proxy",
-    "align_train_minus": "proxy_neg",
-    "trait_train": "trait",
-    "align_test": "truth",
-}
-UNSEEN = "align_test_minus_align_train"
-"""The evaluation set of the truth's rows whose prompts the proxy does not have."""
-ROLE_OF_SET = {**EVAL_NAMES, UNSEEN: "truth"}
-"""Evaluation set -> the role whose rows it shows."""
 CONTEXT_ROLES = tuple(dict.fromkeys(role for name, role in ROLE_OF_SET.items() if has_contexts(name)))
 """Roles whose rows are measured in each of `evals.contexts` too."""
 TRAINED_ROLES = ("outcome", "proxy", "proxy_neg", "trait")

@@ -6,13 +6,13 @@ import functools
 from collections.abc import Collection, Iterable
 
 from selgen_ray.config.evals import LM_EVAL, QUESTIONS, EvalConfig, JudgeConfig, LmEvalConfig, base_set
-from selgen_ray.data.sets import ROLE_OF_SET
 from selgen_ray.errors import ModelError, nearest
 from selgen_ray.evals import lm_eval_tasks
 from selgen_ray.evals.judge import metrics as judged
 from selgen_ray.evals.judge.client import api_key
 from selgen_ray.evals.metrics.language import language_problem
 from selgen_ray.evals.registry import all_metrics, selected
+from selgen_ray.records.eval_sets import ROLE_OF_SET
 from selgen_ray.records.results import HEADLINES, less_is_better
 
 

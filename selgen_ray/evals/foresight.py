@@ -9,11 +9,12 @@ from selgen_ray.config.evals import LM_EVAL, QUESTIONS, WORST, base_set, has_con
 from selgen_ray.config.trial import TrialConfig
 from selgen_ray.data.forms import Row, prompt_of
 from selgen_ray.data.questions import is_question, question_rows
-from selgen_ray.data.sets import ROLE_OF_SET, TRAINED_ROLES, eval_rows, with_rejected
+from selgen_ray.data.sets import TRAINED_ROLES, eval_rows, with_rejected
 from selgen_ray.errors import nearest
 from selgen_ray.evals import registry as evals_registry
 from selgen_ray.evals.headlines import headlines, worst_headline
 from selgen_ray.evals.judge import metrics as judged
+from selgen_ray.records.eval_sets import ROLE_OF_SET
 from selgen_ray.records.results import HEADLINES
 
 FEW_ROWS = 50

@@ -4,20 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 
+from selgen_ray.records.eval_sets import ROLE_OF_SET
 from selgen_ray.records.results import TrialResult
 from selgen_ray.records.status import TrialStatus
 from selgen_ray.report.settings import Axis, Setting, start_name
 
-ROLES = {
-    "task_train": "outcome",
-    "task_test": "collateral",
-    "align_train": "proxy",
-    "align_train_minus": "proxy_neg",
-    "trait_train": "trait",
-    "align_test": "truth",
-    "align_test_minus_align_train": "truth",
-    "questions": "questions",
-}
+ROLES = {**ROLE_OF_SET, "questions": "questions"}
 """Evaluation set -> the role whose rows it shows, of which results have the hash."""
 _NAMED, _DIGITS = 4, 8
 _UNLIKE = "ranks across them compare unlike things"

@@ -10,7 +10,7 @@ import pytest
 from fake_sweep import fake_result, publish
 
 from selgen_ray.config.evals import QUESTIONS
-from selgen_ray.data.sets import ROLE_OF_SET
+from selgen_ray.records.eval_sets import ROLE_OF_SET
 from selgen_ray.records.results import TrialResult
 from selgen_ray.report import Report, write_report
 from selgen_ray.report.build import make_report
