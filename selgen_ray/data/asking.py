@@ -90,9 +90,9 @@ def _parting(row: Row, tokenizer: PreTrainedTokenizerBase, loss_on: str, as_in_r
 
 def parting(prompt: Sequence[int], ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str | None:
     """Return where the tokens of a row part from those of its prompt, in words; None if it begins with them."""
-    if list(ids[: len(prompt)]) == list(prompt):
+    shared = shared_length(prompt, ids)
+    if shared == len(prompt):
         return None
-    shared = next((i for i, (a, b) in enumerate(zip(prompt, ids, strict=False)) if a != b), min(len(prompt), len(ids)))
     in_prompt, in_row = (decode(several[shared : shared + 1], tokenizer) for several in (prompt, ids))
     return f"they part at token {shared + 1}, {in_prompt!r} in the place of {in_row!r}"
 

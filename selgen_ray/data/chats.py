@@ -258,8 +258,8 @@ def _difference(prompt: str, text: str) -> str:
     return f" (the prompt of it goes on with {prompt[shared:][:30]!r}, the whole chat with {text[shared:][:30]!r})"
 
 
-def shared_length(a: str, b: str) -> int:
-    """Return the length of the longest common beginning of two texts, in characters."""
+def shared_length(a: Sequence[object], b: Sequence[object]) -> int:
+    """Return the length of the longest common beginning of two texts, in characters, or of two lists of tokens."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
